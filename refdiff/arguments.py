@@ -1,0 +1,91 @@
+"""Arguments checked at the door: every public function turns its input into finite float64 arrays here.
+
+An error names the argument, what it was and what was expected, before any work is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def real_array(name: str, value: ArrayLike, *, ndim: tuple[int, ...] | None = None, finite: bool = True) -> Array:
+    """`value` as a float64 array; TypeError when it is not real numbers, ValueError when not finite or mis-shaped."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a regular array of numbers: {error}") from None
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if ndim is not None and array.ndim not in ndim:
+        wanted = " or ".join(str(n) for n in ndim)
+        raise ValueError(f"{name} must have {wanted} dimensions, got shape {array.shape}")
+    array = array.astype(np.float64)
+    if finite and not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
+    return array
+
+
+def real_scalar(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, open_low: bool = False) -> float:
+    """`value` as a finite float in [low, high] (or (low, high] with `open_low`)."""
+    array = real_array(name, value)
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be one number, got shape {array.shape}")
+    number = float(array)
+    if not low <= number <= high or (open_low and number == low):
+        raise ValueError(f"{name} must lie in {'(' if open_low else '['}{low}, {high}], got {number}")
+    return number
+
+
+def whole_number(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
+    """`value` as an int of at least `low` (and at most `high`)."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < low or (high is not None and value > high):
+        bound = f"at least {low}" if high is None else f"in {low}..{high}"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+    return int(value)
+
+
+def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Array], Any]]:
+    """Points of shape (..., dim) as (n, dim), and the way back.
+
+    The way back sends (n, ...) to the leading shape of the input, as float32 when the input was float32:
+    all arithmetic in between is float64.
+    """
+    single = getattr(value, "dtype", None) == np.float32
+    array = real_array(name, value)
+    if array.ndim == 0 or array.shape[-1] != dim:
+        raise ValueError(f"{name} must have shape (..., {dim}), got {array.shape}")
+    lead = array.shape[:-1]
+
+    def restore(result: Array) -> Any:
+        shaped = result.reshape(lead + result.shape[1:])
+        return shaped.astype(np.float32) if single else shaped[()]
+
+    return array.reshape(-1, dim), restore
+
+
+def indices(name: str, value: ArrayLike, dim: int) -> NDArray[np.intp]:
+    """Distinct coordinates in 0..dim-1, at least one; negative ones count from the end."""
+    array = np.atleast_1d(np.asarray(value))
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be a list of whole numbers, got {value!r}")
+    if array.min() < -dim or array.max() >= dim:
+        raise ValueError(f"{name} must lie in -{dim}..{dim - 1}, got {array.tolist()}")
+    array = array.astype(np.intp) % dim
+    if np.unique(array).size != array.size:
+        raise ValueError(f"{name} must be distinct, got {array.tolist()}")
+    return array
+
+
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """A NumPy generator from an explicit seed, or the generator itself; None is refused."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    return np.random.default_rng(whole_number("seed", seed))

@@ -1,0 +1,31 @@
+"""Laws with exact scores that stay in their class under affine Gaussian channels."""
+
+from refdiff.distributions.constructors import (
+    checkerboard,
+    from_samples,
+    grid,
+    random_mixture,
+    ring,
+    swiss_roll,
+    two_moons,
+)
+from refdiff.distributions.divergences import entropy, kl_divergence
+from refdiff.distributions.mixture import Empirical, Gaussian, GaussianMixture
+from refdiff.distributions.principal_axes import PrincipalAxes, pca
+
+__all__ = [
+    "Empirical",
+    "Gaussian",
+    "GaussianMixture",
+    "PrincipalAxes",
+    "checkerboard",
+    "entropy",
+    "from_samples",
+    "grid",
+    "kl_divergence",
+    "pca",
+    "random_mixture",
+    "ring",
+    "swiss_roll",
+    "two_moons",
+]

@@ -1,0 +1,367 @@
+r"""Gaussian mixtures: the closed world of this library.
+
+    p(x) = sum_k w_k N(x; m_k, S_k),      r_k(x) = w_k N(x; m_k, S_k) / p(x)
+
+Every question about a mixture is a responsibility-weighted moment of affine fields. With the component gradient
+g_k(x) = -S_k^-1 (x - m_k) and averages <.> under r_k(x):
+
+    grad log p  = <g>                      hess log p = <(g - <g>)(g - <g>)'> - <S^-1>
+
+The Hessian is written as a covariance minus a mean, so the two large terms <g g'> and <g><g>' never meet.
+A Gaussian is a mixture of one component; a point set is a mixture of components without variance, which has
+moments and samples and can be pushed through channels, but has no density. Sources: DMI-01, TOPA-35, PHY-24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
+
+from refdiff import operators
+from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
+from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal, tiles
+from refdiff.operators import Operator
+
+# A field sends a slice of the components to its values there, shape (rows, slice, d).
+Field = Callable[[slice], Array]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianMixture:
+    """The law sum_k w_k N(m_k, S_k) on R^d.
+
+    Build one with `isotropic`, `diagonal`, `shared` or `full`, which check their arguments; the constructor itself
+    takes parts that are already consistent.
+
+    Attributes:
+        log_weights: log w_k, shape (K,), normalised.
+        means: m_k, shape (K, d).
+        covariances: S_k, a `Diagonal` or `Dense` storage.
+    """
+
+    log_weights: Array
+    means: Array
+    covariances: Covariances
+
+    # ------------------------------------------------------------------ construction
+
+    @staticmethod
+    def isotropic(means: ArrayLike, variances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
+        """S_k = v_k I: `means` (K, d), `variances` (K,) or one number, `weights` (K,), equal when left out.
+
+        Raises:
+            ValueError: a negative or non-finite weight or variance, weights that sum to 0, shapes that do not fit.
+        """
+        means = _means(means)
+        spread = _variances(variances, (0, 1), (len(means),))
+        return law(log_weights(weights, len(means)), means, Diagonal(spread.reshape(-1, 1)))
+
+    @staticmethod
+    def diagonal(means: ArrayLike, variances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
+        """S_k = diag(v_k): `means` (K, d), `variances` (K, d), or (d,) shared by all components."""
+        means = _means(means)
+        spread = _variances(variances, (1, 2), means.shape)
+        return law(log_weights(weights, len(means)), means, Diagonal(np.atleast_2d(spread)))
+
+    @staticmethod
+    def shared(means: ArrayLike, covariance: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
+        """S_k = S for all components: `means` (K, d), `covariance` (d, d) positive semi-definite."""
+        means = _means(means)
+        matrix = _matrices("covariance", covariance, 2, means.shape)
+        return law(log_weights(weights, len(means)), means, Dense(matrix[None]))
+
+    @staticmethod
+    def full(means: ArrayLike, covariances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
+        """One matrix a component: `means` (K, d), `covariances` (K, d, d) positive semi-definite."""
+        means = _means(means)
+        return law(log_weights(weights, len(means)), means, Dense(_matrices("covariances", covariances, 3, means.shape)))
+
+    def __repr__(self) -> str:
+        storage = type(self.covariances).__name__.lower()
+        return f"{type(self).__name__}({self.count} x R^{self.dim}, {storage})"
+
+    # ------------------------------------------------------------------ moments and samples
+
+    @property
+    def dim(self) -> int:
+        """d, the dimension of x."""
+        return self.means.shape[1]
+
+    @property
+    def count(self) -> int:
+        """K, the number of components."""
+        return len(self.means)
+
+    @cached_property
+    def weights(self) -> Array:
+        """w_k, shape (K,)."""
+        return np.exp(self.log_weights)
+
+    def mean(self) -> Array:
+        """E x = sum_k w_k m_k, shape (d,)."""
+        return self.weights @ self.means
+
+    def cov(self) -> Array:
+        """Cov x = sum_k w_k (S_k + (m_k - E x)(m_k - E x)'), shape (d, d)."""
+        centred = self.means - self.mean()
+        within = self.covariances.average(self.weights[None], self.dim)[0]
+        return within + (self.weights[:, None] * centred).T @ centred
+
+    def sample(self, n: int, seed: int | np.random.Generator) -> Array:
+        """`n` independent draws, shape (n, d), from an explicit seed or generator."""
+        n, rng = whole_number("n", n), generator(seed)
+        labels = rng.choice(self.count, size=n, p=self.weights / self.weights.sum())
+        return self.means[labels] + self.covariances.colour(rng.standard_normal((n, self.dim)), labels)
+
+    # ------------------------------------------------------------------ density and derivatives
+
+    def logpdf(self, x: ArrayLike) -> Array:
+        """log p(x) for x of shape (..., d), shape (...).
+
+        Raises:
+            ValueError: x has another last dimension, or some S_k is singular (there is no density).
+        """
+        rows, restore = points("x", x, self.dim)
+        return restore(gather(logsumexp(self._log_joint(part), axis=1) for part in self._parts(rows)))
+
+    def responsibilities(self, x: ArrayLike) -> Array:
+        """r_k(x) = p(component k | x), shape (..., K)."""
+        rows, restore = points("x", x, self.dim)
+        return restore(gather(self.posterior_weights(part) for part in self._parts(rows)))
+
+    def score(self, x: ArrayLike) -> Array:
+        """grad log p(x) = -sum_k r_k S_k^-1 (x - m_k), shape (..., d)."""
+        rows, restore = points("x", x, self.dim)
+        return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in self._parts(rows)))
+
+    def hessian(self, x: ArrayLike) -> Array:
+        """The Hessian of log p(x), shape (..., d, d): Cov_r(g) - sum_k r_k S_k^-1."""
+        rows, restore = points("x", x, self.dim)
+
+        def one(part: Array) -> Array:
+            r, g = self.posterior_weights(part), self.gradients(part)
+            return cross(r, g, g, self.dim) - self.covariances.inverse().average(r, self.dim)
+
+        return restore(gather(one(part) for part in self._parts(rows)))
+
+    def laplacian(self, x: ArrayLike) -> Array:
+        """tr hess log p(x) = div score, shape (...), without forming a matrix."""
+        rows, restore = points("x", x, self.dim)
+
+        def one(part: Array) -> Array:
+            r, g = self.posterior_weights(part), self.gradients(part)
+            return cross_trace(r, g, g, self.dim) - self.covariances.inverse().average_trace(r, self.dim)
+
+        return restore(gather(one(part) for part in self._parts(rows)))
+
+    def _parts(self, x: Array) -> Iterator[Array]:
+        """Rows of x such that a (rows, K) temporary stays within TILE elements; refuses a law without density."""
+        if self.covariances.singular:
+            raise ValueError(NO_DENSITY.format(what="a component covariance"))
+        step = max(1, TILE // max(self.count, self.dim))
+        return (x[start : start + step] for start in range(0, max(1, len(x)), step))
+
+    def _log_joint(self, x: Array) -> Array:
+        """log w_k + log N(x; m_k, S_k), shape (n, K)."""
+        result = self.covariances.squared_distance(x, self.means)
+        result += self.covariances.log_det(self.dim) + self.dim * np.log(2 * np.pi)
+        result *= -0.5
+        result += self.log_weights
+        return result
+
+    def posterior_weights(self, x: Array) -> Array:
+        """Responsibilities of checked points x (n, d), shape (n, K)."""
+        logits = self._log_joint(x)
+        logits -= logits.max(axis=1, keepdims=True)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=1, keepdims=True)
+        return logits
+
+    def gradients(self, x: Array) -> Field:
+        """The component gradients g_k(x) = -S_k^-1 (x - m_k) of checked points x (n, d), as a field."""
+        return lambda ks: -self.covariances.solve(x[:, None, :] - self.means[ks], ks)
+
+    # ------------------------------------------------------------------ laws made from this law
+
+    def affine(self, gain: ArrayLike, offset: ArrayLike = 0.0) -> GaussianMixture:
+        """The law of A x + b: A a scalar, a diagonal (d,) or a matrix (k, d); b a scalar or (k,)."""
+        a = operators.operator("gain", gain)
+        operators.fits("gain", a, self.dim)
+        b = real_array("offset", offset, ndim=(0, 1))
+        operators.fits("offset", b, operators.rows(a, self.dim))
+        return law(self.log_weights, operators.apply(a, self.means) + b, self.covariances.sandwich(a))
+
+    def convolve(self, noise: ArrayLike) -> GaussianMixture:
+        """The law of x + N(0, C): C a variance, variances (d,) or a covariance (d, d)."""
+        c = operators.covariance("noise", noise)
+        operators.fits("noise", c, self.dim)
+        return law(self.log_weights, self.means, self.covariances.plus(c, self.dim))
+
+    def marginal(self, kept: ArrayLike) -> GaussianMixture:
+        """The law of the coordinates `kept`, in that order."""
+        chosen = indices("kept", kept, self.dim)
+        return law(self.log_weights, self.means[:, chosen], self.covariances.marginal(chosen))
+
+    def conditional(self, given: ArrayLike, values: ArrayLike) -> GaussianMixture:
+        """The law of the other coordinates (in their order) when the coordinates `given` have these `values`.
+
+        Raises:
+            ValueError: nothing is left over, or the law of the given coordinates has no density.
+        """
+        chosen = indices("given", given, self.dim)
+        others = np.setdiff1d(np.arange(self.dim), chosen)
+        if others.size == 0:
+            raise ValueError(f"given must leave a coordinate over, got all {self.dim}")
+        selection = np.eye(self.dim)[chosen]
+        return self.observe(selection, np.zeros(()), np.zeros(()), points("values", values, len(chosen))[0]).marginal(others)
+
+    def observe(self, a: Operator, b: Array, c: Operator, y: Array) -> GaussianMixture:
+        """The law of x given one y = A x + b + N(0, C); operators checked by the caller, y of shape (1, k).
+
+        w_k -> r_k(y), m_k -> m_k + S_k A' (A S_k A' + C)^-1 (y - A m_k - b), S_k by `after`.
+        """
+        if len(y) != 1:
+            raise ValueError(f"y must be one point, got {len(y)}")
+        pushed = self.affine(a, b).convolve(c)
+        if pushed.covariances.singular:
+            raise ValueError(NO_DENSITY.format(what="the law of y"))
+        logits = pushed._log_joint(y)[0]
+        means = posterior_means(self, pushed, a, y)(slice(0, self.count))[0]
+        return law(logits - logsumexp(logits), means, self.covariances.after(a, c, self.dim))
+
+
+class Gaussian(GaussianMixture):
+    """N(m, S) on R^d.
+
+    Args:
+        mean: m, shape (d,).
+        covariance: S, a variance, variances (d,) or a positive semi-definite (d, d) matrix.
+    """
+
+    def __init__(self, mean: ArrayLike, covariance: ArrayLike) -> None:
+        m = real_array("mean", mean, ndim=(1,))
+        if m.size == 0:
+            raise ValueError("mean must have at least one coordinate, got shape (0,)")
+        s = operators.covariance("covariance", covariance)
+        operators.fits("covariance", s, m.size)
+        storage: Covariances = Dense(s[None]) if s.ndim == 2 else Diagonal(s.reshape(1, -1))
+        super().__init__(np.zeros(1), m[None], storage)
+
+    @property
+    def covariance(self) -> Operator:
+        """S in the storage it has: a scalar, (d,) or (d, d)."""
+        return self.covariances.operator()
+
+
+class Empirical(GaussianMixture):
+    """The point set sum_k w_k delta(x - x_k): no density, but every channel with noise gives it one.
+
+    Args:
+        points: x_k, shape (K, d).
+        weights: w_k >= 0, shape (K,), equal when left out.
+    """
+
+    def __init__(self, points: ArrayLike, weights: ArrayLike | None = None) -> None:
+        where = _means(points, "points")
+        super().__init__(log_weights(weights, len(where)), where, Diagonal(np.zeros((1, 1))))
+
+
+def law(log_weights: Array, means: Array, covariances: Covariances) -> GaussianMixture:
+    """The mixture with these parts, as the most special class it belongs to: Gaussian, Empirical or mixture."""
+    kind = GaussianMixture
+    if len(means) == 1:
+        kind = Gaussian
+    elif isinstance(covariances, Diagonal) and not covariances.variances.any():
+        kind = Empirical
+    result = object.__new__(kind)
+    GaussianMixture.__init__(result, log_weights, means, covariances)
+    return result
+
+
+# ---------------------------------------------------------------------- responsibility-weighted moments of fields
+
+
+def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator, y: Array) -> Field:
+    """The field E[x | y, component k] = m_k + G_k (y - A m_k - b), with A m_k + b the means of `pushed`."""
+    gain = prior.covariances.gain(a, pushed.covariances, prior.dim)
+    return lambda ks: prior.means[ks] + gain.multiply(y[:, None, :] - pushed.means[ks], ks)
+
+
+def average(r: Array, field: Field, dim: int) -> Array:
+    """sum_k r_nk u_nk, shape (n, d)."""
+    result = np.zeros((len(r), dim))
+    for ks in tiles(*r.shape, dim):
+        result += np.einsum("nk,nkd->nd", r[:, ks], field(ks))
+    return result
+
+
+def cross(r: Array, u: Field, v: Field, dim: int) -> Array:
+    """sum_k r_nk (u_nk - <u>)(v_nk - <v>)', shape (n, d, d)."""
+    mean_u, mean_v = average(r, u, dim), average(r, v, dim)
+    result = np.zeros((len(r), dim, dim))
+    for ks in tiles(*r.shape, dim):
+        left = r[:, ks, None] * (u(ks) - mean_u[:, None])
+        result += np.swapaxes(left, 1, 2) @ (v(ks) - mean_v[:, None])
+    return result
+
+
+def cross_trace(r: Array, u: Field, v: Field, dim: int) -> Array:
+    """sum_k r_nk (u_nk - <u>).(v_nk - <v>), shape (n,)."""
+    mean_u, mean_v = average(r, u, dim), average(r, v, dim)
+    result = np.zeros(len(r))
+    for ks in tiles(*r.shape, dim):
+        result += np.einsum("nk,nkd,nkd->n", r[:, ks], u(ks) - mean_u[:, None], v(ks) - mean_v[:, None])
+    return result
+
+
+def gather(parts: Iterator[Array]) -> Array:
+    """The parts one below the other."""
+    return np.concatenate(list(parts))
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def _means(value: ArrayLike, name: str = "means") -> Array:
+    array = real_array(name, value, ndim=(2,))
+    if 0 in array.shape:
+        raise ValueError(f"{name} must hold at least one point of at least one coordinate, got shape {array.shape}")
+    return array
+
+
+def _variances(value: ArrayLike, ndim: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    array = real_array("variances", value, ndim=ndim)
+    if array.shape != shape[len(shape) - array.ndim :]:
+        raise ValueError(f"variances must have shape {shape}, or its last dimensions, got {array.shape}")
+    if (array < 0).any():
+        raise ValueError(f"variances must not be negative, got {array.min()}")
+    return array
+
+
+def _matrices(name: str, value: ArrayLike, ndim: int, shape: tuple[int, ...]) -> Array:
+    array = real_array(name, value, ndim=(ndim,))
+    wanted = (*shape, shape[1])[3 - ndim :]
+    if array.shape != wanted:
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+    return operators.semi_definite(name, array)
+
+
+def log_weights(weights: ArrayLike | None, count: int) -> NDArray[np.float64]:
+    """Normalised log weights, shape (K,): equal ones for None; weights down to 1e-300 and exact zeros are kept."""
+    if weights is None:
+        return np.full(count, -np.log(count))
+    array = real_array("weights", weights, ndim=(1,))
+    if array.shape != (count,):
+        raise ValueError(f"weights must have shape ({count},), got {array.shape}")
+    if (array < 0).any():
+        raise ValueError(f"weights must not be negative, got {array.min()}")
+    if not array.any():
+        raise ValueError("weights must not all be zero")
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the log weight of a component that is never drawn
+        logs = np.log(array)
+    return logs - logsumexp(logs)

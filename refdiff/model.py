@@ -1,0 +1,240 @@
+r"""What a perfect network would answer, for data with a closed form.
+
+With x_t = alpha x_0 + sigma eps, the exact posterior of x_0 and the exact density p_t of x_t:
+
+    denoiser     D = E[x_0 | x_t]                      by Bayes, component by component
+    score        s = grad log p_t(x_t)                 by differentiating the log density of the pushed law
+    noise        E[eps | x_t] = -sigma s
+    velocity     E[alpha' x_0 + sigma' eps | x_t] = alpha' D - (sigma^2)' s / 2      (the probability-flow drift)
+    v            E[alpha eps - sigma x_0 | x_t] = -alpha sigma s - sigma D           (Salimans and Ho)
+
+The two routes, Bayes and log density, never call each other: Tweedie's formula compares them. No answer divides by
+alpha or sigma, so both ends of time are ordinary points wherever p_t has a density; the velocity is written with
+(sigma^2)', which stays finite where sigma' does not. Sources: PODB-54..57, PODC9-08, DMI-28, TOPA-67.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, points, real_array
+from refdiff.distributions.covariances import Diagonal, tiles
+from refdiff.distributions.mixture import Field, GaussianMixture, average, cross, gather, posterior_means
+from refdiff.processes.affine import AffineProcess
+from refdiff.schedules import Coefficients, Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class ExactModel:
+    """The exact predictions for data from `distribution` noised by `process`.
+
+    Points x have shape (..., d) and results follow their leading shape (float32 in, float32 out); t is one time.
+
+    Args:
+        distribution: the law of x_0.
+        process: an AffineProcess, or a Schedule, which is taken as the scalar process with it.
+
+    Raises:
+        TypeError: not a distribution, or not a process.
+        ValueError: a per-axis process with another number of axes than the data.
+    """
+
+    distribution: GaussianMixture
+    process: AffineProcess
+
+    def __init__(self, distribution: GaussianMixture, process: AffineProcess | Schedule) -> None:
+        if not isinstance(distribution, GaussianMixture):
+            raise TypeError(f"distribution must be a Gaussian, GaussianMixture or Empirical, got {distribution!r}")
+        if isinstance(process, Schedule):
+            process = AffineProcess(process)
+        if not isinstance(process, AffineProcess):
+            raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
+        if process.per_axis and len(process.schedules) != distribution.dim:
+            raise ValueError(f"process must have {distribution.dim} axes like the data, got {len(process.schedules)}")
+        object.__setattr__(self, "distribution", distribution)
+        object.__setattr__(self, "process", process)
+
+    @property
+    def dim(self) -> int:
+        """d, the dimension of the data."""
+        return self.distribution.dim
+
+    # ------------------------------------------------------------------ laws
+
+    def marginal(self, t: float) -> GaussianMixture:
+        """p_t, the law of x_t."""
+        return self.process.kernel(t).push(self.distribution)
+
+    def posterior(self, x: ArrayLike, t: float) -> GaussianMixture:
+        """The law of x_0 given one x_t = x, shape (d,)."""
+        return self.process.kernel(t).posterior(self.distribution, x)
+
+    def sample(self, n: int, t: float, seed: int | np.random.Generator) -> Array:
+        """`n` draws of x_t, shape (n, d)."""
+        return self.marginal(t).sample(n, seed)
+
+    # ------------------------------------------------------------------ predictions
+
+    def log_density(self, x: ArrayLike, t: float) -> Any:
+        """log p_t(x), shape (...)."""
+        return self.marginal(t).logpdf(x)
+
+    def score(self, x: ArrayLike, t: float) -> Any:
+        """grad log p_t(x), shape (..., d)."""
+        return self.marginal(t).score(x)
+
+    def denoiser(self, x: ArrayLike, t: float) -> Any:
+        """E[x_0 | x_t = x], shape (..., d), by Bayes' rule."""
+        return self.process.kernel(t).posterior_mean(self.distribution, x)
+
+    def noise(self, x: ArrayLike, t: float) -> Any:
+        """E[eps | x_t = x] = -sigma score, shape (..., d)."""
+        return _like(x, -self.process.coefficients(t).sigma * self.score(_double(x), t))
+
+    def velocity(self, x: ArrayLike, t: float) -> Any:
+        """The probability-flow velocity E[dx_t/dt | x_t = x] = alpha' D - (sigma^2)' score / 2, shape (..., d)."""
+        c = self.process.coefficients(t)
+        return _like(x, c.dalpha * self.denoiser(_double(x), t) - 0.5 * c.dvariance * self.score(_double(x), t))
+
+    def v_prediction(self, x: ArrayLike, t: float) -> Any:
+        """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): minus the velocity's angle form, as in Salimans and Ho."""
+        c = self.process.coefficients(t)
+        return _like(x, -c.sigma * (c.alpha * self.score(_double(x), t) + self.denoiser(_double(x), t)))
+
+    # ------------------------------------------------------------------ second order
+
+    def posterior_covariance(self, x: ArrayLike, t: float) -> Any:
+        """Cov[x_0 | x_t = x], shape (..., d, d), by Bayes' rule."""
+        return self.process.kernel(t).posterior_cov(self.distribution, x)
+
+    def hessian(self, x: ArrayLike, t: float) -> Any:
+        """The Hessian of log p_t, shape (..., d, d)."""
+        return self.marginal(t).hessian(x)
+
+    def denoiser_jacobian(self, x: ArrayLike, t: float) -> Any:
+        """dD/dx, shape (..., d, d): <dmu_k/dx> + Cov_r(mu_k, g_k) with the component denoisers mu_k and gradients g_k.
+
+        Finite at both ends of time, where alpha Cov[x_0 | x] / sigma^2 and (I + sigma^2 H) / alpha are 0/0.
+        """
+        kernel, law = self.process.kernel(t), self.distribution
+        pushed = self.marginal(t)
+        gain = law.covariances.gain(kernel.gain, pushed.covariances, self.dim)
+        rows, restore = points("x", x, self.dim)
+
+        def one(part: Array) -> Array:
+            r, mu = pushed.posterior_weights(part), posterior_means(law, pushed, kernel.gain, part)
+            return gain.average(r, self.dim) + cross(r, mu, pushed.gradients(part), self.dim)
+
+        return restore(gather(one(part) for part in pushed._parts(rows)))
+
+    def velocity_jacobian(self, x: ArrayLike, t: float) -> Any:
+        """dv/dx = alpha' dD/dx - (sigma^2)' H / 2, shape (..., d, d)."""
+        c = self.process.coefficients(t)
+        left = np.broadcast_to(c.dalpha, (self.dim,))[:, None]
+        right = np.broadcast_to(c.dvariance, (self.dim,))[:, None]
+        x64 = _double(x)
+        return _like(x, left * self.denoiser_jacobian(x64, t) - 0.5 * right * self.hessian(x64, t))
+
+    def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
+        """div v, shape (...): along the flow, d log p / dt = -div v."""
+        return _like(x, np.trace(self.velocity_jacobian(_double(x), t), axis1=-2, axis2=-1))
+
+    # ------------------------------------------------------------------ rates in time, at a fixed point
+
+    def log_density_rate(self, x: ArrayLike, t: float) -> Any:
+        """d/dt log p_t(x) at fixed x, shape (...): the average of the component rates."""
+        rows, restore = points("x", x, self.dim)
+        moving = _Moving(self, t)
+        return restore(gather((r * moving.log_rates(part)).sum(axis=1) for part, r in moving.parts(rows)))
+
+    def velocity_rate(self, x: ArrayLike, t: float) -> Any:
+        """dv/dt at fixed x, shape (..., d): <dv_k/dt> + Cov_r(v_k, d log N_k / dt)."""
+        rows, restore = points("x", x, self.dim)
+        moving = _Moving(self, t)
+
+        def one(part: Array, r: Array) -> Array:
+            rates = moving.log_rates(part)
+            shifted = r * (rates - (r * rates).sum(axis=1, keepdims=True))
+            v, dv = moving.velocities(part)
+            return average(r, dv, self.dim) + average(shifted, v, self.dim)
+
+        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+
+    def acceleration(self, x: ArrayLike, t: float) -> Any:
+        """The rate of the velocity along the flow, dv/dt + (dv/dx) v, shape (..., d)."""
+        x64 = _double(x)
+        carried = np.einsum("...ij,...j->...i", self.velocity_jacobian(x64, t), self.velocity(x64, t))
+        return _like(x, self.velocity_rate(x64, t) + carried)
+
+
+class _Moving:
+    """The components N(a m_k, T_k), T_k = a S_k a + q with q = sigma^2, as they move in time.
+
+    With h = T^-1 (x - a m):   dh/dt = -T^-1 (a' m + T' h),   d log N / dt = (h'T'h - tr T^-1 T') / 2 + h'a'm.
+    """
+
+    def __init__(self, model: ExactModel, t: float) -> None:
+        self.law, self.pushed = model.distribution, model.marginal(t)
+        self.c: Coefficients = model.process.coefficients(t)
+
+    def parts(self, x: Array) -> Iterator[tuple[Array, Array]]:
+        """Rows of x with their responsibilities."""
+        return ((part, self.pushed.posterior_weights(part)) for part in self.pushed._parts(x))
+
+    def spread_rate(self, u: Array, ks: slice) -> Array:
+        """T_k' u for u of shape (n, k, d)."""
+        a, da, s = self.c.alpha, self.c.dalpha, self.law.covariances
+        return da * s.multiply(a * u, ks) + a * s.multiply(da * u, ks) + self.c.dvariance * u
+
+    def log_rates(self, x: Array) -> Array:
+        """d/dt log N(x; a m_k, T_k), shape (n, K)."""
+        law, dim = self.law, self.law.dim
+        result = np.empty((len(x), law.count))
+        for ks in tiles(len(x), law.count, dim):
+            h = -self.pushed.gradients(x)(ks)
+            drift = self.c.dalpha * law.means[ks]
+            result[:, ks] = np.einsum("nkd,nkd->nk", h, 0.5 * self.spread_rate(h, ks) + drift)
+        return result - 0.5 * self._log_det_rate()
+
+    def _log_det_rate(self) -> Array:
+        """d/dt log det T_k = tr T_k^-1 T_k', shape (K or 1,)."""
+        inverse, s, dim = self.pushed.covariances.inverse(), self.law.covariances, self.law.dim
+        a, da, dq = self.c.alpha, self.c.dalpha, self.c.dvariance
+        if isinstance(inverse, Diagonal) and isinstance(s, Diagonal):
+            rates = inverse.variances * (2 * a * da * s.variances + dq)
+            return rates[:, 0] * dim if rates.shape[1] == 1 else rates.sum(axis=1)
+        matrices = s.dense(dim)
+        a, da = np.broadcast_to(a, (dim,)), np.broadcast_to(da, (dim,))
+        moved = np.outer(da, a) * matrices
+        moved = moved + np.swapaxes(moved, 1, 2) + np.eye(dim) * dq
+        return np.einsum("kij,kji->k", inverse.dense(dim), moved)
+
+    def velocities(self, x: Array) -> tuple[Field, Field]:
+        """The component velocities v_k = a' mu_k + q' h_k / 2 and their rates in time, as fields."""
+        c, s = self.c, self.law.covariances
+
+        def both(ks: slice) -> tuple[Array, Array]:
+            m = self.law.means[ks]
+            h = -self.pushed.gradients(x)(ks)
+            dh = -self.pushed.covariances.solve(c.dalpha * m + self.spread_rate(h, ks), ks)
+            mu = m + s.multiply(c.alpha * h, ks)
+            dmu = s.multiply(c.dalpha * h + c.alpha * dh, ks)
+            v = c.dalpha * mu + 0.5 * c.dvariance * h
+            return v, c.d2alpha * mu + c.dalpha * dmu + 0.5 * (c.d2variance * h + c.dvariance * dh)
+
+        return lambda ks: both(ks)[0], lambda ks: both(ks)[1]
+
+
+def _double(x: ArrayLike) -> Array:
+    """x in float64, so that intermediate answers are not rounded to the caller's precision."""
+    return real_array("x", x)
+
+
+def _like(x: ArrayLike, result: Any) -> Any:
+    """A result in the precision of x."""
+    return result.astype(np.float32) if getattr(x, "dtype", None) == np.float32 else result

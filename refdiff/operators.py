@@ -1,0 +1,105 @@
+r"""Linear operators in three storages: a scalar a, a diagonal (d,), a matrix (k, d).
+
+    apply(A, x)       A x                      transpose(A)    A'
+    product(A, B)     A B                      sandwich(A, S)  A S A'
+    add(A, B)         A + B                    dense(A, d)     the matrix
+
+This module knows which storage an operator has; what stands on it (covariances, channels) asks here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, real_array
+
+Operator = Array
+
+
+def operator(name: str, value: ArrayLike) -> Operator:
+    """A scalar, a diagonal or a matrix, as a finite float64 array."""
+    return real_array(name, value, ndim=(0, 1, 2))
+
+
+def covariance(name: str, value: ArrayLike) -> Operator:
+    """A variance >= 0, variances (d,) >= 0, or a symmetric positive semi-definite (d, d) matrix.
+
+    Semi-definite is meant up to rounding: eigenvalues down to -d eps times the largest one are taken as zero.
+    """
+    array = operator(name, value)
+    if array.ndim < 2:
+        if (array < 0).any():
+            raise ValueError(f"{name} must not be negative, got {array.min()}")
+        return array
+    return semi_definite(name, array)
+
+
+def semi_definite(name: str, matrices: Array) -> Array:
+    """Stacked (..., d, d) matrices, symmetrised, after a check that they are positive semi-definite."""
+    if matrices.shape[-1] != matrices.shape[-2]:
+        raise ValueError(f"{name} must be square, got shape {matrices.shape}")
+    mirrored = np.swapaxes(matrices, -1, -2)
+    size = np.abs(matrices).max(axis=(-1, -2), keepdims=True)
+    # 1e-8: a covariance that passed through float32 or a text file is still symmetric to this
+    if (np.abs(matrices - mirrored) > 1e-8 * size).any():
+        raise ValueError(f"{name} must be symmetric, got a difference of {np.abs(matrices - mirrored).max()}")
+    symmetric: Array = 0.5 * (matrices + mirrored)
+    try:
+        np.linalg.cholesky(symmetric)
+    except np.linalg.LinAlgError:  # singular or indefinite: only the eigenvalues tell
+        values = np.linalg.eigvalsh(symmetric)
+        slack = 8 * matrices.shape[-1] * np.finfo(float).eps * np.abs(values).max(axis=-1, keepdims=True)
+        if (values < -slack).any():
+            raise ValueError(f"{name} must be positive semi-definite, got the eigenvalue {values.min()}") from None
+    return symmetric
+
+
+def rows(a: Operator, dim: int) -> int:
+    """The dimension that `a` maps R^dim into."""
+    return a.shape[0] if a.ndim == 2 else dim
+
+
+def fits(name: str, a: Operator, dim: int) -> None:
+    """ValueError unless `a` acts on R^dim."""
+    if a.ndim > 0 and a.shape[-1] != dim:
+        raise ValueError(f"{name} of shape {a.shape} does not act on dimension {dim}")
+
+
+def apply(a: Operator, x: Array) -> Array:
+    """A x for points x of shape (..., d)."""
+    return x @ a.T if a.ndim == 2 else a * x
+
+
+def transpose(a: Operator) -> Operator:
+    """A'."""
+    return a.T
+
+
+def product(a: Operator, b: Operator) -> Operator:
+    """A B."""
+    if a.ndim < 2:
+        return a[..., None] * b if a.ndim == 1 and b.ndim == 2 else a * b
+    return a @ b if b.ndim == 2 else a * b
+
+
+def add(a: Operator, b: Operator) -> Operator:
+    """A + B; where one is a matrix it says the dimension."""
+    if max(a.ndim, b.ndim) < 2:
+        return a + b
+    dim = len(a) if a.ndim == 2 else len(b)
+    return dense(a, dim) + dense(b, dim)
+
+
+def sandwich(a: Operator, s: Operator) -> Operator:
+    """A S A'."""
+    if max(a.ndim, s.ndim) < 2:
+        return a * a * s
+    if a.ndim == 2:
+        return product(a, s) @ a.T
+    return a * s * a if a.ndim == 0 else a[:, None] * s * a
+
+
+def dense(a: Operator, dim: int) -> Array:
+    """The matrix of an operator on R^dim."""
+    return a if a.ndim == 2 else np.diag(np.broadcast_to(a, (dim,)))

@@ -1,0 +1,1 @@
+"""The identities of diffusion theory, checked numerically, and the ledger of the source items they cover."""
