@@ -82,7 +82,7 @@ class Channel:
         Raises:
             ValueError: y has another dimension, or y has no density (no noise on a singular law).
         """
-        return law.observe(self.gain, self.offset, self.noise, points("y", y, self._outputs(law))[0])
+        return law.observe(self.gain, self.offset, self.noise, points("y", y, operators.rows(self.gain, law.dim))[0])
 
     def posterior_mean(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """E[x | y] for y of shape (..., k), shape (..., d): sum_k r_k(y) E[x | y, component k]."""

@@ -102,7 +102,7 @@ class ExactModel:
         return _like(x, c.dalpha * self.denoiser(_double(x), t) - 0.5 * c.dvariance * self.score(_double(x), t))
 
     def v_prediction(self, x: ArrayLike, t: float) -> Any:
-        """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): minus the velocity's angle form, as in Salimans and Ho."""
+        """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): the v of Salimans and Ho."""
         c = self.process.coefficients(t)
         return _like(x, -c.sigma * (c.alpha * self.score(_double(x), t) + self.denoiser(_double(x), t)))
 

@@ -137,7 +137,7 @@ def variance_preserving(a: Array, da: Array, d2a: Array, variance: Array, f: Arr
 
 
 def from_rate(total: Array, beta: Array, dbeta: Array) -> Coefficients:
-    """Variance-preserving coefficients from B(t) = int_0^t beta, beta and beta': alpha = e^(-B/2), sigma^2 = 1 - e^-B."""
+    """Variance-preserving coefficients from B = int_0^t beta, beta and beta': alpha = e^(-B/2), sigma^2 = 1 - e^-B."""
     a = np.exp(-total / 2)
     return variance_preserving(a, -beta * a / 2, (beta * beta / 4 - dbeta / 2) * a, -np.expm1(-total), -beta / 2)
 
@@ -210,7 +210,8 @@ class SubVP(Schedule):
     beta_max: float = 20.0
     T: float = 1.0
 
-    __post_init__ = VPLinear.__post_init__
+    def __post_init__(self) -> None:
+        VPLinear(self.beta_min, self.beta_max, self.T)  # the same rate, under the same conditions
 
     def _coefficients(self, t: Array) -> Coefficients:
         slope = (self.beta_max - self.beta_min) / self.T

@@ -48,7 +48,7 @@ def two_moons(n: int, seed: int | np.random.Generator, noise: float = 0.05) -> E
 
 
 def swiss_roll(n: int, seed: int | np.random.Generator, noise: float = 0.05, dim: int = 3) -> Empirical:
-    """`n` points on the roll (t cos t, height, t sin t), t in [1.5 pi, 4.5 pi], height in [0, 21]; dim 2 drops the height."""
+    """`n` points on the roll (t cos t, height, t sin t), t in [1.5 pi, 4.5 pi], height in [0, 21]; dim 2: no height."""
     n, dim, rng = whole_number("n", n, low=1), whole_number("dim", dim, low=2, high=3), generator(seed)
     std = real_scalar("noise", noise, low=0)
     turn = 1.5 * np.pi * (1 + 2 * rng.random(n))

@@ -79,7 +79,8 @@ class GaussianMixture:
     def full(means: ArrayLike, covariances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
         """One matrix a component: `means` (K, d), `covariances` (K, d, d) positive semi-definite."""
         means = _means(means)
-        return law(log_weights(weights, len(means)), means, Dense(_matrices("covariances", covariances, 3, means.shape)))
+        matrices = _matrices("covariances", covariances, 3, means.shape)
+        return law(log_weights(weights, len(means)), means, Dense(matrices))
 
     def __repr__(self) -> str:
         storage = type(self.covariances).__name__.lower()
@@ -137,7 +138,8 @@ class GaussianMixture:
     def score(self, x: ArrayLike) -> Array:
         """grad log p(x) = -sum_k r_k S_k^-1 (x - m_k), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
-        return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in self._parts(rows)))
+        parts = self._parts(rows)
+        return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in parts))
 
     def hessian(self, x: ArrayLike) -> Array:
         """The Hessian of log p(x), shape (..., d, d): Cov_r(g) - sum_k r_k S_k^-1."""
@@ -217,8 +219,9 @@ class GaussianMixture:
         others = np.setdiff1d(np.arange(self.dim), chosen)
         if others.size == 0:
             raise ValueError(f"given must leave a coordinate over, got all {self.dim}")
-        selection = np.eye(self.dim)[chosen]
-        return self.observe(selection, np.zeros(()), np.zeros(()), points("values", values, len(chosen))[0]).marginal(others)
+        y = points("values", values, len(chosen))[0]
+        zero = np.zeros(())
+        return self.observe(np.eye(self.dim)[chosen], zero, zero, y).marginal(others)
 
     def observe(self, a: Operator, b: Array, c: Operator, y: Array) -> GaussianMixture:
         """The law of x given one y = A x + b + N(0, C); operators checked by the caller, y of shape (1, k).

@@ -25,7 +25,7 @@ class Process(Protocol):
     """A linear Gaussian noising process on [0, T], data at 0: dx = F(t) x dt + dw with covariance D(t) dt."""
 
     @property
-    def T(self) -> float:  # noqa: N802
+    def T(self) -> float:
         """The final time."""
 
     def kernel(self, t: float) -> Channel:
@@ -68,7 +68,7 @@ class AffineProcess:
         object.__setattr__(self, "per_axis", not isinstance(schedules, Schedule))
 
     @property
-    def T(self) -> float:  # noqa: N802
+    def T(self) -> float:
         """The final time."""
         return self.schedules[0].T
 

@@ -32,7 +32,7 @@ class BetaTable(Schedule):
     """The schedule of a table of betas.
 
     Args:
-        betas: beta_1..beta_N, each in [0, 1], the first positive; 1 is allowed last (zero terminal signal-to-noise ratio).
+        betas: beta_1..beta_N, each in [0, 1), the first positive; the last may be 1 (zero terminal signal-to-noise).
     """
 
     betas: Array
@@ -49,7 +49,7 @@ class BetaTable(Schedule):
             object.__setattr__(self, "total", np.append(0.0, -np.cumsum(np.log1p(-betas))))
 
     @property
-    def T(self) -> float:  # type: ignore[override]  # noqa: N802  (a table's final time is its length)
+    def T(self) -> float:  # type: ignore[override]
         """N, the number of steps."""
         return float(len(self.betas))
 

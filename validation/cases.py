@@ -1,0 +1,240 @@
+r"""The cases an identity runs on: laws x processes x times x dimensions, from a seed.
+
+    models     a law, a process, times s < t inside (0, T), points x drawn from p_t          `ModelCase`
+    processes  a process and times                                                          `ProcessCase`
+    laws       a law with a density and points                                              `LawCase`
+    tables     a table of betas                                                             `TableCase`
+    once       random numbers only                                                          `Case`
+
+The default matrix pairs laws and processes so that every law meets at least three processes and every process
+several laws of different dimension; `thorough` takes all pairs at four times.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture, grid, random_mixture, ring, two_moons
+from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess, BetaTable, beta_table
+from refdiff.schedules import (
+    FlowMatching,
+    FunctionSchedule,
+    Schedule,
+    SubVP,
+    Trigonometric,
+    VEGeometric,
+    VEPower,
+    VPCosine,
+    VPLinear,
+)
+
+LEVELS = ("quick", "default", "thorough")
+POINTS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A named source of random numbers: the same name and seed give the same numbers."""
+
+    name: str
+    seed: int
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """A fresh generator, the same at every access."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.name.encode())])
+
+
+@dataclass(frozen=True, eq=False)
+class LawCase(Case):
+    """A law with a density, and points (n, d) drawn from it."""
+
+    law: GaussianMixture
+
+    @cached_property
+    def x(self) -> Array:
+        """Draws from the law."""
+        return self.law.sample(POINTS, self.rng)
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessCase(Case):
+    """A scalar process and two times 0 < s < t < T."""
+
+    process: AffineProcess
+    s: float
+    t: float
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the process."""
+        return self.process.schedules[0]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCase(Case):
+    """A law, a process, two times 0 < s < t < T, and points x (n, d) drawn from p_t."""
+
+    law: GaussianMixture
+    process: AffineProcess
+    s: float
+    t: float
+
+    @cached_property
+    def model(self) -> ExactModel:
+        """The exact model of the law under the process."""
+        return ExactModel(self.law, self.process)
+
+    @cached_property
+    def x(self) -> Array:
+        """Draws from p_t."""
+        return self.model.sample(POINTS, self.t, self.rng)
+
+
+@dataclass(frozen=True, eq=False)
+class TableCase(Case):
+    """A table of betas."""
+
+    table: BetaTable
+
+
+def laws() -> dict[str, GaussianMixture]:
+    """The default laws: every storage, d from 1 to 64, a degenerate Gaussian, point sets, one component."""
+    found = {
+        "Gaussian 1-d": Gaussian([0.7], 0.25),
+        "Gaussian 3-d full": random_mixture(3, 1, 1, "full"),
+        "Gaussian 5-d rank 2": Gaussian(np.zeros(5), 1.0).affine(_projector(5, 2), np.arange(5.0)),
+        "mixture 1-d": GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.09, 1.0, 0.25], [0.5, 0.3, 0.2]),
+        "ring of 8": ring(),
+        "grid 5 x 5": grid(),
+        "mixture 4-d isotropic": random_mixture(4, 6, 2, "isotropic"),
+        "mixture 3-d diagonal": random_mixture(3, 5, 3, "diagonal"),
+        "mixture 5-d shared": random_mixture(5, 4, 4, "shared"),
+        "mixture 3-d full": random_mixture(3, 4, 5, "full"),
+        "mixture 16-d full": random_mixture(16, 3, 6, "full"),
+        "two moons, 64 points": two_moons(64, 7),
+        "two points +-1": Empirical([[-1.0], [1.0]]),
+        "mixture 64-d isotropic": random_mixture(64, 8, 8, "isotropic"),
+    }
+    digits = _digits()
+    return found if digits is None else {**found, "digits, 1797 points in 64-d": digits}
+
+
+def processes() -> dict[str, AffineProcess]:
+    """The default scalar processes."""
+    schedules: dict[str, Schedule] = {
+        "VP linear": VPLinear(),
+        "flow matching": FlowMatching(),
+        "EDM": VEPower(),
+        "VP cosine": VPCosine(),
+        "VE geometric": VEGeometric(),
+        "sub-VP": SubVP(),
+        "trigonometric": Trigonometric(0.5),
+        "DDPM table": beta_table.linear(),
+        "VE sqrt": VEPower(0.5, T=10.0),
+        "squared-cosine table": beta_table.squared_cosine(200),
+        "VE geometric, clean start": VEGeometric(0.05, 20.0, clean_start=True),
+        "OU as functions": FunctionSchedule(
+            lambda t: np.exp(-t),
+            lambda t: np.sqrt(-np.expm1(-2 * t)),
+            3.0,
+            lambda t: -np.exp(-t),
+            lambda t: np.exp(-2 * t) / np.sqrt(-np.expm1(-2 * t)),
+            lambda t: np.exp(-t),
+            lambda t: -np.exp(-2 * t) * (2 - np.exp(-2 * t)) / (-np.expm1(-2 * t)) ** 1.5,
+        ),
+    }
+    return {name: AffineProcess(schedule) for name, schedule in schedules.items()}
+
+
+def per_axis(dim: int) -> AffineProcess:
+    """A process whose axes are noised at different rates."""
+    return AffineProcess([VPLinear(0.1, 10.0 + 10.0 * j / dim) if j % 2 else FlowMatching() for j in range(dim)])
+
+
+def tables() -> dict[str, BetaTable]:
+    """The default tables of betas, with one step and zero terminal signal-to-noise ratio among them."""
+    found = {name: build() for name, build in beta_table.TABLES.items()}
+    found["linear, 20 steps"] = beta_table.linear(20, 0.01, 0.6)
+    found["one step"] = BetaTable(np.array([0.4]))
+    found["zero terminal SNR"] = beta_table.scaled_linear().zero_terminal_snr()
+    return found
+
+
+# Fractions of T for (s, t): early, middle, late.
+TIMES = ((0.23, 0.41), (0.04, 0.11), (0.55, 0.87), (0.31, 0.97))
+
+
+def model_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[ModelCase]:
+    """Laws x processes x times; `given` laws replace the default ones."""
+    named = laws() if given is None else given
+    noisings: list[tuple[str, AffineProcess | None]] = [*processes().items(), ("per axis", None)]
+    everything = len(noisings)
+    # a single given law meets every process; the default laws share the processes among them
+    share = {"quick": 1, "default": 3}.get(level, everything) if given is None else {"quick": 3}.get(level, everything)
+    for i, (law_name, law) in enumerate(named.items()):
+        for j in range(share):
+            # 5 is coprime to the number of processes: successive laws meet all of them in turn
+            process_name, process = noisings[(i + 5 * j) % len(noisings)]
+            process = per_axis(law.dim) if process is None else process
+            for k, (s, t) in enumerate(TIMES if level == "thorough" else [TIMES[(i + j) % len(TIMES)]]):
+                name = f"{law_name}, {process_name}, t = {t:g} T"
+                yield ModelCase(name, seed + k, law, process, s * process.T, t * process.T)
+
+
+def process_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[ProcessCase]:  # noqa: ARG001
+    """Every scalar process at some times."""
+    for name, process in processes().items():
+        for s, t in TIMES[: {"quick": 1, "default": 3}.get(level)]:
+            yield ProcessCase(f"{name}, t = {t:g} T", seed, process, s * process.T, t * process.T)
+
+
+def law_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[LawCase]:
+    """Every law, blurred where it has no density of its own."""
+    named = laws() if given is None else given
+    for i, (name, law) in enumerate(named.items()):
+        if level == "quick" and i % 2 and given is None:
+            continue
+        if law.covariances.singular:
+            name, law = f"{name}, blurred", law.convolve(0.25)
+        yield LawCase(name, seed, law)
+
+
+def table_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[TableCase]:  # noqa: ARG001
+    """Every table of betas."""
+    return (TableCase(name, seed, table) for name, table in tables().items())
+
+
+def once(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[Case]:  # noqa: ARG001
+    """Random numbers for checks that make their own objects: one draw quick, three by default, ten thorough."""
+    return (Case(f"draw {i}", seed + i) for i in range({"quick": 1, "default": 3, "thorough": 10}[level]))
+
+
+KINDS: dict[str, Callable[..., Iterator[Case]]] = {
+    "models": model_cases,
+    "processes": process_cases,
+    "laws": law_cases,
+    "tables": table_cases,
+    "once": once,
+}
+
+
+def _projector(dim: int, rank: int) -> Array:
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, rank)))
+    return basis @ basis.T
+
+
+def _digits() -> GaussianMixture | None:
+    """scikit-learn's handwritten digits, centred and scaled to [-1, 1], where scikit-learn is installed."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        return None
+    return Empirical(load_digits().data / 8 - 1)

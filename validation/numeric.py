@@ -1,0 +1,77 @@
+r"""Numerical routes for the second side of an identity: stencils, quadrature nodes, extrapolation.
+
+None of them knows a formula of the theory, which is what makes them a second route.
+
+    derivative   8th-order central difference:  f'(x) ~ sum_k c_k (f(x + k h) - f(x - k h)) / h
+    integrals    Gauss-Hermite for N(m, s^2), Gauss-Legendre on an interval, adaptive quadrature from SciPy
+    extrapolate  Richardson's table for a quantity with an error expansion in powers of h
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+
+from refdiff.arguments import Array
+
+# Weights of the 9-point central differences, exact for polynomials of degree 8 (9).
+FIRST = np.array([4 / 5, -1 / 5, 4 / 105, -1 / 280])
+SECOND = np.array([8 / 5, -1 / 5, 8 / 315, -1 / 560])
+SECOND_CENTRE = -205 / 72
+
+Function = Callable[[Array], Array]
+
+
+def derivative(function: Callable[[float], Array], t: float, h: float) -> Array:
+    """d function / dt at t, with step h: about a fiftieth of the scale on which the function bends."""
+    steps = (c * (np.asarray(function(t + k * h)) - function(t - k * h)) for k, c in enumerate(FIRST, 1))
+    return np.asarray(sum(steps) / h)
+
+
+def second_derivative(function: Callable[[float], Array], t: float, h: float) -> Array:
+    """d^2 function / dt^2 at t."""
+    steps = (c * (np.asarray(function(t + k * h)) + function(t - k * h)) for k, c in enumerate(SECOND, 1))
+    return np.asarray((sum(steps) + SECOND_CENTRE * np.asarray(function(t))) / h**2)
+
+
+def jacobian(function: Function, x: Array, h: float) -> Array:
+    """d function_i / dx_j at points x (n, d): shape (n, ..., d) for a function (n, d) -> (n, ...)."""
+    columns = [derivative(lambda u, e=e: function(x + u * e), 0.0, h) for e in np.eye(x.shape[1])]
+    return np.stack(columns, axis=-1)
+
+
+def divergence(function: Function, x: Array, h: float) -> Array:
+    """sum_i d function_i / dx_i at points x (n, d), shape (n,)."""
+    return np.einsum("nii->n", jacobian(function, x, h))
+
+
+def laplacian(function: Function, x: Array, h: float) -> Array:
+    """sum_i d^2 function / dx_i^2 at points x (n, d), shape (n,), for a function (n, d) -> (n,)."""
+    parts = (second_derivative(lambda u, e=e: function(x + u * e), 0.0, h) for e in np.eye(x.shape[1]))
+    return np.asarray(sum(parts))
+
+
+@cache
+def hermite(count: int = 64) -> tuple[Array, Array]:
+    """Nodes and weights with sum w f(z) = E f(z), z ~ N(0, 1), exact for polynomials of degree 2 count - 1."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return nodes, weights / np.sqrt(2 * np.pi)
+
+
+@cache
+def legendre(count: int = 64) -> tuple[Array, Array]:
+    """Nodes and weights on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return (nodes + 1) / 2, weights / 2
+
+
+def extrapolate(values: list[Array], ratio: float = 2.0, first: int = 1, step: int = 1) -> Array:
+    """The limit of values at h, h / ratio, h / ratio^2, ... with errors in h^first, h^(first + step), ..."""
+    table = [np.asarray(value, dtype=float) for value in values]
+    for level in range(len(values) - 1):
+        factor = ratio ** (first + level * step)
+        table = [(factor * b - a) / (factor - 1) for a, b in pairwise(table)]
+    return table[0]

@@ -1,0 +1,89 @@
+r"""Running identities: every check on its cases, then its negative control on the same cases.
+
+An identity holds when its worst error is within tolerance and its control misses by REJECTION tolerances on some
+case; a control that is not rejected says that the check could not have failed, and counts as a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from refdiff.distributions import GaussianMixture
+from refdiff.validation.cases import KINDS, Case
+from refdiff.validation.identity import REGISTRY, REJECTION, Identity
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one identity scored.
+
+    Attributes:
+        error: the worst scaled error and `worst`, the case it came from.
+        control: the largest error of the negative control, in tolerances.
+        cases: how many cases it ran on; 0 where none applies (only with given data).
+        raised: what an exception said, or "".
+    """
+
+    identity: Identity
+    error: float
+    worst: str
+    control: float
+    cases: int
+    seconds: float
+    raised: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ok, FAILED (an error above tolerance), BLIND (the control was not rejected) or n/a (no case applies)."""
+        if self.cases == 0 and not self.raised:
+            return "n/a"
+        if self.raised or not self.error <= self.identity.tolerance:
+            return "FAILED"
+        return "ok" if self.control >= REJECTION else "BLIND"
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.verdict in ("ok", "n/a")
+
+
+def run(chosen: Identity, cases: Iterable[Case]) -> Outcome:
+    """The outcome of one identity on these cases (those it does not apply to are passed over)."""
+    start = time.perf_counter()
+    error, worst, control, count = 0.0, "", 0.0, 0
+    try:
+        for case in cases:
+            if not chosen.needs(case):
+                continue
+            count += 1
+            worst = worst or case.name
+            found = chosen.error(case)
+            if not found <= error:
+                error, worst = found, case.name
+            control = max(control, chosen.error(case, wrong=True) / chosen.tolerance)
+    except Exception as problem:  # a check that breaks is a failure to report, not to stop at
+        return Outcome(chosen, np.inf, case.name, control, count, time.perf_counter() - start, f"{problem!r}")
+    return Outcome(chosen, error, worst, control, count, time.perf_counter() - start)
+
+
+def run_all(
+    chosen: Iterable[Identity], level: str = "default", seed: int = 0, given: dict[str, GaussianMixture] | None = None
+) -> Iterator[Outcome]:
+    """The outcomes of many identities, one at a time; `given` laws replace the default ones."""
+    cases: dict[str, list[Case]] = {}
+    for one in chosen:
+        if one.over not in cases:
+            cases[one.over] = list(KINDS[one.over](level, seed, given))
+        yield run(one, cases[one.over])
+
+
+def registry() -> dict[str, Identity]:
+    """Every identity by name, after importing all files of validation/identities."""
+    from refdiff.validation.identities import load
+
+    load()
+    return REGISTRY
