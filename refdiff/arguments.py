@@ -52,7 +52,7 @@ def whole_number(name: str, value: Any, *, low: int = 0, high: int | None = None
     return int(value)
 
 
-def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Array], Any]]:
+def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Array], Array]]:
     """Points of shape (..., dim) as (n, dim), and the way back.
 
     The way back sends (n, ...) to the leading shape of the input, as float32 when the input was float32:
@@ -64,9 +64,9 @@ def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Arra
         raise ValueError(f"{name} must have shape (..., {dim}), got {array.shape}")
     lead = array.shape[:-1]
 
-    def restore(result: Array) -> Any:
-        shaped = result.reshape(lead + result.shape[1:])
-        return shaped.astype(np.float32) if single else shaped[()]
+    def restore(result: Array) -> Array:
+        shaped: Array = result.reshape(lead + result.shape[1:])[()]
+        return shaped.astype(np.float32) if single else shaped
 
     return array.reshape(-1, dim), restore
 

@@ -199,7 +199,7 @@ class _Moving:
             h = -self.pushed.gradients(x)(ks)
             drift = self.c.dalpha * law.means[ks]
             result[:, ks] = np.einsum("nkd,nkd->nk", h, 0.5 * self.spread_rate(h, ks) + drift)
-        return result - 0.5 * self._log_det_rate()
+        return np.asarray(result - 0.5 * self._log_det_rate())
 
     def _log_det_rate(self) -> Array:
         """d/dt log det T_k = tr T_k^-1 T_k', shape (K or 1,)."""
@@ -212,7 +212,7 @@ class _Moving:
         a, da = np.broadcast_to(a, (dim,)), np.broadcast_to(da, (dim,))
         moved = np.outer(da, a) * matrices
         moved = moved + np.swapaxes(moved, 1, 2) + np.eye(dim) * dq
-        return np.einsum("kij,kji->k", inverse.dense(dim), moved)
+        return np.asarray(np.einsum("kij,kji->k", inverse.dense(dim), moved))
 
     def velocities(self, x: Array) -> tuple[Field, Field]:
         """The component velocities v_k = a' mu_k + q' h_k / 2 and their rates in time, as fields."""

@@ -199,7 +199,7 @@ class VPCosine(Schedule):
     def _time(self, lam: Array) -> Array:
         start = np.pi / 2 * self.s / (1 + self.s)
         angle = np.arccos(np.sqrt(expit(2 * lam)) * np.cos(start))
-        return (angle - start) * 2 * (1 + self.s) * self.T / np.pi
+        return np.asarray((angle - start) * 2 * (1 + self.s) * self.T / np.pi)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class VEGeometric(Schedule):
     def _time(self, lam: Array) -> Array:
         log_ratio = -lam - np.log(self.sigma_min)  # log(sigma / sigma_min)
         grown = np.logaddexp(0.0, 2 * log_ratio) / 2 if self.clean_start else log_ratio
-        return grown * self.T / np.log(self.sigma_max / self.sigma_min)
+        return np.asarray(grown * self.T / np.log(self.sigma_max / self.sigma_min))
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class FlowMatching(Schedule):
         return differentiable(1 - t, -one, zero, t, one, zero)
 
     def _time(self, lam: Array) -> Array:
-        return expit(-lam)
+        return np.asarray(expit(-lam))
 
 
 @dataclass(frozen=True)
@@ -412,17 +412,19 @@ class Transformed(Schedule):
         c, dc, d2c = (np.broadcast_to(v, t.shape) for v in scale)
         base = self.base.coefficients(tau)
 
-        def chain(value: Array, first: Array, second: Array, factor: tuple[Array, Array, Array]) -> list[Array]:
-            k, dk, d2k = factor
-            slope, bend = first * dtau, second * dtau**2 + first * d2tau
-            return [k * value, dk * value + k * slope, d2k * value + 2 * dk * slope + k * bend]
+        Three = tuple[Array, Array, Array]  # a function of time with its first and second derivative
 
-        alpha = chain(base.alpha, base.dalpha, base.d2alpha, (c, dc, d2c))
-        sigma = chain(base.sigma, base.dsigma, base.d2sigma, (c, dc, d2c))
-        square = (c * c, 2 * c * dc, 2 * (dc * dc + c * d2c))
-        _, dvariance, d2variance = chain(base.sigma**2, base.dvariance, base.d2variance, square)
+        def chain(factor: Three, value: Three) -> Three:
+            (k, dk, d2k), (u, du, d2u) = factor, value
+            slope, bend = du * dtau, d2u * dtau**2 + du * d2tau
+            return k * u, dk * u + k * slope, d2k * u + 2 * dk * slope + k * bend
+
+        a, da, d2a = chain((c, dc, d2c), (base.alpha, base.dalpha, base.d2alpha))
+        s, ds, d2s = chain((c, dc, d2c), (base.sigma, base.dsigma, base.d2sigma))
+        square = c * c, 2 * c * dc, 2 * (dc * dc + c * d2c)
+        _, dv, d2v = chain(square, (base.sigma**2, base.dvariance, base.d2variance))
         # lambda' = lambda'_base tau' and g2 = -2 sigma^2 lambda': scale^2 tau' times the base's
-        return Coefficients(*alpha, *sigma, dvariance, d2variance, base.f * dtau + dc / c, c * c * dtau * base.g2)
+        return Coefficients(a, da, d2a, s, ds, d2s, dv, d2v, base.f * dtau + dc / c, c * c * dtau * base.g2)
 
     def _time(self, lam: Array) -> Array:
         return invert_log_snr(self, lam)

@@ -228,7 +228,7 @@ KINDS: dict[str, Callable[..., Iterator[Case]]] = {
 
 def _projector(dim: int, rank: int) -> Array:
     basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, rank)))
-    return basis @ basis.T
+    return np.asarray(basis @ basis.T)
 
 
 def _digits() -> GaussianMixture | None:

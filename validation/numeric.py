@@ -39,19 +39,23 @@ def second_derivative(function: Callable[[float], Array], t: float, h: float) ->
 
 def jacobian(function: Function, x: Array, h: float) -> Array:
     """d function_i / dx_j at points x (n, d): shape (n, ..., d) for a function (n, d) -> (n, ...)."""
-    columns = [derivative(lambda u, e=e: function(x + u * e), 0.0, h) for e in np.eye(x.shape[1])]
+    columns = [derivative(_along(function, x, e), 0.0, h) for e in np.eye(x.shape[1])]
     return np.stack(columns, axis=-1)
 
 
 def divergence(function: Function, x: Array, h: float) -> Array:
     """sum_i d function_i / dx_i at points x (n, d), shape (n,)."""
-    return np.einsum("nii->n", jacobian(function, x, h))
+    return np.asarray(np.einsum("nii->n", jacobian(function, x, h)))
 
 
 def laplacian(function: Function, x: Array, h: float) -> Array:
     """sum_i d^2 function / dx_i^2 at points x (n, d), shape (n,), for a function (n, d) -> (n,)."""
-    parts = (second_derivative(lambda u, e=e: function(x + u * e), 0.0, h) for e in np.eye(x.shape[1]))
-    return np.asarray(sum(parts))
+    return np.asarray(sum(second_derivative(_along(function, x, e), 0.0, h) for e in np.eye(x.shape[1])))
+
+
+def _along(function: Function, x: Array, direction: Array) -> Callable[[float], Array]:
+    """u -> function(x + u direction)."""
+    return lambda u: function(x + u * direction)
 
 
 @cache

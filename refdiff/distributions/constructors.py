@@ -83,7 +83,7 @@ def random_mixture(
 def _turned(variances: Array, rng: np.random.Generator) -> Array:
     """Matrices with these eigenvalues (..., d) in random orthonormal bases."""
     basis, _ = np.linalg.qr(rng.standard_normal((*variances.shape, variances.shape[-1])))
-    return basis @ (variances[..., None] * np.swapaxes(basis, -1, -2))
+    return np.asarray(basis @ (variances[..., None] * np.swapaxes(basis, -1, -2)))
 
 
 def from_samples(points: ArrayLike, weights: ArrayLike | None = None, bandwidth: float = 0.0) -> GaussianMixture:

@@ -40,7 +40,8 @@ def tiles(rows: int, count: int, dim: int) -> Iterator[slice]:
 
 def _of(array: Array, ks: slice) -> Array:
     """The components `ks` of an array whose first axis is K or shared."""
-    return array if array.shape[0] == 1 else array[ks]
+    part: Array = array[ks]
+    return array if array.shape[0] == 1 else part
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,22 +60,21 @@ class Diagonal:
 
     def operator(self) -> Operator:
         """S_1 in the storage it has: a variance or variances (d,)."""
-        return self.variances[0].reshape(()) if self.variances.shape[1] == 1 else self.variances[0]
+        first: Array = self.variances[0]
+        return first.reshape(()) if first.size == 1 else first
 
     def log_det(self, dim: int) -> Array:
         """log det S_k, shape (K or 1,)."""
         logs = np.log(self.variances)
-        return dim * logs[:, 0] if logs.shape[1] == 1 else logs.sum(axis=1)
+        return np.asarray(dim * logs[:, 0] if logs.shape[1] == 1 else logs.sum(axis=1))
 
     def squared_distance(self, x: Array, means: Array) -> Array:
         """(x - m_k)' S_k^-1 (x - m_k), shape (n, K); differences are taken before squaring, so nothing cancels."""
         spread = self.variances
         if spread.shape[1] == 1:
-            result = cdist(x, means, "sqeuclidean")
-            result /= spread[:, 0]
-            return result
+            return np.asarray(cdist(x, means, "sqeuclidean") / spread[:, 0])
         if spread.shape[0] == 1:
-            return cdist(x, means, "seuclidean", V=spread[0]) ** 2
+            return np.asarray(cdist(x, means, "sqeuclidean", w=1 / spread[0]))
         result = np.empty((len(x), len(means)))
         for ks in tiles(len(x), *means.shape):
             delta = x[:, None, :] - means[ks]
@@ -157,7 +157,7 @@ class Dense:
     def factor(self) -> Array | None:
         """Lower Cholesky factors, or None where a pivot is lost to rounding: the matrix is singular."""
         try:
-            factor = np.linalg.cholesky(self.matrices)
+            factor = np.asarray(np.linalg.cholesky(self.matrices), dtype=np.float64)
         except np.linalg.LinAlgError:
             return None
         pivots = np.diagonal(factor, axis1=1, axis2=2) ** 2
@@ -175,15 +175,16 @@ class Dense:
         """L_k^-1 with S_k = L_k L_k'."""
         if self.factor is None:
             raise ValueError(NO_DENSITY.format(what="covariance"))
-        return np.linalg.inv(self.factor)
+        return np.asarray(np.linalg.inv(self.factor))
 
     def operator(self) -> Operator:
         """S_1 as a matrix (d, d)."""
-        return self.matrices[0]
+        first: Array = self.matrices[0]
+        return first
 
     def log_det(self, dim: int) -> Array:  # noqa: ARG002  (the dimension is in the matrices)
         """log det S_k, shape (K or 1,)."""
-        return -2 * np.log(np.diagonal(self.whitener, axis1=1, axis2=2)).sum(axis=1)
+        return np.asarray(-2 * np.log(np.diagonal(self.whitener, axis1=1, axis2=2)).sum(axis=1))
 
     def squared_distance(self, x: Array, means: Array) -> Array:
         """(x - m_k)' S_k^-1 (x - m_k), shape (n, K), as |L_k^-1 (x - m_k)|^2."""
@@ -213,7 +214,7 @@ class Dense:
             values, vectors = np.linalg.eigh(self.matrices)
             factor = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
         if len(factor) == 1:
-            return z @ factor[0].T
+            return np.asarray(z @ factor[0].T)
         result = np.empty_like(z)
         for k in np.unique(labels):
             result[labels == k] = z[labels == k] @ factor[k].T
@@ -270,16 +271,16 @@ Covariances: TypeAlias = Diagonal | Dense
 def _weighted(weights: Array, values: Array) -> Array:
     """sum_k w_nk values_k, where one value may be shared by all k."""
     if len(values) == 1:
-        return np.multiply.outer(weights.sum(axis=1), values[0])
+        return np.asarray(np.multiply.outer(weights.sum(axis=1), values[0]))
     return weights @ values
 
 
 def _apply(matrices: Array, x: Array) -> Array:
     """M_k x_nk for matrices (k or 1, e, d) and points (n, k, d)."""
     if len(matrices) == 1:
-        return x @ matrices[0].T
-    return np.swapaxes(np.swapaxes(x, 0, 1) @ np.swapaxes(matrices, 1, 2), 0, 1)
+        return np.asarray(x @ matrices[0].T)
+    return np.asarray(np.swapaxes(np.swapaxes(x, 0, 1) @ np.swapaxes(matrices, 1, 2), 0, 1))
 
 
 def _symmetric(matrices: Array) -> Array:
-    return 0.5 * (matrices + np.swapaxes(matrices, -1, -2))
+    return np.asarray(0.5 * (matrices + np.swapaxes(matrices, -1, -2)))

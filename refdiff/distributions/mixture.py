@@ -91,7 +91,7 @@ class GaussianMixture:
     @property
     def dim(self) -> int:
         """d, the dimension of x."""
-        return self.means.shape[1]
+        return int(self.means.shape[1])
 
     @property
     def count(self) -> int:
@@ -109,15 +109,16 @@ class GaussianMixture:
 
     def cov(self) -> Array:
         """Cov x = sum_k w_k (S_k + (m_k - E x)(m_k - E x)'), shape (d, d)."""
-        centred = self.means - self.mean()
+        centred: Array = self.means - self.mean()
         within = self.covariances.average(self.weights[None], self.dim)[0]
-        return within + (self.weights[:, None] * centred).T @ centred
+        return np.asarray(within + (self.weights[:, None] * centred).T @ centred)
 
     def sample(self, n: int, seed: int | np.random.Generator) -> Array:
         """`n` independent draws, shape (n, d), from an explicit seed or generator."""
         n, rng = whole_number("n", n), generator(seed)
         labels = rng.choice(self.count, size=n, p=self.weights / self.weights.sum())
-        return self.means[labels] + self.covariances.colour(rng.standard_normal((n, self.dim)), labels)
+        noise = self.covariances.colour(rng.standard_normal((n, self.dim)), labels)
+        return np.asarray(self.means[labels] + noise)
 
     # ------------------------------------------------------------------ density and derivatives
 
@@ -276,7 +277,7 @@ class Empirical(GaussianMixture):
 
 def law(log_weights: Array, means: Array, covariances: Covariances) -> GaussianMixture:
     """The mixture with these parts, as the most special class it belongs to: Gaussian, Empirical or mixture."""
-    kind = GaussianMixture
+    kind: type[GaussianMixture] = GaussianMixture
     if len(means) == 1:
         kind = Gaussian
     elif isinstance(covariances, Diagonal) and not covariances.variances.any():
@@ -298,7 +299,7 @@ def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator
 def average(r: Array, field: Field, dim: int) -> Array:
     """sum_k r_nk u_nk, shape (n, d)."""
     result = np.zeros((len(r), dim))
-    for ks in tiles(*r.shape, dim):
+    for ks in tiles(len(r), r.shape[1], dim):
         result += np.einsum("nk,nkd->nd", r[:, ks], field(ks))
     return result
 
@@ -307,7 +308,7 @@ def cross(r: Array, u: Field, v: Field, dim: int) -> Array:
     """sum_k r_nk (u_nk - <u>)(v_nk - <v>)', shape (n, d, d)."""
     mean_u, mean_v = average(r, u, dim), average(r, v, dim)
     result = np.zeros((len(r), dim, dim))
-    for ks in tiles(*r.shape, dim):
+    for ks in tiles(len(r), r.shape[1], dim):
         left = r[:, ks, None] * (u(ks) - mean_u[:, None])
         result += np.swapaxes(left, 1, 2) @ (v(ks) - mean_v[:, None])
     return result
@@ -317,7 +318,7 @@ def cross_trace(r: Array, u: Field, v: Field, dim: int) -> Array:
     """sum_k r_nk (u_nk - <u>).(v_nk - <v>), shape (n,)."""
     mean_u, mean_v = average(r, u, dim), average(r, v, dim)
     result = np.zeros(len(r))
-    for ks in tiles(*r.shape, dim):
+    for ks in tiles(len(r), r.shape[1], dim):
         result += np.einsum("nk,nkd,nkd->n", r[:, ks], u(ks) - mean_u[:, None], v(ks) - mean_v[:, None])
     return result
 
@@ -367,4 +368,4 @@ def log_weights(weights: ArrayLike | None, count: int) -> NDArray[np.float64]:
         raise ValueError("weights must not all be zero")
     with np.errstate(divide="ignore"):  # log 0 = -inf is the log weight of a component that is never drawn
         logs = np.log(array)
-    return logs - logsumexp(logs)
+    return np.asarray(logs - logsumexp(logs))

@@ -87,22 +87,26 @@ class BetaTable(Schedule):
         total = self.total[step] + np.where(part > 0, part * rate, 0.0)
         regular = from_rate(total, rate, np.zeros_like(rate))
         ended = np.isinf(total)
-        flat = [np.where(ended, 0.0, part) for part in regular[1:3]]
-        gone = [np.where(ended, 0.0, part) for part in (regular.dvariance, regular.d2variance)]
-        still = [np.where(ended, 0.0, part) for part in (regular.dsigma, regular.d2sigma)]
-        return Coefficients(regular.alpha, *flat, regular.sigma, *still, *gone, regular.f, regular.g2)
+        slopes = ("dalpha", "d2alpha", "dsigma", "d2sigma", "dvariance", "d2variance")
+        return regular._replace(**{name: np.where(ended, 0.0, getattr(regular, name)) for name in slopes})
 
     def _time(self, lam: Array) -> Array:
         total = np.logaddexp(0.0, -2 * lam)
         finite = np.isfinite(self.total)
-        return np.interp(total, self.total[finite], np.flatnonzero(finite).astype(float))
+        return np.asarray(np.interp(total, self.total[finite], np.flatnonzero(finite).astype(float)))
 
     def zero_terminal_snr(self) -> BetaTable:
         """The table rescaled so that alpha_N = 0: sqrt(alpha_bar) shifted to end at 0 and scaled to keep its start."""
-        root = np.exp(-self.total[1:] / 2)
-        rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        ratio = np.append(rescaled[0] ** 2, (rescaled[1:] / rescaled[:-1]) ** 2)
-        return BetaTable(1 - ratio)
+        if self.steps < 2:
+            raise ValueError(
+                "betas must have at least two steps to be rescaled to a zero terminal signal-to-noise ratio"
+            )
+        root, later = np.exp(-self.total[1:] / 2), self.betas[1:]
+        kept = root - root[-1]
+        # 1 - (kept_i / kept_{i-1})^2, with the difference kept_{i-1} - kept_i taken without cancellation
+        drop = root[:-1] * later / (1 + np.sqrt(1 - later))
+        betas = drop * (kept[:-1] + kept[1:]) / kept[:-1] ** 2
+        return BetaTable(np.concatenate([self.betas[:1], betas[:-1], [1.0]]))
 
 
 def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> BetaTable:
