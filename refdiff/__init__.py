@@ -3,6 +3,7 @@
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.model import ExactModel
+from refdiff.predictions import PREDICTIONS, convert
 from refdiff.processes import AffineProcess, BetaTable, beta_table
 from refdiff.schedules import (
     Alignment,
@@ -21,6 +22,7 @@ from refdiff.schedules import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "PREDICTIONS",
     "AffineProcess",
     "Alignment",
     "BetaTable",
@@ -40,4 +42,5 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "beta_table",
+    "convert",
 ]

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, points, real_array
 from refdiff.distributions.covariances import Diagonal, tiles
 from refdiff.distributions.mixture import Field, GaussianMixture, average, cross, gather, posterior_means
+from refdiff.predictions import PREDICTIONS
 from refdiff.processes.affine import AffineProcess
 from refdiff.schedules import Coefficients, Schedule
 
@@ -105,6 +106,12 @@ class ExactModel:
         """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): the v of Salimans and Ho."""
         c = self.process.coefficients(t)
         return _like(x, -c.sigma * (c.alpha * self.score(_double(x), t) + self.denoiser(_double(x), t)))
+
+    def predict(self, x: ArrayLike, t: float, prediction: str) -> Any:
+        """The prediction of this name: denoiser, noise, score, velocity or v_prediction."""
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        return getattr(self, prediction)(x, t)
 
     # ------------------------------------------------------------------ second order
 

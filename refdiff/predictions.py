@@ -1,0 +1,114 @@
+r"""One prediction turned into another, given x and t.
+
+Every prediction is a combination of the clean point and the noise, x = alpha D + sigma e:
+
+    from          D                          e                            to (from D and e)
+    denoiser      p                          (x - alpha p) / sigma        D
+    noise         (x - sigma p) / alpha      p                            e
+    score         (x + sigma^2 p) / alpha    -sigma p                     -e / sigma
+    velocity      (sigma p - sigma' x) / W   (alpha' x - alpha p) / W     alpha' D + sigma' e
+    v_prediction  (alpha x - sigma p) / R    (sigma x + alpha p) / R      alpha e - sigma D
+
+with W = alpha' sigma - alpha sigma' and R = alpha^2 + sigma^2. Only what the target needs is computed, so noise to
+score works at alpha = 0. Sources: PODB-54, PODB-56, PODB-57, DMI-28.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, points, real_array
+from refdiff.processes.affine import AffineProcess
+from refdiff.schedules import Coefficients, Schedule
+
+
+class _Prediction(NamedTuple):
+    """How a prediction p gives D and e, and how D and e give it (as callables: an unneeded one is never formed)."""
+
+    denoiser: Callable[[Coefficients, Array, Array], Array]
+    noise: Callable[[Coefficients, Array, Array], Array]
+    made: Callable[[Coefficients, Callable[[], Array], Callable[[], Array]], Array]
+
+
+def _wronskian(c: Coefficients) -> Array:
+    return np.asarray(c.dalpha * c.sigma - c.alpha * c.dsigma)
+
+
+def _square(c: Coefficients) -> Array:
+    return np.asarray(c.alpha**2 + c.sigma**2)
+
+
+_TABLE = {
+    "denoiser": _Prediction(
+        lambda c, x, p: p,
+        lambda c, x, p: (x - c.alpha * p) / c.sigma,
+        lambda c, clean, noise: clean(),
+    ),
+    "noise": _Prediction(
+        lambda c, x, p: (x - c.sigma * p) / c.alpha,
+        lambda c, x, p: p,
+        lambda c, clean, noise: noise(),
+    ),
+    "score": _Prediction(
+        lambda c, x, p: (x + c.sigma**2 * p) / c.alpha,
+        lambda c, x, p: -c.sigma * p,
+        lambda c, clean, noise: -noise() / c.sigma,
+    ),
+    "velocity": _Prediction(
+        lambda c, x, p: (c.sigma * p - c.dsigma * x) / _wronskian(c),
+        lambda c, x, p: (c.dalpha * x - c.alpha * p) / _wronskian(c),
+        lambda c, clean, noise: c.dalpha * clean() + c.dsigma * noise(),
+    ),
+    "v_prediction": _Prediction(
+        lambda c, x, p: (c.alpha * x - c.sigma * p) / _square(c),
+        lambda c, x, p: (c.sigma * x + c.alpha * p) / _square(c),
+        lambda c, clean, noise: c.alpha * noise() - c.sigma * clean(),
+    ),
+}
+
+PREDICTIONS = tuple(_TABLE)
+
+
+def convert(
+    value: ArrayLike, x: ArrayLike, t: float, process: AffineProcess | Schedule, source: str, target: str
+) -> Array:
+    """The prediction `target` at (x, t) that says the same as the prediction `source` with this value.
+
+    Args:
+        value: the source prediction at x, shape (..., d).
+        x: noisy points, shape (..., d).
+        t: one time in [0, T].
+        process: an AffineProcess, or a Schedule.
+        source, target: denoiser, noise, score, velocity or v_prediction.
+
+    Raises:
+        ValueError: an unknown prediction, shapes that differ, or a time at which the source does not determine the
+            target (the noise from the denoiser at sigma = 0, the denoiser from the noise at alpha = 0).
+    """
+    for name, kind in (("source", source), ("target", target)):
+        if kind not in _TABLE:
+            raise ValueError(f"{name} must be one of {', '.join(PREDICTIONS)}, got {kind!r}")
+    where = real_array("x", x)
+    if where.ndim == 0:
+        raise ValueError("x must have shape (..., d), got one number")
+    rows, restore = points("x", x, where.shape[-1])
+    given, _ = points("value", value, where.shape[-1])
+    if given.shape != rows.shape:
+        raise ValueError(f"value must have the shape of x, {where.shape}, got {np.shape(value)}")
+    c = (AffineProcess(process) if isinstance(process, Schedule) else process).coefficients(t)
+    known = _TABLE[source]
+    with np.errstate(all="ignore"):  # what is not finite is reported below, with its reason
+        result = (
+            given
+            if source == target
+            else _TABLE[target].made(c, lambda: known.denoiser(c, rows, given), lambda: known.noise(c, rows, given))
+        )
+    if not np.isfinite(result).all():
+        raise ValueError(
+            f"t must leave {source} and {target} equivalent, got {t}: alpha = {c.alpha}, sigma = {c.sigma}"
+        )
+    return restore(result)

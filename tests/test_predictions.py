@@ -1,0 +1,65 @@
+"""Conversions between predictions, against the exact model, which computes each from its own definition."""
+
+import numpy as np
+import pytest
+
+from refdiff import PREDICTIONS, ExactModel, FlowMatching, Trigonometric, VEPower, VPLinear, convert
+from refdiff.distributions import random_mixture
+from refdiff.processes import AffineProcess
+
+PROCESSES = {
+    "vp": AffineProcess(VPLinear()),
+    "edm": AffineProcess(VEPower()),
+    "flow": AffineProcess(FlowMatching()),
+    "trigonometric": AffineProcess(Trigonometric(0.5)),
+    "per axis": AffineProcess([VPLinear(), FlowMatching(), VPLinear(1.0, 5.0)]),
+}
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+@pytest.mark.parametrize("source", PREDICTIONS)
+@pytest.mark.parametrize("target", PREDICTIONS)
+def test_a_converted_prediction_is_the_models_own(process, source, target):
+    model = ExactModel(random_mixture(3, 4, 0, "full"), process)
+    t = 0.37 * process.T
+    x = model.sample(5, t, 1).reshape(5, 1, 3)
+    found = convert(model.predict(x, t, source), x, t, process, source, target)
+    expected = model.predict(x, t, target)
+    # dividing by alpha, sigma or W amplifies rounding by at most max(1, sigma)^2 / min(alpha, sigma)^2 < 1e4 here
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * (1 + np.abs(x).max() + np.abs(expected).max()))
+
+
+def test_noise_gives_the_score_where_alpha_is_zero():
+    x, noise = np.array([[0.3, -1.0]]), np.array([[1.0, 2.0]])
+    np.testing.assert_array_equal(convert(noise, x, 1.0, FlowMatching(), "noise", "score"), -noise)
+
+
+@pytest.mark.parametrize(
+    ("t", "source", "target"), [(0.0, "denoiser", "noise"), (1.0, "noise", "denoiser"), (0.0, "velocity", "score")]
+)
+def test_a_time_at_which_the_source_does_not_determine_the_target_is_refused(t, source, target):
+    with pytest.raises(ValueError, match="t must leave"):
+        convert([[1.0]], [[1.0]], t, FlowMatching(), source, target)
+
+
+def test_float32_comes_back_as_float32():
+    x = np.ones((2, 3), dtype=np.float32)
+    assert convert(x, x, 0.5, FlowMatching(), "noise", "denoiser").dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (([[1.0]], [[1.0]], 0.5, FlowMatching(), "epsilon", "score"), "source"),
+        (([[1.0]], [[1.0]], 0.5, FlowMatching(), "noise", "flow"), "target"),
+        (([[1.0]], [[1.0, 2.0]], 0.5, FlowMatching(), "noise", "score"), "value"),
+        (([[1.0], [2.0]], [[1.0]], 0.5, FlowMatching(), "noise", "score"), "value"),
+        ((1.0, 1.0, 0.5, FlowMatching(), "noise", "score"), "x"),
+        (([[1.0]], [[1.0]], 1.5, FlowMatching(), "noise", "score"), "t"),
+        (([[np.nan]], [[1.0]], 0.5, FlowMatching(), "noise", "score"), "value"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, name):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        convert(*arguments)
