@@ -93,7 +93,7 @@ class Channel:
             r = pushed.posterior_weights(part)
             return average(r, posterior_means(law, pushed, self.gain, part), law.dim)
 
-        return restore(gather(one(part) for part in pushed._parts(rows)))
+        return restore(gather(one(part) for part in pushed.parts(rows)))
 
     def posterior_cov(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """Cov[x | y] for y of shape (..., k), shape (..., d, d): spread within the components plus between them."""
@@ -105,7 +105,7 @@ class Channel:
             r, means = pushed.posterior_weights(part), posterior_means(law, pushed, self.gain, part)
             return left.average(r, law.dim) + cross(r, means, means, law.dim)
 
-        return restore(gather(one(part) for part in pushed._parts(rows)))
+        return restore(gather(one(part) for part in pushed.parts(rows)))
 
     def posterior_variance(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """tr Cov[x | y], shape (...): the Bayes mean squared error at y, without forming a matrix."""
@@ -117,7 +117,7 @@ class Channel:
             r, means = pushed.posterior_weights(part), posterior_means(law, pushed, self.gain, part)
             return left.average_trace(r, law.dim) + cross_trace(r, means, means, law.dim)
 
-        return restore(gather(one(part) for part in pushed._parts(rows)))
+        return restore(gather(one(part) for part in pushed.parts(rows)))
 
     def reverse(self, law: Gaussian) -> Channel:
         """The channel y -> x of Bayes' rule when x follows the Gaussian `law`: x = G y + (m - G (A m + b)) + N(0, V).

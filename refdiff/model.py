@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, real_array
 from refdiff.distributions.covariances import Diagonal, tiles
-from refdiff.distributions.mixture import Field, GaussianMixture, average, cross, gather, posterior_means
+from refdiff.distributions.mixture import Field, GaussianMixture, average, cross, cross_trace, gather, posterior_means
 from refdiff.predictions import PREDICTIONS
 from refdiff.processes.affine import AffineProcess
 from refdiff.schedules import Coefficients, Schedule
@@ -137,7 +137,7 @@ class ExactModel:
             r, mu = pushed.posterior_weights(part), posterior_means(law, pushed, kernel.gain, part)
             return gain.average(r, self.dim) + cross(r, mu, pushed.gradients(part), self.dim)
 
-        return restore(gather(one(part) for part in pushed._parts(rows)))
+        return restore(gather(one(part) for part in pushed.parts(rows)))
 
     def velocity_jacobian(self, x: ArrayLike, t: float) -> Any:
         """dv/dx = alpha' dD/dx - (sigma^2)' H / 2, shape (..., d, d)."""
@@ -148,8 +148,19 @@ class ExactModel:
         return _like(x, left * self.denoiser_jacobian(x64, t) - 0.5 * right * self.hessian(x64, t))
 
     def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
-        """div v, shape (...): along the flow, d log p / dt = -div v."""
-        return _like(x, np.trace(self.velocity_jacobian(_double(x), t), axis1=-2, axis2=-1))
+        """div v, shape (...), without forming a matrix: along the flow, d log p / dt = -div v."""
+        rows, restore = points("x", x, self.dim)
+        moving = _Moving(self, t)
+        c, pushed = moving.c, moving.pushed
+        gain = self.distribution.covariances.gain(c.alpha, pushed.covariances, self.dim)
+        precision = pushed.covariances.inverse()
+
+        def one(part: Array, r: Array) -> Array:
+            # div of a component's velocity, and how the responsibilities turn with x
+            within = gain.average_trace(r, self.dim, c.dalpha) - precision.average_trace(r, self.dim, c.dvariance / 2)
+            return within + cross_trace(r, moving.velocities(part)[0], pushed.gradients(part), self.dim)
+
+        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
 
     # ------------------------------------------------------------------ rates in time, at a fixed point
 
@@ -191,7 +202,7 @@ class _Moving:
 
     def parts(self, x: Array) -> Iterator[tuple[Array, Array]]:
         """Rows of x with their responsibilities."""
-        return ((part, self.pushed.posterior_weights(part)) for part in self.pushed._parts(x))
+        return ((part, self.pushed.posterior_weights(part)) for part in self.pushed.parts(x))
 
     def spread_rate(self, u: Array, ks: slice) -> Array:
         """T_k' u for u of shape (n, k, d)."""

@@ -138,9 +138,10 @@ class Diagonal:
         spread = np.broadcast_to(_weighted(weights, self.variances), (len(weights), dim))
         return np.eye(dim) * spread[:, None, :]
 
-    def average_trace(self, weights: Array, dim: int) -> Array:
-        """sum_k w_nk tr S_k, shape (n,)."""
-        traces = self.variances.sum(axis=1) * (dim if self.variances.shape[1] == 1 else 1)
+    def average_trace(self, weights: Array, dim: int, axes: Array | float = 1.0) -> Array:
+        """sum_k w_nk tr(diag(axes) S_k), shape (n,)."""
+        share = np.broadcast_to(axes, (dim,))
+        traces = self.variances[:, 0] * share.sum() if self.variances.shape[1] == 1 else self.variances @ share
         return _weighted(weights, traces)
 
 
@@ -260,9 +261,9 @@ class Dense:
         """sum_k w_nk S_k, shape (n, d, d)."""
         return _weighted(weights, self.matrices.reshape(-1, dim * dim)).reshape(-1, dim, dim)
 
-    def average_trace(self, weights: Array, dim: int) -> Array:  # noqa: ARG002
-        """sum_k w_nk tr S_k, shape (n,)."""
-        return _weighted(weights, np.trace(self.matrices, axis1=1, axis2=2))
+    def average_trace(self, weights: Array, dim: int, axes: Array | float = 1.0) -> Array:
+        """sum_k w_nk tr(diag(axes) S_k), shape (n,)."""
+        return _weighted(weights, np.diagonal(self.matrices, axis1=1, axis2=2) @ np.broadcast_to(axes, (dim,)))
 
 
 Covariances: TypeAlias = Diagonal | Dense

@@ -129,17 +129,17 @@ class GaussianMixture:
             ValueError: x has another last dimension, or some S_k is singular (there is no density).
         """
         rows, restore = points("x", x, self.dim)
-        return restore(gather(logsumexp(self._log_joint(part), axis=1) for part in self._parts(rows)))
+        return restore(gather(logsumexp(self._log_joint(part), axis=1) for part in self.parts(rows)))
 
     def responsibilities(self, x: ArrayLike) -> Array:
         """r_k(x) = p(component k | x), shape (..., K)."""
         rows, restore = points("x", x, self.dim)
-        return restore(gather(self.posterior_weights(part) for part in self._parts(rows)))
+        return restore(gather(self.posterior_weights(part) for part in self.parts(rows)))
 
     def score(self, x: ArrayLike) -> Array:
         """grad log p(x) = -sum_k r_k S_k^-1 (x - m_k), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
-        parts = self._parts(rows)
+        parts = self.parts(rows)
         return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in parts))
 
     def hessian(self, x: ArrayLike) -> Array:
@@ -150,7 +150,7 @@ class GaussianMixture:
             r, g = self.posterior_weights(part), self.gradients(part)
             return cross(r, g, g, self.dim) - self.covariances.inverse().average(r, self.dim)
 
-        return restore(gather(one(part) for part in self._parts(rows)))
+        return restore(gather(one(part) for part in self.parts(rows)))
 
     def laplacian(self, x: ArrayLike) -> Array:
         """tr hess log p(x) = div score, shape (...), without forming a matrix."""
@@ -160,9 +160,9 @@ class GaussianMixture:
             r, g = self.posterior_weights(part), self.gradients(part)
             return cross_trace(r, g, g, self.dim) - self.covariances.inverse().average_trace(r, self.dim)
 
-        return restore(gather(one(part) for part in self._parts(rows)))
+        return restore(gather(one(part) for part in self.parts(rows)))
 
-    def _parts(self, x: Array) -> Iterator[Array]:
+    def parts(self, x: Array) -> Iterator[Array]:
         """Rows of x such that a (rows, K) temporary stays within TILE elements; refuses a law without density."""
         if self.covariances.singular:
             raise ValueError(NO_DENSITY.format(what="a component covariance"))
