@@ -157,7 +157,7 @@ class ExactModel:
 
         def one(part: Array, r: Array) -> Array:
             # div of a component's velocity, and how the responsibilities turn with x
-            within = gain.average_trace(r, self.dim, c.dalpha) - precision.average_trace(r, self.dim, c.dvariance / 2)
+            within = gain.average_trace(r, self.dim, c.dalpha) + precision.average_trace(r, self.dim, c.dvariance / 2)
             return within + cross_trace(r, moving.velocities(part)[0], pushed.gradients(part), self.dim)
 
         return restore(gather(one(part, r) for part, r in moving.parts(rows)))
