@@ -1,0 +1,359 @@
+r"""The Gaussian toolbox: density, quadratic forms, affine maps, products.
+
+    log N(x; m, S)             = -((x - m)' S^-1 (x - m) + log det 2 pi S) / 2
+    E (x - m)' A (x - m)       = tr A S
+    mu + A z                   ~ N(mu, A A'),   z ~ N(0, I)
+    x' eta - x' L x / 2        = log N(x; L^-1 eta, L^-1) + const
+    N(x; m, S) N(x; n, T)      = N(m; n, S + T) N(x; m*, S*),   S*^-1 = S^-1 + T^-1,   S*^-1 m* = S^-1 m + T^-1 n
+
+The library works with Cholesky factors, Bayes' gain and Joseph's form. The second routes here work with eigenvectors,
+precision matrices, and expectations by cubature: the 2 d points m +- sqrt(d) a_i, with a_i the columns of a square root
+of S, have the mean and covariance of N(m, S), so their average of a quadratic is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import ndtr
+
+from refdiff.arguments import Array
+from refdiff.channels import Channel
+from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
+from refdiff.validation.cases import Case, LawCase
+from refdiff.validation.identity import Sides, identity
+from refdiff.validation.numeric import Function, hermite
+
+TOPIC = "Gaussian toolbox"
+
+
+def log_normal(x: Array, mean: Array, covariance: Array) -> Array:
+    """log N(x; mean, covariance) by eigenvectors, for x (..., d)."""
+    values, axes = np.linalg.eigh(covariance)
+    white = (x - mean) @ axes / np.sqrt(values)
+    result: Array = -0.5 * ((white**2).sum(axis=-1) + np.log(2 * np.pi * values).sum())
+    return result
+
+
+def square_root(covariance: Array) -> Array:
+    """The symmetric A with A A' = covariance."""
+    values, axes = np.linalg.eigh(covariance)
+    result: Array = (axes * np.sqrt(np.maximum(values, 0))) @ axes.T
+    return result
+
+
+def covariances(law: GaussianMixture) -> Array:
+    """S_k as matrices, shape (K, d, d)."""
+    return np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim))
+
+
+def cubature(law: GaussianMixture) -> tuple[Array, Array]:
+    """Points (2 d K, d) and weights whose average is the expectation of every cubic polynomial under each component."""
+    roots = np.sqrt(law.dim) * np.stack([square_root(s) for s in covariances(law)])
+    points = law.means[:, None, :] + np.concatenate([roots, -roots], axis=1)
+    return points.reshape(-1, law.dim), np.repeat(law.weights, 2 * law.dim) / (2 * law.dim)
+
+
+def gaussian(rng: np.random.Generator, dim: int) -> Gaussian:
+    """A random Gaussian with a full covariance, eigenvalues in [0.1, 1]."""
+    drawn = random_mixture(dim, 1, rng, "full")
+    return Gaussian(drawn.means[0], covariances(drawn)[0])
+
+
+def precision_form(p: Gaussian) -> tuple[Array, Array]:
+    """S^-1 and S^-1 m."""
+    precision = np.linalg.inv(covariances(p)[0])
+    return precision, precision @ p.means[0]
+
+
+def box(law: GaussianMixture) -> tuple[Array, float]:
+    """A grid (n, 2) with the area of its cells on which sums of a Gaussian in the plane converge to rounding.
+
+    The trapezoidal sum of a Gaussian with spacing h errs by 2 exp(-2 pi^2 s^2 / h^2): 1e-17 at h = 0.7 s.
+    """
+    s = covariances(law)[0]
+    spacing = 0.7 * np.sqrt(np.linalg.eigvalsh(s)[0])
+    axes = [
+        m + np.arange(-9 * np.sqrt(v), 9 * np.sqrt(v), spacing) for m, v in zip(law.means[0], np.diag(s), strict=True)
+    ]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2), spacing**2
+
+
+# ---------------------------------------------------------------------- density
+
+
+@identity(
+    "Gaussian density",
+    topic=TOPIC,
+    formula=r"\log \mathcal{N}(x; \mu, \Sigma)"
+    r" = -\tfrac12 (x - \mu)^\top \Sigma^{-1} (x - \mu) - \tfrac12 \log\det 2\pi\Sigma,\quad \int p = 1",
+    covers=["DMI-01"],
+    over="laws",
+    control="det Sigma without its square root",
+)
+def density(case: LawCase, wrong: bool) -> list[Sides]:
+    """The library's density against eigenvectors, component by component; in the plane it also integrates to 1."""
+    law, found = case.law, []
+    for k in range(min(law.count, 8)):
+        mean, s = law.means[k], covariances(law)[k]
+        component = law.marginal(np.arange(law.dim)) if law.count == 1 else Gaussian(mean, s)
+        slip = 0.5 * np.linalg.slogdet(s)[1] if wrong else 0.0
+        right = log_normal(case.x, mean, s) - slip
+        found.append(Sides(component.logpdf(case.x), right, scale=np.abs(right) + law.dim))
+    if law.dim == 2:
+        nodes, area = box(component)
+        found.append(Sides(np.exp(component.logpdf(nodes)).sum() * area, 1.0))
+    return found
+
+
+@identity(
+    "Gaussian density, isotropic",
+    topic=TOPIC,
+    formula=r"p(x) = (2\pi\sigma^2)^{-d/2} e^{-\|x - \mu\|^2 / 2\sigma^2}",
+    covers=["DMI-02"],
+    over="once",
+    control="(2 pi sigma^2)^{-1/2}, as in one dimension",
+)
+def isotropic_density(case: Case, wrong: bool) -> list[Sides]:
+    """The formula against the general density of sigma^2 I, and against the library's isotropic storage."""
+    rng, found = case.rng, []
+    for d in (1, 2, 7, 64):
+        mean, variance, x = rng.standard_normal(d), rng.uniform(0.1, 3.0), rng.standard_normal((5, d))
+        power = 1 if wrong else d
+        right = -0.5 * (power * np.log(2 * np.pi * variance) + np.square(x - mean).sum(axis=1) / variance)
+        for law in (Gaussian(mean, variance), Gaussian(mean, variance * np.eye(d))):
+            found.append(Sides(law.logpdf(x), right, scale=np.abs(right) + d))
+    return found
+
+
+@identity(
+    "Trace identities and the trace trick",
+    topic=TOPIC,
+    formula=r"\operatorname{tr} AB = \operatorname{tr} BA,\quad v^\top A u = \operatorname{tr}(A u v^\top)",
+    covers=["DMI-03", "DMI-04"],
+    over="once",
+    control="u and v exchanged in the outer product",
+)
+def traces(case: Case, wrong: bool) -> list[Sides]:
+    """Traces of products against sums over entries, for rectangular A and B."""
+    rng = case.rng
+    a, b, c = rng.standard_normal((4, 6)), rng.standard_normal((6, 4)), rng.standard_normal((6, 6))
+    u, v, (s, t) = rng.standard_normal(6), rng.standard_normal(6), rng.standard_normal(2)
+    entries = (a * b.T).sum()
+    outer = np.outer(v, u) if wrong else np.outer(u, v)
+    return [
+        Sides(np.trace(a @ b), entries, scale=np.abs(a * b.T).sum()),
+        Sides(np.trace(b @ a), entries, scale=np.abs(a * b.T).sum()),
+        Sides(np.trace(s * c + t * b @ a), s * np.diag(c).sum() + t * entries, scale=np.abs(c).sum()),
+        Sides(v @ c @ u, np.trace(c @ outer), scale=np.abs(v) @ np.abs(c) @ np.abs(u)),
+        Sides(u @ v, np.trace(np.outer(u, v)), scale=np.abs(u) @ np.abs(v)),
+    ]
+
+
+@identity(
+    "Mean of a quadratic form",
+    topic=TOPIC,
+    formula=r"\mathbb{E}[(x - \mu)^\top A (x - \mu)] = \operatorname{tr}(A \Sigma)",
+    covers=["DMI-05"],
+    over="laws",
+    control="the form is not centred",
+    needs=lambda case: case.law.dim <= 16,
+)
+def quadratic_form(case: LawCase, wrong: bool) -> Sides:
+    """Cubature over the components against the covariance of the whole law, for an A that is not symmetric."""
+    law = case.law
+    a = case.rng.standard_normal((law.dim, law.dim))
+    points, weights = cubature(law)
+    y = points if wrong else points - law.mean()
+    scale = weights @ np.einsum("ni,ij,nj->n", np.abs(y), np.abs(a), np.abs(y))
+    return Sides(weights @ np.einsum("ni,ij,nj->n", y, a, y), np.trace(a @ law.cov()), scale=scale)
+
+
+# ---------------------------------------------------------------------- affine maps and sampling
+
+
+def _gains(rng: np.random.Generator) -> list[Array]:
+    """Matrices from the plane: square, tall, and of rank one."""
+    return [rng.standard_normal((2, 2)), rng.standard_normal((3, 2)), np.outer(*rng.standard_normal((2, 2)))]
+
+
+@identity(
+    "Law of an affine map of a Gaussian",
+    topic=TOPIC,
+    formula=r"x = \mu + A z,\ z \sim \mathcal{N}(0, I)"
+    r" \ \Rightarrow\ \mathbb{E}\, e^{i \omega^\top x} = e^{i \omega^\top \mu - \frac12 \omega^\top A A^\top \omega}",
+    covers=["DMI-06"],
+    over="once",
+    control="A'A in place of AA' (row vectors multiplied from the left)",
+)
+def affine_law(case: Case, wrong: bool) -> list[Sides]:
+    """The characteristic function by Gauss-Hermite in z against that of the pushed Gaussian, singular ones included.
+
+    The n-point rule errs on e^(i a z) by n! a^(2 n) / (2 n)!: below 1e-65 for |a| <= 3 and n = 64.
+    """
+    rng, found = case.rng, []
+    nodes, weights = hermite(64)
+    z = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
+    weight = np.multiply.outer(weights, weights).ravel()
+    for a in _gains(rng):
+        mean = rng.standard_normal(len(a))
+        pushed = Channel(a, mean).push(Gaussian(np.zeros(2), 1.0))
+        omega = rng.standard_normal((4, len(a)))
+        omega /= np.maximum(1.0, np.linalg.norm(omega @ a, axis=1, keepdims=True) / 3)
+        s = a.T @ a if wrong and len(a) == 2 else covariances(pushed)[0]
+        left = weight @ np.exp(1j * (mean + z @ a.T) @ omega.T)
+        right = np.exp(1j * omega @ pushed.means[0] - 0.5 * np.einsum("ni,ij,nj->n", omega, s, omega))
+        found += [Sides(left.real, right.real, scale=1.0), Sides(left.imag, right.imag, scale=1.0)]
+    return found
+
+
+@identity(
+    "Reparameterised expectation",
+    topic=TOPIC,
+    formula=r"\mathbb{E}_{x \sim \mathcal{N}(\mu, AA^\top)} f(x) = \mathbb{E}_{z \sim \mathcal{N}(0, I)} f(\mu + A z)",
+    covers=["DMI-08"],
+    over="once",
+    control="the covariance in place of its square root A",
+)
+def reparameterised(case: Case, wrong: bool) -> list[Sides]:
+    """A sum over a grid of x against Gauss-Hermite in z: polynomial, exponential, wave; and a half-plane."""
+    rng = case.rng
+    p = gaussian(rng, 2)
+    s = covariances(p)[0]
+    a = s if wrong else np.linalg.cholesky(s)
+    x, area = box(p)
+    density = np.exp(p.logpdf(x)) * area
+    nodes, weights = hermite(64)
+    z = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
+    moved, weight = p.means[0] + z @ a.T, np.multiply.outer(weights, weights).ravel()
+    k = rng.standard_normal(2)
+    functions: list[Function] = [lambda y: y[:, 0] ** 3 * y[:, 1], lambda y: np.exp(y @ k / 2), lambda y: np.cos(y @ k)]
+    found = [
+        Sides(density @ f(x), weight @ f(moved), scale=max(density @ np.abs(f(x)), weight @ np.abs(f(moved))))
+        for f in functions
+    ]
+    # the half-plane k'x < c is the half-line z < (c - k'mu) / |A'k| in z
+    c = k @ p.means[0] + 0.3
+    along = Gaussian([k @ p.means[0]], p.affine(k[None]).cov()[0, 0])
+    u, weight = np.polynomial.legendre.leggauss(100)
+    reach = 9 * np.sqrt(along.cov()[0, 0])
+    half_line = c - reach * (1 - u) / 2
+    probability = 0.5 * reach * weight @ np.exp(along.logpdf(half_line[:, None]))
+    return [*found, Sides(probability, ndtr(0.3 / np.linalg.norm(a.T @ k)))]
+
+
+@identity(
+    "Sampling a Gaussian by any square root",
+    topic=TOPIC,
+    formula=r"x = \mu + A U z,\ A A^\top = \Sigma,\ U U^\top = I \ \Rightarrow\ (AU)(AU)^\top = \Sigma",
+    covers=["DMI-07"],
+    over="once",
+    control="the matrix of the sampler is taken to be Sigma itself",
+)
+def sampling(case: Case, wrong: bool) -> list[Sides]:
+    """The matrix A read back from the library's own draws, against the covariance; also rank-deficient and rotated.
+
+    Two laws asked for draws with the same seed colour the same unit normals z, so that x - mu = z A' exactly.
+    """
+    rng, found = case.rng, []
+    for d, rank in ((1, 1), (3, 3), (6, 6), (5, 2)):
+        b, mean, seed = rng.standard_normal((d, rank)), rng.standard_normal(d), int(rng.integers(2**31))
+        s = b @ b.T
+        isotropic = rng.uniform(0.1, 2.0)
+        for target, law in ((s, Gaussian(mean, s)), (isotropic * np.eye(d), Gaussian(mean, isotropic))):
+            z = Gaussian(np.zeros(d), 1.0).sample(40, seed)
+            x = law.sample(40, seed) - mean
+            a = np.linalg.lstsq(z, x, rcond=None)[0].T
+            u, _ = np.linalg.qr(rng.standard_normal((d, d)))
+            turned = (a if not wrong else target) @ u
+            # what is left of a zero eigenvalue is eps |S|, and its root is what a draw shows
+            found += [Sides(z @ a.T, x, scale=np.abs(x).max()), Sides(turned @ turned.T, target)]
+    return found
+
+
+# ---------------------------------------------------------------------- products
+
+
+@identity(
+    "Completing the square",
+    topic=TOPIC,
+    formula=r"-\tfrac12 x^\top \Lambda x + x^\top \eta"
+    r" = -\tfrac12 (x - \mu)^\top \Lambda (x - \mu) + \tfrac12 \mu^\top \Lambda \mu,\quad \mu = \Lambda^{-1} \eta",
+    covers=["DMI-09"],
+    over="once",
+    control="mu' Lambda mu without its factor 1/2",
+)
+def completed_square(case: Case, wrong: bool) -> list[Sides]:
+    """The quadratic itself against the log density it completes to."""
+    rng, found = case.rng, []
+    for d in (1, 3, 8):
+        precision, eta, x = covariances(gaussian(rng, d))[0], rng.standard_normal(d), rng.standard_normal((6, d))
+        s = np.linalg.inv(precision)
+        law = Gaussian(s @ eta, 0.5 * (s + s.T))
+        quadratic = -0.5 * np.einsum("ni,ij,nj->n", x, precision, x) + x @ eta
+        peak = 0.5 * np.linalg.slogdet(2 * np.pi * s)[1] + (1.0 if wrong else 0.5) * eta @ s @ eta
+        scale = np.abs(law.logpdf(x)) + np.abs(quadratic) + abs(peak)
+        found.append(Sides(quadratic, law.logpdf(x) + peak, scale=scale))
+    return found
+
+
+@identity(
+    "Product of two Gaussians",
+    topic=TOPIC,
+    formula=r"\mathcal{N}(x; \mu_p, \Sigma_p)\, \mathcal{N}(x; \mu_q, \Sigma_q)"
+    r" = \mathcal{N}(\mu_p; \mu_q, \Sigma_p + \Sigma_q)\, \mathcal{N}(x; \mu, \Sigma),"
+    r"\quad \Sigma^{-1} = \Sigma_p^{-1} + \Sigma_q^{-1},\ \mu = \Sigma (\Sigma_p^{-1} \mu_p + \Sigma_q^{-1} \mu_q)",
+    covers=["DMI-10"],
+    over="once",
+    control="the constant with Sigma_p in place of Sigma_p + Sigma_q",
+)
+def product_of_two(case: Case, wrong: bool) -> list[Sides]:
+    """Point by point with the constant; the library's Bayes rule by gains against sums of precisions."""
+    rng, found = case.rng, []
+    for d in (1, 3, 6):
+        p, q, x = gaussian(rng, d), gaussian(rng, d), rng.standard_normal((6, d))
+        if d == 6:
+            p, q = Gaussian(p.means[0], 0.3), Gaussian(q.means[0], 0.8)
+        s, t = covariances(p)[0], covariances(q)[0]
+        # x ~ p observed as mu_q = x + N(0, S_q)
+        product = Channel(noise=t).posterior(p, q.means[0])
+        evidence = log_normal(p.means[0], q.means[0], s if wrong else s + t)
+        left, right = log_normal(x, p.means[0], s) + log_normal(x, q.means[0], t), product.logpdf(x)
+        (a, u), (b, v) = precision_form(p), precision_form(q)
+        found += [
+            Sides(left, evidence + right, scale=np.abs(left) + abs(evidence) + np.abs(right)),
+            Sides(covariances(product)[0], np.linalg.inv(a + b)),
+            Sides(product.means[0], np.linalg.solve(a + b, u + v), scale=np.abs(u) + np.abs(v)),
+        ]
+    return found
+
+
+@identity(
+    "Product of n Gaussians",
+    topic=TOPIC,
+    formula=r"\prod_k \mathcal{N}(x; \mu_k, \Sigma_k) \propto \mathcal{N}(x; \mu, \Sigma),"
+    r"\quad \Sigma^{-1} = \sum_k \Sigma_k^{-1},\ \mu = \Sigma \sum_k \Sigma_k^{-1} \mu_k",
+    covers=["DMI-11"],
+    over="once",
+    control="the mean of the precisions in place of their sum",
+)
+def product_of_many(case: Case, wrong: bool) -> list[Sides]:
+    """Folding by Bayes' rule in two orders against the sum of precisions; the constant is the product of evidences."""
+    rng, found = case.rng, []
+    factors, x = [gaussian(rng, 3) for _ in range(5)], rng.standard_normal((6, 3))
+    precision, shifted = (sum(parts) for parts in zip(*map(precision_form, factors), strict=True))
+    mean, s = np.linalg.solve(precision, shifted), np.linalg.inv(precision) * (len(factors) if wrong else 1)
+    for order in (factors, factors[::-1]):
+        folded: GaussianMixture = order[0]
+        evidence = 0.0
+        for q in order[1:]:
+            step = Channel(noise=covariances(q)[0])
+            evidence += float(step.push(folded).logpdf(q.means[0]))
+            folded = step.posterior(folded, q.means[0])
+        separate = np.array([log_normal(x, q.means[0], covariances(q)[0]) for q in factors])
+        scale = np.abs(separate).sum(axis=0) + abs(evidence)
+        found += [
+            Sides(covariances(folded)[0], s),
+            Sides(folded.means[0], mean, scale=np.abs(shifted).max()),
+            Sides(separate.sum(axis=0), evidence + log_normal(x, mean, s), scale=scale),
+        ]
+    return found
