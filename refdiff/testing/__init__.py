@@ -1,0 +1,46 @@
+r"""Property tests of foreign implementations: hypothesis strategies and three assertions.
+
+A denoiser f(x, t) is right when f = E[x_0 | x_t = x], a score when f = grad log p_t(x). Both have closed forms here,
+so a foreign implementation is tested on data it has never seen, with no network and no stored numbers:
+
+    from hypothesis import given, strategies as st
+    from refdiff import testing
+
+    @given(testing.models(), st.integers(0, 2**32))
+    def test_score(model, seed):
+        testing.assert_score(lambda x, t: mine(model, x, t), model, times=0.5 * model.process.T, seed=seed)
+
+Points are drawn from p_t with the seed given. An error is measured against the largest entry of the exact answer at
+that time (for the denoiser also the spread of the data). A failure names the worst time and point, and every
+known slip that would have produced exactly these numbers.
+"""
+
+from refdiff.testing.assertions import assert_denoiser, assert_identity, assert_score
+from refdiff.testing.strategies import (
+    KINDS,
+    WITH_DENSITY,
+    beta_tables,
+    covariances,
+    distributions,
+    models,
+    points,
+    processes,
+    schedules,
+    times,
+)
+
+__all__ = [
+    "KINDS",
+    "WITH_DENSITY",
+    "assert_denoiser",
+    "assert_identity",
+    "assert_score",
+    "beta_tables",
+    "covariances",
+    "distributions",
+    "models",
+    "points",
+    "processes",
+    "schedules",
+    "times",
+]
