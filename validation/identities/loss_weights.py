@@ -1,0 +1,255 @@
+r"""What a loss on one prediction weighs on another, and what no network can push below.
+
+An error of a head turns into errors of the other heads by linear maps (W = alpha' sigma - alpha sigma'):
+
+    |s_phi - s*|^2 = |eps_phi - eps*|^2 / sigma^2 = (alpha^2 / sigma^4) |x_phi - x*|^2
+                   = (alpha / (sigma W))^2 |v_phi - v*|^2
+
+so two losses differ by a factor of time alone, and the irreducible part of each is the same factor times the mean
+posterior variance. The optimum is the conditional mean of the target: what is left over is uncorrelated with every
+function of x_t, at each time for itself, which is why positive weights of time cannot move it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.processes import BetaTable
+from refdiff.schedules import FlowMatching
+from refdiff.validation.cases import ModelCase, ProcessCase, TableCase
+from refdiff.validation.identities.parameterizations import Heads, from_denoiser, from_score, gap, sizes
+from refdiff.validation.identity import QUADRATURE, Sides, identity
+from refdiff.validation.numeric import legendre
+
+TOPIC = "Loss weights"
+
+
+@identity(
+    "Squared errors of two heads differ by a factor of time",
+    topic=TOPIC,
+    formula=r"\|s_\phi - s^*\|^2 = \sigma^{-2}\|\epsilon_\phi - \epsilon^*\|^2"
+    r" = \frac{\alpha^2}{\sigma^4}\|x_\phi - x^*\|^2 = \Big(\frac{\alpha}{\sigma W}\Big)^2\|v_\phi - v^*\|^2",
+    covers=["PODB-60", "DMI-28"],
+    control="sigma^2 in place of sigma^4 in the weight of the denoiser",
+    needs=lambda case: not case.process.per_axis,
+)
+def loss_weights(case: ModelCase, wrong: bool) -> list[Sides]:
+    """A denoiser off by a random vector is converted by the definitions; every target comes from the log density."""
+    c, x = case.process.coefficients(case.t), case.x
+    denoiser = case.model.denoiser(x, case.t)
+    size = sizes(c, x, denoiser)
+    # an error as large as the terms it hides among, so that the differences do not cancel
+    off = size.denoiser * case.rng.standard_normal(x.shape)
+    heads, exact = from_denoiser(c, x, denoiser + off), from_score(c, x, case.model.score(x, case.t))
+    square = Heads(*(((a - b) ** 2).sum(axis=1) for a, b in zip(heads, exact, strict=True)))
+    w = gap(c)
+    straight = (c.alpha * c.dsigma - c.sigma * c.dalpha) / (c.alpha + c.sigma)  # c tau' of the straight path
+    largest = square.score.max() + case.model.dim * size.score**2
+    return [
+        Sides(square.noise / c.sigma**2, square.score, largest),
+        Sides(square.denoiser * c.alpha**2 / c.sigma ** (2 if wrong else 4), square.score, largest),
+        Sides(square.velocity * (c.alpha / (c.sigma * w)) ** 2, square.score, largest),
+        # the velocity on the straight path of the same signal-to-noise ratio is eps - x_0
+        Sides(
+            square.velocity,
+            straight**2 * ((heads.noise - heads.denoiser - exact.noise + exact.denoiser) ** 2).sum(axis=1),
+            (w / c.alpha * c.sigma) ** 2 * largest,
+        ),
+    ]
+
+
+@identity(
+    "Noise error as rectified-velocity error",
+    topic=TOPIC,
+    formula=r"\tilde u = -(x - \epsilon^*),\quad \|\tilde u_\theta - \tilde u\| = \|\hat\epsilon_\theta - \epsilon^*\|",
+    covers=["DMI-78"],
+    control="the rectified velocity with the score in place of rho times the score",
+    needs=lambda case: not case.process.per_axis and isinstance(case.process.schedules[0], FlowMatching),
+)
+def rectified_error(case: ModelCase, wrong: bool) -> Sides:
+    """On the straight path: a perturbed Bayes noise prediction against the velocity written with the score."""
+    c, x, model = case.process.coefficients(case.t), case.x, case.model
+    noise = from_denoiser(c, x, model.denoiser(x, case.t)).noise
+    head = noise + np.abs(noise).max() * case.rng.standard_normal(x.shape)
+    rectified = -(x + (1 if wrong else c.sigma) * model.score(x, case.t))
+    size = np.abs(x).max() + sizes(c, x, model.denoiser(x, case.t)).noise + np.abs(head).max()
+    return Sides(-(x - head) - rectified, head - noise, size)
+
+
+@identity(
+    "DDPM mean from a noise head, and the weight of its loss",
+    topic=TOPIC,
+    formula=r"\mu = \frac{1}{\sqrt{1-\beta_i}}\Big(x_i - \frac{\beta_i}{\sqrt{1-\bar\alpha_i}}\hat\epsilon\Big),\qquad"
+    r" \|\mu_\phi - \mu\|^2 = \frac{\beta_i^2}{(1-\beta_i)(1-\bar\alpha_i)}\|\epsilon_\phi - \epsilon\|^2",
+    covers=["PODA-218", "PODA-221"],
+    over="tables",
+    control="beta / (1 - alpha_bar): the square root left out",
+    needs=lambda case: case.table.betas[-1] < 1,
+)
+def ddpm_mean(case: TableCase, wrong: bool) -> list[Sides]:
+    """The posterior mean at the x_0 that the head implies against the mean written with the head itself."""
+    table, posterior = case.table, case.table.posterior()
+    x, noise, other = case.rng.standard_normal((3, table.steps))
+    noisy = -np.expm1(-table.total[1:])  # 1 - alpha_bar without its cancellation
+    root, bar = np.sqrt(noisy), np.sqrt(table.alpha_bar)
+
+    def through_denoiser(head: Array) -> Array:
+        clean: Array = (x - root * head) / bar
+        return posterior.of_x0 * clean + posterior.of_xt * x
+
+    direct = (x - table.betas / (root**2 if wrong else root) * noise) / np.sqrt(1 - table.betas)
+    size = posterior.of_x0 * (np.abs(x) + root * np.abs(noise) + root * np.abs(other)) / bar + np.abs(x)
+    weight = table.betas**2 / ((1 - table.betas) * noisy)
+    square = (through_denoiser(other) - through_denoiser(noise)) ** 2
+    return [Sides(through_denoiser(noise), direct, size), Sides(square, weight * (other - noise) ** 2, size**2)]
+
+
+@identity(
+    "Weight of the DDPM loss on the denoiser",
+    topic=TOPIC,
+    formula=r"\frac{A_i^2}{2\tilde\sigma_i^2} = \tfrac{1}{2}\big(\mathrm{SNR}_{i-1} - \mathrm{SNR}_i\big)"
+    r" = \frac{\beta_i^2}{2\tilde\sigma_i^2 (1-\beta_i)(1-\bar\alpha_i)}\,\mathrm{SNR}_i",
+    covers=["PODA-220", "PODA-218"],
+    over="tables",
+    control="the ratio of alpha to sigma in place of its square",
+    needs=lambda case: case.table.steps > 1 and case.table.betas[-1] < 1,
+)
+def ddpm_weight(case: TableCase, wrong: bool) -> list[Sides]:
+    """The coefficient of x_0 in the posterior mean, from step 2 on, against differences of signal-to-noise ratios."""
+    table, posterior = case.table, case.table.posterior()
+    snr = table.alpha_bar / -np.expm1(-table.total[1:])
+    ratio = np.sqrt(snr) if wrong else snr
+    later = slice(1, None)
+    variance, betas, noisy = posterior.variance[later], table.betas[later], -np.expm1(-table.total[2:])
+    weight = posterior.of_x0[later] ** 2 / (2 * variance)
+    noise = betas**2 / (2 * variance * (1 - betas) * noisy)
+    return [Sides(weight, (ratio[:-1] - ratio[1:]) / 2, ratio[:-1]), Sides(weight, noise * snr[later], weight)]
+
+
+# ---------------------------------------------------------------------- expectations over p_t, on the line
+
+
+def nodes(case: ModelCase) -> tuple[Array, Array]:
+    """Points x (n, 1) and weights with sum w h(x) = E h(x_t) on the line, by the trapezoidal rule.
+
+    Sixteen steps in the smallest standard deviation s: the responsibilities have poles pi s^2 / D off the axis between
+    components D apart, where the density is down to e^(-D^2/8s^2); the product of both errors stays below e^-43.
+    """
+    law = case.model.marginal(case.t)
+    std = np.sqrt(law.covariances.dense(1)[:, 0, 0])
+    low, high = (law.means[:, 0] - 12 * std).min(), (law.means[:, 0] + 12 * std).max()
+    count = int(16 * (high - low) / std.min()) + 2
+    x = np.linspace(low, high, count)[:, None]
+    return x, np.exp(law.logpdf(x)) * (high - low) / (count - 1)
+
+
+def on_the_line(case: ModelCase) -> bool:
+    """One dimension, where expectations over p_t are a sum."""
+    return case.law.dim == 1
+
+
+@identity(
+    "Irreducible losses of the four predictions",
+    topic=TOPIC,
+    formula=r"\min\mathbb{E}\|x_\phi - x_0\|^2 = \mathbb{E}\operatorname{tr}\operatorname{Cov}[x_0|x_t],\ \text{noise}"
+    r"\times\frac{\alpha^2}{\sigma^2},\ \text{score}\times\frac{\alpha^2}{\sigma^4},"
+    r"\ \text{velocity}\times\frac{W^2}{\sigma^2};"
+    r"\quad \mathbb{E}|\epsilon|^2 = \mathbb{E}|\epsilon^*|^2 + \mathbb{E}|\epsilon - \epsilon^*|^2 = d",
+    covers=["PODB-54", "PODC9-03"],
+    control="alpha / sigma in place of its square for the noise",
+    evidence=QUADRATURE,
+    needs=on_the_line,
+)
+def irreducible(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Second moment of the target minus that of the optimum, against the factor times the mean Bayes variance."""
+    c, (x, w) = case.process.coefficients(case.t), nodes(case)
+    spread = w @ case.model.posterior_covariance(x, case.t)[:, 0, 0]
+    second = case.law.mean() @ case.law.mean() + np.trace(case.law.cov())
+    optimum = from_score(c, x, case.model.score(x, case.t))
+    target = Heads(second, 1.0, 1 / c.sigma**2, c.dalpha**2 * second + c.dsigma**2)
+    ratio = c.alpha / c.sigma
+    factor = Heads(1.0, ratio if wrong else ratio**2, (ratio / c.sigma) ** 2, (gap(c) / c.sigma) ** 2)
+    lost = (t - w @ head[:, 0] ** 2 for t, head in zip(target, optimum, strict=True))
+    size = (t + w @ head[:, 0] ** 2 for t, head in zip(target, optimum, strict=True))
+    return [Sides(a, b * spread, s) for a, b, s in zip(lost, factor, size, strict=True)]
+
+
+@identity(
+    "Every regression target has its conditional mean as optimum",
+    topic=TOPIC,
+    formula=r"\mathbb{E}[(A x_0 + B\epsilon - \mathrm{NN}^*(x_t))\, e^{i\omega x_t}] = 0\ \forall\omega:\quad"
+    r" (A, B) = (1, 0), (0, 1), (0, -1/\sigma), (\alpha', \sigma')",
+    covers=["PODB-55", "DMI-77"],
+    control="B = -sigma for the score",
+    evidence=QUADRATURE,
+    needs=on_the_line,
+)
+def orthogonality(case: ModelCase, wrong: bool) -> list[Sides]:
+    """E[target e^(i omega x_t)] from characteristic functions, against the exact head integrated over p_t.
+
+    With no correlation to any function of x_t left, the head is optimal at each time: no weight of time can move it.
+    """
+    c, (x, w), law = case.process.coefficients(case.t), nodes(case), case.law
+    heads = from_score(c, x, case.model.score(x, case.t))
+    pairs = ((1, 0), (0, 1), (0, -c.sigma if wrong else -1 / c.sigma), (c.dalpha, c.dsigma))
+    omega = np.array([0.0, 0.4, 1.3, 2.5]) / np.sqrt(case.model.marginal(case.t).cov()[0, 0])
+    wave = np.exp(1j * x * omega)
+    u, m, v = c.alpha * omega[:, None], law.means[:, 0], law.covariances.dense(1)[:, 0, 0]
+    each = law.weights * np.exp(1j * u * m - u * u * v / 2 - (omega[:, None] * c.sigma) ** 2 / 2)
+    of_clean = (each * (m + 1j * u * v)).sum(axis=1)
+    of_noise = 1j * omega * c.sigma * each.sum(axis=1)
+    sides = []
+    for (a, b), head in zip(pairs, heads, strict=True):
+        seen, meant = (w * head[:, 0]) @ wave, a * of_clean + b * of_noise
+        size = np.sqrt(w @ head[:, 0] ** 2) + np.abs(a) * np.abs(m).max() + np.abs(b)
+        sides += [Sides(seen.real, meant.real, size), Sides(seen.imag, meant.imag, size)]
+    return sides
+
+
+@identity(
+    "Importance weights of the training times",
+    topic=TOPIC,
+    formula=r"\int_s^t \omega\,\mathrm{mse}\,d\tau = \mathbb{E}_{\tau\sim p}\Big[\frac{\omega}{p}\,\mathrm{mse}\Big],"
+    r"\qquad p \propto |\lambda'|:\ \text{uniform in the log signal-to-noise ratio}",
+    covers=["PODB-55"],
+    over="processes",
+    control="the weights 1/p left out",
+    evidence=QUADRATURE,
+    # a table has a rate that jumps, which Gauss-Legendre in t does not integrate
+    needs=lambda case: not isinstance(case.schedule, BetaTable),
+)
+def importance(case: ProcessCase, wrong: bool) -> Sides:
+    """The noise loss of N(0, 1) data with weight g^2: nodes uniform in t against nodes uniform in lambda."""
+    u, w = legendre(64)
+    length, low = case.t - case.s, case.schedule.log_snr(case.t)
+    width = case.schedule.log_snr(case.s) - low
+
+    def loss(t: Array) -> Array:
+        c = case.schedule.coefficients(t)
+        return np.asarray(c.g2 * c.alpha**2 / (c.alpha**2 + c.sigma**2))
+
+    times = case.schedule.time_of_log_snr(low + width * u)
+    density = -case.schedule.dlog_snr(times) / width
+    return Sides(length * w @ loss(case.s + length * u), w @ (loss(times) / (1 / length if wrong else density)))
+
+
+@identity(
+    "Second moment of a velocity target",
+    topic=TOPIC,
+    formula=r"\mathbb{E}\|\alpha' x_0 + \sigma'\epsilon\|^2 = \alpha'^2(\operatorname{tr}\operatorname{Cov} x_0 +"
+    r" \|\mathbb{E} x_0\|^2) + \sigma'^2 d;\quad"
+    r" \text{straight path: } d + \operatorname{tr}\operatorname{Cov} x_0 + \|\mathbb{E}x_0\|^2",
+    covers=["PODB-61"],
+    control="the mean of the data left out",
+    needs=lambda case: not case.process.per_axis,
+)
+def target_scale(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Moments of the pushed law against the formula, for the case's own schedule and for the straight path."""
+    c, law = case.process.coefficients(case.t), case.law
+    mean, spread = (0.0 if wrong else law.mean() @ law.mean()), np.trace(law.cov())
+    own, straight = (law.affine(a).convolve(b**2) for a, b in ((c.dalpha, c.dsigma), (-1.0, 1.0)))
+    return [
+        Sides(np.trace(one.cov()) + one.mean() @ one.mean(), a**2 * (spread + mean) + b**2 * law.dim)
+        for one, a, b in ((own, c.dalpha, c.dsigma), (straight, 1.0, 1.0))
+    ]
