@@ -1,14 +1,12 @@
-r"""The Gaussian toolbox: density, quadratic forms, affine maps, products.
+r"""The Gaussian toolbox: density, quadratic forms, affine maps and sampling.
 
     log N(x; m, S)             = -((x - m)' S^-1 (x - m) + log det 2 pi S) / 2
     E (x - m)' A (x - m)       = tr A S
     mu + A z                   ~ N(mu, A A'),   z ~ N(0, I)
-    x' eta - x' L x / 2        = log N(x; L^-1 eta, L^-1) + const
-    N(x; m, S) N(x; n, T)      = N(m; n, S + T) N(x; m*, S*),   S*^-1 = S^-1 + T^-1,   S*^-1 m* = S^-1 m + T^-1 n
 
-The library works with Cholesky factors, Bayes' gain and Joseph's form. The second routes here work with eigenvectors,
-precision matrices, and expectations by cubature: the 2 d points m +- sqrt(d) a_i, with a_i the columns of a square root
-of S, have the mean and covariance of N(m, S), so their average of a quadratic is exact.
+The library works with Cholesky factors. The second routes here work with eigenvectors, characteristic functions and
+cubature: the 2 d points m +- sqrt(d) a_i, with a_i the columns of a square root of S, have the mean and covariance of
+N(m, S), so their average of a quadratic is exact.
 """
 
 from __future__ import annotations
@@ -59,10 +57,9 @@ def gaussian(rng: np.random.Generator, dim: int) -> Gaussian:
     return Gaussian(drawn.means[0], covariances(drawn)[0])
 
 
-def precision_form(p: Gaussian) -> tuple[Array, Array]:
-    """S^-1 and S^-1 m."""
-    precision = np.linalg.inv(covariances(p)[0])
-    return precision, precision @ p.means[0]
+def ticks(low: float, high: float, spacing: float) -> Array:
+    """low, low + spacing, ... up to high (np.arange steps by the rounded difference of its first two numbers)."""
+    return low + spacing * np.arange(int((high - low) / spacing) + 1, dtype=np.float64)
 
 
 def box(law: GaussianMixture) -> tuple[Array, float]:
@@ -267,93 +264,4 @@ def sampling(case: Case, wrong: bool) -> list[Sides]:
             turned = (a if not wrong else target) @ u
             # what is left of a zero eigenvalue is eps |S|, and its root is what a draw shows
             found += [Sides(z @ a.T, x, scale=np.abs(x).max()), Sides(turned @ turned.T, target)]
-    return found
-
-
-# ---------------------------------------------------------------------- products
-
-
-@identity(
-    "Completing the square",
-    topic=TOPIC,
-    formula=r"-\tfrac12 x^\top \Lambda x + x^\top \eta"
-    r" = -\tfrac12 (x - \mu)^\top \Lambda (x - \mu) + \tfrac12 \mu^\top \Lambda \mu,\quad \mu = \Lambda^{-1} \eta",
-    covers=["DMI-09"],
-    over="once",
-    control="mu' Lambda mu without its factor 1/2",
-)
-def completed_square(case: Case, wrong: bool) -> list[Sides]:
-    """The quadratic itself against the log density it completes to."""
-    rng, found = case.rng, []
-    for d in (1, 3, 8):
-        precision, eta, x = covariances(gaussian(rng, d))[0], rng.standard_normal(d), rng.standard_normal((6, d))
-        s = np.linalg.inv(precision)
-        law = Gaussian(s @ eta, 0.5 * (s + s.T))
-        quadratic = -0.5 * np.einsum("ni,ij,nj->n", x, precision, x) + x @ eta
-        peak = 0.5 * np.linalg.slogdet(2 * np.pi * s)[1] + (1.0 if wrong else 0.5) * eta @ s @ eta
-        scale = np.abs(law.logpdf(x)) + np.abs(quadratic) + abs(peak)
-        found.append(Sides(quadratic, law.logpdf(x) + peak, scale=scale))
-    return found
-
-
-@identity(
-    "Product of two Gaussians",
-    topic=TOPIC,
-    formula=r"\mathcal{N}(x; \mu_p, \Sigma_p)\, \mathcal{N}(x; \mu_q, \Sigma_q)"
-    r" = \mathcal{N}(\mu_p; \mu_q, \Sigma_p + \Sigma_q)\, \mathcal{N}(x; \mu, \Sigma),"
-    r"\quad \Sigma^{-1} = \Sigma_p^{-1} + \Sigma_q^{-1},\ \mu = \Sigma (\Sigma_p^{-1} \mu_p + \Sigma_q^{-1} \mu_q)",
-    covers=["DMI-10"],
-    over="once",
-    control="the constant with Sigma_p in place of Sigma_p + Sigma_q",
-)
-def product_of_two(case: Case, wrong: bool) -> list[Sides]:
-    """Point by point with the constant; the library's Bayes rule by gains against sums of precisions."""
-    rng, found = case.rng, []
-    for d in (1, 3, 6):
-        p, q, x = gaussian(rng, d), gaussian(rng, d), rng.standard_normal((6, d))
-        if d == 6:
-            p, q = Gaussian(p.means[0], 0.3), Gaussian(q.means[0], 0.8)
-        s, t = covariances(p)[0], covariances(q)[0]
-        # x ~ p observed as mu_q = x + N(0, S_q)
-        product = Channel(noise=t).posterior(p, q.means[0])
-        evidence = log_normal(p.means[0], q.means[0], s if wrong else s + t)
-        left, right = log_normal(x, p.means[0], s) + log_normal(x, q.means[0], t), product.logpdf(x)
-        (a, u), (b, v) = precision_form(p), precision_form(q)
-        found += [
-            Sides(left, evidence + right, scale=np.abs(left) + abs(evidence) + np.abs(right)),
-            Sides(covariances(product)[0], np.linalg.inv(a + b)),
-            Sides(product.means[0], np.linalg.solve(a + b, u + v), scale=np.abs(u) + np.abs(v)),
-        ]
-    return found
-
-
-@identity(
-    "Product of n Gaussians",
-    topic=TOPIC,
-    formula=r"\prod_k \mathcal{N}(x; \mu_k, \Sigma_k) \propto \mathcal{N}(x; \mu, \Sigma),"
-    r"\quad \Sigma^{-1} = \sum_k \Sigma_k^{-1},\ \mu = \Sigma \sum_k \Sigma_k^{-1} \mu_k",
-    covers=["DMI-11"],
-    over="once",
-    control="the mean of the precisions in place of their sum",
-)
-def product_of_many(case: Case, wrong: bool) -> list[Sides]:
-    """Folding by Bayes' rule in two orders against the sum of precisions; the constant is the product of evidences."""
-    rng, found = case.rng, []
-    factors, x = [gaussian(rng, 3) for _ in range(5)], rng.standard_normal((6, 3))
-    precision, shifted = (sum(parts) for parts in zip(*map(precision_form, factors), strict=True))
-    mean, s = np.linalg.solve(precision, shifted), np.linalg.inv(precision) * (len(factors) if wrong else 1)
-    for order in (factors, factors[::-1]):
-        folded: GaussianMixture = order[0]
-        evidence = 0.0
-        for q in order[1:]:
-            step = Channel(noise=covariances(q)[0])
-            evidence += float(step.push(folded).logpdf(q.means[0]))
-            folded = step.posterior(folded, q.means[0])
-        separate = np.array([log_normal(x, q.means[0], covariances(q)[0]) for q in factors])
-        scale = np.abs(separate).sum(axis=0) + abs(evidence)
-        found += [
-            Sides(covariances(folded)[0], s),
-            Sides(folded.means[0], mean, scale=np.abs(shifted).max()),
-            Sides(separate.sum(axis=0), evidence + log_normal(x, mean, s), scale=scale),
-        ]
     return found
