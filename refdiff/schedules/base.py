@@ -1,0 +1,137 @@
+r"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, for t in [0, T], data at 0 and noise at T.
+
+    lambda(t) = log(alpha / sigma)         half the log signal-to-noise ratio
+    f(t)  = alpha' / alpha                 drift of   dx = f x dt + g dw
+    g2(t) = (sigma^2)' - 2 f sigma^2       = -2 sigma^2 lambda'
+
+sigma is a standard deviation. A family is one method: the ten numbers at t (`Coefficients`), each from its own
+closed form, so that nothing cancels at the ends: 1 - alpha^2 comes from expm1 or a product of sines, alpha = 0 at
+t = T is exact, and where sigma' is infinite (variance-preserving at t = 0) the finite (sigma^2)' stands beside it.
+Sources: PODB-01..04, PODA-423, PODA-424, TOPA-71..74, PODD-22.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, real_array
+
+
+class Coefficients(NamedTuple):
+    """Everything a schedule says at the times t, each of the shape of t."""
+
+    alpha: Array
+    dalpha: Array
+    d2alpha: Array
+    sigma: Array
+    dsigma: Array
+    d2sigma: Array
+    dvariance: Array  # (sigma^2)'
+    d2variance: Array  # (sigma^2)''
+    f: Array
+    g2: Array
+
+
+class Schedule(ABC):
+    """alpha(t), sigma(t) and what follows from them. Times are scalars or arrays in [0, T]; results have their shape.
+
+    Raises:
+        ValueError: a time outside [0, T].
+    """
+
+    T: float
+
+    @abstractmethod
+    def _coefficients(self, t: Array) -> Coefficients:
+        """The coefficients at checked times."""
+
+    @abstractmethod
+    def _time(self, lam: Array) -> Array:
+        """The time at which log(alpha / sigma) is lam, unpolished and not yet clipped to [0, T]."""
+
+    def coefficients(self, t: ArrayLike) -> Coefficients:
+        """alpha, sigma, their first and second derivatives, (sigma^2)', (sigma^2)'', f and g2 at t."""
+        times = real_array("t", t)
+        if ((times < 0) | (times > self.T)).any():
+            raise ValueError(f"t must lie in [0, {self.T}], got {times[(times < 0) | (times > self.T)].flat[0]}")
+        with np.errstate(divide="ignore", invalid="ignore"):  # infinite derivatives at the ends are the true limits
+            return self._coefficients(times)
+
+    def alpha(self, t: ArrayLike) -> Any:
+        """The signal factor alpha(t) >= 0."""
+        return self.coefficients(t).alpha
+
+    def sigma(self, t: ArrayLike) -> Any:
+        """The noise standard deviation sigma(t) >= 0."""
+        return self.coefficients(t).sigma
+
+    def dalpha(self, t: ArrayLike) -> Any:
+        """alpha'(t)."""
+        return self.coefficients(t).dalpha
+
+    def dsigma(self, t: ArrayLike) -> Any:
+        """sigma'(t), infinite at t = 0 for variance-preserving schedules."""
+        return self.coefficients(t).dsigma
+
+    def f(self, t: ArrayLike) -> Any:
+        """The drift rate alpha'/alpha, -inf where alpha = 0."""
+        return self.coefficients(t).f
+
+    def g2(self, t: ArrayLike) -> Any:
+        """The squared diffusion coefficient (sigma^2)' - 2 f sigma^2, inf where alpha = 0."""
+        return self.coefficients(t).g2
+
+    def log_snr(self, t: ArrayLike) -> Any:
+        """lambda(t) = log(alpha / sigma), half the log signal-to-noise ratio: inf at sigma = 0, -inf at alpha = 0."""
+        c = self.coefficients(t)
+        with np.errstate(divide="ignore"):
+            return np.log(c.alpha) - np.log(c.sigma)
+
+    def dlog_snr(self, t: ArrayLike) -> Any:
+        """lambda'(t) = alpha'/alpha - sigma'/sigma."""
+        c = self.coefficients(t)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return c.f - c.dsigma / c.sigma
+
+    def time_of_log_snr(self, lam: ArrayLike) -> Any:
+        """The inverse of `log_snr`: the time in [0, T] with log(alpha / sigma) = lam.
+
+        A closed form of the family, then one Newton step on lambda(t), which removes what the closed form cancels.
+
+        Raises:
+            ValueError: lam is not a value that the schedule reaches.
+        """
+        target = real_array("lam", lam, finite=False)
+        low, high = self.log_snr(self.T), self.log_snr(0.0)
+        slack = 1e-12 * (1 + np.abs(target))  # what rounding can add to a lambda computed at an end of [0, T]
+        if np.isnan(target).any() or ((target < low - slack) | (target > high + slack)).any():
+            raise ValueError(f"lam must lie in [{low}, {high}], got {target}")
+        with np.errstate(all="ignore"):
+            t = np.clip(self._time(target), 0.0, self.T)
+            step = (self.log_snr(t) - target) / self.dlog_snr(t)
+        t = np.clip(np.where(np.isfinite(step), t - step, t), 0.0, self.T)
+        return np.where(target >= high, 0.0, np.where(target <= low, self.T, t))[()]
+
+
+def differentiable(a: Array, da: Array, d2a: Array, s: Array, ds: Array, d2s: Array) -> Coefficients:
+    """Coefficients from alpha, sigma and their finite derivatives."""
+    f, dvariance = da / a, 2 * s * ds
+    return Coefficients(a, da, d2a, s, ds, d2s, dvariance, 2 * (ds * ds + s * d2s), f, dvariance - 2 * f * s * s)
+
+
+def variance_preserving(a: Array, da: Array, d2a: Array, variance: Array, f: Array) -> Coefficients:
+    """Coefficients with alpha^2 + sigma^2 = 1, where (sigma^2)' = -2 alpha alpha' and g2 = -2 f."""
+    s = np.sqrt(variance)
+    dvariance, d2variance = -2 * a * da, -2 * (da * da + a * d2a)
+    ds = dvariance / (2 * s)
+    return Coefficients(a, da, d2a, s, ds, (d2variance - 2 * ds * ds) / (2 * s), dvariance, d2variance, f, -2 * f)
+
+
+def from_rate(total: Array, beta: Array, dbeta: Array) -> Coefficients:
+    """Variance-preserving coefficients from B = int_0^t beta, beta and beta': alpha = e^(-B/2), sigma^2 = 1 - e^-B."""
+    a = np.exp(-total / 2)
+    return variance_preserving(a, -beta * a / 2, (beta * beta / 4 - dbeta / 2) * a, -np.expm1(-total), -beta / 2)

@@ -1,0 +1,152 @@
+r"""Schedules made from functions of time or from other schedules.
+
+    FunctionSchedule   alpha(t), sigma(t) as the caller's functions
+    Transformed        x_t = c(t) x^base_tau(t): another clock and another scale on the same path
+    Alignment          the clock and the scale by which one schedule is another
+
+Two schedules with the same range of log(alpha / sigma) differ by a clock and a scale only: equal signal-to-noise
+ratios fix tau(t), the ratio of the total scales fixes c(t). Sources: PODB-58, PODB-59.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.differentiate import derivative
+from scipy.optimize.elementwise import find_root
+from scipy.special import expit
+
+from refdiff.arguments import Array, real_scalar
+from refdiff.schedules.base import Coefficients, Schedule, differentiable
+
+Function = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class FunctionSchedule(Schedule):
+    """Any schedule given as functions of time; derivatives left out are taken numerically (SciPy's adaptive stencil).
+
+    Args:
+        alpha_of, sigma_of: vectorised functions on [0, T] with alpha / sigma decreasing.
+        T: final time.
+        dalpha_of, dsigma_of, d2alpha_of, d2sigma_of: derivatives where they are known.
+    """
+
+    alpha_of: Function
+    sigma_of: Function
+    T: float = 1.0
+    dalpha_of: Function | None = None
+    dsigma_of: Function | None = None
+    d2alpha_of: Function | None = None
+    d2sigma_of: Function | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("alpha_of", "sigma_of"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function of time, got {getattr(self, name)!r}")
+        real_scalar("T", self.T, low=0, open_low=True)
+
+    def _coefficients(self, t: Array) -> Coefficients:
+        dalpha = self.dalpha_of or self._slope(self.alpha_of)
+        dsigma = self.dsigma_of or self._slope(self.sigma_of)
+        d2alpha = self.d2alpha_of or self._slope(dalpha)
+        d2sigma = self.d2sigma_of or self._slope(dsigma)
+        values = (g(t) for g in (self.alpha_of, dalpha, d2alpha, self.sigma_of, dsigma, d2sigma))
+        return differentiable(*(np.broadcast_to(np.asarray(v, dtype=float), t.shape) for v in values))
+
+    def _slope(self, function: Function) -> Function:
+        def slope(t: Array) -> Array:
+            # one-sided at the ends of [0, T]; the stencil reaches initial_step away and halves it from there
+            reach = 0.02 * self.T
+            side = np.where(t < reach, 1, np.where(t > self.T - reach, -1, 0))
+            return np.asarray(derivative(function, t, initial_step=reach, step_direction=side, order=8).df)
+
+        return slope
+
+    def _time(self, lam: Array) -> Array:
+        return invert_log_snr(self, lam)
+
+
+@dataclass(frozen=True)
+class Transformed(Schedule):
+    """Another clock and another scale on the same path: x_t = c(t) x^base_tau(t).
+
+    Args:
+        base: the schedule that is followed.
+        clock: t -> (tau, tau', tau''), increasing, with tau(0) = 0 and tau(T) <= base.T.
+        scale: t -> (c, c', c''), positive; None leaves the scale.
+        T: final time of the new clock. Sources: PODB-58, PODB-59.
+    """
+
+    base: Schedule
+    clock: Callable[[Array], tuple[Array, Array, Array]]
+    scale: Callable[[Array], tuple[Array, Array, Array]] | None = None
+    T: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Schedule):
+            raise TypeError(f"base must be a Schedule, got {self.base!r}")
+        real_scalar("T", self.T, low=0, open_low=True)
+
+    def _coefficients(self, t: Array) -> Coefficients:
+        tau, dtau, d2tau = (np.broadcast_to(v, t.shape) for v in self.clock(t))
+        scale = self.scale(t) if self.scale else (1.0, 0.0, 0.0)
+        c, dc, d2c = (np.broadcast_to(v, t.shape) for v in scale)
+        base = self.base.coefficients(tau)
+
+        Three = tuple[Array, Array, Array]  # a function of time with its first and second derivative
+
+        def chain(factor: Three, value: Three) -> Three:
+            (k, dk, d2k), (u, du, d2u) = factor, value
+            slope, bend = du * dtau, d2u * dtau**2 + du * d2tau
+            return k * u, dk * u + k * slope, d2k * u + 2 * dk * slope + k * bend
+
+        a, da, d2a = chain((c, dc, d2c), (base.alpha, base.dalpha, base.d2alpha))
+        s, ds, d2s = chain((c, dc, d2c), (base.sigma, base.dsigma, base.d2sigma))
+        square = c * c, 2 * c * dc, 2 * (dc * dc + c * d2c)
+        _, dv, d2v = chain(square, (base.sigma**2, base.dvariance, base.d2variance))
+        # lambda' = lambda'_base tau' and g2 = -2 sigma^2 lambda': scale^2 tau' times the base's
+        return Coefficients(a, da, d2a, s, ds, d2s, dv, d2v, base.f * dtau + dc / c, c * c * dtau * base.g2)
+
+    def _time(self, lam: Array) -> Array:
+        return invert_log_snr(self, lam)
+
+
+def invert_log_snr(schedule: Schedule, lam: Array) -> Array:
+    """The time with log(alpha / sigma) = lam by bracketing, for schedules without a closed inverse.
+
+    The root of sigma cos(theta) - alpha sin(theta) with tan(theta) = e^-lam: bounded also where alpha or sigma is 0.
+    """
+    cos, sin = np.sqrt(expit(2 * lam)), np.sqrt(expit(-2 * lam))
+
+    def mismatch(t: Array, cos: Array, sin: Array) -> Array:
+        c = schedule.coefficients(np.clip(t, 0.0, schedule.T))
+        return c.sigma * cos - c.alpha * sin
+
+    ends = np.zeros_like(lam), np.full_like(lam, schedule.T)
+    return np.asarray(find_root(mismatch, ends, args=(cos, sin)).x)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How one schedule is another, rescaled and run on another clock: x^target_t = c(t) x^source_tau(t).
+
+    tau(t) is where the source has the target's signal-to-noise ratio, c(t) the ratio of the total scales
+    sqrt(alpha^2 + sigma^2) there. Sources: PODB-58, PODB-59.
+    """
+
+    source: Schedule
+    target: Schedule
+
+    def tau(self, t: ArrayLike) -> Any:
+        """The source's time for the target's time t."""
+        return self.source.time_of_log_snr(self.target.log_snr(t))
+
+    def scale(self, t: ArrayLike) -> Any:
+        """c(t)."""
+        there, here = self.source.coefficients(self.tau(t)), self.target.coefficients(t)
+        return np.hypot(here.alpha, here.sigma) / np.hypot(there.alpha, there.sigma)
