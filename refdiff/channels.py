@@ -21,15 +21,8 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array
 from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.distributions.mixture import (
-    Gaussian,
-    GaussianMixture,
-    average,
-    cross,
-    cross_trace,
-    gather,
-    posterior_means,
-)
+from refdiff.distributions.mixture import Gaussian, GaussianMixture, posterior_means
+from refdiff.distributions.moments import average, cross, cross_trace, gather
 from refdiff.operators import Operator
 
 

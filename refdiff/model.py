@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, real_array
 from refdiff.distributions.covariances import Diagonal, tiles
-from refdiff.distributions.mixture import Field, GaussianMixture, average, cross, cross_trace, gather, posterior_means
+from refdiff.distributions.mixture import GaussianMixture, posterior_means
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
 from refdiff.predictions import PREDICTIONS
 from refdiff.processes.affine import AffineProcess
 from refdiff.schedules import Coefficients, Schedule

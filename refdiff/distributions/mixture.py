@@ -14,7 +14,7 @@ moments and samples and can be pushed through channels, but has no density. Sour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,11 +24,9 @@ from scipy.special import logsumexp
 
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
-from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal, tiles
+from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
 from refdiff.operators import Operator
-
-# A field sends a slice of the components to its values there, shape (rows, slice, d).
-Field = Callable[[slice], Array]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -287,45 +285,10 @@ def law(log_weights: Array, means: Array, covariances: Covariances) -> GaussianM
     return result
 
 
-# ---------------------------------------------------------------------- responsibility-weighted moments of fields
-
-
 def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator, y: Array) -> Field:
     """The field E[x | y, component k] = m_k + G_k (y - A m_k - b), with A m_k + b the means of `pushed`."""
     gain = prior.covariances.gain(a, pushed.covariances, prior.dim)
     return lambda ks: prior.means[ks] + gain.multiply(y[:, None, :] - pushed.means[ks], ks)
-
-
-def average(r: Array, field: Field, dim: int) -> Array:
-    """sum_k r_nk u_nk, shape (n, d)."""
-    result = np.zeros((len(r), dim))
-    for ks in tiles(len(r), r.shape[1], dim):
-        result += np.einsum("nk,nkd->nd", r[:, ks], field(ks))
-    return result
-
-
-def cross(r: Array, u: Field, v: Field, dim: int) -> Array:
-    """sum_k r_nk (u_nk - <u>)(v_nk - <v>)', shape (n, d, d)."""
-    mean_u, mean_v = average(r, u, dim), average(r, v, dim)
-    result = np.zeros((len(r), dim, dim))
-    for ks in tiles(len(r), r.shape[1], dim):
-        left = r[:, ks, None] * (u(ks) - mean_u[:, None])
-        result += np.swapaxes(left, 1, 2) @ (v(ks) - mean_v[:, None])
-    return result
-
-
-def cross_trace(r: Array, u: Field, v: Field, dim: int) -> Array:
-    """sum_k r_nk (u_nk - <u>).(v_nk - <v>), shape (n,)."""
-    mean_u, mean_v = average(r, u, dim), average(r, v, dim)
-    result = np.zeros(len(r))
-    for ks in tiles(len(r), r.shape[1], dim):
-        result += np.einsum("nk,nkd,nkd->n", r[:, ks], u(ks) - mean_u[:, None], v(ks) - mean_v[:, None])
-    return result
-
-
-def gather(parts: Iterator[Array]) -> Array:
-    """The parts one below the other."""
-    return np.concatenate(list(parts))
 
 
 # ---------------------------------------------------------------------- arguments
