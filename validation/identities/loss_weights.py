@@ -12,6 +12,8 @@ function of x_t, at each time for itself, which is why positive weights of time 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from refdiff.arguments import Array
@@ -96,7 +98,7 @@ def ddpm_mean(case: TableCase, wrong: bool) -> list[Sides]:
 
     def through_denoiser(head: Array) -> Array:
         clean: Array = (x - root * head) / bar
-        return posterior.of_x0 * clean + posterior.of_xt * x
+        return np.asarray(posterior.of_x0 * clean + posterior.of_xt * x)
 
     direct = (x - table.betas / (root**2 if wrong else root) * noise) / np.sqrt(1 - table.betas)
     size = posterior.of_x0 * (np.abs(x) + root * np.abs(noise) + root * np.abs(other)) / bar + np.abs(x)
@@ -144,9 +146,9 @@ def nodes(case: ModelCase) -> tuple[Array, Array]:
     return x, np.exp(law.logpdf(x)) * (high - low) / (count - 1)
 
 
-def on_the_line(case: ModelCase) -> bool:
+def on_the_line(case: Any) -> bool:
     """One dimension, where expectations over p_t are a sum."""
-    return case.law.dim == 1
+    return bool(case.law.dim == 1)
 
 
 @identity(
@@ -167,9 +169,9 @@ def irreducible(case: ModelCase, wrong: bool) -> list[Sides]:
     spread = w @ case.model.posterior_covariance(x, case.t)[:, 0, 0]
     second = case.law.mean() @ case.law.mean() + np.trace(case.law.cov())
     optimum = from_score(c, x, case.model.score(x, case.t))
-    target = Heads(second, 1.0, 1 / c.sigma**2, c.dalpha**2 * second + c.dsigma**2)
+    target = (second, 1.0, 1 / c.sigma**2, c.dalpha**2 * second + c.dsigma**2)
     ratio = c.alpha / c.sigma
-    factor = Heads(1.0, ratio if wrong else ratio**2, (ratio / c.sigma) ** 2, (gap(c) / c.sigma) ** 2)
+    factor = (1.0, ratio if wrong else ratio**2, (ratio / c.sigma) ** 2, (gap(c) / c.sigma) ** 2)
     lost = (t - w @ head[:, 0] ** 2 for t, head in zip(target, optimum, strict=True))
     size = (t + w @ head[:, 0] ** 2 for t, head in zip(target, optimum, strict=True))
     return [Sides(a, b * spread, s) for a, b, s in zip(lost, factor, size, strict=True)]
@@ -192,7 +194,7 @@ def orthogonality(case: ModelCase, wrong: bool) -> list[Sides]:
     """
     c, (x, w), law = case.process.coefficients(case.t), nodes(case), case.law
     heads = from_score(c, x, case.model.score(x, case.t))
-    pairs = ((1, 0), (0, 1), (0, -c.sigma if wrong else -1 / c.sigma), (c.dalpha, c.dsigma))
+    pairs = np.array([(1, 0), (0, 1), (0, -c.sigma if wrong else -1 / c.sigma), (c.dalpha, c.dsigma)])
     omega = np.array([0.0, 0.4, 1.3, 2.5]) / np.sqrt(case.model.marginal(case.t).cov()[0, 0])
     wave = np.exp(1j * x * omega)
     u, m, v = c.alpha * omega[:, None], law.means[:, 0], law.covariances.dense(1)[:, 0, 0]

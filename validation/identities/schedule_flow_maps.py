@@ -1,0 +1,261 @@
+r"""Flow maps: where the probability flow takes a point from one time to another, and that no schedule changes it.
+
+For Gaussian data N(m, S) the map is closed, with V = alpha^2 S + sigma^2 I,
+
+    Psi_{t->s}(x) = alpha_s m + V_s^(1/2) V_t^(-1/2) (x - alpha_t m),
+
+and on the line every map is the one that moves quantiles to quantiles, F_t(x) = F_s(Psi(x)). Both are routes that
+know no differential equation. On the straight path run at any speed, rho(t) with rho(0) = 0,
+
+    u_t(x) = rho' E[Z - X_0 | x] = -kappa (x + rho s(x)),   kappa = rho' / (1 - rho),
+
+the clock -log(1 - rho) makes it the rectified velocity -(x - E[Z | x]).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.special import ndtr
+
+from refdiff.arguments import Array
+from refdiff.distributions import GaussianMixture
+from refdiff.model import ExactModel
+from refdiff.processes import BetaTable
+from refdiff.schedules import Alignment, FlowMatching, Schedule, Transformed
+from refdiff.validation.cases import ModelCase
+from refdiff.validation.identities.parameterizations import from_denoiser, sizes, variance_preserving
+from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.numeric import derivative, legendre
+
+TOPIC = "Equivalence of schedules"
+
+
+def gaussian(case: Any) -> bool:
+    """A Gaussian law under one schedule."""
+    return bool(case.law.count == 1 and not case.process.per_axis)
+
+
+def gaussian_flow(
+    law: GaussianMixture, schedule: Schedule, start: float, end: float, x: Array, power: float = 0.5
+) -> Array:
+    """alpha_e m + (V_e / V_s)^power (x - alpha_s m) on the axes of the covariance of a Gaussian law."""
+    values, axes = np.linalg.eigh(law.cov())
+    a, b = schedule.coefficients(start), schedule.coefficients(end)
+    stretch = ((b.alpha**2 * values + b.sigma**2) / (a.alpha**2 * values + a.sigma**2)) ** power
+    return np.asarray(b.alpha * law.mean() + (x - a.alpha * law.mean()) @ axes * stretch @ axes.T)
+
+
+def smooth(case: Any) -> bool:
+    """One schedule, whose derivatives do not jump as those of a table do."""
+    return not case.process.per_axis and not isinstance(case.process.schedules[0], BetaTable)
+
+
+@identity(
+    "Flow map of Gaussian data",
+    topic=TOPIC,
+    formula=r"\Psi_{t\to s}(x) = \alpha_s m + V_s^{1/2} V_t^{-1/2}(x - \alpha_t m),\quad V = \alpha^2 S + \sigma^2 I:"
+    r"\qquad \partial_s\Psi_{t\to s}(x) = v^*(\Psi_{t\to s}(x), s)",
+    covers=["PODC9-01"],
+    control="variances in place of standard deviations in the stretch",
+    evidence=DERIVATIVE,
+    needs=lambda case: case.law.count == 1 and smooth(case),
+)
+def gaussian_map(case: ModelCase, wrong: bool) -> Sides:
+    """The closed map differentiated in its end time against the exact velocity there."""
+    schedule, law = case.process.schedules[0], case.law
+
+    def flow(end: float) -> Array:
+        return gaussian_flow(law, schedule, case.t, end, case.x, 1.0 if wrong else 0.5)
+
+    # the map bends on the scale of the time itself near 0, and of what is left near T
+    h = 0.02 * min(case.s, case.process.T - case.s)
+    velocity = case.model.velocity(gaussian_flow(law, schedule, case.t, case.s, case.x), case.s)
+    return Sides(derivative(flow, case.s, h), velocity, np.abs(velocity).max() + np.abs(flow(case.s)).max() / case.s)
+
+
+@identity(
+    "Flow maps between two signal-to-noise ratios do not depend on the schedule",
+    topic=TOPIC,
+    formula=r"\Psi_{t\to s}(x) = c_s\,\Psi^{\mathrm{FM}}_{\tau(t)\to\tau(s)}(x / c_t)",
+    covers=["PODB-58", "PODC9-55"],
+    control="the straight path run between the same times instead of the same ratios",
+    needs=gaussian,
+)
+def same_map(case: ModelCase, wrong: bool) -> Sides:
+    """Closed maps of Gaussian data under the case's schedule and under flow matching."""
+    schedule = case.process.schedules[0]
+    alignment = Alignment(FlowMatching(), schedule)
+    s, t = (when / schedule.T if wrong else alignment.tau(when) for when in (case.s, case.t))
+    straight = gaussian_flow(case.law, FlowMatching(), t, s, case.x / alignment.scale(case.t))
+    return Sides(
+        gaussian_flow(case.law, schedule, case.t, case.s, case.x),
+        alignment.scale(case.s) * straight,
+        np.abs(case.x).max() + np.abs(straight).max() * alignment.scale(case.s),
+    )
+
+
+@identity(
+    "The probability flow moves quantiles to quantiles, whatever the schedule",
+    topic=TOPIC,
+    formula=r"\dot X = v^*(X, \tau):\quad F_t(X_t) = F_s(X_s),\qquad X_s = c_s X^{\mathrm{FM}}_{\tau(s)},"
+    r"\ X_t = c_t X^{\mathrm{FM}}_{\tau(t)}",
+    covers=["PODB-58", "DMI-70"],
+    control="half the velocity",
+    evidence=QUADRATURE,
+    needs=lambda case: case.law.dim == 1 and case.law.count > 1 and smooth(case),
+)
+def quantiles(case: ModelCase, wrong: bool) -> list[Sides]:
+    """An integration in the case's time against the distribution functions and against one on the straight path."""
+    schedule, x = case.process.schedules[0], case.x[0]
+    alignment = Alignment(FlowMatching(), schedule)
+
+    def end(chosen: Schedule, start: float, stop: float, x0: Array) -> Array:
+        model = ExactModel(case.law, chosen)
+        slope = 0.5 if wrong else 1.0
+        found = solve_ivp(
+            lambda u, y: slope * model.velocity(y, u), (start, stop), x0, "DOP853", rtol=1e-11, atol=1e-12
+        )
+        return np.asarray(found.y[:, -1])
+
+    own = end(schedule, case.t, case.s, x)
+    before, after = (cdf(case.model.marginal(when), y) for when, y in ((case.t, x), (case.s, own)))
+    kept = Sides(after, before, 1.0)
+    if wrong:
+        return [kept]
+    start, stop = float(alignment.tau(case.t)), float(alignment.tau(case.s))
+    straight = end(FlowMatching(), start, stop, x / alignment.scale(case.t)) * alignment.scale(case.s)
+    return [kept, Sides(own, straight, np.abs(x).max())]
+
+
+def cdf(law: GaussianMixture, x: Array) -> Array:
+    """The distribution function of a law on the line."""
+    std = np.sqrt(law.covariances.dense(1)[:, 0, 0])
+    return np.asarray(ndtr((x[:, None] - law.means[:, 0]) / std) @ law.weights)
+
+
+@identity(
+    "Sampling as an integral of the velocity",
+    topic=TOPIC,
+    formula=r"x_s = x_t + \int_t^s v^*(x_\tau, \tau)\,d\tau,\qquad s < t",
+    covers=["PODC8-01", "PODC9-01"],
+    refutes=["PODC8-01"],
+    control="the limits of the integral as printed, from the clean end up",
+    evidence=QUADRATURE,
+    needs=lambda case: case.law.count == 1 and smooth(case),
+)
+def velocity_integral(case: ModelCase, wrong: bool) -> Sides:
+    """The exact velocity along the closed trajectory of Gaussian data, by Gauss-Legendre."""
+    u, w = legendre(32)
+    schedule = case.process.schedules[0]
+    step = (case.t - case.s) if wrong else (case.s - case.t)
+
+    def along(when: float) -> Array:
+        return np.asarray(case.model.velocity(gaussian_flow(case.law, schedule, case.t, when, case.x), when))
+
+    passed = step * sum(weight * along(case.t + (case.s - case.t) * node) for node, weight in zip(u, w, strict=True))
+    end = gaussian_flow(case.law, schedule, case.t, case.s, case.x)
+    return Sides(case.x + passed, end, np.abs(case.x).max() + np.abs(passed).max())
+
+
+# ---------------------------------------------------------------------- the straight path
+
+
+def place(case: ModelCase) -> tuple[float, float, Array]:
+    """rho and the speed of the clock rho = sin^2(pi t / 2) at the case's ratio, and points of the straight path."""
+    c = case.process.coefficients(case.t)
+    rho = float(c.sigma / (c.alpha + c.sigma))
+    return rho, float(np.pi * np.sqrt(rho * (1 - rho))), case.x / (c.alpha + c.sigma)
+
+
+@identity(
+    "Velocity of the straight path",
+    topic=TOPIC,
+    formula=r"u_t(x) = \dot\rho\,\mathbb{E}[Z - X_0 \mid x] = -\kappa\,(x + \rho s_t(x)),"
+    r"\quad \kappa = \frac{\dot\rho}{1 - \rho},\qquad \tilde u = u / \kappa = -(x - \epsilon^*)",
+    covers=["DMI-67", "DMI-69", "DMI-70", "DMI-73", "DMI-65"],
+    control="the score weighted by rho^2",
+    needs=lambda case: not case.process.per_axis,
+)
+def straight_velocity(case: ModelCase, wrong: bool) -> list[Sides]:
+    """The model on the clock sin^2 against Bayes' rule and against the score on flow matching's own clock."""
+    rho, speed, x = place(case)
+
+    def clock(t: Array) -> tuple[Array, Array, Array]:
+        return np.sin(np.pi * t / 2) ** 2, np.pi / 2 * np.sin(np.pi * t), np.pi**2 / 2 * np.cos(np.pi * t)
+
+    model = ExactModel(case.law, FlowMatching())
+    c = model.process.coefficients(rho)
+    velocity = ExactModel(case.law, Transformed(FlowMatching(), clock)).velocity(x, 2 / np.pi * np.arcsin(np.sqrt(rho)))
+    bayes = from_denoiser(c, x, model.denoiser(x, rho))
+    kappa, size = speed / (1 - rho), sizes(c, x, bayes.denoiser).velocity
+    score = (rho if wrong else 1) * rho * model.score(x, rho)
+    return [
+        Sides(velocity, speed * (bayes.noise - bayes.denoiser), speed * size),
+        Sides(velocity, -kappa * (x + score), speed * size),
+        Sides(velocity / kappa, -(x - bayes.noise), size),
+        Sides(velocity / speed, model.velocity(x, rho), size),
+    ]
+
+
+@identity(
+    "The noisy end of the straight path is an ordinary point",
+    topic=TOPIC,
+    formula=r"\rho \to 1:\quad u / \dot\rho \to x - \mathbb{E} X_0,\qquad \tilde u \to 0",
+    covers=["DMI-67", "DMI-70"],
+    control="the limit x, without the mean of the data",
+    needs=lambda case: not case.process.per_axis,
+)
+def noisy_end(case: ModelCase, wrong: bool) -> Sides:
+    """The exact model at t = 1, where kappa is infinite, against the mean of the data."""
+    x = case.rng.standard_normal(case.x.shape)
+    limit = x if wrong else x - case.law.mean()
+    velocity = ExactModel(case.law, FlowMatching()).velocity(x, 1.0)
+    return Sides(velocity, limit, np.abs(x).max() + np.abs(case.law.means).max())
+
+
+@identity(
+    "The rectified velocity in its own clock",
+    topic=TOPIC,
+    formula=r"\frac{dY}{ds} = -(Y - \epsilon^*(Y)),\quad s = -\log(1 - \rho):\qquad Y_s = X_{\rho(s)}",
+    covers=["DMI-68", "DMI-69"],
+    control="the clock s = -log rho",
+    evidence=DERIVATIVE,
+    needs=gaussian,
+)
+def rectified_clock(case: ModelCase, wrong: bool) -> Sides:
+    """The closed flow map of Gaussian data, read in the clock s and differentiated, against x - E[Z | x]."""
+    rho, _, x = place(case)
+    model = ExactModel(case.law, FlowMatching())
+
+    def flow(s: float) -> Array:
+        return gaussian_flow(case.law, FlowMatching(), rho, np.exp(-s) if wrong else -np.expm1(-s), x)
+
+    # steps of 1/50 of the distance to the ends of the clock, 0 and infinity
+    s = -np.log(rho) if wrong else -np.log1p(-rho)
+    noise = from_denoiser(model.process.coefficients(rho), x, model.denoiser(x, rho)).noise
+    return Sides(derivative(flow, s, 0.02 * min(s, 1.0)), -(x - noise), np.abs(x).max() * (1 + 1 / s))
+
+
+@identity(
+    "Which velocity transports the variance",
+    topic=TOPIC,
+    formula=r"\dot V = A V + V A^{\mathsf{T}},\quad A = \nabla v_{\mathrm{PF}}"
+    r" = \frac{\dot{\bar\alpha}}{2\bar\alpha}(I - V^{-1})",
+    covers=["DMI-72"],
+    refutes=["DMI-72"],
+    control="the velocity claimed to have the same curves, -(alpha_bar' / 2 alpha_bar) (x + sqrt(1 - alpha_bar) s)",
+    needs=lambda case: gaussian(case) and variance_preserving(case),
+)
+def variance_transport(case: ModelCase, wrong: bool) -> Sides:
+    """V' from the schedule's derivatives against the Jacobian of a velocity with the Hessian of the log density."""
+    c, model = case.process.coefficients(case.t), case.model
+    cov, eye = case.law.cov(), np.eye(case.law.dim)
+    half = c.dalpha / c.alpha  # alpha_bar' / (2 alpha_bar)
+    hessian = model.hessian(case.x[0], case.t)
+    slope = -half * (eye + c.sigma * hessian) if wrong else half * (eye + hessian)
+    v = model.marginal(case.t).cov()
+    rate = 2 * c.alpha * c.dalpha * cov + c.dvariance * eye
+    return Sides(slope @ v + v @ slope.T, rate, np.abs(half) * (np.abs(v).max() + 1) + np.abs(rate).max())
