@@ -6,7 +6,7 @@ r"""Divergences in closed form: Kullback-Leibler, cross-entropy, Fisher.
     D_F(p || q)  = E_p |grad log p - grad log q|^2
 
 For Gaussians log p - log q is quadratic and the score difference affine: cubature gives both divergences exactly.
-Nothing is lost when the weights of modes far apart differ, except to D_F, which overlooks them. Integrals over the line are sums over a fine grid (`line`).
+Integrals over the line are sums over a fine grid (`line`).
 """
 
 from __future__ import annotations
