@@ -188,7 +188,7 @@ def euler_maruyama_step(case: ModelCase, wrong: bool) -> Sides:
     step = 0.02 / np.max(fastest)
 
     def change(dt: float) -> Array:
-        return np.expm1(here.affine(1 + c.f * dt).convolve(noise * dt).logpdf(case.x) - at_x) / dt
+        return np.asarray(np.expm1(here.affine(1 + c.f * dt).convolve(noise * dt).logpdf(case.x) - at_x) / dt)
 
     found = numeric.extrapolate([change(step / 2**k) for k in range(4)])
     hessian = np.einsum("nii->ni", here.hessian(case.x))
@@ -288,7 +288,7 @@ def state_dependent_diffusion(case: Case, wrong: bool) -> Sides:
         # p v, with (div D)_i = sum_j d_j (x_i x_j c_ij) = x_i (sum_j c_ij + c_ii)
         s = (logarithms(t).score(np.log(y)) - 1) / y
         spread = 0.0 if wrong else y * (c.sum(axis=1) + np.diag(c))
-        return relative(y)[:, None] * (r * y - 0.5 * spread - 0.5 * y * ((y * s) @ c))
+        return np.asarray(relative(y)[:, None] * (r * y - 0.5 * spread - 0.5 * y * ((y * s) @ c)))
 
     h = FINE * smallest_std(logarithms(t)) * x
     rate = numeric.derivative(lambda u: relative(x, t + u), 0.0, 0.01)
