@@ -13,11 +13,13 @@ Bayes' rule gives x* and the log density gives s*; each conversion starts from o
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.predictions import PREDICTIONS, convert
 from refdiff.schedules import Coefficients
 from refdiff.validation.cases import ModelCase, ProcessCase
 from refdiff.validation.identity import Sides, identity
@@ -109,6 +111,33 @@ def from_velocity(case: ModelCase, wrong: bool) -> list[Sides]:
         Sides((c.dalpha * x - c.alpha * v) / w, -c.sigma * score, noise),
         Sides((c.alpha * v - c.dalpha * x) / (c.sigma * w), score, noise / c.sigma),
     ]
+
+
+@identity(
+    "Every prediction from every other",
+    topic=TOPIC,
+    formula=r"x = \alpha D + \sigma e:\quad D,\ e,\ s = -e/\sigma,\ v = \alpha' D + \sigma' e,"
+    r"\ v_{\mathrm{SH}} = \alpha e - \sigma D",
+    covers=["PODB-56", "DMI-28"],
+    control="the v of Salimans and Ho taken for the velocity",
+    needs=lambda case: case.law.dim <= 5,
+)
+def every_pair(case: ModelCase, wrong: bool) -> list[Sides]:
+    """`convert` on all ordered pairs of five, each started from and compared with the exact model."""
+    c, x, model = case.process.coefficients(case.t), case.x, case.model
+    exact = {name: getattr(model, name)(x, case.t) for name in PREDICTIONS}
+    size = sizes(c, x, exact["denoiser"])._asdict()
+    size["v_prediction"] = c.sigma * np.abs(exact["denoiser"]).max() + c.alpha * size["noise"]
+    # how far each moves when the denoiser moves by 1: an error of the source arrives multiplied by a ratio of these
+    reach = dict(zip(size, (1, c.alpha / c.sigma, c.alpha / c.sigma**2, -gap(c) / c.sigma), strict=False))
+    reach["v_prediction"] = (c.alpha**2 + c.sigma**2) / c.sigma
+    sides = []
+    for source, target in permutations(PREDICTIONS, 2):
+        if wrong and source != "v_prediction":
+            continue
+        found = convert(exact[source], x, case.t, case.process, "velocity" if wrong else source, target)
+        sides.append(Sides(found, exact[target], size[target] + reach[target] / reach[source] * size[source]))
+    return sides
 
 
 @identity(
