@@ -41,7 +41,7 @@ Rows = NDArray[np.intp]
 class Data:
     """Points (n, d) as read, with weights (n,) or None, a kernel's standard deviation, and what was done to the file.
 
-    `where` says what a row is called in an error: a row of an array or a line of a text file.
+    `lines` are the lines of a text file that the points stand on.
     """
 
     name: str
@@ -49,7 +49,6 @@ class Data:
     weights: Array | None = None
     bandwidth: float = 0.0
     notes: tuple[str, ...] = ()
-    where: str = "row"
     lines: tuple[int, ...] = ()
 
     def law(self) -> GaussianMixture:
@@ -158,13 +157,13 @@ def _csv(path: Path) -> Data:
     if not rows:
         raise ValueError(f"{path.name} holds no points")
     table = np.array([_numbers(path.name, line, row, len(rows[0][1]), names) for line, row in rows])
-    where = {"where": "line", "lines": tuple(line for line, _ in rows)}
+    lines = tuple(line for line, _ in rows)
     weighing = [j for j, name in enumerate(names) if name.lower() in ("weight", "weights")]
     if len(weighing) > 1:
         raise ValueError(f"{path.name} must have at most one column of weights, got {len(weighing)}")
     if not weighing or table.shape[1] == 1:
-        return Data(path.name, table, **where)
-    return Data(path.name, np.delete(table, weighing, axis=1), table[:, weighing[0]], **where)
+        return Data(path.name, table, lines=lines)
+    return Data(path.name, np.delete(table, weighing, axis=1), table[:, weighing[0]], lines=lines)
 
 
 def _numbers(file: str, line: int, row: list[str], width: int, names: list[str]) -> list[float]:
@@ -245,8 +244,8 @@ def _not_finite(array: np.ndarray[Any, Any]) -> Rows:
 def _refuse(data: Data, bad: Rows, n: int, what: str) -> None:
     names = [data.lines[i] if data.lines else i for i in bad[:5].tolist()]
     listed = ", ".join(map(str, names)) + (", ..." if bad.size > 5 else "")
-    counted = "" if data.lines else ", counted from 0"
-    raise ValueError(f"{bad.size} of the {n} points in {data.name} {what}: {data.where} {listed}{counted}")
+    where = f"line {listed}" if data.lines else f"row {listed}, counted from 0"
+    raise ValueError(f"{bad.size} of the {n} points in {data.name} {what}: {where}")
 
 
 def _thin(data: Data, rng: np.random.Generator, entries: int, coordinates: int) -> Data:

@@ -1,0 +1,107 @@
+r"""Running identities side by side in worker processes, with the results of one process.
+
+Every case draws its numbers from the seed and its own name, so an outcome does not depend on which process found it,
+nor on what ran before. Workers are started afresh (never forked from threads that hold locks) and give linear algebra
+one thread each, so that the results are the same to the last bit for any number of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from refdiff.distributions import GaussianMixture
+from refdiff.validation.cases import KINDS, Case
+from refdiff.validation.identity import REGISTRY, Identity
+from refdiff.validation.runner import Outcome, run, run_all
+from refdiff.validation.threads import VARIABLES, limited
+
+Given = dict[str, GaussianMixture] | None
+
+
+def outcomes(
+    chosen: Iterable[Identity], level: str = "default", seed: int = 0, given: Given = None, jobs: int = 1
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Outcomes as they are found, each with the place of its identity in `chosen`.
+
+    One job is done in this process, unless its linear algebra has threads.
+    """
+    listed = list(chosen)
+    jobs = max(1, min(jobs, len(listed)))
+    if jobs == 1 and limited():
+        yield from enumerate(run_all(listed, level, seed, given))
+        return
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(level, seed, given))
+    try:
+        with _quiet_start():
+            places = {pool.submit(_one, one.check.__module__, one.name): i for i, one in enumerate(listed)}
+        for future in as_completed(places):
+            place = places[future]
+            yield place, _received(listed[place], future)
+    finally:  # also on an interrupt: what is running is worth nothing any more
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.terminate()
+
+
+def _received(one: Identity, future: Future[dict[str, Any]]) -> Outcome:
+    try:
+        return Outcome(one, **future.result())
+    except BrokenProcessPool:
+        problem = "a worker process ended early: killed, or out of memory"
+    except Exception as error:  # the worker could not import the check
+        problem = f"{error!r}"
+    return Outcome(one, np.inf, "", 0.0, 0, 0.0, problem)
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Processes started here get one thread of linear algebra each, and leave Ctrl-C to this process."""
+    old = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(dict.fromkeys(VARIABLES, "1"))
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        for name, value in old.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+# ---------------------------------------------------------------------- in the worker
+
+_matrix: tuple[str, int, Given] = ("default", 0, None)
+_cases: dict[str, list[Case]] = {}
+
+
+def _prepare(level: str, seed: int, given: Given) -> None:
+    global _matrix
+    _matrix = (level, seed, given)
+
+
+def _one(module: str, name: str) -> dict[str, Any]:
+    """The outcome of the identity of this name, registered by importing this module, without the identity."""
+    importlib.import_module(module)
+    one = REGISTRY[name]
+    if one.over not in _cases:
+        _cases[one.over] = list(KINDS[one.over](*_matrix))
+    found = run(one, _cases[one.over])
+    return {field.name: getattr(found, field.name) for field in fields(found) if field.name != "identity"}
