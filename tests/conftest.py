@@ -1,0 +1,14 @@
+"""Hypothesis profiles: `ci` (the default) draws few and always the same examples, `thorough` many and fresh ones.
+
+Chosen by the environment variable HYPOTHESIS_PROFILE; under CI always `ci`.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci", max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ci" if os.environ.get("CI") else os.environ.get("HYPOTHESIS_PROFILE", "ci"))

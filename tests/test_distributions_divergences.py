@@ -1,0 +1,89 @@
+"""Entropy and Kullback-Leibler divergence against quadrature, mpmath and the printed formula."""
+
+import mpmath as mp
+import numpy as np
+import plain
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+
+from refdiff import Gaussian, GaussianMixture, testing
+from refdiff.distributions import entropy, kl_divergence
+
+GAUSSIANS = testing.distributions(dim=3, kinds=["gaussian"])
+
+
+def printed(p, q):
+    """(tr S_Q^-1 S_P - d + (m_Q - m_P)' S_Q^-1 (m_Q - m_P) + log det S_Q / det S_P) / 2 to 100 digits."""
+    with mp.workdps(100):
+        (_, mp_, sp), (_, mq, sq) = plain.parts(p), plain.parts(q)
+        a, b = mp.matrix(sp[0].tolist()), mp.matrix(sq[0].tolist())
+        delta, inverse = mp.matrix((mq[0] - mp_[0]).tolist()), b**-1
+        trace = sum((inverse * a)[i, i] for i in range(p.dim))
+        total = trace - p.dim + (delta.T * inverse * delta)[0] + mp.log(mp.det(b) / mp.det(a))
+        return float(total / 2)
+
+
+@given(GAUSSIANS)
+def test_entropy_is_scipys(p):
+    _, m, s = plain.parts(p)
+    expected = multivariate_normal(m[0], s[0]).entropy()
+    assert abs(entropy(p) - expected) <= 100 * plain.EPS * (np.linalg.cond(s[0]) + 10)
+
+
+@given(GAUSSIANS, GAUSSIANS)
+def test_kl_is_the_printed_formula_in_high_precision(p, q):
+    worst = max(np.linalg.cond(plain.parts(law)[2][0]) for law in (p, q))
+    expected = printed(p, q)
+    assert abs(kl_divergence(p, q) - expected) <= 100 * plain.EPS * worst * (1 + expected)
+
+
+@given(testing.points(2, 1), st.floats(1e-12, 1e-3))
+def test_kl_of_close_gaussians_keeps_its_digits(mean, step):
+    p = Gaussian(mean[0], 1.0)
+    q = Gaussian(mean[0], 1 + step)
+    delta = float(mp.mpf(1 + step) - 1)  # what rounding made of the step
+    with mp.workdps(50):
+        expected = mp.log(1 + mp.mpf(delta)) - 1 + 1 / (1 + mp.mpf(delta))
+    # an eigenvalue is rounded by eps beside delta
+    np.testing.assert_allclose(kl_divergence(p, q), float(expected), rtol=1e-14 + 4 * plain.EPS / delta)
+
+
+@given(GAUSSIANS)
+def test_kl_of_a_law_to_itself_is_zero(p):
+    # its eigenvalues are zero to rounding, their squares to its square
+    assert 0 <= kl_divergence(p, p) <= (100 * plain.EPS * np.linalg.cond(plain.parts(p)[2][0])) ** 2
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(1e-3, 1.0), (1e-12, 1.0), (1e-30, 1.0), (1e-30, 1e30), (1.0, 1e-30)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_kl_between_very_different_scales_keeps_its_digits(narrow, wide, dense):
+    def law(variance):
+        return Gaussian([0.0, 0.0], np.diag([variance, 1.0]) if dense else [variance, 1.0])
+
+    with mp.workdps(100):
+        ratio = mp.mpf(narrow) / mp.mpf(wide)
+        expected = float((ratio - 1 - mp.log(ratio)) / 2)
+    np.testing.assert_allclose(kl_divergence(law(narrow), law(wide)), expected, rtol=1e-13)
+
+
+def test_kl_is_an_expectation_of_the_log_ratio_by_quadrature():
+    p, q = Gaussian([0.3], 0.5), Gaussian([-0.2], 0.9)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    x = (0.3 + np.sqrt(0.5) * nodes)[:, None]
+    # the log ratio is a quadratic: 20 nodes are exact
+    expected = weights / np.sqrt(2 * np.pi) @ (p.logpdf(x) - q.logpdf(x))
+    np.testing.assert_allclose(kl_divergence(p, q), expected, rtol=1e-13)
+
+
+def test_only_gaussians_with_a_density_of_one_dimension_are_compared():
+    mixture, point = GaussianMixture.isotropic([[0.0], [1.0]], 1.0), Gaussian([0.0], 0.0)
+    with pytest.raises(TypeError, match="gaussian must be a Gaussian"):
+        entropy(mixture)
+    with pytest.raises(TypeError, match="q must be a Gaussian"):
+        kl_divergence(Gaussian([0.0], 1.0), mixture)
+    with pytest.raises(ValueError, match="p's covariance is singular"):
+        kl_divergence(point, Gaussian([0.0], 1.0))
+    with pytest.raises(ValueError, match="same dimension"):
+        kl_divergence(Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0))

@@ -1,0 +1,80 @@
+"""Operators in three storages against their dense matrices."""
+
+import numpy as np
+import plain
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refdiff import operators, testing
+
+DIM = 3
+
+
+@st.composite
+def pairs(draw):
+    """An operator on R^3 in some storage, and its matrix."""
+    kind = draw(st.sampled_from(["scalar", "diagonal", "matrix"]))
+    values = draw(testing.points(3, 3, 4.0))
+    if kind == "scalar":
+        return values[0, 0].reshape(()), values[0, 0] * np.eye(3)
+    if kind == "diagonal":
+        return values[0], np.diag(values[0])
+    return values, values
+
+
+def same(found, expected):
+    # three products of numbers up to 4: 3 sums of 3 terms, in units of 4^3
+    np.testing.assert_allclose(operators.dense(found, DIM), expected, rtol=0, atol=64 * 9 * plain.EPS)
+
+
+@given(pairs(), pairs())
+def test_product_add_and_sandwich_are_those_of_the_matrices(a, b):
+    same(operators.product(a[0], b[0]), a[1] @ b[1])
+    same(operators.add(a[0], b[0]), a[1] + b[1])
+    symmetric = b[0] if b[0].ndim < 2 else b[0] + b[0].T
+    dense = operators.dense(symmetric, DIM)
+    same(operators.sandwich(a[0], symmetric), a[1] @ dense @ a[1].T)
+
+
+@given(pairs(), testing.points(3))
+def test_apply_and_transpose_are_those_of_the_matrix(a, x):
+    np.testing.assert_allclose(operators.apply(a[0], x), x @ a[1].T, rtol=0, atol=40 * 9 * plain.EPS)
+    same(operators.transpose(a[0]), a[1].T)
+
+
+@given(testing.covariances(3), pairs())
+def test_a_rectangular_sandwich_is_the_covariance_of_the_image(s, a):
+    wide = np.vstack([a[1], a[1][:1]])
+    np.testing.assert_allclose(operators.sandwich(wide, s), wide @ s @ wide.T, rtol=0, atol=1e-11)
+
+
+@given(st.integers(1, 6), st.data())
+def test_every_gram_matrix_is_accepted_as_a_covariance_whatever_its_rank_and_scale(dim, data):
+    factor = data.draw(testing.points(dim, data.draw(st.integers(1, 6)), 1.0))
+    scale = 10.0 ** data.draw(st.integers(-30, 30))
+    matrix = scale * factor.T @ factor
+    np.testing.assert_allclose(operators.covariance("noise", matrix), matrix, rtol=1e-12, atol=1e-15 * scale)
+
+
+@given(testing.covariances(3, 2), st.floats(1e-6, 1.0))
+def test_an_indefinite_matrix_is_refused_and_its_eigenvalue_named(matrix, depth):
+    vectors = np.linalg.eigh(matrix)[1]
+    bad = matrix - depth * max(np.trace(matrix), 1e-3) * np.outer(vectors[:, 0], vectors[:, 0])
+    with pytest.raises(ValueError, match=r"noise must be positive semi-definite, got the eigenvalue -"):
+        operators.covariance("noise", 0.5 * (bad + bad.T))
+
+
+def test_a_covariance_is_symmetrised_and_clear_asymmetry_refused():
+    found = operators.covariance("noise", [[1.0, 0.5], [0.5 + 1e-9, 1.0]])
+    np.testing.assert_array_equal(found, found.T)
+    with pytest.raises(ValueError, match="noise must be symmetric"):
+        operators.covariance("noise", [[1.0, 0.5], [0.4, 1.0]])
+
+
+def test_rows_and_fits_say_the_dimensions():
+    assert operators.rows(np.ones((2, 5)), 5) == 2
+    assert operators.rows(np.ones(()), 5) == 5
+    operators.fits("gain", np.ones((2, 5)), 5)
+    with pytest.raises(ValueError, match="gain of shape"):
+        operators.fits("gain", np.ones((2, 5)), 2)
