@@ -32,9 +32,9 @@ from refdiff.validation.identity import Sides, identity
 TOPIC = "DDIM family"
 
 
-def member(step: Step, share: float | Array) -> tuple[Array, Array, Array]:
-    """kappa, lambda and sigma^2 of the member with sigma^2 = share x sigma_s^2."""
-    kappa = np.sqrt((1 - share) * step.v_s / step.v_t)
+def member(step: Step, share: float | Array, rest: float | Array | None = None) -> tuple[Array, Array, Array]:
+    """kappa, lambda and sigma^2 of the member with sigma^2 = share x sigma_s^2; rest is 1 - share where that cancels."""
+    kappa = np.sqrt((1 - share if rest is None else rest) * step.v_s / step.v_t)
     return kappa, step.alpha_s - kappa * step.alpha_t, np.asarray(share * step.v_s)
 
 
@@ -88,18 +88,18 @@ def implied_forward(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     step, x0 = Step.of(case), case.law.sample(1, case.rng)[0]
     to_s, to_t = case.process.kernel(case.s).at(x0), case.process.kernel(case.t).at(x0)
     markov = case.process.channel(case.s, case.t)
-    ddpm = step.fresh / step.v_t
-    for share in (0.0, 0.3, 1.0, ddpm):
-        kappa, lam, noise = member(step, share)
+    ddpm = step.fresh / step.v_t, step.ratio**2 * step.v_s / step.v_t
+    for share, rest in ((0.0, 1.0), (0.3, 0.7), (1.0, 0.0), ddpm):
+        kappa, lam, noise = member(step, share, rest)
         kernel = Channel(kappa, lam * x0, noise)
         law, back = kernel.push(to_t), kernel.reverse(to_t)
-        gain = np.sqrt(step.v_t * (1 - share) / step.v_s)
+        gain = np.sqrt(step.v_t * rest / step.v_s)
         offset, spread = (step.alpha_t - gain * step.alpha_s) * x0, share * step.v_t
-        if wrong or share is ddpm:
+        if wrong or share is ddpm[0]:
             gain, offset, spread = markov.gain, 0 * x0, markov.noise
         size = np.abs(step.alpha_s * x0).max() + np.abs(gain * step.alpha_s * x0).max()
         yield Sides(law.mean(), to_s.mean(), scale=size)
-        yield Sides(law.covariance, to_s.covariance)
+        yield Sides(law.cov(), to_s.cov())
         yield Sides(back.gain, gain)
         yield Sides(back.offset, offset, scale=size)
         yield Sides(back.noise, spread, scale=np.max(step.v_t))
@@ -146,7 +146,7 @@ def inadmissible(case: Case, wrong: bool) -> Iterator[Sides]:  # noqa: ARG001
             kept *= 1 - beta
         found = -np.expm1(-table.total[:-1]) - table.betas
         yield Sides(found[:8], [float(value) for value in room], scale=table.betas[:8])
-        yield Sides(room[1], betas[0] - betas[1])
+        yield Sides(float(room[1]), float(betas[0] - betas[1]))
         yield Sides((found < 0).sum(), 0 if wrong else count)
     # the same on grids of 10 and 50 of the 1000 steps: the first three steps
     for stride in (100, 20):

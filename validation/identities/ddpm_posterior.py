@@ -235,10 +235,12 @@ class Noising:
 
     @cached_property
     def bar(self) -> Array:
-        return np.cumprod(1 - self.betas)
+        """alpha_bar_1..alpha_bar_T."""
+        return np.asarray(np.cumprod(1 - self.betas), dtype=np.float64)
 
     @cached_property
     def weights(self) -> Array:
+        """The lower triangle of the steps' noises in x_1..x_T."""
         kept = np.sqrt(1 - self.betas)
         rows = [[np.prod(kept[i + 1 : t + 1]) if i <= t else 0.0 for i in range(self.steps)] for t in range(self.steps)]
         return np.array(rows) * np.sqrt(self.spread * self.betas)
@@ -332,39 +334,13 @@ def reverse_mixture(case: ModelCase, wrong: bool) -> Iterator[Sides]:
 def reverse_covariance(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes on the channel s -> t against Bayes on the kernel 0 -> t, and against the Hessian of log p_t."""
     step, eye = Step.of(case), np.eye(case.law.dim)
-    left = case.process.channel(case.s, case.t).posterior_cov(case.model.marginal(case.s), case.x)
+    x = case.x[:2]
+    left = case.process.channel(case.s, case.t).posterior_cov(case.model.marginal(case.s), x)
     # per axis, A^2 C means A C A and b / r^2 sits on the diagonal
     a, r, b = (np.broadcast_to(value, (case.law.dim,)) for value in (step.of_x0, step.ratio, step.fresh))
-    spread = np.outer(a, a) * case.model.posterior_covariance(case.x, case.t)
-    curved = (b[:, None] * eye + np.outer(b, b) * case.model.hessian(case.x, case.t)) / np.outer(r, r)
+    spread = np.outer(a, a) * case.model.posterior_covariance(x, case.t)
+    curved = (b[:, None] * eye + np.outer(b, b) * case.model.hessian(x, case.t)) / np.outer(r, r)
     return [
         Sides(left, step.variance * eye + (0.0 if wrong else spread)),
         Sides(left, curved, scale=np.max(b / r**2) + np.abs(curved).max()),
     ]
-
-
-@identity(
-    "Reverse kernel of a point mass and of the standard normal",
-    topic=TOPIC,
-    formula=r"p_0 = \delta_{x_*}:\ \mathrm{var} = \tilde\beta_t;\qquad"
-    r"p_0 = N(0, I):\ q(x_{t-1} \mid x_t) = N(\sqrt{\alpha_t} x_t, \beta_t I)",
-    covers=["TOPA-26", "TOPA-36", "TOPA-37", "PODA-216"],
-    refutes=["TOPA-26", "TOPA-36", "TOPA-37"],
-    over="tables",
-    control="the three misprints: beta_{t-1} without its bar, a variance called sigma_t, and sigma_t = beta_t^2",
-    needs=lambda case: case.table.steps > 1,
-)
-def special_laws(case: TableCase, wrong: bool) -> Iterator[Sides]:
-    """Channels reversed by Gaussian conditioning against beta-tilde and beta, at the second, middle and last step."""
-    table, posterior = case.table, case.table.posterior()
-    for i in (1, table.steps // 2, table.steps - 1):
-        beta, bar = table.betas[i], table.alpha_bar[i - 1]
-        forward = Channel(np.sqrt(1 - beta), 0.0, beta)
-        point = forward.reverse(Gaussian([0.7 * np.sqrt(bar)], -np.expm1(-table.total[i])))
-        normal = forward.reverse(Gaussian([0.0], 1.0))
-        lost_bar = table.betas[i - 1] * beta / -np.expm1(-table.total[i + 1])
-        yield Sides(point.noise, lost_bar if wrong else posterior.variance[i])
-        yield Sides(np.sqrt(point.noise), posterior.variance[i] if wrong else np.sqrt(posterior.variance[i]))
-        yield Sides(point.offset, posterior.of_x0[i] * 0.7, scale=np.sqrt(bar))
-        yield Sides(normal.gain, np.sqrt(1 - beta), scale=1.0)
-        yield Sides(normal.noise, beta**2 if wrong else beta)

@@ -184,13 +184,41 @@ def matched_moments(case: LawCase, wrong: bool) -> Sides:
 )
 def short_step(case: ProcessCase, wrong: bool) -> Sides:
     """The channel of the step reversed by Gaussian conditioning, extrapolated, against g^2 of the schedule."""
-    data, lengths = Gaussian([0.0], 0.5), (case.t - case.s) / 2.0 ** np.arange(4, 10)
+    data, lengths = 0.5, (case.t - case.s) / 2.0 ** np.arange(4, 10)
     rates = []
     for h in lengths:
-        before = case.process.kernel(case.t - h).push(data)
+        kernel = case.process.kernel(case.t - h)
+        before = Gaussian([0.0], kernel.gain**2 * data + kernel.noise)
         variance = case.process.channel(case.t - h, case.t).reverse(before).noise
         rates.append((np.sqrt(variance) if wrong else variance) / h)
     return Sides(extrapolate(rates), case.schedule.g2(case.t))
+
+
+@identity(
+    "Reverse kernel of a point mass and of the standard normal",
+    topic=TOPIC,
+    formula=r"p_0 = \delta_{x_*}:\ \mathrm{var} = \tilde\beta_t;\qquad"
+    r"p_0 = N(0, I):\ q(x_{t-1} \mid x_t) = N(\sqrt{\alpha_t} x_t, \beta_t I)",
+    covers=["TOPA-26", "TOPA-36", "TOPA-37", "PODA-216"],
+    refutes=["TOPA-26", "TOPA-36", "TOPA-37"],
+    over="tables",
+    control="the three misprints: beta_{t-1} without its bar, a variance called sigma_t, and sigma_t = beta_t^2",
+    needs=lambda case: case.table.steps > 1,
+)
+def special_laws(case: TableCase, wrong: bool) -> Iterator[Sides]:
+    """Channels reversed by Gaussian conditioning against beta-tilde and beta, at the second, middle and last step."""
+    table, posterior = case.table, case.table.posterior()
+    for i in (1, table.steps // 2, table.steps - 1):
+        beta, bar = table.betas[i], table.alpha_bar[i - 1]
+        forward = Channel(np.sqrt(1 - beta), 0.0, beta)
+        point = forward.reverse(Gaussian([0.7 * np.sqrt(bar)], -np.expm1(-table.total[i])))
+        normal = forward.reverse(Gaussian([0.0], 1.0))
+        lost_bar = table.betas[i - 1] * beta / -np.expm1(-table.total[i + 1])
+        yield Sides(point.noise, lost_bar if wrong else posterior.variance[i])
+        yield Sides(np.sqrt(point.noise), posterior.variance[i] if wrong else np.sqrt(posterior.variance[i]))
+        yield Sides(point.offset, posterior.of_x0[i] * 0.7, scale=np.sqrt(bar))
+        yield Sides(normal.gain, np.sqrt(1 - beta), scale=1.0)
+        yield Sides(normal.noise, beta**2 if wrong else beta)
 
 
 @identity(
