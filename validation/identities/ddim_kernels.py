@@ -1,0 +1,103 @@
+r"""The Gaussian kernels x_t -> x_s that keep p(x | x_0), and what a step with the exact mean leaves out.
+
+    pi(x_s | x_t, x_0) = N(a x_0 + b x_t, c^2),   b = sqrt(sigma_s^2 - c^2) / sigma_t,   a = alpha_s - alpha_t b
+
+has int pi p_t(x_t | x_0) dx_t = p_s(x_s | x_0) for every 0 <= c <= sigma_s, s < t: the mean is alpha_s x_0 and the
+variance b^2 sigma_t^2 + c^2 = sigma_s^2. Bayes' posterior is the member with the largest c of the sampler's family,
+c = (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2). With x* in place of x_0 the kernel is no
+longer conditioned, and by the law of total variance the step loses a^2 E Cov[x_0 | x_t].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refdiff.channels import Channel
+from refdiff.validation.cases import ModelCase, ProcessCase
+from refdiff.validation.identities.ddim_coordinates import ends, scalar
+from refdiff.validation.identity import Sides, identity
+
+TOPIC = "DDIM in every coordinate"
+
+
+@identity(
+    "Every member of the DDIM family keeps the kernel",
+    topic=TOPIC,
+    formula=r"\pi(x_s|x_t,x_0) = \mathcal{N}(a x_0 + b x_t, c^2),\ b = \frac{\sqrt{\sigma_s^2 - c^2}}{\sigma_t},\ a"
+    r" = \alpha_s - \alpha_t b:"
+    r"\quad \int \pi\, p_t(x_t|x_0)\,dx_t = p_s(x_s|x_0),\qquad c^2 ="
+    r" \eta^2\frac{\sigma_s^2}{\sigma_t^2}\Big(\sigma_t^2 -"
+    r" \frac{\alpha_t^2}{\alpha_s^2}\sigma_s^2\Big)",
+    covers=["PODC9-14", "PODC9-15"],
+    refutes=["PODC9-15"],
+    over="processes",
+    control="times exchanged as printed: sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2 and sigma_t / sigma_s",
+)
+def family(case: ProcessCase, wrong: bool) -> list[Sides]:
+    """Channels pushed from t to s, in one step and in two; the variance of eta = 1 against Bayes' posterior."""
+    process, x0 = case.process, case.rng.standard_normal(3)
+
+    def member(late: float, early: float, share: float) -> Channel:
+        a, b = process.coefficients(late), process.coefficients(early)
+        gain = b.sigma * np.sqrt(1 - share) / a.sigma
+        return Channel(gain, (b.alpha - a.alpha * gain) * x0, np.broadcast_to(share * b.sigma**2, 3))
+
+    a, b = process.coefficients(case.t), process.coefficients(case.s)
+    middle, law = (case.s + case.t) / 2, process.kernel(case.t).at(x0)
+    sides = []
+    for share in (0.0, *case.rng.random(2), 1.0):
+        once = member(case.t, case.s, share).push(law)
+        twice = member(middle, case.s, share).push(member(case.t, middle, share / 2).push(law))
+        for found in (once, twice):
+            sides += [Sides(found.mean(), b.alpha * x0, np.abs(x0).max()), Sides(found.cov(), b.sigma**2 * np.eye(3))]
+    c2 = b.sigma**2 / a.sigma**2 * (a.sigma**2 - (a.alpha / b.alpha) ** 2 * b.sigma**2)
+    if wrong:
+        c2 = a.sigma**2 / b.sigma**2 * (b.sigma**2 - (b.alpha / a.alpha) ** 2 * a.sigma**2)
+    bayes = process.channel(case.s, case.t).reverse(process.kernel(case.s).at(x0))
+    return [*sides, Sides(c2, bayes.noise, b.sigma**2)]
+
+
+@identity(
+    "The posterior given the clean point returns the kernel",
+    topic=TOPIC,
+    formula=r"p(x_s|x_t,x_0) = \frac{p(x_t|x_s)\,p(x_s|x_0)}{p(x_t|x_0)}:\quad \int"
+    r" p(x_s|x_t,x_0)\,p_t(x_t|x_0)\,dx_t = p_s(x_s|x_0)",
+    covers=["PODC9-13"],
+    refutes=["PODC9-13"],
+    control="p(x_s|x_t) for p(x_s|x_t, x_0), as for a chain that were Markov in this order",
+    needs=lambda case: case.law.count == 1,
+)
+def posterior_kernel(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Bayes' channel from t back to s, for one x_0, applied to the kernel of t."""
+    process, x0 = case.process, case.law.mean() + case.rng.standard_normal(case.law.dim)
+    early = process.kernel(case.s).at(x0)
+    back = process.channel(case.s, case.t).reverse(case.model.marginal(case.s) if wrong else early)
+    found = back.push(process.kernel(case.t).at(x0))
+    # the noisier kernel is squeezed back by the gain: what rounds is the gain times it
+    size = early.cov().max() + np.abs(back.gain).max() ** 2 * process.kernel(case.t).at(x0).cov().max()
+    return [Sides(found.mean(), early.mean(), np.abs(x0).max()), Sides(found.cov(), early.cov(), size)]
+
+
+@identity(
+    "What a step with the exact mean loses in variance",
+    topic=TOPIC,
+    formula=r"\operatorname{Var}[a D(x_t) + b x_t] + c^2 + a^2\,\mathbb{E}\operatorname{Cov}[x_0|x_t] = \alpha_s^2 S"
+    r" + \sigma_s^2 I,\quad"
+    r" a = \alpha_s - \alpha_t b",
+    covers=["PODC9-16"],
+    control="the lost term left out: the step taken to keep the variance",
+    needs=lambda case: case.law.count == 1 and scalar(case),
+)
+def lost_variance(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Jacobians and posterior covariances of Gaussian data against the pushed law, for eta = 0, 1/2 and 1."""
+    (a, b), model, eye = ends(case), case.model, np.eye(case.law.dim)
+    sides = []
+    for eta in (0.0, 0.5, 1.0):
+        c2 = eta**2 * b.sigma**2 / a.sigma**2 * case.process.channel(case.s, case.t).noise
+        gain = np.sqrt(b.sigma**2 - c2) / a.sigma
+        weight = b.alpha - a.alpha * gain
+        slope = weight * model.denoiser_jacobian(case.x[0], case.t) + gain * eye
+        spread = slope @ model.marginal(case.t).cov() @ slope.T + c2 * eye
+        lost = (0 if wrong else weight**2) * model.posterior_covariance(case.x[0], case.t)
+        sides.append(Sides(spread + lost, model.marginal(case.s).cov()))
+    return sides
