@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
-from refdiff.distributions import Gaussian
+from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.processes import BetaTable
 from refdiff.validation.cases import Case, ModelCase, TableCase
 from refdiff.validation.identity import QUADRATURE, Sides, identity
@@ -190,7 +190,8 @@ def covariance_recursion(case: TableCase, wrong: bool) -> Sides:
     chosen, kept, betas = respaced(case.table)
     alpha, variance = signal_and_noise(case.table)
     root = case.rng.standard_normal((3, 3))
-    law = start = Gaussian(np.zeros(3), root @ root.T)
+    start = Gaussian(np.zeros(3), root @ root.T)
+    law: GaussianMixture = start
     pushed = []
     for factor, beta in zip(kept, betas, strict=True):
         law = Channel(np.sqrt(factor), 0.0, ASYMPTOTIC * beta).push(law)
