@@ -15,6 +15,7 @@ step only where alpha and sigma are affine in the time used; freezing the score 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -306,7 +307,7 @@ def cosines(case: ModelCase, wrong: bool) -> Sides:
     a, b = every[0], every[-1]
     stretch = factor * np.sqrt((b.alpha**2 * values + b.sigma**2) / (a.alpha**2 * values + a.sigma**2))
     exact = b.alpha * mean + (case.x - a.alpha * mean) @ axes * stretch @ axes.T
-    return Sides(x, exact, sum(terms(c, d, case.x, x) for c, d in zip(every, every[1:], strict=False)))
+    return Sides(x, exact, sum(terms(c, d, case.x, x) for c, d in pairwise(every)))
 
 
 def shrinkage(case: Case, counts: list[int]) -> list[Array]:
@@ -319,7 +320,7 @@ def shrinkage(case: Case, counts: list[int]) -> list[Array]:
         times = std * np.sin(theta) / (np.cos(theta) + std * np.sin(theta))
         times[0] = 1.0
         x = np.ones((1, 1))
-        for t, s in zip(times, times[1:], strict=False):
+        for t, s in pairwise(times):
             x = step(model.process.coefficients(t), model.process.coefficients(s), x, model.denoiser(x, t))
         return np.asarray((x - mean) / std)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refdiff.channels import Channel
+from refdiff.distributions import Gaussian
 from refdiff.validation.cases import ModelCase, ProcessCase
 from refdiff.validation.identities.ddim_coordinates import ends, scalar
 from refdiff.validation.identity import Sides, identity
@@ -71,7 +72,9 @@ def posterior_kernel(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes' channel from t back to s, for one x_0, applied to the kernel of t."""
     process, x0 = case.process, case.law.mean() + case.rng.standard_normal(case.law.dim)
     early = process.kernel(case.s).at(x0)
-    back = process.channel(case.s, case.t).reverse(case.model.marginal(case.s) if wrong else early)
+    marginal = case.model.marginal(case.s)
+    prior = Gaussian(marginal.mean(), marginal.cov()) if wrong else early
+    back = process.channel(case.s, case.t).reverse(prior)
     found = back.push(process.kernel(case.t).at(x0))
     # the noisier kernel is squeezed back by the gain: what rounds is the gain times it
     size = early.cov().max() + np.abs(back.gain).max() ** 2 * process.kernel(case.t).at(x0).cov().max()

@@ -147,8 +147,8 @@ def nodes(case: ModelCase) -> tuple[Array, Array]:
 
 
 def on_the_line(case: Any) -> bool:
-    """One dimension, where expectations over p_t are a sum."""
-    return bool(case.law.dim == 1)
+    """One dimension and one schedule, where expectations over p_t are a sum."""
+    return bool(case.law.dim == 1 and not case.process.per_axis)
 
 
 @identity(

@@ -129,8 +129,13 @@ def every_pair(case: ModelCase, wrong: bool) -> list[Sides]:
     size = sizes(c, x, exact["denoiser"])._asdict()
     size["v_prediction"] = c.sigma * np.abs(exact["denoiser"]).max() + c.alpha * size["noise"]
     # how far each moves when the denoiser moves by 1: an error of the source arrives multiplied by a ratio of these
-    reach = dict(zip(size, (1, c.alpha / c.sigma, c.alpha / c.sigma**2, -gap(c) / c.sigma), strict=False))
-    reach["v_prediction"] = (c.alpha**2 + c.sigma**2) / c.sigma
+    reach = {
+        "denoiser": np.ones(()),
+        "noise": c.alpha / c.sigma,
+        "score": c.alpha / c.sigma**2,
+        "velocity": -gap(c) / c.sigma,
+        "v_prediction": (c.alpha**2 + c.sigma**2) / c.sigma,
+    }
     sides = []
     for source, target in permutations(PREDICTIONS, 2):
         if wrong and source != "v_prediction":

@@ -91,7 +91,7 @@ def arc(case: ModelCase, wrong: bool) -> list[Sides]:
     for sigma_d in (1.0, float(np.sqrt(np.trace(case.law.cov()) / case.law.dim))):
         other = ExactModel(case.law, Trigonometric(sigma_d))
         noise, dnoise = c.sigma / sigma_d, c.dsigma / sigma_d
-        angle = np.arctan2(c.sigma * sigma_d if wrong else noise, c.alpha)
+        angle = float(np.arctan2(c.sigma * sigma_d if wrong else noise, c.alpha))
         scale = np.hypot(c.alpha, noise)
         growth = (c.alpha * c.dalpha + noise * dnoise) / scale
         speed = (c.alpha * dnoise - noise * c.dalpha) / scale**2
