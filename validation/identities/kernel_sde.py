@@ -15,7 +15,6 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
-from refdiff.model import ExactModel
 from refdiff.processes import BetaTable
 from refdiff.schedules import FunctionSchedule, Schedule, VPLinear
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
@@ -273,20 +272,18 @@ def variation_of_constants(case: ProcessCase, wrong: bool) -> Sides:
     over="processes",
     evidence=QUADRATURE,
     control="the diffusion's correlation alpha_t s_0 / std_t in place of the flow's",
-    needs=smooth,
 )
 def coupling(case: ProcessCase, wrong: bool) -> list[Sides]:
     """There and exactly back again correlates x_0 with its copy by r^2; the flow's slope is an integral over time."""
     law, forward = Gaussian([0.4], 0.6), case.process.kernel(case.t)
     there_and_back = forward.reverse(law).compose(forward)
     correlation = forward.gain * np.sqrt(0.6 / forward.push(law).cov().item())
-    model = ExactModel(law, case.process)
     if wrong:
         return [Sides(correlation, 1.0)]
-    nodes, weights = (part * (case.t - case.s) for part in legendre(28))
-    slope = np.exp(weights @ [model.velocity_jacobian(np.zeros(1), case.s + u).item() for u in nodes])
-    first, last = (model.marginal(t).cov().item() for t in (case.s, case.t))
-    # corr(x_s, x_t) = slope std_s / std_t for the map x_t = slope x_s
+    u, weights = panels(case.schedule, case.s, case.t)
+    first, last, between = (_spread(case.schedule, time) for time in (case.s, case.t, u))
+    # the flow of Gaussian data is linear: dv/dx = f + g^2 / (2 var), and corr(x_s, x_t) = slope std_s / std_t
+    slope = np.exp(weights @ (case.schedule.f(u) + 0.5 * case.schedule.g2(u) / between))
     return [Sides(there_and_back.gain, correlation**2), Sides(slope * np.sqrt(first / last), 1.0)]
 
 
@@ -317,3 +314,9 @@ def forgetting(case: Case, wrong: bool) -> list[Sides]:
     inside = weights @ (schedule.f(np.expm1(y)) * np.exp(y))
     beyond = -((1 + schedule.T) ** (1 - power)) / (power - 1)
     return [Sides(np.exp(inside + beyond), limit), Sides(schedule.alpha(schedule.T) * np.exp(beyond), limit)]
+
+
+def _spread(schedule: Schedule, t: Array | float) -> Array:
+    """The variance of x_t for data of variance 0.6."""
+    c = schedule.coefficients(t)
+    return np.asarray(c.alpha**2 * 0.6 + c.sigma**2)
