@@ -172,23 +172,38 @@ def test_a_bad_file_is_refused_in_words(tmp_path, case):
         load(path)
 
 
-def test_a_large_file_is_thinned_and_says_so(tmp_path):
+def test_a_large_file_is_thinned_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("refdiff.validation.data.ENTRIES", 50)
+    monkeypatch.setattr("refdiff.validation.data.COORDINATES", 5)
     path = save(tmp_path, "a.npy", np.arange(4000.0).reshape(200, 20))
-    data = load(path, entries=50, coordinates=5)
+    data = load(path)
     assert data.points.shape == (10, 5)
-    assert "5 of 20 coordinates drawn; 10 of 200 points drawn" in data.describe()
+    assert "5 of 20 coordinates drawn; 10 of 200 points drawn, to keep the run short" in data.describe()
     # every drawn number stands in one of the drawn rows and columns of the file
     rows, columns = np.divmod(data.points, 20)
     assert (rows == rows[:, :1]).all()
     assert (columns == columns[:1]).all()
-    np.testing.assert_array_equal(load(path, entries=50, coordinates=5).points, data.points)
-    assert (load(path, seed=1, entries=50, coordinates=5).points != data.points).any()
+    np.testing.assert_array_equal(load(path).points, data.points)
+    assert (load(path, seed=1).points != data.points).any()
+
+
+def test_a_posterior_covariance_stays_affordable(tmp_path):
+    path = save(tmp_path, "a.npy", np.zeros((1000, 784), dtype=np.uint8))
+    n, d = load(path).points.shape
+    assert d == 784
+    assert n * d**2 <= 2**28 < (n + 1) * d**2
+
+
+@given(most=st.integers(1, 120))
+def test_the_caller_may_say_how_many_points_to_keep(tmp_path_factory, most):
+    data = load(save(tmp_path_factory.mktemp("most"), "a.npy", np.arange(100.0)), most=most)
+    assert len(np.unique(data.points)) == len(data.points) == min(most, 100)
 
 
 def test_points_keep_their_weights_when_thinned_and_those_of_weight_zero_go_first(tmp_path):
     weights = np.where(np.arange(100) % 2, np.arange(100.0), 0.0)
     path = save(tmp_path, "a.npz", {"points": np.arange(100.0), "weights": weights})
-    data = load(path, entries=30)
+    data = load(path, most=30)
     np.testing.assert_array_equal(data.points[:, 0], data.weights)
     assert len(data.points) == 30
     assert "50 points of weight zero left out; 30 of 100 points drawn" in data.describe()

@@ -28,9 +28,9 @@ from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
 from refdiff.distributions.constructors import from_samples
 
-# What is kept of a file: a run of all identities then takes minutes, and no matrix (6, d, d) more than 50 MB.
-ENTRIES = 20_000 * 256
-COORDINATES = 1024
+# How much of a file is kept: n d numbers, what a score costs, and n d^2, what a posterior covariance costs. At these
+# sizes the slowest identities take some seconds a case; no matrix (6, d, d) takes more than 50 MB.
+ENTRIES, SQUARES, COORDINATES = 1 << 20, 1 << 28, 1024
 # Rows looked at together when a mapped file is searched for numbers that are not finite.
 BLOCK = 1 << 22
 
@@ -72,8 +72,7 @@ def load(
     weights: str | Path | None = None,
     bandwidth: float | None = None,
     seed: int = 0,
-    entries: int = ENTRIES,
-    coordinates: int = COORDINATES,
+    most: int | None = None,
 ) -> Data:
     """The data in a file, checked, and thinned where it is large.
 
@@ -82,7 +81,7 @@ def load(
         weights: another file with one number a point, which replaces the weights in `path`.
         bandwidth: replaces the bandwidth in `path`; 0, the point set itself, where neither says one.
         seed: what a part of a large file is drawn with.
-        entries, coordinates: the largest n x d and the largest d that are kept whole.
+        most: the largest number of points that is kept; as many as make a short run when left out.
 
     Raises:
         ValueError: there is no such file, it cannot be read, or what it holds is not n >= 1 points of finite numbers.
@@ -93,7 +92,7 @@ def load(
     if bandwidth is not None:
         data = replace(data, bandwidth=float(bandwidth))
     _check(data)
-    return _thin(data, np.random.default_rng(seed), entries, coordinates)
+    return _thin(data, np.random.default_rng(seed), most)
 
 
 # ---------------------------------------------------------------------- reading
@@ -248,20 +247,20 @@ def _refuse(data: Data, bad: Rows, n: int, what: str) -> None:
     raise ValueError(f"{bad.size} of the {n} points in {data.name} {what}: {where}")
 
 
-def _thin(data: Data, rng: np.random.Generator, entries: int, coordinates: int) -> Data:
-    """At most `coordinates` axes and `entries` numbers, drawn without repetition; points of weight zero are dropped."""
+def _thin(data: Data, rng: np.random.Generator, most: int | None) -> Data:
+    """Fewer axes and points, drawn without repetition; points of weight zero are dropped."""
     (n, d), notes = data.points.shape, list(data.notes)
     axes, rows = np.arange(d), np.arange(n)
     if data.weights is not None and not data.weights.all():
         rows = np.flatnonzero(data.weights)
         notes.append(f"{n - rows.size} points of weight zero left out")
-    if d > coordinates:
-        axes = np.sort(rng.choice(d, coordinates, replace=False))
-        notes.append(f"{coordinates} of {d} coordinates drawn")
-    count = max(1, entries // axes.size)
+    if d > COORDINATES:
+        axes = np.sort(rng.choice(d, COORDINATES, replace=False))
+        notes.append(f"{COORDINATES} of {d} coordinates drawn")
+    count = most or max(1, min(ENTRIES // axes.size, SQUARES // axes.size**2))
     if rows.size > count:
         rows = np.sort(rng.choice(rows, count, replace=False))
-        notes.append(f"{count} of {n} points drawn, to keep the run short")
+        notes.append(f"{count} of {n} points drawn" + ", to keep the run short" * (most is None))
     return replace(
         data,
         points=np.asarray(_part(data.points, rows, axes), dtype=np.float64),

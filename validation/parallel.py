@@ -16,14 +16,14 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from refdiff.distributions import GaussianMixture
 from refdiff.validation.cases import KINDS, Case
-from refdiff.validation.identity import REGISTRY, Identity
+from refdiff.validation.identity import REGISTRY, REJECTION, Identity
 from refdiff.validation.runner import Outcome, run, run_all
 from refdiff.validation.threads import VARIABLES, limited
 
@@ -35,12 +35,15 @@ def outcomes(
 ) -> Generator[tuple[int, Outcome], None, None]:
     """Outcomes as they are found, each with the place of its identity in `chosen`.
 
-    One job is done in this process, unless its linear algebra has threads.
+    One job is done in this process, unless its linear algebra has threads. A negative control that `given` data cannot
+    reject, because its mistake makes no difference there (equal weights, one component), is judged on the built-in
+    cases instead: what the control has to show is that the check can fail.
     """
     listed = list(chosen)
     jobs = max(1, min(jobs, len(listed)))
     if jobs == 1 and limited():
-        yield from enumerate(run_all(listed, level, seed, given))
+        for place, found in enumerate(run_all(listed, level, seed, given)):
+            yield place, _sighted(found, seed, given)
         return
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
@@ -52,9 +55,10 @@ def outcomes(
             place = places[future]
             yield place, _received(listed[place], future)
     finally:  # also on an interrupt: what is running is worth nothing any more
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - before:
-            worker.terminate()
+        with _deaf():
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
 
 
 def _received(one: Identity, future: Future[dict[str, Any]]) -> Outcome:
@@ -67,23 +71,44 @@ def _received(one: Identity, future: Future[dict[str, Any]]) -> Outcome:
     return Outcome(one, np.inf, "", 0.0, 0, 0.0, problem)
 
 
+def _sighted(found: Outcome, seed: int, given: Given) -> Outcome:
+    """The outcome, with the control's score on the built-in cases where given data could not reject it."""
+    if given is None or found.verdict != "BLIND":
+        return found
+    one, control = found.identity, found.control
+    for case in KINDS[one.over]("quick", seed, None):
+        if one.needs(case) and control < REJECTION:
+            control = max(control, one.error(case, wrong=True) / one.tolerance)
+    return replace(found, control=control)
+
+
 @contextmanager
 def _quiet_start() -> Iterator[None]:
     """Processes started here get one thread of linear algebra each, and leave Ctrl-C to this process."""
     old = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(dict.fromkeys(VARIABLES, "1"))
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
-        yield
+        with _deaf():
+            yield
     finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
         for name, value in old.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is ignored here, and by processes started here."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may change that
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 # ---------------------------------------------------------------------- in the worker
@@ -103,5 +128,5 @@ def _one(module: str, name: str) -> dict[str, Any]:
     one = REGISTRY[name]
     if one.over not in _cases:
         _cases[one.over] = list(KINDS[one.over](*_matrix))
-    found = run(one, _cases[one.over])
+    found = _sighted(run(one, _cases[one.over]), *_matrix[1:])
     return {field.name: getattr(found, field.name) for field in fields(found) if field.name != "identity"}
