@@ -89,8 +89,8 @@ def continuity(case: ModelCase, wrong: bool) -> Sides:
     "Fokker-Planck equation",
     topic=TOPIC,
     formula=r"\partial_t p = -\nabla \cdot (f p) + \tfrac12 g^2 \Delta p",
-    covers=["DMI-56", "PODB-14", "TOPA-81", "PODA-410", "PHY-02", "PHY-66", "PHY-81"],
-    refutes=["PHY-66", "PHY-81"],
+    covers=["DMI-56", "PODB-14", "TOPA-81", "PODA-410", "PHY-02", "PHY-81"],
+    refutes=["PHY-81"],
     control="-f d p - g^2 lap p / 2: without the advection x . grad p and with the diffusion reversed",
 )
 def fokker_planck(case: ModelCase, wrong: bool) -> Sides:
@@ -242,19 +242,67 @@ def dirac_calculus(case: LawCase, wrong: bool) -> list[Sides]:
     law, x, d = case.law, case.x, case.law.dim
     s, at_x = law.score(x), law.logpdf(x)
     widths = [0.1 * smallest_std(law) / 2**j for j in range(4)]
-    values, gradients = [], []
+    densities, values, gradients = [], [], []
     for h in widths:
         blur = Channel(noise=h**2)
         mean, cov = blur.posterior_mean(law, x), blur.posterior_cov(law, x)
         density = np.exp(law.convolve(h**2).logpdf(x) - at_x)[:, None]
+        densities.append(density)
         values.append(density * mean)
         # E[y_i (y_j - x_j) | x] / h^2, with d delta / dx_j = (y_j - x_j) / h^2 delta
         gradients.append(density[..., None] * (cov + mean[:, :, None] * (mean - x)[:, None, :]) / h**2)
     exact = np.eye(d) + (0.0 if wrong else x[:, :, None] * s[:, None, :])
     return [
+        Sides(numeric.extrapolate(densities, first=2, step=2), 1.0),
         Sides(numeric.extrapolate(values, first=2, step=2), x),
         Sides(numeric.extrapolate(gradients, first=2, step=2), exact),
     ]
+
+
+@identity(
+    "density carried by a contraction",
+    topic=TOPIC,
+    formula=r"v = -\tfrac{\beta}{2} x:\quad \partial_t \rho = \tfrac{\beta}{2} (d\,\rho + x \cdot \nabla \rho)",
+    covers=["PHY-66"],
+    refutes=["PHY-66"],
+    over="laws",
+    evidence=DERIVATIVE,
+    control="beta rho d / 2, the derivative along the motion in place of the one at a fixed point",
+    needs=lambda case: case.law.dim <= 16,
+)
+def contraction(case: LawCase, wrong: bool) -> Sides:
+    """A stencil in beta t of the density of exp(-beta t / 2) x against the score."""
+    x, at_x, s = case.x, case.law.logpdf(case.x), case.law.score(case.x)
+    advection = 0.0 if wrong else dot(x, s)
+    step = FINE / (1 + np.linalg.norm(x, axis=1).max() / smallest_std(case.law))
+    rate = numeric.derivative(lambda u: np.exp(case.law.affine(np.exp(-u / 2)).logpdf(x) - at_x), 0.0, step)
+    return Sides(rate, 0.5 * (case.law.dim + advection), scale=case.law.dim + dot(np.abs(x), np.abs(s)))
+
+
+@identity(
+    "volume change over a short step",
+    topic=TOPIC,
+    formula=r"\log \det(I + \Delta t\,\nabla v) = \Delta t\,\nabla \cdot v"
+    r" - \tfrac{\Delta t^2}{2} \mathrm{tr}\,(\nabla v)^2 + O(\Delta t^3),\quad \nabla \cdot v = -\tfrac{d \log p}{dt}",
+    covers=["TOPB-19", "PODB-12", "RDX-B1"],
+    evidence=ORDER,
+    control="the second-order term with the other sign",
+    needs=lambda case: case.law.dim <= 16,
+)
+def volume_change(case: ModelCase, wrong: bool) -> Sides:
+    """Determinants from the Jacobian, the divergence from the density along the flow; the remainder over dt^2."""
+    model, x, t, d = case.model, case.x, case.t, case.law.dim
+    jacobian = model.velocity_jacobian(x, t)
+    divergence = -(model.log_density_rate(x, t) + dot(model.velocity(x, t), model.score(x, t)))
+    # a flow at rest (p_t constant) has no rate but the clock's
+    fastest = max(np.abs(jacobian).sum(axis=(1, 2)).max(), 1 / t)
+    longest = 0.02 / fastest
+    remainders = [
+        (np.linalg.slogdet(np.eye(d) + dt * jacobian)[1] - dt * divergence) / dt**2
+        for dt in longest / 2.0 ** np.arange(4)
+    ]
+    second = (0.5 if wrong else -0.5) * np.einsum("nij,nji->n", jacobian, jacobian)
+    return Sides(numeric.extrapolate(remainders), second, scale=fastest**2)
 
 
 @identity(

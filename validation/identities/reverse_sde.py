@@ -124,6 +124,35 @@ def lambda_split(case: Case, wrong: bool) -> list[Sides]:
 
 
 @identity(
+    "probability flow of a point under a matrix process",
+    topic=TOPIC,
+    formula=r"\frac{dx}{dt} = F x + \tfrac12 D \Sigma^{-1} (x - K(t, 0)\,x_0)",
+    covers=["RDX-10"],
+    over="once",
+    evidence=QUADRATURE,
+    control="D in place of D / 2",
+)
+def point_flow(case: Case, wrong: bool) -> list[Sides]:
+    """Affine flow from t = 0.3 to 1: mean and covariance of the image of N(K x_0, Sigma) against the kernel."""
+    sde, x0, first, last = random_sde(case), case.rng.standard_normal(3), 0.3, 1.0
+    f, share = sde.drift, (1.0 if wrong else 0.5) * sde.diffusion
+
+    def rate(t: float, state: Array) -> Array:
+        kernel, (mean, *columns) = sde.channel(t), state.reshape(4, 3)
+        pull = share @ np.linalg.inv(kernel.noise)
+        # the columns are tangents of the flow, kept as rows
+        return np.concatenate([f @ mean + pull @ (mean - kernel.gain @ x0), *((f + pull) @ u for u in columns)])
+
+    start, end = sde.channel(first), sde.channel(last)
+    root = np.linalg.cholesky(start.noise)
+    # a point off the mean by the first column of the root, carried with all columns
+    initial = np.concatenate([start.gain @ x0 + root[:, 0], *root.T])
+    point, *columns = solve_ivp(rate, (first, last), initial, "DOP853", rtol=1e-11, atol=1e-12).y[:, -1].reshape(4, 3)
+    moved = np.array(columns).T
+    return [Sides(moved @ moved.T, end.noise), Sides(point, end.gain @ x0 + moved[:, 0])]
+
+
+@identity(
     "backward Kolmogorov equation",
     topic=TOPIC,
     formula=r"\partial_{t_1} p(x_2|x_1) = -f(x_1) \cdot \nabla_1 p - \tfrac12 \nabla_1 \cdot D \nabla_1 p",
