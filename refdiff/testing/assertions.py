@@ -251,6 +251,8 @@ def _likely(
     kind: str, asked: list[_Point], answers: list[Array], slips: dict[str, Prediction], rtol: float
 ) -> list[str]:
     """The slips that explain the answers at every time."""
+    if not all(np.isfinite(answer).all() for answer in answers):
+        return []
     right = PREDICTIONS["the denoiser E[x_0 | x]" if kind == "denoiser" else "the score grad log p_t"]
     tried = {name: guess for name, guess in {**PREDICTIONS, **slips}.items() if guess is not right}
     tried |= {f"minus {name}": _minus(guess) for name, guess in PREDICTIONS.items()}

@@ -166,7 +166,7 @@ def schedule_comparisons() -> Iterator[Comparison]:
     for name, (schedule, path) in _schedules().items():
         for fraction in FRACTIONS:
             t = fraction * schedule.T
-            case, c = f"{name}, t = {fraction:.9g} T", schedule.coefficients(t)
+            case, c = f"{name}, t = {fraction:.13g} T", schedule.coefficients(t)
             with mp.workdps(exact.DIGITS):
                 for label, computed, function in (
                     ("alpha", c.alpha, path.alpha),
@@ -199,12 +199,13 @@ def worst_errors() -> dict[str, Worst]:
     return found
 
 
-def main() -> None:
-    """Print the worst errors."""
-    print(f"{'function':22s}{'ulps of the result':>20s}  {'in':44s}{'ulps of the size':>18s}  in")
-    for function, w in worst_errors().items():
-        print(f"{function:22s}{w.of_result:20.3g}  {w.result_case:44s}{w.of_size:18.3g}  {w.size_case}")
+def report(found: dict[str, Worst]) -> str:
+    """One line for each function."""
+    lines = [f"{'function':22s}{'ulps of the result':>20s}  {'in':44s}{'ulps of the size':>18s}  in"]
+    for function, w in found.items():
+        lines.append(f"{function:22s}{w.of_result:20.3g}  {w.result_case:44s}{w.of_size:18.3g}  {w.size_case}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(report(worst_errors()))

@@ -1,0 +1,250 @@
+"""Schedules: every derivative by stencils, the ends of time, inverses, clocks and scales."""
+
+import mpmath as mp
+import numpy as np
+import plain
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import refdiff
+from refdiff import (
+    Alignment,
+    FlowMatching,
+    FunctionSchedule,
+    SubVP,
+    Transformed,
+    Trigonometric,
+    VEGeometric,
+    VEPower,
+    VPCosine,
+    VPLinear,
+    beta_table,
+    testing,
+)
+from refdiff.validation.numeric import derivative
+
+SCHEDULES = testing.schedules()
+ENDS = [
+    VPLinear(),
+    VPLinear(0.0, 20.0),
+    VPLinear(1e-3, 1e-3),
+    VPCosine(),
+    VPCosine(0.0),
+    SubVP(),
+    SubVP(0.0, 20.0),
+    SubVP(0.1, 4000.0),
+    VPLinear(0.1, 4000.0),
+    VEGeometric(),
+    VEGeometric(clean_start=True),
+    VEPower(),
+    VEPower(0.5),
+    VEPower(0.25),
+    VEPower(1.5),
+    VEPower(2.0),
+    VEPower(3.0),
+    FlowMatching(),
+    Trigonometric(),
+    Trigonometric(0.25),
+    beta_table.linear(),
+    beta_table.squared_cosine(),
+    beta_table.scaled_linear().zero_terminal_snr(),
+    refdiff.BetaTable(np.array([0.4])),
+    refdiff.BetaTable(np.array([1.0])),
+    refdiff.BetaTable(np.array([0.1, 0.0, 0.2])),
+    FunctionSchedule(lambda t: 1 - t, lambda t: 1.0 * t),
+    FunctionSchedule(lambda t: np.exp(-t), lambda t: np.sqrt(-np.expm1(-2 * t))),
+    FunctionSchedule(
+        lambda t: np.exp(-t),
+        lambda t: np.sqrt(-np.expm1(-2 * t)),
+        1.0,
+        lambda t: -np.exp(-t),
+        lambda t: np.exp(-2 * t) / np.sqrt(-np.expm1(-2 * t)),
+    ),
+    Transformed(VPLinear(), lambda t: (t, 1.0, 0.0), lambda t: (1 + t, 1.0, 0.0)),
+    Transformed(FlowMatching(), lambda t: (t * t, 2 * t, 2.0)),
+]
+
+
+def name(schedule):
+    """A short name for the report: tables and functions would print themselves at length."""
+    if isinstance(schedule, refdiff.BetaTable):
+        return f"table of {schedule.steps}"
+    return type(schedule).__name__ if isinstance(schedule, (FunctionSchedule, Transformed)) else repr(schedule)
+
+
+FIRST = {"dalpha": "alpha", "dsigma": "sigma", "d2alpha": "dalpha", "d2sigma": "dsigma", "d2variance": "dvariance"}
+
+
+@given(SCHEDULES, st.floats(0.05, 0.95))
+def test_every_derivative_is_that_of_the_quantity_before_it(schedule, fraction):
+    t = fraction * schedule.T
+    if isinstance(schedule, refdiff.BetaTable):
+        t = np.floor(t) + 0.5  # away from the kinks
+    # a stencil of reach 4 h: truncation (h / t)^8 of the singularity at t = 0
+    h = 4e-3 * min(t - np.floor(t) if isinstance(schedule, refdiff.BetaTable) else t, schedule.T - t)
+    c = schedule.coefficients(t)
+    for name, base in FIRST.items():
+        if base.startswith("d") and isinstance(schedule, FunctionSchedule):
+            continue  # its second derivatives are numerical themselves
+        expected = derivative(lambda u, base=base: getattr(schedule.coefficients(u), base), t, h)
+        size = abs(expected) + abs(getattr(c, base)) / h * 100 * plain.EPS / 1e-7
+        assert abs(getattr(c, name) - expected) <= 1e-7 * size, name
+    variance = derivative(lambda u: schedule.sigma(u) ** 2, t, h)
+    assert abs(c.dvariance - variance) <= 1e-7 * (abs(variance) + c.sigma**2)
+
+
+@given(SCHEDULES, st.floats(0.02, 0.98))
+def test_f_and_g2_are_the_drift_and_diffusion_of_their_definitions(schedule, fraction):
+    t = fraction * schedule.T
+    c = schedule.coefficients(t)
+    np.testing.assert_allclose(c.f, c.dalpha / c.alpha, rtol=1e-12)
+    terms = abs(c.dvariance) + 2 * abs(c.f) * c.sigma**2
+    # numerical derivatives of a FunctionSchedule carry 1e-9 of their own into both sides alike
+    assert abs(c.g2 - (c.dvariance - 2 * c.f * c.sigma**2)) <= 1e-12 * terms
+    assert c.g2 >= -1e-9 * terms
+
+
+@given(SCHEDULES, st.floats(0.02, 0.98))
+def test_log_snr_falls_at_the_rate_minus_g2_over_2_sigma2(schedule, fraction):
+    t = fraction * schedule.T
+    c = schedule.coefficients(t)
+    np.testing.assert_allclose(schedule.log_snr(t), np.log(c.alpha / c.sigma), rtol=1e-12, atol=1e-13)
+    expected = -c.g2 / (2 * c.sigma**2)
+    # f and sigma'/sigma may cancel down to their difference
+    assert abs(schedule.dlog_snr(t) - expected) <= 1e-12 * (abs(c.f) + abs(c.dsigma / c.sigma)) + 1e-9 * abs(expected)
+    assert schedule.dlog_snr(t) <= 0
+
+
+@given(SCHEDULES, st.floats(0.001, 0.999))
+def test_time_of_log_snr_is_the_inverse(schedule, fraction):
+    t = fraction * schedule.T
+    lam = float(schedule.log_snr(t))
+    back = schedule.time_of_log_snr(lam)
+    # a lambda rounded by eps (|log alpha| + |log sigma|) moves the time by that over |lambda'|
+    c = schedule.coefficients(t)
+    blur = plain.EPS * (1 + abs(np.log(c.alpha)) + abs(np.log(c.sigma))) / abs(schedule.dlog_snr(t))
+    assert abs(back - t) <= 32 * (blur + plain.EPS * t)
+
+
+@pytest.mark.parametrize("exponent", [-3, -6, -9, -12])
+@pytest.mark.parametrize("schedule", ENDS[:19], ids=name)
+def test_time_of_log_snr_keeps_relative_digits_of_early_times(schedule, exponent):
+    t = schedule.T * 10.0**exponent
+    if isinstance(schedule, VEGeometric) and not schedule.clean_start:
+        pytest.skip("lambda is finite at t = 0, so early times are differences of it")
+    lam = float(schedule.log_snr(t))
+    np.testing.assert_allclose(schedule.time_of_log_snr(lam), t, rtol=32 * plain.EPS * (1 + abs(lam)))
+
+
+@pytest.mark.parametrize("schedule", ENDS, ids=name)
+def test_both_ends_of_time_have_their_limits(schedule):
+    for t in (0.0, schedule.T):
+        for quantity, value in schedule.coefficients(t)._asdict().items():
+            # where sigma' is infinite, a chain rule or a stencil does not know sigma''
+            unknown = isinstance(schedule, (FunctionSchedule, Transformed)) and quantity in ("d2sigma", "d2variance")
+            assert unknown or not np.isnan(value), f"{quantity} at t = {t}"
+        assert schedule.alpha(t) >= 0
+        assert schedule.sigma(t) >= 0
+    assert schedule.alpha(0.0) == 1 or not isinstance(schedule, VPLinear)
+    assert schedule.log_snr(0.0) > schedule.log_snr(schedule.T)
+    assert not np.isnan(schedule.dlog_snr([0.0, schedule.T])).any()
+
+
+@pytest.mark.parametrize("schedule", ENDS, ids=name)
+def test_the_inverse_reaches_both_ends(schedule):
+    assert schedule.time_of_log_snr(schedule.log_snr(0.0)) == 0
+    assert abs(schedule.time_of_log_snr(schedule.log_snr(schedule.T)) - schedule.T) <= 1e-6 * schedule.T
+
+
+@pytest.mark.parametrize(
+    ("schedule", "end"), [(VPLinear(0.0, 20.0), np.sqrt(10.0)), (VPCosine(0.0), np.pi / 2), (SubVP(0.0, 20.0), 0.0)]
+)
+def test_sigma_leaves_zero_at_a_finite_rate_where_beta_starts_at_zero(schedule, end):
+    np.testing.assert_allclose(schedule.dsigma(0.0), end, rtol=1e-14)
+
+
+@pytest.mark.parametrize("schedule", ENDS, ids=name)
+def test_times_keep_their_shape_and_one_time_is_like_many(schedule):
+    t = schedule.T * np.linspace(0.1, 0.9, 6).reshape(2, 3)
+    for name, many in schedule.coefficients(t)._asdict().items():
+        one = [[getattr(schedule.coefficients(u), name) for u in row] for row in t]
+        assert many.shape == (2, 3)
+        # SciPy's adaptive stencil stops for a whole batch at once, and is good to about the square root of eps
+        rtol = 1e-12 if not isinstance(schedule, FunctionSchedule) else 1e-6
+        np.testing.assert_allclose(many, one, rtol=rtol, atol=rtol * max(np.abs(many).max(), schedule.alpha(0.0)))
+    assert np.shape(schedule.alpha(np.zeros((0,)))) == (0,)
+    assert np.shape(schedule.log_snr(0.3 * schedule.T)) == ()
+    assert np.shape(schedule.time_of_log_snr(schedule.log_snr(t))) == (2, 3)
+
+
+@pytest.mark.parametrize("schedule", ENDS[:21], ids=name)
+def test_an_infinite_log_snr_is_a_time_only_where_it_is_reached(schedule):
+    for lam, t in ((np.inf, 0.0), (-np.inf, schedule.T)):
+        if schedule.log_snr(t) == lam:
+            assert schedule.time_of_log_snr(lam) == t
+        else:
+            with pytest.raises(ValueError, match="lam must lie in"):
+                schedule.time_of_log_snr(lam)
+
+
+@given(SCHEDULES, st.floats(1e-6, 10.0))
+def test_a_log_snr_that_is_never_reached_is_refused(schedule, beyond):
+    low, high = schedule.log_snr(schedule.T), schedule.log_snr(0.0)
+    for lam in (low - beyond, high + beyond, np.nan):
+        if np.isfinite(lam) or np.isnan(lam):
+            with pytest.raises(ValueError, match="lam must lie in"):
+                schedule.time_of_log_snr(lam)
+
+
+@given(st.floats(0.01, 1.0), st.floats(1.0, 30.0), st.floats(1e-8, 1.0))
+def test_variance_preserving_sigma_is_exact_where_alpha_rounds_to_one(low, high, t):
+    schedule = VPLinear(low, high)
+    with mp.workdps(60):
+        total = mp.mpf(low) * mp.mpf(t) + (mp.mpf(high) - mp.mpf(low)) * mp.mpf(t) ** 2 / 2
+        alpha, sigma = mp.exp(-total / 2), mp.sqrt(1 - mp.exp(-total))
+    np.testing.assert_allclose(schedule.sigma(t), float(sigma), rtol=8 * plain.EPS)
+    # alpha = e^(-B / 2) carries the rounding of B
+    np.testing.assert_allclose(schedule.alpha(t), float(alpha), rtol=8 * plain.EPS * (1 + float(total)))
+
+
+@given(st.floats(0.0, 1.0))
+def test_trigonometric_is_the_cosine_schedule_without_offset_on_a_longer_clock(u):
+    arc, cosine = Trigonometric(), VPCosine(0.0)
+    np.testing.assert_allclose(arc.alpha(u * np.pi / 2), cosine.alpha(u), atol=2 * plain.EPS)
+    np.testing.assert_allclose(arc.sigma(u * np.pi / 2), cosine.sigma(u), atol=2 * plain.EPS)
+
+
+@given(st.sampled_from([VPLinear(), FlowMatching(), VEPower(T=1.0), SubVP()]), st.floats(0.1, 0.9))
+def test_a_transformed_schedule_is_the_base_with_the_chain_rule(base, t):
+    c = np.array([1 + t * t, 2 * t, 2.0])
+    schedule = Transformed(base, lambda t: (t**2, 2 * t, 2.0), lambda t: (1 + t * t, 2 * t, 2.0))
+    np.testing.assert_allclose(schedule.alpha(t), c[0] * base.alpha(t * t), rtol=1e-14)
+    np.testing.assert_allclose(schedule.log_snr(t), base.log_snr(t * t), rtol=1e-12, atol=1e-14)
+    for name, of in FIRST.items():
+        slope = derivative(lambda u, of=of: getattr(schedule.coefficients(u), of), t, 2e-3 * min(t, 1 - t))
+        np.testing.assert_allclose(getattr(schedule.coefficients(t), name), slope, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(schedule.time_of_log_snr(schedule.log_snr(t)), t, rtol=1e-12)
+
+
+@given(st.floats(0.05, 0.95))
+def test_an_alignment_carries_one_schedule_onto_the_other(t):
+    source, target = VPLinear(), FlowMatching()
+    match = Alignment(source, target)
+    tau, scale = match.tau(t), match.scale(t)
+    np.testing.assert_allclose(scale * source.alpha(tau), target.alpha(t), rtol=1e-12)
+    np.testing.assert_allclose(scale * source.sigma(tau), target.sigma(t), rtol=1e-12)
+
+
+@given(st.floats(0.05, 0.95))
+def test_function_schedules_find_derivatives_they_are_not_given(u):
+    bare = FunctionSchedule(lambda t: np.exp(-t), lambda t: np.sqrt(-np.expm1(-2 * t)), 3.0)
+    t = 3 * u
+    # SciPy's adaptive stencil promises about the square root of eps where the function is smooth
+    np.testing.assert_allclose(bare.f(t), -1.0, rtol=1e-7)
+    np.testing.assert_allclose(bare.g2(t), 2.0, rtol=1e-6)
+
+
+def test_schedules_with_equal_parameters_are_equal_and_hashable():
+    assert VPLinear() == VPLinear(0.1, 20.0)
+    assert len({VPLinear(), VPLinear(), VPCosine()}) == 2
