@@ -5,6 +5,7 @@ r"""Energies, normalising constants and scores: what each of them says about a d
     log p(x) - log p(x_0) = int_0^1 s(x_0 + u (x - x_0)) . (x - x_0) du       so the score has all of p in it
     d/dtheta E_data log p_theta = -E_data dE/dtheta + E_p_theta dE/dtheta
     grad log p(x | y) = grad log p(x) + grad log p(y | x)                     the same x, noisy or not, in all three
+    log p_x(f(z)) = log p_z(z) - log |det df/dz|
 
 The sign is that of p = exp(-E) / Z throughout. Unnormalised densities are written out here with inverse matrices,
 which the library never forms. Sums over grids of entire functions that decay like a Gaussian err like exp(-c / h^2).
@@ -15,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import kv, logsumexp
+from scipy.optimize import brentq
+from scipy.special import kv, logsumexp, ndtr
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
@@ -23,7 +25,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.validation.cases import Case, LawCase, ModelCase
 from refdiff.validation.identities.gaussians import box, covariances, gaussian, ticks
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import jacobian, legendre
+from refdiff.validation.numeric import derivative, jacobian, legendre
 
 TOPIC = "Densities and scores"
 
@@ -147,6 +149,61 @@ def energy_likelihood(case: Case, wrong: bool) -> Sides:
     return Sides(left, -right if wrong else right)
 
 
+# ---------------------------------------------------------------------- change of variables
+
+
+def _well_conditioned(rng: np.random.Generator, dim: int) -> Array:
+    """A random matrix with singular values in [0.5, 1.5]."""
+    return np.asarray(np.linalg.qr(rng.standard_normal((dim, dim)))[0] * rng.uniform(0.5, 1.5, dim))
+
+
+@identity(
+    "Change of variables, affine",
+    topic=TOPIC,
+    formula=r"x = A z + b:\quad \log p_x(x) = \log p_z(z) - \log |\det A|",
+    covers=["PODA-107"],
+    over="laws",
+    control="+ log |det A|, the Jacobian of the map in place of its inverse",
+    needs=lambda case: case.law.dim <= 16,
+)
+def affine_change(case: LawCase, wrong: bool) -> Sides:
+    """The density of the pushed law against the density before the map."""
+    rng, law, z = case.rng, case.law, case.x
+    gain, offset = _well_conditioned(rng, law.dim), rng.standard_normal(law.dim)
+    volume = (-1 if wrong else 1) * np.linalg.slogdet(gain)[1]
+    right = law.logpdf(z) - volume
+    return Sides(law.affine(gain, offset).logpdf(z @ gain.T + offset), right, scale=np.abs(right) + law.dim)
+
+
+@identity(
+    "Change of variables, quantile map",
+    topic=TOPIC,
+    formula=r"x = F_q^{-1}(F_p(z)):\quad \log q(x) = \log p(z) + \log \left| \frac{dz}{dx} \right|",
+    covers=["PODA-107"],
+    over="once",
+    evidence=DERIVATIVE,
+    control="dx/dz in place of dz/dx",
+)
+def quantile_change(case: Case, wrong: bool) -> Sides:
+    """The increasing map of one mixture to another, its slope by differences, against both densities."""
+    rng = case.rng
+    # modes closer than their width: in a gap between modes the map would be as steep as the density is low
+    p, q = (GaussianMixture.isotropic(rng.uniform(-1, 1, (3, 1)), rng.uniform(0.5, 1.0, 3)) for _ in range(2))
+
+    def below(law: GaussianMixture, x: float) -> float:
+        return float(ndtr((x - law.means[:, 0]) / np.sqrt(covariances(law)[:, 0, 0])) @ law.weights)
+
+    def back(x: float) -> Array:
+        level = below(q, x)
+        return np.asarray(brentq(lambda z: below(p, z) - level, -20, 20, xtol=1e-15, rtol=1e-15))
+
+    x = q.mean()[0] + rng.uniform(-1, 1, 3)
+    z = np.array([back(y) for y in x])
+    slope = np.array([derivative(back, y, 0.02) for y in x])
+    left, right = q.logpdf(x[:, None]), p.logpdf(z[:, None])
+    return Sides(left, right + (-1 if wrong else 1) * np.log(slope), scale=1 + np.abs(right).max())
+
+
 # ---------------------------------------------------------------------- scores
 
 
@@ -234,8 +291,7 @@ def posterior_score(case: ModelCase, wrong: bool) -> list[Sides]:
 def _matrix_kernel(case: LawCase) -> tuple[Channel, Array]:
     """A kernel x = K x_0 + N(0, Sigma) with dense K and Sigma, and draws from it."""
     rng, d = case.rng, case.law.dim
-    gain = np.linalg.qr(rng.standard_normal((d, d)))[0] * rng.uniform(0.5, 1.5, d)
-    kernel = Channel(gain, noise=covariances(gaussian(rng, d))[0])
+    kernel = Channel(_well_conditioned(rng, d), noise=covariances(gaussian(rng, d))[0])
     return kernel, kernel.sample(case.x, rng)
 
 

@@ -92,7 +92,7 @@ def density(case: LawCase, wrong: bool) -> list[Sides]:
     law, found = case.law, []
     for k in range(min(law.count, 8)):
         mean, s = law.means[k], covariances(law)[k]
-        component = law.marginal(np.arange(law.dim)) if law.count == 1 else Gaussian(mean, s)
+        component = law if law.count == 1 else Gaussian(mean, s)
         slip = 0.5 * np.linalg.slogdet(s)[1] if wrong else 0.0
         right = log_normal(case.x, mean, s) - slip
         found.append(Sides(component.logpdf(case.x), right, scale=np.abs(right) + law.dim))
@@ -223,6 +223,7 @@ def reparameterised(case: Case, wrong: bool) -> list[Sides]:
     z = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
     moved, weight = p.means[0] + z @ a.T, np.multiply.outer(weights, weights).ravel()
     k = rng.standard_normal(2)
+    k /= np.linalg.norm(k)  # e^(k'x / 2) then moves the mass by half a standard deviation at most, well inside the box
     functions: list[Function] = [lambda y: y[:, 0] ** 3 * y[:, 1], lambda y: np.exp(y @ k / 2), lambda y: np.cos(y @ k)]
     found = [
         Sides(density @ f(x), weight @ f(moved), scale=max(density @ np.abs(f(x)), weight @ np.abs(f(moved))))
