@@ -20,7 +20,7 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
-from refdiff.distributions import Gaussian, entropy, kl_divergence, random_mixture
+from refdiff.distributions import Empirical, Gaussian, entropy, kl_divergence, random_mixture
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.elbo import Chain, average, average_kl, path
 from refdiff.validation.identity import Sides, identity
@@ -122,6 +122,25 @@ def joint_autoencoder(case: Case, wrong: bool) -> Iterator[Sides]:
     apart = path(vae.data, [Channel(np.zeros((2, 3)), latent.mean(), latent.cov())])
     information = kl_divergence(joint, apart)
     yield Sides(prior, (0 if wrong else information) + kl_divergence(latent, vae.prior))
+
+
+@identity(
+    "Best decoder mean of a Gaussian encoder",
+    topic=TOPIC,
+    formula=r"\mu^*(z) = \frac{\mathbb{E}_{p_0}[q(z|x)\,x]}{\mathbb{E}_{p_0}[q(z|x)]}",
+    covers=["PODA-205"],
+    refutes=["PODA-205"],
+    over="once",
+    control="the prior's density in place of the aggregated posterior's, as printed under q(x | z)",
+)
+def best_decoder(case: Case, wrong: bool) -> Iterator[Sides]:
+    """Sums over a point set against Bayes on the encoder's channel; the decoder blurs the points it averages."""
+    encoder, points = LinearVAE.random(case).encoder, case.rng.standard_normal((5, 3))
+    data = Empirical(points, case.rng.dirichlet(np.ones(5)))
+    for z in encoder.push(data).sample(3, case.rng):
+        joint = data.weights * np.exp([float(encoder.logpdf(z, x)) for x in points])
+        total = np.exp(Gaussian(np.zeros(2), 1.0).logpdf(z)) if wrong else joint.sum()
+        yield Sides(encoder.posterior_mean(data, z), joint @ points / total)
 
 
 @identity(

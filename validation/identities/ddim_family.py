@@ -33,7 +33,7 @@ TOPIC = "DDIM family"
 
 
 def member(step: Step, share: float | Array, rest: float | Array | None = None) -> tuple[Array, Array, Array]:
-    """kappa, lambda and sigma^2 of the member with sigma^2 = share x sigma_s^2; rest is 1 - share where that cancels."""
+    """kappa, lambda, sigma^2 of the member with sigma^2 = share sigma_s^2; `rest` is 1 - share where that cancels."""
     kappa = np.sqrt((1 - share if rest is None else rest) * step.v_s / step.v_t)
     return kappa, step.alpha_s - kappa * step.alpha_t, np.asarray(share * step.v_s)
 
@@ -163,7 +163,7 @@ def inadmissible(case: Case, wrong: bool) -> Iterator[Sides]:  # noqa: ARG001
     formula=r"\kappa x_t + \lambda D = \alpha_s D + \sqrt{\sigma_s^2 - \sigma^2}\,\epsilon^*"
     r" = \tfrac{1}{r}\left(x_t - (\sigma_t - r \sqrt{\sigma_s^2-\sigma^2})\,\epsilon^*\right),"
     r"\quad r = \alpha_t / \alpha_s",
-    covers=["DMI-35", "DMI-36", "TOPA-31", "TOPA-44", "TOPA-45", "TOPA-47", "TOPA-49"],
+    covers=["DMI-22", "DMI-35", "DMI-36", "PODA-221", "TOPA-31", "TOPA-44", "TOPA-45", "TOPA-47", "TOPA-49"],
     refutes=["TOPA-49"],
     control="the bracket of (4.13): eps multiplies the root only",
 )
