@@ -1,6 +1,6 @@
 r"""The semilinear probability flow and its exponential integrator.
 
-    dx/dt = f x + (g^2 / 2 sigma) eps         x_s = (alpha_s / alpha_t) x_t + int (g^2 / 2 sigma) (alpha_s / alpha_u) eps du
+    dx/dt = f x + (g^2 / 2 sigma) eps         x_s = (alpha_s / alpha_t) x_t + int (alpha_s / alpha) (g^2 / 2 sigma) eps dt
     dx/dlambda = (log alpha)' x - sigma eps   x_s = (alpha_s / alpha_t) x_t - alpha_s int e^-lambda eps dlambda
                                               x_s = (sigma_s / sigma_t) x_t + sigma_s int e^lambda x* dlambda
 
@@ -137,8 +137,8 @@ def variation_of_constants(case: ModelCase, wrong: bool) -> list[Sides]:
     exact = gaussian_flow(case.law, schedule, case.t, case.s, x)
     size = terms(a, b, x, case.model.denoiser(x, case.t))
     return [
-        Sides(b.alpha / a.alpha * x - b.alpha * integral(lambda lam: along(lam, True), start, end, 32), exact, size),
-        Sides(b.sigma / a.sigma * x + b.sigma * integral(lambda lam: along(lam, False), start, end, 32), exact, size),
+        Sides(b.alpha / a.alpha * x - b.alpha * integral(lambda lam: along(lam, True), start, end, 24), exact, size),
+        Sides(b.sigma / a.sigma * x + b.sigma * integral(lambda lam: along(lam, False), start, end, 24), exact, size),
     ]
 
 
