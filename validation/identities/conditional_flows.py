@@ -12,10 +12,11 @@ A path that is straight for every condition is curved on average, unless the dat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import expm
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, random_mixture
@@ -152,11 +153,34 @@ def general_path(case: Case, wrong: bool) -> list[Sides]:
 
 # Logarithms of radial profiles h(r), up to a constant: Gaussian, Cauchy, exponential, hyperbolic secant squared.
 PROFILES: dict[str, Callable[[Array, int], Array]] = {
-    "Gaussian": lambda r, d: -r * r / 2,
-    "Cauchy": lambda r, d: -(d + 1) / 2 * np.log1p(r * r),
+    "Gaussian": lambda r, d: np.asarray(-r * r / 2),
+    "Cauchy": lambda r, d: np.asarray(-(d + 1) / 2 * np.log1p(r * r)),
     "exponential": lambda r, d: -r,
-    "sech^2": lambda r, d: -2 * np.log(np.cosh(r)),
+    "sech^2": lambda r, d: np.asarray(-2 * np.log(np.cosh(r))),
 }
+
+
+@dataclass(frozen=True)
+class ScaleFamily:
+    """p_t(x) = sum_k w_k t^-d h(|x - x_k| / t), up to the constant of h."""
+
+    data: Array
+    log_weights: Array
+    profile: str
+
+    def joint(self, x: Array, t: float) -> Array:
+        """log w_k + log of the kernel of x_k, shape (n, K)."""
+        dim = self.data.shape[1]
+        radius = np.linalg.norm(x[:, None, :] - self.data, axis=2) / t
+        return np.asarray(self.log_weights + PROFILES[self.profile](radius, dim) - dim * np.log(t))
+
+    def log_density(self, x: Array, t: float) -> Array:
+        """log p_t(x), shape (n,)."""
+        return np.asarray(logsumexp(self.joint(x, t), axis=1))
+
+    def velocity(self, x: Array, t: float) -> Array:
+        """(x - D_h) / t with the posterior mean D_h."""
+        return np.asarray((x - softmax(self.joint(x, t), axis=1) @ self.data) / t)
 
 
 @identity(
@@ -178,24 +202,10 @@ def scale_families(case: Case, wrong: bool) -> list[Sides]:
         # away from the points, where the exponential kernel has a cusp
         x = 3 * (1.5 + case.rng.random((3, d)))
 
-        for profile in PROFILES.values():
-
-            def joint(
-                y: Array, u: float, h: Callable[[Array, int], Array], data: Array = data, logs: Array = logs
-            ) -> Array:
-                d = data.shape[1]
-                radius = np.linalg.norm(y[:, None, :] - data, axis=2) / u
-                return np.asarray(logs + h(radius, d) - d * np.log(u))
-
-            def velocity(y: Array, u: float, profile=profile, joint=joint, data: Array = data) -> Array:
-                logits = joint(y, u, PROFILES["Gaussian"] if wrong else profile)
-                weight = np.exp(logits - logsumexp(logits, axis=1, keepdims=True))
-                return np.asarray((y - weight @ data) / u)
-
-            def log_density(y: Array, u: float, profile=profile, joint=joint) -> Array:
-                return np.asarray(logsumexp(joint(y, u, profile), axis=1))
-
-            sides.append(continuity(log_density, velocity, x, t))
+        gaussian = ScaleFamily(data, logs, "Gaussian")
+        for profile in PROFILES:
+            family = ScaleFamily(data, logs, profile)
+            sides.append(continuity(family.log_density, (gaussian if wrong else family).velocity, x, t))
     return sides
 
 

@@ -121,14 +121,13 @@ def continuity(
 def coupled(case: Case, wrong: bool) -> list[Sides]:
     """Bayes' rule on a coupling with cross-covariance against derivatives of the log density of the pushed law."""
     coupling, t = random_mixture(4, 3, case.rng, "full", spread=0.8).convolve(0.5), 0.3 + 0.4 * case.rng.random()
-    sides = []
-    for path in (straight(coupling), straight(coupling, 0.4), bent(coupling), straight(_independent(case))):
-        used = path
-        if wrong:
-            used = Interpolant(path.coupling, path.coefficients, lambda u, path=path: _flipped(path.rates(u)))
-        x = path.law(t).sample(3, case.rng)
-        sides.append(continuity(lambda y, u, path=path: path.law(u).logpdf(y), used.velocity, x, t))
-    return sides
+    paths = (straight(coupling), straight(coupling, 0.4), bent(coupling), straight(_independent(case)))
+
+    def residual(path: Interpolant) -> Sides:
+        used = Interpolant(path.coupling, path.coefficients, lambda u: _flipped(path.rates(u))) if wrong else path
+        return continuity(lambda y, u: path.law(u).logpdf(y), used.velocity, path.law(t).sample(3, case.rng), t)
+
+    return [residual(path) for path in paths]
 
 
 def _flipped(rates: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -240,7 +239,7 @@ def one_sided(case: LawCase, wrong: bool) -> list[Sides]:
 def table(case: LawCase, wrong: bool) -> list[Sides]:
     """Laws at both ends against the data and the prior; drift and diffusion of the trigonometric row."""
     law, d, largest, reach = case.law, case.law.dim, 20.0, 40.0
-    rows = {
+    rows: dict[str, Callable[[float], tuple[float, float]]] = {
         "VE": lambda t: (largest * (1 - t), 1.0),
         "VP": lambda t: (np.sqrt(-np.expm1(-reach * (1 - t))), np.exp(-reach * (1 - t) / 2)),
         "FM": lambda t: (1 - t, t),
