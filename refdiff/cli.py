@@ -186,14 +186,12 @@ def _chosen(only: re.Pattern[str] | None, source: tuple[str, ...]) -> list[Ident
 
 
 def _load(path: Path | None, weights: Path | None, bandwidth: float | None, seed: int, most: int | None) -> Data | None:
-    from refdiff.validation.data import load
+    from refdiff.validation.data import DataError, load
 
     try:
         return None if path is None else load(path, weights, bandwidth, seed, most)
-    except ValueError as error:
-        at_fault = "--bandwidth" if str(error).startswith("bandwidth must") and bandwidth is not None else "--data"
-        at_fault = "--weights" if weights is not None and "weight" in str(error) else at_fault
-        raise click.BadParameter(str(error), param_hint=at_fault) from None
+    except DataError as error:
+        raise click.BadParameter(str(error), param_hint=f"'--{error.argument}'") from None
 
 
 def _execute(console: Console, chosen: Sequence[Identity], level: str, seed: int, data: Data | None, jobs: int) -> Run:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import csv
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,14 @@ ENTRIES, SQUARES, COORDINATES = 1 << 20, 1 << 28, 1024
 BLOCK = 1 << 22
 
 Rows = NDArray[np.intp]
+
+
+class DataError(ValueError):
+    """What is wrong with a file, and which argument it came by: data, weights or bandwidth."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +94,28 @@ def load(
         most: the largest number of points that is kept; as many as make a short run when left out.
 
     Raises:
-        ValueError: there is no such file, it cannot be read, or what it holds is not n >= 1 points of finite numbers.
+        DataError: there is no such file, it cannot be read, or what it holds is not n >= 1 points of finite numbers.
     """
-    data = _read(Path(path))
-    if weights is not None:
-        data = replace(data, weights=_column(_read(Path(weights))))
-    if bandwidth is not None:
-        data = replace(data, bandwidth=float(bandwidth))
-    _check(data)
+    with _blaming("data"):
+        data = _read(Path(path))
+        _check_points(data)
+    with _blaming("data" if weights is None else "weights"):
+        if weights is not None:
+            data = replace(data, weights=_column(_read(Path(weights))))
+        _check_weights(data)
+    with _blaming("data" if bandwidth is None else "bandwidth"):
+        if bandwidth is not None:
+            data = replace(data, bandwidth=float(bandwidth))
+        _check_bandwidth(data)
     return _thin(data, np.random.default_rng(seed), most)
+
+
+@contextmanager
+def _blaming(argument: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(argument, str(error)) from None
 
 
 # ---------------------------------------------------------------------- reading
@@ -212,21 +235,26 @@ def _column(data: Data) -> Array:
 # ---------------------------------------------------------------------- checking and thinning
 
 
-def _check(data: Data) -> None:
-    """Refuse rows that are not finite, and weights or a bandwidth that no law has."""
-    n = len(data.points)
+def _check_points(data: Data) -> None:
     bad = _not_finite(data.points)
     if bad.size:
-        _refuse(data, bad, n, "hold a value that is missing or not finite")
+        _refuse(data, bad, "hold a value that is missing or not finite")
+
+
+def _check_bandwidth(data: Data) -> None:
     if not (np.isfinite(data.bandwidth) and data.bandwidth >= 0):
         raise ValueError(f"bandwidth must be a finite number of at least 0, got {data.bandwidth}")
+
+
+def _check_weights(data: Data) -> None:
     if data.weights is None:
         return
+    n = len(data.points)
     if data.weights.shape != (n,):
         raise ValueError(f"weights must be one number for each of the {n} points, got {data.weights.size}")
     bad = np.flatnonzero(~(np.isfinite(data.weights) & (data.weights >= 0)))
     if bad.size:
-        _refuse(data, bad, n, f"have a weight that is negative or not finite (the first is {data.weights[bad[0]]:g})")
+        _refuse(data, bad, f"have a weight that is negative or not finite (the first is {data.weights[bad[0]]:g})")
     if not data.weights.any():
         raise ValueError("weights must not all be zero")
 
@@ -240,11 +268,11 @@ def _not_finite(array: np.ndarray[Any, Any]) -> Rows:
     return np.concatenate([i + np.flatnonzero(~np.isfinite(array[i : i + step]).all(axis=1)) for i in blocks])
 
 
-def _refuse(data: Data, bad: Rows, n: int, what: str) -> None:
+def _refuse(data: Data, bad: Rows, what: str) -> None:
     names = [data.lines[i] if data.lines else i for i in bad[:5].tolist()]
     listed = ", ".join(map(str, names)) + (", ..." if bad.size > 5 else "")
     where = f"line {listed}" if data.lines else f"row {listed}, counted from 0"
-    raise ValueError(f"{bad.size} of the {n} points in {data.name} {what}: {where}")
+    raise ValueError(f"{bad.size} of the {len(data.points)} points in {data.name} {what}: {where}")
 
 
 def _thin(data: Data, rng: np.random.Generator, most: int | None) -> Data:
