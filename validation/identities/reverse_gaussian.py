@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from refdiff.channels import Channel
-from refdiff.distributions import Empirical, Gaussian
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.validation.cases import Case, TableCase
 from refdiff.validation.identities.forward_kernels import ASYMPTOTIC, respaced, signal_and_noise
 from refdiff.validation.identity import Sides, identity
@@ -118,7 +118,10 @@ def gaussian_reverse(case: Case, wrong: bool) -> list[Sides]:
     total = (1 - beta) * spread + beta * ASYMPTOTIC
     given = joint.conditional([1], [1.3])
     variance = beta * ASYMPTOTIC * (1.0 if wrong else spread / total)
-    forward, law = Channel(np.sqrt(1 - beta), 0.0, beta * ASYMPTOTIC), Gaussian(np.arange(3.0), root @ root.T)
+    forward, law = (
+        Channel(np.sqrt(1 - beta), 0.0, beta * ASYMPTOTIC),
+        Gaussian(np.arange(3.0), root @ root.T + 0.3 * np.eye(3)),
+    )
     returned = forward.reverse(law).push(forward.push(law))
     return [
         Sides(joint.cov(), [[spread, np.sqrt(1 - beta) * spread], [np.sqrt(1 - beta) * spread, total]]),
@@ -150,3 +153,31 @@ def reverse_noise_ratio(case: Case, wrong: bool) -> list[Sides]:
     forward = np.sqrt(beta * ASYMPTOTIC)
     excess = np.sign(ASYMPTOTIC - before) if wrong else np.sign(before - ASYMPTOTIC)
     return [Sides(std, forward / np.sqrt(1 + beta * (ASYMPTOTIC / before - 1))), Sides(np.sign(std - forward), excess)]
+
+
+@identity(
+    "The reverse chain retraces the marginals",
+    topic=TOPIC,
+    formula=r"q(x_{t-1}) = \int q(x_{t-1} \mid x_t)\, q(x_t)\, dx_t,\quad t = T, \dots, 1",
+    covers=["PHY-29b", "PHY-51"],
+    over="tables",
+    control="the clock one step late: each reverse kernel used after its time",
+    needs=lambda case: case.table.steps > 2,
+)
+def retraced(case: TableCase, wrong: bool) -> list[Sides]:
+    """Exact reverse kernels of a coarse chain applied from q(x_T) down, against the forward marginals."""
+    _, kept, betas = respaced(case.table)
+    root = case.rng.standard_normal((3, 3))
+    steps = [Channel(np.sqrt(k), 0.0, ASYMPTOTIC * b) for k, b in zip(kept, betas, strict=True)]
+    # 0.3 keeps the condition number near 30: conditioning loses that factor to rounding
+    laws: list[GaussianMixture] = [Gaussian(np.arange(3.0), root @ root.T + 0.3 * np.eye(3))]
+    for step in steps:
+        laws.append(step.push(laws[-1]))
+    back = [step.reverse(law) for step, law in zip(steps, laws[:-1], strict=True)]
+    if wrong:
+        back = [*back[1:], back[-1]]
+    law, sides = laws[-1], []
+    for kernel, target in zip(reversed(back), reversed(laws[:-1]), strict=True):
+        law = kernel.push(law)
+        sides += [Sides(law.cov(), target.cov()), Sides(law.mean(), target.mean(), scale=3.0)]
+    return sides
