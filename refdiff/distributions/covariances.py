@@ -246,8 +246,12 @@ class Dense:
 
     def gain(self, a: Operator, observed: Covariances, dim: int) -> Dense:
         """G_k = S_k A' T_k^-1, the regression of x on y, where `observed` holds T_k = A S_k A' + C."""
+        if observed.singular:
+            raise ValueError(NO_DENSITY.format(what="the covariance of y"))
         matrix = operators.dense(a, dim)
-        return Dense(self.matrices @ matrix.T @ observed.inverse().dense(len(matrix)))
+        # solved, not multiplied by an inverse: a factor cond(T) less rounding
+        adjoint = np.linalg.solve(observed.dense(len(matrix)), matrix @ self.matrices)
+        return Dense(np.swapaxes(adjoint, 1, 2))
 
     def marginal(self, kept: NDArray[np.intp]) -> Dense:
         """The covariances of the coordinates `kept`."""
