@@ -108,7 +108,7 @@ def fick(case: LawCase, wrong: bool) -> Sides:
     def crossing(s: float) -> Array:
         # a step s z carries over x the mass that lies between x - s z and x: to the left where it is negative
         carried = [ndtr((x - m) / std) - ndtr((x - s * node - m) / std) for node in z]
-        return np.einsum("z,znk,k->n", w, np.array(carried), law.weights) / s**2
+        return np.asarray(np.einsum("z,znk,k->n", w, np.array(carried), law.weights) / s**2)
 
     found = numeric.extrapolate([crossing(0.3 * smallest_std(law) / 2**j) for j in range(4)], first=2, step=2)
     return Sides(found, -(1.0 if wrong else 0.5) * gradient, scale=density / smallest_std(law))
@@ -137,7 +137,7 @@ def state_dependent_fick(case: Case, wrong: bool) -> Sides:
     def flux(at: Array) -> Array:
         # D p' = c x^2 q_y / x;  Ito's (D p)' = c (x^2 q)_y / x
         slope = numeric.derivative(lambda u: q(at + u, t), 0.0, h)
-        return c * np.exp(at) * (slope + (2 * q(at, t) if wrong else 0.0))
+        return np.asarray(c * np.exp(at) * (slope + (2 * q(at, t) if wrong else 0.0)))
 
     return Sides(rate, np.exp(-y) * numeric.derivative(lambda u: flux(y + u), 0.0, h))
 
@@ -425,9 +425,11 @@ def straight_paths(case: Case, wrong: bool) -> list[Sides]:
         density = weights * prior.pdf(z) / t
         p = density.sum(axis=1)
         denoised = density @ atoms / p
-        rate = numeric.derivative(
-            lambda u, prior=prior: prior.cdf((x[:, None] - (1 - t - u) * atoms) / (t + u)) @ weights, 0.0, 0.01
-        )
+
+        def cdf(time: float, prior=prior) -> Array:  # type: ignore[no-untyped-def]  # SciPy's laws have no types
+            return np.asarray(prior.cdf((x[:, None] - (1 - time) * atoms) / time) @ weights)
+
+        rate = numeric.derivative(cdf, t, 0.01)
         sides.append(Sides(rate, -(x - denoised) / t * p))
     model = ExactModel(Empirical(atoms[:, None], weights), FlowMatching())
     z = (x[:, None] - (1 + keep * t) * atoms) / t

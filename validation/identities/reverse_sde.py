@@ -45,6 +45,11 @@ class LinearSDE:
         noise = block[:d, d:] @ block[:d, :d].T
         return Channel(block[:d, :d], 0.0, (noise + noise.T) / 2)
 
+    def rate(self, x: Array, std: float) -> float:
+        """A bound on how fast densities of this deviation change at the points x: what a stencil in time resolves."""
+        drift, noise = np.linalg.norm(self.drift, 2), np.linalg.norm(self.diffusion, 2)
+        return float(drift * (1 + np.abs(x).max() / std) + noise / std**2)
+
 
 def random_sde(case: Case, dim: int = 3) -> LinearSDE:
     """Rotating and stretching drift, correlated noise."""
@@ -110,7 +115,9 @@ def lambda_split(case: Case, wrong: bool) -> list[Sides]:
 
         return numeric.divergence(flux, x, h)
 
-    rate = numeric.derivative(lambda u: np.exp(sde.channel(t + u).push(law).logpdf(x) - at_x), 0.0, 0.01)
+    rate = numeric.derivative(
+        lambda u: np.exp(sde.channel(t + u).push(law).logpdf(x) - at_x), 0.0, FINE / sde.rate(x, smallest_std(here))
+    )
     s, hessian = here.score(x), here.hessian(x)
     curvature = hessian + s[:, :, None] * s[:, None, :]
     spreading = np.einsum("ij,nij->n", sde.diffusion, curvature)
@@ -169,7 +176,10 @@ def backward_kolmogorov(case: Case, wrong: bool) -> Sides:
     x2 = kernel.at(x1).sample(6, case.rng)
     at = kernel.logpdf(x2, x1)
     # starting later makes the gap shorter
-    rate = numeric.derivative(lambda u: np.exp(sde.channel(gap - u).logpdf(x2, x1) - at), 0.0, 0.005)
+    std = np.sqrt(np.linalg.eigvalsh(kernel.noise)[0])
+    rate = numeric.derivative(
+        lambda u: np.exp(sde.channel(gap - u).logpdf(x2, x1) - at), 0.0, FINE / sde.rate(np.vstack([x1, x2]), std)
+    )
     precision = np.linalg.inv(kernel.noise)
     gradient = (x2 - kernel.gain @ x1) @ precision @ kernel.gain
     curvature = gradient[:, :, None] * gradient[:, None, :] - kernel.gain.T @ precision @ kernel.gain
