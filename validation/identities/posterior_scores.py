@@ -64,18 +64,7 @@ def targets(case: ModelCase, t: float) -> dict[str, tuple[Array, Array]]:
     topic=TOPIC,
     formula=r"\mathbb{E}[A x_0 + B \epsilon \mid x_t]: \quad x^*, \ \epsilon^* = -\sigma s, \ s, \ v^*; \quad "
     r"\mathrm{Cov}[A x_0 + B \epsilon \mid x_t] = (A - B \alpha / \sigma)^2 \mathrm{Cov}[x_0 \mid x_t]",
-    covers=[
-        "PODB-54",
-        "PODA-329",
-        "DMI-22",
-        "DMI-66",
-        "TOPA-31",
-        "TOPA-75",
-        "TOPB-50",
-        "TOPB-73",
-        "PODC9-17",
-        "PODD-109",
-    ],
+    covers=["PODB-54", "PODA-329", "DMI-22", "DMI-66", "TOPA-31", "TOPB-50", "TOPB-73", "PODD-109"],
     control="eps* = -sigma^2 s, and the covariance with B alpha for B alpha / sigma",
     needs=lambda case: case.law.dim <= 5,
 )

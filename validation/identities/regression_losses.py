@@ -41,7 +41,7 @@ def kept(case: ModelCase, of_x0: Array, of_eps: Array) -> Array:
     topic=TOPIC,
     formula=r"\mathbb{E}\|\phi - \tau\|^2 = \mathbb{E}\|\phi - \mathbb{E}[\tau \mid x_t]\|^2 "
     r"+ \mathbb{E}\,\mathrm{tr}\,\mathrm{Cov}[\tau \mid x_t], \tau = x_0, \epsilon, \alpha' x_0 + \sigma' \epsilon, v",
-    covers=["DMI-62", "DMI-63", "PODB-35", "PODB-54", "PODA-219", "TOPA-68", "TOPB-51"],
+    covers=["DMI-62", "DMI-63", "PODB-35", "PODB-54", "PODA-219", "PODB-53", "TOPA-68", "TOPB-51"],
     evidence=QUADRATURE,
     control="the variance of the target for its posterior variance",
     needs=small,
@@ -206,11 +206,11 @@ def snr(schedule: Schedule, t: Array) -> tuple[Array, Array]:
     covers=["PODB-10"],
     evidence=QUADRATURE,
     control="without the 1/2",
-    needs=lambda case: case.law.dim == 1 and smooth(case),
+    needs=lambda case: case.law.dim == 1 and small(case) and smooth(case),
 )
 def information(case: ModelCase, wrong: bool) -> Sides:
     """The time integral of Bayes' mean squared error on grids, against differential entropies at the two ends."""
-    schedule, (nodes, weights) = case.process.schedules[0], legendre(48)
+    schedule, (nodes, weights) = case.process.schedules[0], legendre(64)
     times = case.s + (case.t - case.s) * nodes
     _, rate = snr(schedule, times)
     mmse = np.array([(g := grid.__wrapped__(case, float(t))).mean(g.variance)[0] for t in times])
@@ -234,7 +234,7 @@ def information(case: ModelCase, wrong: bool) -> Sides:
 )
 def gaussian_information(case: ModelCase, wrong: bool) -> Sides:
     """The time integral of Bayes' posterior variance against eigenvalues and the two ends alone."""
-    schedule, (nodes, weights) = case.process.schedules[0], legendre(48)
+    schedule, (nodes, weights) = case.process.schedules[0], legendre(64)
     times = case.s + (case.t - case.s) * nodes
     _, rate = snr(schedule, times)
     mmse = [case.process.kernel(float(t)).posterior_variance(case.law, case.law.mean()) for t in times]
@@ -258,7 +258,7 @@ def gaussian_information(case: ModelCase, wrong: bool) -> Sides:
 )
 def discrete_loss(case: ProcessCase, wrong: bool) -> Sides:
     """Sums over 64 to 512 equal steps less the closed form, extrapolated in their number, against the integral."""
-    values, (nodes, weights) = case.rng.uniform(0.2, 4.0, 3) ** 2, legendre(48)
+    values, (nodes, weights) = case.rng.uniform(0.2, 4.0, 3) ** 2, legendre(64)
 
     def mmse(ratio: Array) -> Array:
         return np.asarray((values / (1 + np.multiply.outer(ratio, values))).sum(axis=-1))
@@ -283,7 +283,7 @@ def discrete_loss(case: ProcessCase, wrong: bool) -> Sides:
     covers=["PODB-53"],
     evidence=QUADRATURE,
     control="without the second information",
-    needs=lambda case: case.law.dim == 1,
+    needs=lambda case: case.law.dim == 1 and small(case),
 )
 def divergences(case: ModelCase, wrong: bool) -> list[Sides]:
     """Two Gaussian models: closed divergences over (x_0, eps) and sums over (x_s, x_t), against entropies."""

@@ -85,7 +85,18 @@ def cross_term(case: ModelCase, wrong: bool) -> list[Sides]:
     topic=TOPIC,
     formula=r"L_{SM} - L_{DSM} = \tfrac12\left(\mathbb{E}\|\nabla \log p_t\|^2 - d / \sigma_t^2\right) "
     r"= -\frac{\alpha_t^2}{2 \sigma_t^4} \mathbb{E}\, \mathrm{tr}\, \mathrm{Cov}[x_0 \mid x_t]",
-    covers=["PODA-313", "PODA-314", "PODA-315", "PODB-31", "PODD-103", "TOPA-69", "TOPB-25", "TOPB-57", "TOPB-75"],
+    covers=[
+        "PODA-313",
+        "PODA-314",
+        "PODA-315",
+        "PODB-31",
+        "PODB-53",
+        "PODD-103",
+        "TOPA-69",
+        "TOPB-25",
+        "TOPB-57",
+        "TOPB-75",
+    ],
     evidence=QUADRATURE,
     control="d / sigma for d / sigma^2 in the constant",
     needs=small,
@@ -113,7 +124,7 @@ def denoising(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODA-328", "PODA-418"],
     evidence=QUADRATURE,
     control="omega = sigma in the constant",
-    needs=lambda case: case.law.dim == 1,
+    needs=lambda case: case.law.dim == 1 and small(case),
 )
 def levels(case: ModelCase, wrong: bool) -> Sides:
     """The losses |sigma phi + eps|^2 / 2 and |sigma (phi - score)|^2 / 2 summed over two times, against Bayes."""

@@ -164,6 +164,16 @@ def line_cumulants(law: GaussianMixture, u: Array) -> Array:
     return np.array([mean, second, third, fourth - 3 * second**2])
 
 
+def extent(law: GaussianMixture, u: Array) -> float:
+    """How far u'x reaches from its mean: log E exp(h u'x) has no pole within 1 / extent of h = 0, and bends no faster.
+
+    Components of weight below 1e-30 add nothing within that reach, however far they are.
+    """
+    seen = law.weights > 1e-30
+    spread = np.broadcast_to(np.einsum("i,kij,j->k", u, law.covariances.dense(law.dim), u), seen.shape)
+    return float((np.abs((law.means - law.mean()) @ u) + np.sqrt(np.maximum(spread, 0.0)))[seen].max())
+
+
 @identity(
     "The log-normaliser generates the posterior cumulants",
     topic=TOPIC,
@@ -179,7 +189,8 @@ def log_normaliser(case: ModelCase, wrong: bool) -> list[Sides]:
     u = case.rng.standard_normal(case.law.dim)
     u /= np.linalg.norm(u)
     x, w = case.x[:2], v * u / a
-    h = 1 / (20 * radius(case.law))
+    posteriors = [case.model.posterior(y, case.t) for y in x]
+    h = 1 / (30 * max(posterior_size(case), *(extent(law, u) for law in posteriors)))
 
     def lam(s: float) -> Array:
         y = x + s * w
@@ -189,7 +200,7 @@ def log_normaliser(case: ModelCase, wrong: bool) -> list[Sides]:
         curved = np.einsum("i,nij,j->n", w, case.model.hessian(x + s * w, case.t), w)
         return np.asarray(curved + (0.0 if wrong else (w**2 / v).sum()))
 
-    bayes = np.array([line_cumulants(case.model.posterior(y, case.t), u) for y in x]).T
+    bayes = np.array([line_cumulants(law, u) for law in posteriors]).T
     second, third, fourth = curvature(0.0), derivative(curvature, 0.0, h), second_derivative(curvature, 0.0, h)
     found = [derivative(lam, 0.0, h), second, third, fourth]
     size = posterior_size(case)
