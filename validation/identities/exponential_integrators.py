@@ -205,7 +205,7 @@ def lambda_grid(case: ProcessCase, wrong: bool) -> list[Sides]:
 )
 def constant_coefficients(case: Case, wrong: bool) -> Sides:
     """The closed step against the exponential of the augmented matrix."""
-    f, force, x, h = case.rng.standard_normal(4)
+    f, force, x, h = case.rng.uniform(-1, 1, 4)
     generator = np.array([[f, -force if wrong else force], [0.0, 0.0]])
     exact = (expm(-h * generator) @ np.array([x, 1.0]))[0]
     return Sides(
