@@ -139,7 +139,7 @@ def ratio_of_expectations(case: ModelCase, wrong: bool) -> list[Sides]:
 def kernel_score(case: ModelCase, wrong: bool) -> list[Sides]:
     """Differences of the log density of the channel against the noise that was added."""
     (a, v), rng = diagonals(case), case.rng
-    x0, eps = case.law.sample(3, rng), rng.standard_normal((3, case.law.dim))
+    x0, eps = case.law.sample(1, rng), rng.standard_normal((1, case.law.dim))
     xt, kernel, h = a * x0 + np.sqrt(v) * eps, case.process.kernel(case.t), float(np.sqrt(v.min()))
     slopes = [jacobian(partial(kernel.logpdf, x=z), x[None], h)[0] for x, z in zip(xt, x0, strict=True)]
     size = np.sqrt(1 / v).max()
