@@ -105,7 +105,6 @@ def noisy_classifier(case: ModelCase, wrong: bool) -> Sides:
     r" x^*(x_t)) = \nabla\log p_t(x_t|y)"
     r" - \nabla\log p_t(x_t)",
     covers=["PODC8-21", "PODC8-02"],
-    refutes=["PODC8-20"],
     control="diffusion posterior sampling: the posterior spread A C A' left out",
     needs=lambda case: case.law.count == 1 and not case.process.per_axis,
 )
@@ -219,14 +218,14 @@ def cross_entropy(case: Case, wrong: bool) -> list[Sides]:
     "Pseudo-inverse of a wide measurement",
     topic=TOPIC,
     formula=r"A^\dagger = A^{\mathsf{T}}(A A^{\mathsf{T}})^{-1}:\qquad A A^\dagger y = y,\quad A^\dagger A ="
-    r" (A^\dagger A)^{\mathsf{T}}",
+    r" (A^\dagger A)^{\mathsf{T}},\quad A(x + A^\dagger(y - A x)) = y",
     covers=["PODC8-19"],
     refutes=["PODC8-19"],
     over="once",
     control="(A'A)^-1 A', which needs full column rank",
 )
 def pseudo_inverse(case: Case, wrong: bool) -> list[Sides]:
-    """Two of Penrose's conditions, and the singular value decomposition."""
+    """Two of Penrose's conditions, the decomposition by singular values, and the point moved onto the measurement."""
     a, y = case.rng.standard_normal((2, 4)), case.rng.standard_normal(2)
     inverse = np.linalg.solve(a @ a.T, a).T
     if wrong:
@@ -235,8 +234,9 @@ def pseudo_inverse(case: Case, wrong: bool) -> list[Sides]:
             inverse = np.linalg.solve(a.T @ a, a.T)
         except np.linalg.LinAlgError:
             inverse = np.full((4, 2), np.nan)
-    size = np.linalg.cond(a) ** 2
+    size, x = np.linalg.cond(a) ** 2, case.rng.standard_normal(4)
     return [
+        Sides(a @ (x + inverse @ (y - a @ x)), y, size * (np.abs(x).max() + np.abs(y).max())),
         Sides(a @ inverse @ y, y, size * np.abs(y).max()),
         Sides(inverse @ a, (inverse @ a).T, size),
         Sides(inverse, np.linalg.pinv(a), size * np.abs(np.linalg.pinv(a)).max()),

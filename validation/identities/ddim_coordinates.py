@@ -9,26 +9,24 @@ is at once
     the exponential integrator with eps* (or x*) frozen, in t and in lambda
     a rotation by theta_t - theta_s with tan theta = sigma/alpha, when alpha^2 + sigma^2 = 1
 
-and, on Gaussian data, shrinks the standard deviation by the cosine of an angle. Plain Euler on the velocity is the
-step only where alpha and sigma are affine in the time used; freezing the score is never.
+Plain Euler on the velocity is the step only where alpha and sigma are affine in the time used; freezing the score is
+never.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.distributions import Gaussian
 from refdiff.model import ExactModel
 from refdiff.processes import BetaTable
-from refdiff.schedules import Coefficients, FlowMatching, VEPower
-from refdiff.validation.cases import Case, ModelCase
+from refdiff.schedules import Coefficients, VEPower
+from refdiff.validation.cases import ModelCase
 from refdiff.validation.identities.parameterizations import from_score, sizes, variance_preserving
-from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import extrapolate, legendre
+from refdiff.validation.identity import QUADRATURE, Sides, identity
+from refdiff.validation.numeric import legendre
 
 TOPIC = "DDIM in every coordinate"
 
@@ -278,81 +276,3 @@ def step_variable(case: ModelCase, wrong: bool) -> list[Sides]:
         Sides(a.f * (x - noise / a.sigma), a.f * x - a.g2 / 2 * model.score(x, case.t), drift),
         Sides(euler, target, terms(a, b, x, denoiser)),
     ]
-
-
-# ---------------------------------------------------------------------- Gaussian data
-
-
-@identity(
-    "Steps on Gaussian data multiply by cosines",
-    topic=TOPIC,
-    formula=r"\frac{x_s - \alpha_s m}{\sqrt{V_s}} = \cos(\theta_t - \theta_s)\,\frac{x_t - \alpha_t"
-    r" m}{\sqrt{V_t}},\quad"
-    r" \tan\theta = \frac{\sigma}{\alpha s},\quad V = \alpha^2 s^2 + \sigma^2",
-    covers=["PODC9-11"],
-    control="the angle without the standard deviation of the data",
-    needs=lambda case: case.law.count == 1 and scalar(case),
-)
-def cosines(case: ModelCase, wrong: bool) -> Sides:
-    """Four steps with the exact denoiser against the product of cosines on every principal axis."""
-    values, axes = np.linalg.eigh(case.law.cov())
-    std, mean = np.sqrt(np.clip(values, 0.0, None)), case.law.mean()
-    x, factor = case.x, np.ones(case.law.dim)
-    times = np.linspace(case.t, case.s, 5)
-    every = [case.process.coefficients(when) for when in times]
-    angles = [np.arctan2(c.sigma, c.alpha * (1 if wrong else std)) for c in every]
-    for i, when in enumerate(times[:-1]):
-        x = step(every[i], every[i + 1], x, case.model.denoiser(x, when))
-        factor = factor * np.cos(angles[i] - angles[i + 1])
-    a, b = every[0], every[-1]
-    stretch = factor * np.sqrt((b.alpha**2 * values + b.sigma**2) / (a.alpha**2 * values + a.sigma**2))
-    exact = b.alpha * mean + (case.x - a.alpha * mean) @ axes * stretch @ axes.T
-    return Sides(x, exact, sum(terms(c, d, case.x, x) for c, d in pairwise(every)))
-
-
-def shrinkage(case: Case, counts: list[int]) -> list[Array]:
-    """(x_0 - m) / (s x_1) after runs over grids of equal angles on the straight path, with the exact denoiser."""
-    mean, std = case.rng.standard_normal(), 0.3 + case.rng.random()
-    model = ExactModel(Gaussian([mean], std**2), FlowMatching())
-
-    def run(count: int) -> Array:
-        theta = np.linspace(np.pi / 2, 0, count + 1)
-        times = std * np.sin(theta) / (np.cos(theta) + std * np.sin(theta))
-        times[0] = 1.0
-        x = np.ones((1, 1))
-        for t, s in pairwise(times):
-            x = step(model.process.coefficients(t), model.process.coefficients(s), x, model.denoiser(x, t))
-        return np.asarray((x - mean) / std)
-
-    return [run(count) for count in counts]
-
-
-@identity(
-    "DDIM from noise to data on the grid of equal angles",
-    topic=TOPIC,
-    formula=r"\frac{x_0 - m}{s\,x_1} = \cos^N\frac{\pi}{2N};\qquad N = 1:\ x_0 = m",
-    covers=["PODC9-11"],
-    over="once",
-    control="the angle pi / N",
-)
-def equal_angles(case: Case, wrong: bool) -> list[Sides]:
-    """Runs of 1, 2, 5 and 16 steps against the power of one cosine; a single step collapses to the mean."""
-    counts = [1, 2, 5, 16]
-    angle = np.pi / (1 if wrong else 2)
-    return [Sides(r, np.cos(angle / n) ** n, 1.0) for n, r in zip(counts, shrinkage(case, counts), strict=True)]
-
-
-@identity(
-    "DDIM is of first order, with this constant",
-    topic=TOPIC,
-    formula=r"N\Big(1 - \frac{x_0 - m}{s\,x_1}\Big) \to \frac{\pi^2}{8}",
-    covers=["PODC9-12", "PODC9-11"],
-    over="once",
-    control="half the constant",
-    evidence=ORDER,
-)
-def first_order(case: Case, wrong: bool) -> Sides:
-    """Runs of 8 to 64 steps, extrapolated in powers of 1/N: the exact flow map has the ratio 1."""
-    counts = [8, 16, 32, 64]
-    lost = [n * (1 - r) for n, r in zip(counts, shrinkage(case, counts), strict=True)]
-    return Sides(extrapolate(lost), np.pi**2 / (16 if wrong else 8))

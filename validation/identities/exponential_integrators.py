@@ -1,6 +1,6 @@
 r"""The semilinear probability flow and its exponential integrator.
 
-    dx/dt = f x + (g^2 / 2 sigma) eps         x_s = (alpha_s / alpha_t) x_t + int (alpha_s / alpha) (g^2 / 2 sigma) eps dt
+    dx/dt = f x + g^2 eps / (2 sigma)         x_s = (alpha_s / alpha_t) x_t + int (alpha_s / alpha) g^2 eps / (2 sigma)
     dx/dlambda = (log alpha)' x - sigma eps   x_s = (alpha_s / alpha_t) x_t - alpha_s int e^-lambda eps dlambda
                                               x_s = (sigma_s / sigma_t) x_t + sigma_s int e^lambda x* dlambda
 
@@ -147,7 +147,7 @@ def variation_of_constants(case: ModelCase, wrong: bool) -> list[Sides]:
     topic=TOPIC,
     formula=r"\frac{dx}{d\lambda} = \frac{d\log\alpha}{d\lambda}x - \sigma\epsilon^*,\qquad \frac{d\sigma}{dt} ="
     r" f\sigma + \frac{g^2}{2\sigma}",
-    covers=["PODC9-21", "RDX-34"],
+    covers=["PODC9-21"],
     control="the sign of the noise term",
     needs=scalar,
 )
@@ -238,7 +238,7 @@ def linear_factor(case: Case, wrong: bool) -> Sides:
     formula=r"f = -\tfrac{1}{2}g^2,\quad \bar\alpha_t = e^{-\int_0^t g^2},\quad \Sigma(t|s) = \int_s^t K^2 g^2 = 1 -"
     r" K^2,\quad"
     r" K = \sqrt{\bar\alpha_t/\bar\alpha_s}",
-    covers=["RDX-31", "RDX-32", "RDX-33", "RDX-35"],
+    covers=["RDX-31", "RDX-32", "RDX-35"],
     over="processes",
     control="1 - K, without the square",
     evidence=QUADRATURE,
@@ -260,3 +260,25 @@ def vp_covariance(case: ProcessCase, wrong: bool) -> list[Sides]:
         Sides(spread, 1 - (k if wrong else k**2)),
         Sides(case.process.channel(case.s, case.t).noise, spread),
     ]
+
+
+@identity(
+    "The variance-preserving covariance without commutation",
+    topic=TOPIC,
+    formula=r"f = -\tfrac{1}{2}D(t):\quad U' = fU,\ \Sigma' = D + f\Sigma + \Sigma f^{\mathsf{T}}\quad\Rightarrow\quad"
+    r" \Sigma = I - UU^{\mathsf{T}}",
+    covers=["RDX-33", "RDX-31"],
+    over="once",
+    control="I - U^2",
+)
+def matrix_covariance(case: Case, wrong: bool) -> list[Sides]:
+    """Five pieces of constant D that do not commute, each with the block exponential of Van Loan for its noise."""
+    propagator, spread, eye = np.eye(3), np.zeros((3, 3)), np.eye(3)
+    for root in case.rng.standard_normal((5, 3, 3)):
+        d = 0.2 * root @ root.T
+        block = expm(np.block([[d / 2, d], [np.zeros((3, 3)), -d / 2]]))
+        decay = block[3:, 3:]
+        spread = decay @ spread @ decay.T + decay.T @ block[:3, 3:]
+        propagator = decay @ propagator
+    kept = propagator @ propagator if wrong else propagator @ propagator.T
+    return [Sides(spread, eye - kept, 1.0), Sides(spread, spread.T, 1.0)]
