@@ -35,6 +35,7 @@ def test_identity_holds_and_rejects_its_control(name, quick):
     assert outcome.control >= REJECTION, (
         f"the control misses by only {outcome.control:.3g} tolerances: {chosen.control}"
     )
+    assert np.isfinite(outcome.control), "a control that is not a number proves nothing"
     assert outcome.verdict == "ok"
 
 

@@ -127,12 +127,11 @@ def test_time_of_log_snr_is_the_inverse(schedule, fraction):
     assert abs(back - t) <= 32 * (blur + plain.EPS * t)
 
 
+# not where lambda is finite at t = 0: there early times are differences of it
 @pytest.mark.parametrize("exponent", [-3, -6, -9, -12])
-@pytest.mark.parametrize("schedule", ENDS[:19], ids=name)
+@pytest.mark.parametrize("schedule", [s for s in ENDS[:20] if s.sigma(0.0) == 0], ids=name)
 def test_time_of_log_snr_keeps_relative_digits_of_early_times(schedule, exponent):
     t = schedule.T * 10.0**exponent
-    if isinstance(schedule, VEGeometric) and not schedule.clean_start:
-        pytest.skip("lambda is finite at t = 0, so early times are differences of it")
     lam = float(schedule.log_snr(t))
     np.testing.assert_allclose(schedule.time_of_log_snr(lam), t, rtol=32 * plain.EPS * (1 + abs(lam)))
 
