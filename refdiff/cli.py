@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from refdiff.validation.identity import Identity
     from refdiff.validation.report import Run
 
-# Fewer identities than this are done before a second process has started.
-WORTH_SHARING = 12
+# Fewer identities than this are done before a second process has started: at a tenth of a second each, or a thirtieth
+# in a quick run, against two seconds.
+WORTH_SHARING, WORTH_SHARING_QUICK = 20, 60
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -220,7 +221,7 @@ def _jobs(asked: int | None, count: int, quick: bool) -> int:
     if asked is not None:
         return asked
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if quick or count < WORTH_SHARING else min(2, processors)
+    return 1 if count < (WORTH_SHARING_QUICK if quick else WORTH_SHARING) else min(2, processors)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import datetime
 import math
 import os
 import platform
+import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -204,13 +205,20 @@ def page(run: Run) -> str:
     )
 
 
+# Commands that the converter does not know, and what says the same.
+UNKNOWN = {r"\\[bB]igg?[lr]?(?=\\\|)": "", r"\\arg(?![a-z])": r"\\operatorname{arg}"}
+
+
 def formula(latex: str) -> Any:
     """LaTeX as MathML markup; as it stands, in <code>, where the converter does not know it."""
     from latex2mathml.converter import convert
     from markupsafe import Markup
 
+    known = latex
+    for pattern, replacement in UNKNOWN.items():
+        known = re.sub(pattern, replacement, known)
     try:
-        return Markup(convert(latex, display="block"))
+        return Markup(convert(known, display="block"))
     except Exception:  # the converter has no common base for its errors
         return Markup("<code>{}</code>").format(latex)
 
