@@ -112,7 +112,7 @@ class Channel:
 
         return restore(gather(one(part) for part in pushed.parts(rows)))
 
-    def reverse(self, law: Gaussian) -> Channel:
+    def reverse(self, law: GaussianMixture) -> Channel:
         """The channel y -> x of Bayes' rule when x follows the Gaussian `law`: x = G y + (m - G (A m + b)) + N(0, V).
 
         Raises:
@@ -126,8 +126,14 @@ class Channel:
         return Channel(gain, law.means[0] - operators.apply(gain, pushed.means[0]), left.operator())
 
     def logpdf(self, y: ArrayLike, x: ArrayLike) -> Any:
-        """log p(y | x) = log N(y; A x + b, C) for x of shape (d,) and y of shape (..., k)."""
-        return self.at(x).logpdf(y)
+        """log p(y | x) = log N(y; A x + b, C) for x of shape (..., d) and y of shape (..., k), paired by broadcasting."""
+        where = real_array("x", x)
+        if where.ndim == 0:
+            raise ValueError("x must have shape (..., d), got one number")
+        operators.fits("gain", self.gain, where.shape[-1])
+        mean = operators.apply(self.gain, where) + self.offset
+        rows, _ = points("y", y, mean.shape[-1])
+        return Gaussian(np.zeros(mean.shape[-1]), self.noise).logpdf(rows.reshape(np.shape(y)) - mean)
 
     def at(self, x: ArrayLike) -> Gaussian:
         """The law N(A x + b, C) of y given one x of shape (d,)."""
