@@ -126,7 +126,7 @@ class Channel:
         return Channel(gain, law.means[0] - operators.apply(gain, pushed.means[0]), left.operator())
 
     def logpdf(self, y: ArrayLike, x: ArrayLike) -> Any:
-        """log p(y | x) = log N(y; A x + b, C) for x of shape (..., d) and y of shape (..., k), paired by broadcasting."""
+        """log p(y | x) = log N(y; A x + b, C) for x (..., d) and y (..., k), paired by broadcasting."""
         where = real_array("x", x)
         if where.ndim == 0:
             raise ValueError("x must have shape (..., d), got one number")
