@@ -175,6 +175,7 @@ def test_a_bad_file_is_refused_in_words(tmp_path, case):
 def test_a_large_file_is_thinned_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("refdiff.validation.data.ENTRIES", 50)
     monkeypatch.setattr("refdiff.validation.data.COORDINATES", 5)
+    monkeypatch.setattr("refdiff.validation.data.LARGE", np.inf)
     path = save(tmp_path, "a.npy", np.arange(4000.0).reshape(200, 20))
     data = load(path)
     assert data.points.shape == (10, 5)
@@ -194,13 +195,31 @@ def test_a_posterior_covariance_stays_affordable(tmp_path):
     assert n * d**2 <= 2**28 < (n + 1) * d**2
 
 
+@given(shift=st.floats(-1e6, 1e6), size=st.floats(1e-3, 1e6))
+def test_points_of_any_size_come_to_about_one_by_an_affine_map(tmp_path_factory, shift, size):
+    original = np.random.default_rng(3).standard_normal((30, 2))
+    content = {"points": shift + size * original, "bandwidth": 0.1 * size}
+    data = load(save(tmp_path_factory.mktemp("sizes"), "a.npz", content))
+    assert np.abs(data.points).max() <= 20
+    assert ("centred and divided by" in data.describe()) == (np.abs(content["points"]).max() > 20 or size < 0.011)
+    # all distances and the bandwidth are divided by one factor
+    factor = 0.1 * size / data.bandwidth
+    np.testing.assert_allclose(factor * np.diff(data.points, axis=0), np.diff(content["points"], axis=0), rtol=1e-4)
+
+
+def test_points_that_are_all_the_same_are_only_shifted(tmp_path):
+    assert (load(save(tmp_path, "a.npy", np.full((3, 2), 255))).points == 0).all()
+    assert (load(save(tmp_path, "a.npy", np.full((3, 2), 7.0))).points == 7).all()
+
+
 @given(most=st.integers(1, 120))
 def test_the_caller_may_say_how_many_points_to_keep(tmp_path_factory, most):
     data = load(save(tmp_path_factory.mktemp("most"), "a.npy", np.arange(100.0)), most=most)
     assert len(np.unique(data.points)) == len(data.points) == min(most, 100)
 
 
-def test_points_keep_their_weights_when_thinned_and_those_of_weight_zero_go_first(tmp_path):
+def test_points_keep_their_weights_when_thinned_and_those_of_weight_zero_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("refdiff.validation.data.LARGE", np.inf)
     weights = np.where(np.arange(100) % 2, np.arange(100.0), 0.0)
     path = save(tmp_path, "a.npz", {"points": np.arange(100.0), "weights": weights})
     data = load(path, most=30)

@@ -8,8 +8,9 @@ r"""Data of one's own: a file of points x_k in R^d, with weights w_k and a bandw
     .csv    a row a point, a column a coordinate, one column named weight or weights if there is one; header optional
 
 Every identity holds for every law, so a file too large for a short run is replaced by a part of it, which is a law
-too: the law of fewer coordinates (a marginal) of fewer points (a subset drawn from the seed). What was left out is
-said in `notes`. A .npy file is mapped, not read, so that only the drawn part is ever held in memory as float64.
+too: the law of fewer coordinates (a marginal) of fewer points (a subset drawn from the seed). Points of a size that
+the processes are not made for are centred and scaled: an affine image of the law. What was done is said in `notes`.
+A .npy file is mapped, not read, so that only the drawn part is ever held in memory as float64.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from refdiff.distributions.constructors import from_samples
 # How much of a file is kept: n d numbers, what a score costs, and n d^2, what a posterior covariance costs. At these
 # sizes the slowest identities take some seconds a case; no matrix (6, d, d) takes more than 50 MB.
 ENTRIES, SQUARES, COORDINATES = 1 << 20, 1 << 28, 1024
+# Coordinates up to LARGE, and deviations from their mean down to SMALL, are taken as they are. Raw pixels or metres
+# are not: next to noise of size 1 their densities have exponents beyond what is left of 16 digits.
+LARGE, SMALL = 20.0, 0.01
 # Rows looked at together when a mapped file is searched for numbers that are not finite.
 BLOCK = 1 << 22
 
@@ -107,7 +111,7 @@ def load(
         if bandwidth is not None:
             data = replace(data, bandwidth=float(bandwidth))
         _check_bandwidth(data)
-    return _thin(data, np.random.default_rng(seed), most)
+    return _sized(_thin(data, np.random.default_rng(seed), most))
 
 
 @contextmanager
@@ -302,3 +306,14 @@ def _part(array: np.ndarray[Any, Any], rows: Rows, axes: Rows) -> np.ndarray[Any
     """array[rows][:, axes] without holding all axes of all the rows of a mapped file."""
     step = max(1, BLOCK // array.shape[1])
     return np.concatenate([array[rows[i : i + step]][:, axes] for i in range(0, rows.size, step)])
+
+
+def _sized(data: Data) -> Data:
+    """Points (and bandwidth) of about size 1, by one shift and one factor, where they are far from it."""
+    centred = data.points - data.points.mean(axis=0)
+    spread = float(np.sqrt(np.mean(centred**2)))
+    if np.abs(data.points).max() <= LARGE and (spread >= SMALL or spread == 0):
+        return data
+    factor = spread or 1.0
+    note = f"centred and divided by {factor:.4g}, the size that the processes are made for"
+    return replace(data, points=centred / factor, bandwidth=data.bandwidth / factor, notes=(*data.notes, note))
