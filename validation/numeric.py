@@ -53,6 +53,16 @@ def laplacian(function: Function, x: Array, h: float) -> Array:
     return np.asarray(sum(second_derivative(_along(function, x, e), 0.0, h) for e in np.eye(x.shape[1])))
 
 
+def dot(u: Array, v: Array) -> Array:
+    """Inner products of rows: (..., d) and (..., d) to (...)."""
+    return np.asarray((u * v).sum(axis=-1))
+
+
+def ticks(low: float, high: float, spacing: float) -> Array:
+    """low, low + spacing, ... up to high (np.arange steps by the rounded difference of its first two numbers)."""
+    return low + spacing * np.arange(int((high - low) / spacing) + 1, dtype=np.float64)
+
+
 def _along(function: Function, x: Array, direction: Array) -> Callable[[float], Array]:
     """u -> function(x + u direction)."""
     return lambda u: function(x + u * direction)

@@ -23,16 +23,12 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.validation.cases import Case, LawCase, ModelCase
-from refdiff.validation.identities.gaussians import box, covariances, gaussian, ticks
+from refdiff.validation.identities.gaussians import box, covariances, gaussian
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import derivative, jacobian, legendre
+from refdiff.validation.numeric import derivative, jacobian, legendre, ticks
+from refdiff.validation.steps import smallest_std
 
 TOPIC = "Densities and scores"
-
-
-def smallest_std(law: GaussianMixture) -> float:
-    """The smallest standard deviation of a component along any direction."""
-    return float(np.sqrt(np.linalg.eigvalsh(law.covariances.dense(law.dim)).min()))
 
 
 def segment(law: GaussianMixture, start: Array, end: Array) -> tuple[Array, Array]:

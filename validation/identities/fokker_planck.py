@@ -14,62 +14,27 @@ Where the diffusion D(x) depends on the state, Ito's equation has sum_ij d_i d_j
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
-from refdiff.processes import BetaTable
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase, ModelCase
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.numeric import dot
+from refdiff.validation.steps import FINE, relative_density, relative_rate, smallest_std, smooth, time_scale
 
 TOPIC = "Continuity and Fokker-Planck equations"
-# Stencil steps as a fraction of the length or time on which p bends: truncation 25^-8, rounding 25^2 eps.
-FINE = 1 / 25
-
-
-def smooth(case: ModelCase, dim: int = 5) -> bool:
-    """Cases for stencils: few dimensions, and coefficients without the jumps that a table has at its indices."""
-    return case.law.dim <= dim and not any(isinstance(schedule, BetaTable) for schedule in case.process.schedules)
-
-
-def smallest_std(law: GaussianMixture) -> float:
-    """The length on which the density bends."""
-    return float(np.sqrt(np.linalg.eigvalsh(law.covariances.dense(law.dim)).min()))
-
-
-def time_scale(case: ModelCase) -> float:
-    """The time on which p_t bends: that of its narrowest variance and of its means, and the way to both ends."""
-    c, std = case.process.coefficients(case.t), smallest_std(case.model.marginal(case.t))
-    rates = np.abs(c.f), c.dvariance / std**2, np.abs(c.dalpha) * (1 + np.abs(case.law.means).max()) / std
-    return float(min(case.t, case.process.T - case.t, 1 / max(np.max(rate) for rate in rates)))
-
-
-def relative_density(case: ModelCase, t: float) -> Callable[[Array], Array]:
-    """y -> p(y) / p(x) at time t, for y near the points x: the function that stencils differentiate."""
-    at_x = case.model.log_density(case.x, t)
-    return lambda y: np.asarray(np.exp(case.model.log_density(y, t) - at_x))
 
 
 def rate_by_stencil(case: ModelCase) -> Array:
     """d_t p / p from the log density alone."""
-    here = case.model.log_density(case.x, case.t)
-    step = FINE * time_scale(case)
-    return numeric.derivative(
-        lambda u: np.asarray(np.exp(case.model.log_density(case.x, case.t + u) - here)), 0.0, step
-    )
-
-
-def dot(u: Array, v: Array) -> Array:
-    """Inner products of rows."""
-    return np.asarray((u * v).sum(axis=-1))
+    return relative_rate(lambda u: case.model.log_density(case.x, case.t + u), FINE * time_scale(case))
 
 
 @identity(
-    "continuity equation along the flow",
+    "Continuity equation along the flow",
     topic=TOPIC,
     formula=r"\partial_t \log p + v \cdot \nabla \log p = -\nabla \cdot v",
     covers=["DMI-55", "DMI-57", "PODA-410", "PODB-14", "PODB-23", "PODB-37", "TOPB-19", "TOPB-20", "PHY-02"],
@@ -117,7 +82,8 @@ def fokker_planck(case: ModelCase, wrong: bool) -> Sides:
 def by_stencils(case: ModelCase, wrong: bool) -> list[Sides]:
     """Nothing but the log density and the drift, differentiated numerically in time and in space."""
     c, model, x, t = case.process.coefficients(case.t), case.model, case.x, case.t
-    h, ratio = FINE * smallest_std(model.marginal(t)), relative_density(case, t)
+    here = model.marginal(t)
+    h, ratio = FINE * smallest_std(here), relative_density(here, x)
     p = np.exp(model.log_density(x, t))
     rate = rate_by_stencil(case) * (1.0 if wrong else p)
     advection = -numeric.divergence(lambda y: ratio(y)[:, None] * c.f * y, x, h)
@@ -138,7 +104,7 @@ def panels(law: GaussianMixture) -> tuple[Array, Array]:
 
 
 @identity(
-    "weak form of the Fokker-Planck equation",
+    "Weak form of the Fokker-Planck equation",
     topic=TOPIC,
     formula=r"\tfrac{d}{dt}\mathbb{E}\varphi = \mathbb{E}[\nabla\varphi \cdot v]"
     r" = \mathbb{E}[\nabla\varphi \cdot f + \tfrac12 g^2 \Delta\varphi]",
@@ -260,7 +226,7 @@ def dirac_calculus(case: LawCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "density carried by a contraction",
+    "Density carried by a contraction",
     topic=TOPIC,
     formula=r"v = -\tfrac{\beta}{2} x:\quad \partial_t \rho = \tfrac{\beta}{2} (d\,\rho + x \cdot \nabla \rho)",
     covers=["PHY-66"],
@@ -272,15 +238,15 @@ def dirac_calculus(case: LawCase, wrong: bool) -> list[Sides]:
 )
 def contraction(case: LawCase, wrong: bool) -> Sides:
     """A stencil in beta t of the density of exp(-beta t / 2) x against the score."""
-    x, at_x, s = case.x, case.law.logpdf(case.x), case.law.score(case.x)
+    x, s = case.x, case.law.score(case.x)
     advection = 0.0 if wrong else dot(x, s)
     step = FINE / (1 + np.linalg.norm(x, axis=1).max() / smallest_std(case.law))
-    rate = numeric.derivative(lambda u: np.exp(case.law.affine(np.exp(-u / 2)).logpdf(x) - at_x), 0.0, step)
+    rate = relative_rate(lambda u: case.law.affine(np.exp(-u / 2)).logpdf(x), step)
     return Sides(rate, 0.5 * (case.law.dim + advection), scale=case.law.dim + dot(np.abs(x), np.abs(s)))
 
 
 @identity(
-    "volume change over a short step",
+    "Volume change over a short step",
     topic=TOPIC,
     formula=r"\log \det(I + \Delta t\,\nabla v) = \Delta t\,\nabla \cdot v"
     r" - \tfrac{\Delta t^2}{2} \mathrm{tr}\,(\nabla v)^2 + O(\Delta t^3),\quad \nabla \cdot v = -\tfrac{d \log p}{dt}",
@@ -306,7 +272,7 @@ def volume_change(case: ModelCase, wrong: bool) -> Sides:
 
 
 @identity(
-    "state-dependent diffusion",
+    "State-dependent diffusion",
     topic=TOPIC,
     formula=r"\partial_t p = -\nabla \cdot (f p) + \tfrac12 \sum_{ij} \partial_i \partial_j (D_{ij} p),\quad"
     r" v = f - \tfrac12 \nabla \cdot D - \tfrac12 D \nabla \log p",

@@ -17,8 +17,9 @@ from scipy.special import rel_entr
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, entropy, kl_divergence, random_mixture
 from refdiff.validation.cases import Case, LawCase
-from refdiff.validation.identities.gaussians import covariances, cubature, gaussian, log_normal, ticks
+from refdiff.validation.identities.gaussians import covariances, cubature, gaussian, log_normal
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.numeric import ticks
 
 TOPIC = "Divergences"
 DIMS = (1, 2, 5, 16)

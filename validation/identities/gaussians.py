@@ -57,11 +57,6 @@ def gaussian(rng: np.random.Generator, dim: int) -> Gaussian:
     return Gaussian(drawn.means[0], covariances(drawn)[0])
 
 
-def ticks(low: float, high: float, spacing: float) -> Array:
-    """low, low + spacing, ... up to high (np.arange steps by the rounded difference of its first two numbers)."""
-    return low + spacing * np.arange(int((high - low) / spacing) + 1, dtype=np.float64)
-
-
 def box(law: GaussianMixture) -> tuple[Array, float]:
     """A grid (n, 2) with the area of its cells on which sums of a Gaussian in the plane converge to rounding.
 

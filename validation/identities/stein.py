@@ -32,10 +32,11 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.validation.cases import Case, ModelCase
-from refdiff.validation.identities.densities import segment, smallest_std
-from refdiff.validation.identities.gaussians import covariances, cubature, square_root, ticks
+from refdiff.validation.identities.densities import segment
+from refdiff.validation.identities.gaussians import covariances, cubature, square_root
 from refdiff.validation.identity import QUADRATURE, Sides, identity
-from refdiff.validation.numeric import hermite, legendre
+from refdiff.validation.numeric import hermite, legendre, ticks
+from refdiff.validation.steps import smallest_std
 
 TOPIC = "Tweedie, Stein and score matching"
 
