@@ -66,14 +66,23 @@ def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Arra
 
     def restore(result: Array) -> Array:
         shaped: Array = result.reshape(lead + result.shape[1:])[()]
-        return shaped.astype(np.float32) if single else shaped
+        return single_precision(shaped) if single else shaped
 
     return array.reshape(-1, dim), restore
 
 
+def single_precision(result: Array) -> Array:
+    """The result rounded to float32, infinite beyond its range."""
+    with np.errstate(over="ignore"):
+        return result.astype(np.float32)  # type: ignore[return-value]
+
+
 def indices(name: str, value: ArrayLike, dim: int) -> NDArray[np.intp]:
     """Distinct coordinates in 0..dim-1, at least one; negative ones count from the end."""
-    array = np.atleast_1d(np.asarray(value))
+    try:
+        array = np.atleast_1d(np.asarray(value))
+    except ValueError as error:
+        raise ValueError(f"{name} must be a list of whole numbers: {error}") from None
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be a list of whole numbers, got {value!r}")
     if array.min() < -dim or array.max() >= dim:

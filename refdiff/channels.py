@@ -56,12 +56,28 @@ class Channel:
         for name, part in parts.items():
             object.__setattr__(self, name, part)
 
+    def _parts(self) -> tuple[Operator, Array, Operator]:
+        return self.gain, self.offset, self.noise
+
     def push(self, law: GaussianMixture) -> GaussianMixture:
         """The law of y when x follows `law`."""
+        if not isinstance(law, GaussianMixture):
+            raise TypeError(f"law must be a Gaussian, GaussianMixture or Empirical, got {law!r}")
         return law.affine(self.gain, self.offset).convolve(self.noise)
 
     def compose(self, earlier: Channel) -> Channel:
-        """This channel after `earlier`: x -> earlier -> self."""
+        """This channel after `earlier`: x -> earlier -> self.
+
+        Raises:
+            TypeError: earlier is not a Channel.
+            ValueError: its outputs are not this channel's inputs.
+        """
+        if not isinstance(earlier, Channel):
+            raise TypeError(f"earlier must be a Channel, got {earlier!r}")
+        inputs, outputs = self.gain.shape[-1:], {len(part) for part in earlier._parts() if part.ndim}
+        inputs = inputs or tuple({len(part) for part in self._parts() if part.ndim})
+        if inputs and outputs and set(inputs) != outputs:
+            raise ValueError(f"earlier must have {inputs[0]} outputs, got {outputs.pop()}")
         inner = earlier.offset if self.gain.ndim < 2 else np.broadcast_to(earlier.offset, self.gain.shape[1])
         return Channel(
             operators.product(self.gain, earlier.gain),
@@ -75,7 +91,8 @@ class Channel:
         Raises:
             ValueError: y has another dimension, or y has no density (no noise on a singular law).
         """
-        return law.observe(self.gain, self.offset, self.noise, points("y", y, operators.rows(self.gain, law.dim))[0])
+        rows, _ = points("y", y, self.push(law).dim)
+        return law.observe(self.gain, self.offset, self.noise, rows)
 
     def posterior_mean(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """E[x | y] for y of shape (..., k), shape (..., d): sum_k r_k(y) E[x | y, component k]."""
@@ -130,23 +147,28 @@ class Channel:
         where = real_array("x", x)
         if where.ndim == 0:
             raise ValueError("x must have shape (..., d), got one number")
-        operators.fits("gain", self.gain, where.shape[-1])
-        mean = operators.apply(self.gain, where) + self.offset
+        mean = self._mean(where)
         rows, _ = points("y", y, mean.shape[-1])
         return Gaussian(np.zeros(mean.shape[-1]), self.noise).logpdf(rows.reshape(np.shape(y)) - mean)
 
     def at(self, x: ArrayLike) -> Gaussian:
         """The law N(A x + b, C) of y given one x of shape (d,)."""
         point = real_array("x", x, ndim=(1,))
-        operators.fits("gain", self.gain, point.size)
-        return Gaussian(operators.apply(self.gain, point) + self.offset, self.noise)
+        return Gaussian(self._mean(point), self.noise)
 
     def sample(self, x: ArrayLike, seed: int | np.random.Generator) -> Array:
         """One draw of y for each x of shape (n, d), shape (n, k)."""
         where = real_array("x", x, ndim=(2,))
-        operators.fits("gain", self.gain, where.shape[1])
-        mean = operators.apply(self.gain, where) + self.offset
+        mean = self._mean(where)
         return mean + Gaussian(np.zeros(mean.shape[1]), self.noise).sample(len(mean), generator(seed))
+
+    def _mean(self, x: Array) -> Array:
+        """A x + b, after a check that the parts act on x."""
+        operators.fits("gain", self.gain, x.shape[-1])
+        height = operators.rows(self.gain, x.shape[-1])
+        operators.fits("offset", self.offset, height)
+        operators.fits("noise", self.noise, height)
+        return operators.apply(self.gain, x) + self.offset
 
     def _observed(self, law: GaussianMixture) -> GaussianMixture:
         """The law of y, refused where it has no density to condition on."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, points, real_array
+from refdiff.arguments import Array, points, real_array, single_precision
 from refdiff.distributions.covariances import Diagonal, tiles
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
@@ -74,6 +74,7 @@ class ExactModel:
 
     def posterior(self, x: ArrayLike, t: float) -> GaussianMixture:
         """The law of x_0 given one x_t = x, shape (d,)."""
+        points("x", x, self.dim)
         return self.process.kernel(t).posterior(self.distribution, x)
 
     def sample(self, n: int, t: float, seed: int | np.random.Generator) -> Array:
@@ -92,6 +93,7 @@ class ExactModel:
 
     def denoiser(self, x: ArrayLike, t: float) -> Any:
         """E[x_0 | x_t = x], shape (..., d), by Bayes' rule."""
+        points("x", x, self.dim)
         return self.process.kernel(t).posterior_mean(self.distribution, x)
 
     def noise(self, x: ArrayLike, t: float) -> Any:
@@ -118,6 +120,7 @@ class ExactModel:
 
     def posterior_covariance(self, x: ArrayLike, t: float) -> Any:
         """Cov[x_0 | x_t = x], shape (..., d, d), by Bayes' rule."""
+        points("x", x, self.dim)
         return self.process.kernel(t).posterior_cov(self.distribution, x)
 
     def hessian(self, x: ArrayLike, t: float) -> Any:
@@ -256,4 +259,4 @@ def _double(x: ArrayLike) -> Array:
 
 def _like(x: ArrayLike, result: Any) -> Any:
     """A result in the precision of x."""
-    return result.astype(np.float32) if getattr(x, "dtype", None) == np.float32 else result
+    return single_precision(result) if getattr(x, "dtype", None) == np.float32 else result

@@ -19,7 +19,10 @@ Operator = Array
 
 def operator(name: str, value: ArrayLike) -> Operator:
     """A scalar, a diagonal or a matrix, as a finite float64 array."""
-    return real_array(name, value, ndim=(0, 1, 2))
+    array = real_array(name, value, ndim=(0, 1, 2))
+    if array.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {array.shape}")
+    return array
 
 
 def covariance(name: str, value: ArrayLike) -> Operator:

@@ -71,7 +71,7 @@ def random_mixture(
         "diagonal": (GaussianMixture.diagonal, (count, dim)),
         "shared": (GaussianMixture.shared, (dim,)),
         "full": (GaussianMixture.full, (count, dim)),
-    }.get(covariance, (None, ()))
+    }.get(str(covariance), (None, ()))
     if build is None:
         raise ValueError(f"covariance must be isotropic, diagonal, shared or full, got {covariance!r}")
     means = real_scalar("spread", spread, low=0) * rng.standard_normal((count, dim))

@@ -241,6 +241,9 @@ class Dense:
         noise = operators.dense(c, len(matrix))
         gain = self.gain(a, self.sandwich(matrix).plus(c, len(matrix)), dim).matrices
         kept = np.eye(dim) - gain @ matrix
+        # what rounding leaves of an exact zero, in units of the standard deviations, contributes its square times S
+        std = np.sqrt(np.diagonal(self.matrices, axis1=1, axis2=2))
+        kept[np.abs(kept) * std[:, None, :] <= 4 * dim * np.finfo(float).eps * std[:, :, None]] = 0.0
         joseph = kept @ self.matrices @ np.swapaxes(kept, 1, 2) + gain @ noise @ np.swapaxes(gain, 1, 2)
         return Dense(_symmetric(joseph))
 

@@ -178,7 +178,10 @@ class GaussianMixture:
     def posterior_weights(self, x: Array) -> Array:
         """Responsibilities of checked points x (n, d), shape (n, K)."""
         logits = self._log_joint(x)
-        logits -= logits.max(axis=1, keepdims=True)
+        peak = logits.max(axis=1, keepdims=True)
+        if np.isneginf(peak).any():
+            raise ValueError("x must be near enough to a component for float64, got a log density of -inf")
+        logits -= peak
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=1, keepdims=True)
         return logits
@@ -219,6 +222,8 @@ class GaussianMixture:
         if others.size == 0:
             raise ValueError(f"given must leave a coordinate over, got all {self.dim}")
         y = points("values", values, len(chosen))[0]
+        if len(y) != 1:
+            raise ValueError(f"values must be one point, got {len(y)}")
         zero = np.zeros(())
         return self.observe(np.eye(self.dim)[chosen], zero, zero, y).marginal(others)
 

@@ -39,10 +39,11 @@ def pca(law: GaussianMixture, count: int | None = None) -> PrincipalAxes:
     """
     count = law.dim if count is None else whole_number("count", count, low=1, high=law.dim)
     mean = law.mean()
-    if isinstance(law, Empirical) and law.count >= law.dim:
+    if isinstance(law, Empirical):
         scaled = np.sqrt(law.weights)[:, None] * (law.means - mean)
-        _, singular, rows = np.linalg.svd(scaled, full_matrices=False)
-        variances, axes = singular**2, rows.T
+        # fewer points than coordinates leave axes without variance, which only the full factor has
+        _, singular, rows = np.linalg.svd(scaled, full_matrices=law.count < law.dim)
+        variances, axes = np.append(singular**2, np.zeros(law.dim - len(singular))), rows.T
     else:
         values, vectors = np.linalg.eigh(law.cov())
         variances, axes = np.maximum(values[::-1], 0), vectors[:, ::-1]

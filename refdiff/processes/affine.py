@@ -56,6 +56,8 @@ class AffineProcess:
     per_axis: bool
 
     def __init__(self, schedules: Schedule | tuple[Schedule, ...] | list[Schedule]) -> None:
+        if not isinstance(schedules, (Schedule, tuple, list)):
+            raise TypeError(f"schedules must be a Schedule or a sequence of them, got {schedules!r}")
         many = (schedules,) if isinstance(schedules, Schedule) else tuple(schedules)
         if not many:
             raise ValueError("schedules must not be empty")
@@ -96,6 +98,7 @@ class AffineProcess:
         Raises:
             ValueError: s > t, or alpha_s = 0 (the past cannot be scaled back from pure noise).
         """
+        s, t = real_scalar("s", s, low=0, high=self.T), real_scalar("t", t, low=0, high=self.T)
         if s > t:
             raise ValueError(f"s must not exceed t, got s = {s} and t = {t}")
         here, there = self.coefficients(s), self.coefficients(t)

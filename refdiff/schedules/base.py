@@ -4,7 +4,7 @@ r"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, for t in [0, T], data at
     f(t)  = alpha' / alpha                 drift of   dx = f x dt + g dw
     g2(t) = (sigma^2)' - 2 f sigma^2       = -2 sigma^2 lambda'
 
-sigma is a standard deviation. A family is one method: the ten numbers at t (`Coefficients`), each from its own
+sigma is a standard deviation. A family is one method: the eleven numbers at t (`Coefficients`), each from its own
 closed form, so that nothing cancels at the ends: 1 - alpha^2 comes from expm1 or a product of sines, alpha = 0 at
 t = T is exact, and where sigma' is infinite (variance-preserving at t = 0) the finite (sigma^2)' stands beside it.
 Sources: PODB-01..04, PODA-423, PODA-424, TOPA-71..74, PODD-22.
@@ -34,6 +34,7 @@ class Coefficients(NamedTuple):
     d2variance: Array  # (sigma^2)''
     f: Array
     g2: Array
+    log_snr: Array  # log(alpha / sigma), also where alpha underflows
 
 
 class Schedule(ABC):
@@ -54,11 +55,13 @@ class Schedule(ABC):
         """The time at which log(alpha / sigma) is lam, unpolished and not yet clipped to [0, T]."""
 
     def coefficients(self, t: ArrayLike) -> Coefficients:
-        """alpha, sigma, their first and second derivatives, (sigma^2)', (sigma^2)'', f and g2 at t."""
+        """alpha, sigma, their first and second derivatives, (sigma^2)', (sigma^2)'', f, g2 and log_snr at t."""
         times = real_array("t", t)
         if ((times < 0) | (times > self.T)).any():
             raise ValueError(f"t must lie in [0, {self.T}], got {times[(times < 0) | (times > self.T)].flat[0]}")
-        with np.errstate(divide="ignore", invalid="ignore"):  # infinite derivatives at the ends are the true limits
+        with np.errstate(
+            divide="ignore", invalid="ignore", over="ignore"
+        ):  # infinite derivatives at the ends are the true limits
             return self._coefficients(times)
 
     def alpha(self, t: ArrayLike) -> Any:
@@ -87,15 +90,13 @@ class Schedule(ABC):
 
     def log_snr(self, t: ArrayLike) -> Any:
         """lambda(t) = log(alpha / sigma), half the log signal-to-noise ratio: inf at sigma = 0, -inf at alpha = 0."""
-        c = self.coefficients(t)
-        with np.errstate(divide="ignore"):
-            return np.log(c.alpha) - np.log(c.sigma)
+        return self.coefficients(t).log_snr
 
     def dlog_snr(self, t: ArrayLike) -> Any:
-        """lambda'(t) = alpha'/alpha - sigma'/sigma."""
+        """lambda'(t) = -g2 / (2 sigma^2), -inf at both ends that lambda reaches."""
         c = self.coefficients(t)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return c.f - c.dsigma / c.sigma
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.where(c.sigma == 0, -np.inf, -c.g2 / (2 * c.sigma**2))[()]
 
     def time_of_log_snr(self, lam: ArrayLike) -> Any:
         """The inverse of `log_snr`: the time in [0, T] with log(alpha / sigma) = lam.
@@ -107,31 +108,41 @@ class Schedule(ABC):
         """
         target = real_array("lam", lam, finite=False)
         low, high = self.log_snr(self.T), self.log_snr(0.0)
-        slack = 1e-12 * (1 + np.abs(target))  # what rounding can add to a lambda computed at an end of [0, T]
+        # what rounding can add to a lambda computed at an end of [0, T]; an infinite lambda is reached or not
+        slack = 1e-12 * (1 + np.abs(np.where(np.isfinite(target), target, 0.0)))
         if np.isnan(target).any() or ((target < low - slack) | (target > high + slack)).any():
             raise ValueError(f"lam must lie in [{low}, {high}], got {target}")
         with np.errstate(all="ignore"):
-            t = np.clip(self._time(target), 0.0, self.T)
+            first = self._time(target)
+            t = np.clip(np.where(np.isnan(first), 0.0, first), 0.0, self.T)
             step = (self.log_snr(t) - target) / self.dlog_snr(t)
         t = np.clip(np.where(np.isfinite(step), t - step, t), 0.0, self.T)
         return np.where(target >= high, 0.0, np.where(target <= low, self.T, t))[()]
 
 
-def differentiable(a: Array, da: Array, d2a: Array, s: Array, ds: Array, d2s: Array) -> Coefficients:
-    """Coefficients from alpha, sigma and their finite derivatives."""
-    f, dvariance = da / a, 2 * s * ds
-    return Coefficients(a, da, d2a, s, ds, d2s, dvariance, 2 * (ds * ds + s * d2s), f, dvariance - 2 * f * s * s)
+def differentiable(
+    a: Array, da: Array, d2a: Array, s: Array, ds: Array, d2s: Array, f: Array | None = None
+) -> Coefficients:
+    """Coefficients from alpha, sigma and their finite derivatives; f where alpha'/alpha may underflow to 0/0."""
+    f = da / a if f is None else f
+    dvariance = 2 * s * ds
+    g2 = dvariance - 2 * f * s * s
+    return Coefficients(a, da, d2a, s, ds, d2s, dvariance, 2 * (ds * ds + s * d2s), f, g2, np.log(a) - np.log(s))
 
 
 def variance_preserving(a: Array, da: Array, d2a: Array, variance: Array, f: Array) -> Coefficients:
     """Coefficients with alpha^2 + sigma^2 = 1, where (sigma^2)' = -2 alpha alpha' and g2 = -2 f."""
     s = np.sqrt(variance)
     dvariance, d2variance = -2 * a * da, -2 * (da * da + a * d2a)
-    ds = dvariance / (2 * s)
-    return Coefficients(a, da, d2a, s, ds, (d2variance - 2 * ds * ds) / (2 * s), dvariance, d2variance, f, -2 * f)
+    # where the variance starts like t^2 (a rate beta that starts at 0), sigma starts like t, even in its next term
+    flat = (s == 0) & (dvariance == 0)
+    ds = np.where(flat, np.sqrt(np.maximum(d2variance, 0) / 2), dvariance / (2 * s))
+    d2s = np.where(flat, 0.0, (d2variance - 2 * ds * ds) / (2 * s))
+    return Coefficients(a, da, d2a, s, ds, d2s, dvariance, d2variance, f, -2 * f, np.log(a) - np.log(s))
 
 
 def from_rate(total: Array, beta: Array, dbeta: Array) -> Coefficients:
     """Variance-preserving coefficients from B = int_0^t beta, beta and beta': alpha = e^(-B/2), sigma^2 = 1 - e^-B."""
-    a = np.exp(-total / 2)
-    return variance_preserving(a, -beta * a / 2, (beta * beta / 4 - dbeta / 2) * a, -np.expm1(-total), -beta / 2)
+    a, variance = np.exp(-total / 2), -np.expm1(-total)
+    regular = variance_preserving(a, -beta * a / 2, (beta * beta / 4 - dbeta / 2) * a, variance, -beta / 2)
+    return regular._replace(log_snr=-(total + np.log(variance)) / 2)

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.differentiate import derivative
-from scipy.optimize.elementwise import find_root
 from scipy.special import expit
 
 from refdiff.arguments import Array, real_scalar
@@ -45,9 +43,10 @@ class FunctionSchedule(Schedule):
     d2sigma_of: Function | None = None
 
     def __post_init__(self) -> None:
-        for name in ("alpha_of", "sigma_of"):
-            if not callable(getattr(self, name)):
-                raise TypeError(f"{name} must be a function of time, got {getattr(self, name)!r}")
+        for name in ("alpha_of", "sigma_of", "dalpha_of", "dsigma_of", "d2alpha_of", "d2sigma_of"):
+            given = getattr(self, name)
+            if not callable(given) and (given is not None or name in ("alpha_of", "sigma_of")):
+                raise TypeError(f"{name} must be a function of time, got {given!r}")
         real_scalar("T", self.T, low=0, open_low=True)
 
     def _coefficients(self, t: Array) -> Coefficients:
@@ -56,9 +55,18 @@ class FunctionSchedule(Schedule):
         d2alpha = self.d2alpha_of or self._slope(dalpha)
         d2sigma = self.d2sigma_of or self._slope(dsigma)
         values = (g(t) for g in (self.alpha_of, dalpha, d2alpha, self.sigma_of, dsigma, d2sigma))
-        return differentiable(*(np.broadcast_to(np.asarray(v, dtype=float), t.shape) for v in values))
+        c = differentiable(*(np.broadcast_to(np.asarray(v, dtype=float), t.shape) for v in values))
+        unknown = np.isnan(c.dvariance)
+        if not unknown.any():
+            return c
+        # sigma' is infinite where sigma = 0: the variance itself has a slope there
+        slope = self._slope(lambda u: np.asarray(self.sigma_of(u), dtype=float) ** 2)(t)
+        dvariance = np.where(unknown, slope, c.dvariance)
+        return c._replace(dvariance=dvariance, g2=np.where(unknown, dvariance - 2 * c.f * c.sigma**2, c.g2))
 
     def _slope(self, function: Function) -> Function:
+        from scipy.differentiate import derivative  # late: it takes longer to import than all of this package
+
         def slope(t: Array) -> Array:
             # one-sided at the ends of [0, T]; the stencil reaches initial_step away and halves it from there
             reach = 0.02 * self.T
@@ -90,6 +98,10 @@ class Transformed(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.base, Schedule):
             raise TypeError(f"base must be a Schedule, got {self.base!r}")
+        for name in ("clock", "scale"):
+            given = getattr(self, name)
+            if not callable(given) and (given is not None or name == "clock"):
+                raise TypeError(f"{name} must be a function of time, got {given!r}")
         real_scalar("T", self.T, low=0, open_low=True)
 
     def _coefficients(self, t: Array) -> Coefficients:
@@ -110,7 +122,8 @@ class Transformed(Schedule):
         square = c * c, 2 * c * dc, 2 * (dc * dc + c * d2c)
         _, dv, d2v = chain(square, (base.sigma**2, base.dvariance, base.d2variance))
         # lambda' = lambda'_base tau' and g2 = -2 sigma^2 lambda': scale^2 tau' times the base's
-        return Coefficients(a, da, d2a, s, ds, d2s, dv, d2v, base.f * dtau + dc / c, c * c * dtau * base.g2)
+        f, g2 = base.f * dtau + dc / c, c * c * dtau * base.g2
+        return Coefficients(a, da, d2a, s, ds, d2s, dv, d2v, f, g2, base.log_snr)
 
     def _time(self, lam: Array) -> Array:
         return invert_log_snr(self, lam)
@@ -121,6 +134,8 @@ def invert_log_snr(schedule: Schedule, lam: Array) -> Array:
 
     The root of sigma cos(theta) - alpha sin(theta) with tan(theta) = e^-lam: bounded also where alpha or sigma is 0.
     """
+    from scipy.optimize.elementwise import find_root  # late: it takes longer to import than all of this package
+
     cos, sin = np.sqrt(expit(2 * lam)), np.sqrt(expit(-2 * lam))
 
     def mismatch(t: Array, cos: Array, sin: Array) -> Array:
@@ -141,6 +156,11 @@ class Alignment:
 
     source: Schedule
     target: Schedule
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            if not isinstance(getattr(self, name), Schedule):
+                raise TypeError(f"{name} must be a Schedule, got {getattr(self, name)!r}")
 
     def tau(self, t: ArrayLike) -> Any:
         """The source's time for the target's time t."""

@@ -72,14 +72,19 @@ class VPCosine(Schedule):
         speed = np.pi / (2 * (1 + self.s) * self.T)
         start, left = np.pi / 2 * self.s / (1 + self.s), speed * (self.T - t)  # A(0) and pi/2 - A(t): cos A = sin left
         a = np.sin(left) / np.cos(start)
-        da = -speed * np.cos(left) / np.cos(start)
+        da = -speed * np.sin(start + speed * t) / np.cos(start)
         variance = np.sin(speed * t) * np.sin(speed * t + 2 * start) / np.cos(start) ** 2  # 1 - alpha^2
         return variance_preserving(a, da, -(speed**2) * a, variance, da / a)
 
     def _time(self, lam: Array) -> Array:
-        start = np.pi / 2 * self.s / (1 + self.s)
-        angle = np.arccos(np.sqrt(expit(2 * lam)) * np.cos(start))
-        return np.asarray((angle - start) * 2 * (1 + self.s) * self.T / np.pi)
+        speed, start = np.pi / (2 * (1 + self.s) * self.T), np.pi / 2 * self.s / (1 + self.s)
+        # early, 1 - alpha^2 = expit(-2 lam) is a quadratic equation for tan(A(t) - A(0)) that does not cancel at t = 0
+        q = expit(-2 * lam) * np.cos(start) ** 2
+        root = np.sqrt(np.maximum(np.sin(2 * start) ** 2 + 4 * q * (np.cos(2 * start) - q), 0))
+        early = np.arctan2(2 * q, np.sin(2 * start) + root) / speed
+        # late, alpha itself gives pi/2 - A(t)
+        late = self.T - np.arcsin(np.sqrt(expit(2 * lam)) * np.cos(start)) / speed
+        return np.where(lam > 0, early, late)
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,9 @@ class SubVP(Schedule):
         slope = (self.beta_max - self.beta_min) / self.T
         total, beta = t * (self.beta_min + slope * t / 2), self.beta_min + slope * t
         a, kept = np.exp(-total / 2), np.exp(-total)
-        s, ds = -np.expm1(-total), beta * kept
-        return differentiable(a, -beta * a / 2, (beta * beta / 4 - slope / 2) * a, s, ds, (slope - beta * beta) * kept)
+        s, ds, d2s = -np.expm1(-total), beta * kept, (slope - beta * beta) * kept
+        regular = differentiable(a, -beta * a / 2, (beta * beta / 4 - slope / 2) * a, s, ds, d2s, -beta / 2)
+        return regular._replace(log_snr=-total / 2 - np.log(s))
 
     def _time(self, lam: Array) -> Array:
         # sigma / alpha = 2 sinh(B / 2) = e^-lam
@@ -139,7 +145,7 @@ class VEGeometric(Schedule):
         s = self.sigma_min * np.sqrt(np.expm1(2 * rate * t)) if self.clean_start else self.sigma_min * np.exp(rate * t)
         ds = dvariance / (2 * s)
         d2s = (d2variance - 2 * ds * ds) / (2 * s)
-        return Coefficients(one, zero, zero, s, ds, d2s, dvariance, d2variance, zero, dvariance)
+        return Coefficients(one, zero, zero, s, ds, d2s, dvariance, d2variance, zero, dvariance, -np.log(s))
 
     def _time(self, lam: Array) -> Array:
         log_ratio = -lam - np.log(self.sigma_min)  # log(sigma / sigma_min)
@@ -169,7 +175,7 @@ class VEPower(Schedule):
         d2s = zero if p == 1 else p * (p - 1) * t ** (p - 2)
         dvariance = one if p == 0.5 else 2 * p * t ** (2 * p - 1)
         d2variance = zero if p == 0.5 else 2 * p * (2 * p - 1) * t ** (2 * p - 2)
-        return Coefficients(one, zero, zero, t**p, ds, d2s, dvariance, d2variance, zero, dvariance)
+        return Coefficients(one, zero, zero, t**p, ds, d2s, dvariance, d2variance, zero, dvariance, -p * np.log(t))
 
     def _time(self, lam: Array) -> Array:
         return np.exp(-lam / self.power)
