@@ -22,10 +22,11 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, entropy, kl_divergence, random_mixture
 from refdiff.validation.cases import Case
-from refdiff.validation.identities.elbo import Chain, average, average_kl, path
+from refdiff.validation.identities.elbo import Chain, average, average_kl, perturbed
+from refdiff.validation.identities.forward_kernels import path
 from refdiff.validation.identity import Sides, identity
 
-TOPIC = "Variational autoencoders"
+TOPIC = "Variational bounds"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +155,13 @@ def best_decoder(case: Case, wrong: bool) -> Iterator[Sides]:
     control="the printed layers KL(q(z_i | z_{i-1}) || p(z_i | z_{i+1}))",
 )
 def layered_elbo(case: Case, wrong: bool) -> Sides:
-    """log p(x) minus the divergence of the dense posterior laws of three latent layers, against the sum over layers."""
-    chain, x = Chain.random(case, dim=1, steps=3), case.rng.standard_normal(1)
+    """log p(x) minus the divergence of the dense posterior laws of three latent layers, against the sum over layers.
+
+    The encoder's layers are free: gains, offsets and noises that no noising chain has.
+    """
+    noising, x = Chain.random(case, dim=1, steps=3), case.rng.standard_normal(1)
+    encoder = [perturbed(layer, case.rng) for layer in noising.forward]
+    chain = Chain(noising.data, encoder, noising.prior, noising.model)
     given, modelled = path(chain.forward[0].at(x), chain.forward[1:]), chain.modelled()
     elbo = modelled.marginal([0]).logpdf(x) - kl_divergence(given, modelled.conditional([0], x))
     if not wrong:

@@ -12,11 +12,14 @@ from the schedule's own alpha and sigma.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
+from refdiff import operators
 from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
@@ -32,6 +35,29 @@ def signal_and_noise(table: BetaTable) -> tuple[Array, Array]:
     """sqrt(abar_i) and 1 - abar_i for i = 0..N, from the table's schedule."""
     c = table.coefficients(np.arange(table.steps + 1))
     return c.alpha, c.sigma**2
+
+
+def moments_of_chain(table: BetaTable) -> tuple[Array, Array]:
+    """sqrt(abar_i) and 1 - abar_i, i = 0..N, from v <- (1 - beta) v + beta: positive terms, no logarithm."""
+    signal, noise = [1.0], [0.0]
+    for beta in table.betas:
+        signal.append(signal[-1] * np.sqrt(1 - beta))
+        noise.append((1 - beta) * noise[-1] + beta)
+    return np.array(signal), np.array(noise)
+
+
+def path(start: Gaussian, channels: Iterable[Channel]) -> Gaussian:
+    """The joint law of (x, y, z, ...) when x ~ start and every channel acts on the variable before."""
+    law: GaussianMixture = start
+    last = start.dim
+    for channel in channels:
+        gain = operators.dense(channel.gain, last)
+        rows, dim = len(gain), law.dim
+        pick = np.eye(dim)[dim - last :]
+        offset = np.append(np.zeros(dim), np.broadcast_to(channel.offset, (rows,)))
+        noise = block_diag(np.zeros((dim, dim)), operators.dense(channel.noise, rows))
+        law, last = law.affine(np.vstack([np.eye(dim), gain @ pick]), offset).convolve(noise), rows
+    return Gaussian(law.mean(), law.cov())
 
 
 def noise_weights(kept: Array, betas: Array) -> Array:
@@ -134,10 +160,10 @@ def step_by_step(case: TableCase, wrong: bool) -> list[Sides]:
     """N steps multiplied out against sqrt(abar) and 1 - abar, each relative to itself; windows of three steps."""
     alpha, variance = signal_and_noise(case.table)
     b = case.table.betas
-    m, v = np.ones_like(alpha), np.zeros_like(alpha)
-    for i, beta in enumerate(b):
-        m[i + 1] = np.sqrt(1 - beta) * m[i]
-        v[i + 1] = (1 - beta) * v[i] + (beta**2 if wrong else beta)
+    m, v = moments_of_chain(case.table)
+    if wrong:
+        for i, beta in enumerate(b):
+            v[i + 1] = (1 - beta) * v[i] + beta**2
     # variance 1 stays 1: alpha^2 + beta^2 = 1 in the notation of TOPA and PODA
     sides = [Sides(m, alpha, scale=alpha), Sides(v, variance, scale=variance), Sides(m**2 + v, 1.0)]
     if len(b) >= 3:
@@ -179,28 +205,29 @@ def unrolled_weights(case: TableCase, wrong: bool) -> list[Sides]:
 @identity(
     "The covariance of the chain",
     topic=TOPIC,
-    formula=r"\Sigma_t = \bar\alpha_t \Sigma_0 + (1 - \bar\alpha_t)\, \sigma^2 I",
-    covers=["PHY-13", "PHY-13b", "PHY-10"],
+    formula=r"\Sigma_t = \bar\alpha_t \Sigma_0 + (1 - \bar\alpha_t)\, \sigma^2 I,"
+    r"\quad \Sigma_0 = \sigma^2 I \Rightarrow \Sigma_t = \sigma^2 I",
+    covers=["PHY-13", "PHY-13b", "PHY-10", "PHY-60"],
     refutes=["PHY-13b"],
     over="tables",
     control="the coefficients exchanged, as printed in the text and in the caption of Fig. 4",
 )
-def covariance_recursion(case: TableCase, wrong: bool) -> Sides:
-    """A data covariance pushed through the steps of the chain, against its closed form."""
+def covariance_recursion(case: TableCase, wrong: bool) -> Iterator[Sides]:
+    """A data covariance, and the stationary one, pushed through the steps of the chain, against its closed form."""
     chosen, kept, betas = respaced(case.table)
     alpha, variance = signal_and_noise(case.table)
-    root = case.rng.standard_normal((3, 3))
-    start = Gaussian(np.zeros(3), root @ root.T)
-    law: GaussianMixture = start
-    pushed = []
-    for factor, beta in zip(kept, betas, strict=True):
-        law = Channel(np.sqrt(factor), 0.0, ASYMPTOTIC * beta).push(law)
-        pushed.append(law.cov())
+    root, stationary = case.rng.standard_normal((3, 3)), ASYMPTOTIC * np.eye(3)
     of_data, of_noise = alpha[chosen] ** 2, variance[chosen]
     if wrong:
         of_data, of_noise = of_noise, of_data
-    closed = of_data[:, None, None] * start.cov() + of_noise[:, None, None] * ASYMPTOTIC * np.eye(3)
-    return Sides(np.array(pushed), closed)
+    for start in (root @ root.T, stationary):
+        law: GaussianMixture = Gaussian(np.zeros(3), start)
+        pushed = []
+        for factor, beta in zip(kept, betas, strict=True):
+            law = Channel(np.sqrt(factor), 0.0, ASYMPTOTIC * beta).push(law)
+            pushed.append(law.cov())
+        closed = of_data[:, None, None] * start + of_noise[:, None, None] * stationary
+        yield Sides(np.array(pushed), stationary if start is stationary else closed)
 
 
 @identity(
@@ -252,26 +279,6 @@ def markov(case: TableCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "Two noises merged and turned",
-    topic=TOPIC,
-    formula=r"\begin{pmatrix}\varepsilon\\ w\end{pmatrix} = \frac{1}{\bar\beta_t}\begin{pmatrix}"
-    r"\alpha_t\bar\beta_{t-1} & \beta_t\\ \beta_t & -\alpha_t\bar\beta_{t-1}\end{pmatrix}"
-    r"\begin{pmatrix}\bar\varepsilon_{t-1}\\ \varepsilon_t\end{pmatrix}",
-    covers=["TOPA-08"],
-    over="tables",
-    control="w without its minus sign",
-)
-def noise_rotation(case: TableCase, wrong: bool) -> list[Sides]:
-    """The turn is its own inverse and leaves two independent unit noises: R R = R R' = 1, det R = -1."""
-    _, variance = signal_and_noise(case.table)
-    b = case.table.betas
-    earlier, new, merged = np.sqrt((1 - b) * variance[:-1]), np.sqrt(b), np.sqrt(variance[1:])
-    turn = np.moveaxis(np.array([[earlier, new], [new, earlier if wrong else -earlier]]) / merged, -1, 0)
-    covariance = turn @ np.swapaxes(turn, 1, 2)
-    return [Sides(covariance, np.eye(2)), Sides(turn @ turn, np.eye(2)), Sides(np.linalg.det(turn), -1.0)]
-
-
-@identity(
     "A chain without alpha^2 + beta^2 = 1",
     topic=TOPIC,
     formula=r"\bar\beta_t^2 = \alpha_t^2 \bar\beta_{t-1}^2 + \beta_t^2 = \sum_k \beta_k^2 \prod_{j>k} \alpha_j^2",
@@ -286,24 +293,6 @@ def free_chain(case: Case, wrong: bool) -> list[Sides]:
     after = np.append(np.cumprod(gains[:0:-1])[::-1], 1.0)
     merged = 1 - gains.prod() ** 2 if wrong else (stds**2 * after**2).sum()
     return [Sides(chain.gain, gains.prod()), Sides(chain.noise, merged)]
-
-
-@identity(
-    "The stationary covariance is fixed at every step size",
-    topic=TOPIC,
-    formula=r"(1 - \beta\Delta t)\, \sigma^2 I + \beta\Delta t\, \sigma^2 I = \sigma^2 I",
-    covers=["PHY-60", "TOPA-02"],
-    over="tables",
-    control="the Euler factor 1 - beta dt / 2 in place of sqrt(1 - beta dt)",
-)
-def stationary(case: TableCase, wrong: bool) -> list[Sides]:
-    """N(0, c I) pushed through one large step of the chain."""
-    _, _, betas = respaced(case.table)
-    step = betas.max()
-    pushed = Channel(1 - step / 2 if wrong else np.sqrt(1 - step), 0.0, ASYMPTOTIC * step).push(
-        Gaussian(np.zeros(2), ASYMPTOTIC)
-    )
-    return [Sides(pushed.cov(), ASYMPTOTIC * np.eye(2)), Sides(pushed.mean(), 0.0)]
 
 
 def _closed_covariance(table: BetaTable, chosen: NDArray[np.intp], shared: bool) -> Array:

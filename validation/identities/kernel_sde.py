@@ -30,6 +30,12 @@ def smooth(case: ProcessCase) -> bool:
     return not isinstance(case.schedule, BetaTable)
 
 
+def turning(case: ProcessCase) -> bool:
+    """Smooth, and not the heat equation, whose constant f = 0 and g^2 Euler-Maruyama steps exactly."""
+    c = case.process.coefficients(case.s)
+    return smooth(case) and bool(c.f != 0 or c.d2variance != 0)
+
+
 def variance_preserving(case: ModelCase) -> bool:
     """Whether alpha^2 + sigma^2 = 1."""
     c = case.process.coefficients(case.t)
@@ -103,7 +109,7 @@ def moments_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
     control="lambda read as the whole log signal-to-noise ratio: g^2 = -sigma^2 lambda'",
 )
 def coefficients_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Stencils of log alpha, sigma^2, lambda and sigma / alpha against the schedule's own f and g^2."""
+    """Stencils of alpha, sigma, log alpha, sigma^2, lambda and sigma / alpha against the schedule's own rates."""
     schedule = case.schedule
     # inside a step of a table everything is smooth; elsewhere the nearest end of time sets the scale
     t, h = (case.t, min(case.t, schedule.T - case.t) / 100) if smooth(case) else (np.floor(case.t) + 0.5, 0.1)
@@ -116,6 +122,9 @@ def coefficients_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
     size = np.abs(c.dvariance) + 2 * np.abs(c.f) * c.sigma**2
     return [
         Sides(rate, c.f, scale=np.abs(c.f) + 1 / schedule.T),
+        Sides(derivative(schedule.alpha, t, h), c.dalpha, scale=np.abs(c.dalpha) + c.alpha / schedule.T),
+        Sides(derivative(schedule.sigma, t, h), c.dsigma),
+        Sides(derivative(lambda u: schedule.sigma(u) ** 2, t, h), c.dvariance),
         *(Sides(found, c.g2, scale=size) for found in (by_variance, by_log_snr, by_ratio, by_root)),
     ]
 
@@ -130,7 +139,7 @@ def coefficients_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
     over="processes",
     evidence=ORDER,
     control="noise g h in place of g sqrt(h)",
-    needs=smooth,
+    needs=turning,
 )
 def euler_maruyama(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The exact recursion of mean and variance at five step sizes, extrapolated, against the leading constants."""
@@ -149,8 +158,7 @@ def euler_maruyama(case: ProcessCase, wrong: bool) -> list[Sides]:
     c = case.schedule.coefficients(u)
     kept = weights * (there.alpha / c.alpha) ** 2
     ends, bend = 0.5 * (there.f - here.f), 0.5 * weights @ c.f**2
-    # a constant may vanish (the heat equation is stepped exactly): the rate of the variance is the other scale
-    size = kept @ (c.f**2 * c.sigma**2 + 0.5 * np.abs(c.d2variance)) + there.sigma**2 / (case.t - case.s)
+    size = kept @ (c.f**2 * c.sigma**2 + 0.5 * np.abs(c.d2variance))
     return [
         Sides(extrapolate(means), -ends - bend, scale=np.abs(ends) + bend),
         Sides(extrapolate(variances), kept @ (c.f**2 * c.sigma**2 - 0.5 * c.d2variance), scale=size),
@@ -166,7 +174,7 @@ def euler_maruyama(case: ProcessCase, wrong: bool) -> list[Sides]:
     over="processes",
     evidence=ORDER,
     control="(log g^2)' in place of (log g)'",
-    needs=smooth,
+    needs=turning,
 )
 def short_time_density(case: ProcessCase, wrong: bool) -> Sides:
     """The divergence of the step from the exact transition at five step sizes, against its leading constant."""
@@ -180,7 +188,7 @@ def short_time_density(case: ProcessCase, wrong: bool) -> Sides:
         found.append(0.5 * (excess - np.log1p(excess) + miss**2 / exact.noise) / h**2)
     rate = derivative(schedule.g2, t, min(t, schedule.T - t) / 100) / c.g2
     constant = 0.25 * (c.f + (rate if wrong else rate / 2)) ** 2
-    return Sides(extrapolate(found), constant, scale=0.25 * (c.f**2 + rate**2 / 4) + 1 / t**2)
+    return Sides(extrapolate(found), constant, scale=0.25 * (np.abs(c.f) + np.abs(rate) / 2) ** 2)
 
 
 @identity(

@@ -1,16 +1,23 @@
 r"""Reverse kernels: one step back, given the data point or averaged over it.
 
-With s < t, g = alpha_t / alpha_s and q = sigma_t^2 - g^2 sigma_s^2, Bayes' rule for the Markov chain gives
+A step s < t has the ratio r = alpha_t / alpha_s and the fresh variance b = sigma_t^2 - r^2 sigma_s^2. Bayes' rule for
+the Markov chain gives, for any schedule and any law,
 
-    p(x_s | x_t, x_0) = p(x_t | x_s) p(x_s | x_0) / p(x_t | x_0)
-                      = N( (g sigma_s^2 / sigma_t^2) x_t + (alpha_s q / sigma_t^2) x_0 ,  q sigma_s^2 / sigma_t^2 )
-    p(x_s | x_t)      = p(x_t | x_s) p_s(x_s) / p_t(x_t) = int p(x_s | x_t, x_0) p(x_0 | x_t) dx_0
-    E[x_s | x_t]      = (x_t + q grad log p_t(x_t)) / g
+    q(x_s | x_t, x_0) = q(x_t | x_s) q(x_s | x_0) / q(x_t | x_0) = N( A x_0 + B x_t, v ),
+                        A = alpha_s b / sigma_t^2,   B = r sigma_s^2 / sigma_t^2,   v = b sigma_s^2 / sigma_t^2
+    q(x_s | x_t)      = q(x_t | x_s) p_s(x_s) / p_t(x_t) = int q(x_s | x_t, x_0) p(x_0 | x_t) dx_0
+                        mean        A D + B x_t = (x_t + b grad log p_t) / r
+                        covariance  v + A^2 Cov[x_0 | x_t] = b / r^2 (1 + b hess log p_t)
 
-For one step of a table of betas, g^2 = 1 - beta and q = beta: DDPM's posterior.
+The letters come from alpha and sigma alone; the second route is Gaussian conditioning of channels, component by
+component, which knows none of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,19 +25,56 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian
 from refdiff.distributions.covariances import Diagonal
-from refdiff.processes import AffineProcess
-from refdiff.validation.cases import ModelCase, TableCase
-from refdiff.validation.identities.forward_kernels import signal_and_noise
+from refdiff.validation.cases import ModelCase, ProcessCase
+from refdiff.validation.identities.forward_kernels import path
 from refdiff.validation.identity import Sides, identity
 
 TOPIC = "Reverse kernels"
 
 
-def lemma(process: AffineProcess, s: float, t: float) -> tuple[Array, Array, Array]:
-    """The weights of x_t and x_0 and the variance of p(x_s | x_t, x_0), as the lemma writes them."""
-    here, there, step = process.coefficients(s), process.coefficients(t), process.channel(s, t)
-    of_xt = step.gain * here.sigma**2 / there.sigma**2
-    return of_xt, here.alpha * step.noise / there.sigma**2, step.noise * here.sigma**2 / there.sigma**2
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The letters of one step s < t, each a scalar, a diagonal (d,), or one entry for each of many steps.
+
+    Attributes:
+        alpha_s, alpha_t: signal factors.   v_s, v_t: noise variances sigma^2.
+    """
+
+    alpha_s: Array
+    alpha_t: Array
+    v_s: Array
+    v_t: Array
+
+    @staticmethod
+    def of(case: ModelCase | ProcessCase) -> Step:
+        """The step from case.t to case.s."""
+        here, there = case.process.coefficients(case.s), case.process.coefficients(case.t)
+        return Step(here.alpha, there.alpha, here.sigma**2, there.sigma**2)
+
+    @cached_property
+    def ratio(self) -> Array:
+        """r = alpha_t / alpha_s."""
+        return self.alpha_t / self.alpha_s
+
+    @cached_property
+    def fresh(self) -> Array:
+        """b = sigma_t^2 - r^2 sigma_s^2, the variance of the noise that the step adds."""
+        return self.v_t - self.ratio**2 * self.v_s
+
+    @property
+    def of_x0(self) -> Array:
+        """A."""
+        return self.alpha_s * self.fresh / self.v_t
+
+    @property
+    def of_xt(self) -> Array:
+        """B."""
+        return self.ratio * self.v_s / self.v_t
+
+    @property
+    def variance(self) -> Array:
+        """v."""
+        return self.fresh * self.v_s / self.v_t
 
 
 def normal_logpdf(x: Array, mean: Array, variance: Array) -> Array:
@@ -39,97 +83,88 @@ def normal_logpdf(x: Array, mean: Array, variance: Array) -> Array:
     return result
 
 
+# ---------------------------------------------------------------------- given x_0
+
+
 @identity(
-    "The posterior between two times, from the joint Gaussian",
+    "The posterior between two times",
     topic=TOPIC,
-    formula=r"p(x_s \mid x_t, x_0) = \mathcal{N}\Big(\tfrac{g \sigma_s^2}{\sigma_t^2} x_t +"
-    r" \tfrac{\alpha_s \sigma_{t|s}^2}{\sigma_t^2} x_0,\ \tfrac{\sigma_{t|s}^2 \sigma_s^2}{\sigma_t^2} I\Big)",
+    formula=r"q(x_s \mid x_t, x_0) = \mathcal{N}(A x_0 + B x_t,\ v I),\quad"
+    r" A = \tfrac{\alpha_s b}{\sigma_t^2},\ B = \tfrac{r \sigma_s^2}{\sigma_t^2},"
+    r"\ v = \tfrac{b \sigma_s^2}{\sigma_t^2}",
     covers=["PODB-07", "PHY-25", "PHY-26", "PODA-215"],
     control="sigma_s / sigma_t in place of their squares",
 )
-def posterior_by_schur(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The lemma against the Schur complement of Cov(x_s, x_t | x_0), and marginalised back to p(x_s | x_0)."""
-    here, there = case.process.coefficients(case.s), case.process.coefficients(case.t)
-    of_xt, of_x0, variance = lemma(case.process, case.s, case.t)
-    if wrong:
-        of_xt = of_xt * there.sigma / here.sigma
-    x0 = case.law.sample(len(case.x), case.rng)
-    cross = there.alpha / here.alpha * here.sigma**2
-    mean = here.alpha * x0 + cross / there.sigma**2 * (case.x - there.alpha * x0)
-    size = np.abs(here.alpha * x0).max() + np.abs(case.x).max()
-    return [
-        Sides(of_xt * case.x + of_x0 * x0, mean, scale=size),
-        Sides(variance, here.sigma**2 - cross**2 / there.sigma**2, scale=here.sigma**2),
-        Sides(of_xt * there.alpha + of_x0, here.alpha),
-        Sides(of_xt**2 * there.sigma**2 + variance, here.sigma**2),
-    ]
-
-
-@identity(
-    "The posterior is the forward channel reversed",
-    topic=TOPIC,
-    formula=r"p(x_s \mid x_t, x_0):\ \text{Bayes' rule for } x_s \mid x_0 \sim \mathcal{N}(\alpha_s x_0, \sigma_s^2 I)",
-    covers=["PODB-07", "PHY-25"],
-    control="the variance of the forward step in place of the posterior's",
-)
-def posterior_by_reversal(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The channel (s, t) turned round on the law of x_s given x_0, against the lemma; from s = 0 it lands on x_0."""
-    here, x0 = case.process.coefficients(case.s), case.law.mean()
-    of_xt, of_x0, variance = lemma(case.process, case.s, case.t)
-    step = case.process.channel(case.s, case.t)
-    back = step.reverse(Gaussian(here.alpha * x0, here.sigma**2))
-    sides = [
-        Sides(back.gain, of_xt),
-        Sides(back.offset, of_x0 * x0, scale=np.abs(here.alpha * x0).max() + 1e-300),
-        Sides(back.noise, step.noise if wrong else variance),
-    ]
+def posterior_between(case: ModelCase, wrong: bool) -> Iterator[Sides]:
+    """Letters against the dense joint of (x_s, x_t) given x_0 conditioned, and against the channel turned round."""
+    step, dim, xt = Step.of(case), case.law.dim, case.x[0]
+    x0 = case.law.sample(1, case.rng)[0]
+    of_xt = step.of_xt * np.sqrt(step.v_t / step.v_s) if wrong else step.of_xt
+    mean, variance = of_xt * xt + step.of_x0 * x0, np.broadcast_to(step.variance, (dim,))
+    to_s, to_t = case.process.kernel(case.s).at(x0), case.process.kernel(case.t).at(x0)
+    between = case.process.channel(case.s, case.t)
+    given = path(to_s, [between]).conditional(range(dim, 2 * dim), xt)
+    size = np.abs(step.alpha_s * x0).max() + np.abs(xt).max()
+    yield Sides(given.mean(), mean, scale=size)
+    yield Sides(given.cov(), np.diag(variance), scale=np.max(step.v_s))
+    back = between.reverse(to_s)
+    yield Sides(back.gain, of_xt)
+    yield Sides(back.offset, step.of_x0 * x0, scale=size)
+    yield Sides(back.noise, step.variance)
+    # averaged over x_t given x_0 it is the kernel of x_s again
+    yield Sides(back.push(to_t).mean(), to_s.mean(), scale=size)
+    yield Sides(back.push(to_t).cov(), to_s.cov())
     start = case.process.coefficients(0.0)
-    if not np.any(start.sigma):
+    if not np.any(start.sigma):  # from s = 0 it lands on x_0
         home = case.process.kernel(case.t).reverse(Gaussian(start.alpha * x0, start.sigma**2))
-        sides += [Sides(home.gain, 0.0), Sides(home.noise, 0.0), Sides(home.offset, x0)]
-    return sides
+        for found, expected in ((home.gain, 0.0), (home.noise, 0.0), (home.offset, x0)):
+            yield Sides(found, expected)
 
 
 @identity(
-    "Bayes' rule for the reverse conditional",
+    "Bayes' rule for a step, given x_0",
     topic=TOPIC,
-    formula=r"\log p(x_s \mid x_t, x_0) = \log p(x_t \mid x_s) + \log p(x_s \mid x_0) - \log p(x_t \mid x_0)",
-    covers=["PODB-05", "PODA-213", "PHY-25"],
-    control="the normaliser p(x_t | x_0) taken at time s",
+    formula=r"q(x_s \mid x_t, x_0)\, q(x_t \mid x_0) = q(x_t \mid x_s)\, q(x_s \mid x_0)",
+    covers=["PODB-05", "TOPA-27", "DMI-19", "PODA-213", "PHY-25"],
+    control="the normaliser q(x_t | x_0) taken at time s",
 )
 def bayes_quotient(case: ModelCase, wrong: bool) -> Sides:
-    """Three channel densities at points x_s that are not special, against the density of the lemma."""
-    process, x0, xt = case.process, case.law.sample(1, case.rng)[0], case.x[0]
-    of_xt, of_x0, variance = lemma(process, case.s, case.t)
-    mean = of_xt * xt + of_x0 * x0
-    xs = mean + 3 * np.sqrt(variance) * case.rng.standard_normal((5, case.law.dim))
+    """Three channel densities at points x_s that are not special, against the density in letters."""
+    process, step, x0, xt = case.process, Step.of(case), case.law.sample(1, case.rng)[0], case.x[0]
+    mean = step.of_x0 * x0 + step.of_xt * xt
+    xs = mean + 3 * np.sqrt(step.variance) * case.rng.standard_normal((5, case.law.dim))
     likelihood = np.array([process.channel(case.s, case.t).logpdf(xt, x) for x in xs])
     prior, evidence = process.kernel(case.s).logpdf(xs, x0), process.kernel(case.s if wrong else case.t).logpdf(xt, x0)
     size = np.abs(likelihood) + np.abs(prior) + np.abs(evidence) + case.law.dim
-    return Sides(likelihood + prior - evidence, normal_logpdf(xs, mean, variance), scale=size)
+    return Sides(likelihood + prior - evidence, normal_logpdf(xs, mean, step.variance), scale=size)
+
+
+# ---------------------------------------------------------------------- x_0 averaged out
 
 
 @identity(
-    "The reverse transition as a mixture",
+    "The reverse kernel as a mixture, three ways",
     topic=TOPIC,
-    formula=r"p(x_s \mid x_t) = \int p(x_s \mid x_t, x_0)\, p(x_0 \mid x_t)\, dx_0"
-    r" = p(x_t \mid x_s)\, p_s(x_s) / p_t(x_t)",
-    covers=["PODA-213", "PHY-24", "PODB-05"],
-    control="the variance of the forward step in place of the posterior's",
+    formula=r"q(x_s \mid x_t) = \frac{q(x_t \mid x_s)\,p_s(x_s)}{p_t(x_t)}"
+    r" = \int q(x_s \mid x_t, x_0)\,p(x_0 \mid x_t)\,dx_0",
+    covers=["TOPA-27", "TOPA-90", "PODA-213", "PODA-214", "PHY-24", "DMI-38"],
+    control="the posterior given x_0 with x_0 replaced by its posterior mean",
 )
 def reverse_mixture(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The posterior of x_0 pushed through the lemma, against the quotient of exact densities."""
-    xt, step = case.x[0], case.process.channel(case.s, case.t)
-    of_xt, of_x0, variance = lemma(case.process, case.s, case.t)
-    averaged = Channel(of_x0, of_xt * xt, step.noise if wrong else variance).push(case.model.posterior(xt, case.t))
-    xs = averaged.sample(4, case.rng)
-    likelihood = np.array([step.logpdf(xt, x) for x in xs])
-    prior, evidence = case.model.log_density(xs, case.s), case.model.log_density(xt, case.t)
+    """The quotient of densities, Bayes on components, and the posterior given x_0 pushed through p(x_0 | x_t)."""
+    step, between, before = Step.of(case), case.process.channel(case.s, case.t), case.model.marginal(case.s)
+    xt, clean = case.x[0], case.model.posterior(case.x[0], case.t)
+    if wrong:
+        clean = Gaussian(clean.mean(), 0.0)
+    averaged = Channel(step.of_x0, step.of_xt * xt, step.variance).push(clean)
+    by_components = between.posterior(before, xt)
+    xs = by_components.sample(4, case.rng)
+    likelihood = np.array([between.logpdf(xt, x) for x in xs])
+    prior, evidence = before.logpdf(xs), case.model.log_density(xt, case.t)
     size = np.abs(likelihood) + np.abs(prior) + np.abs(evidence) + case.law.dim
-    by_bayes = step.posterior(case.model.marginal(case.s), xt).logpdf(xs)
     return [
         Sides(averaged.logpdf(xs), likelihood + prior - evidence, scale=size),
-        Sides(averaged.logpdf(xs), by_bayes, scale=size),
+        Sides(averaged.logpdf(xs), by_components.logpdf(xs), scale=size),
     ]
 
 
@@ -165,66 +200,61 @@ def precision_form(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "Tweedie's formula for one step",
+    "Reverse mean: the plug-in of the denoiser is exact",
     topic=TOPIC,
-    formula=r"\mathbb{E}[x_s \mid x_t] = \big(x_t + \sigma_{t|s}^2 \nabla \log p_t(x_t)\big) / g",
-    covers=["TOPA-05"],
-    control="the noise of the whole way, sigma_t^2, in place of the step's",
+    formula=r"\mathbb{E}[x_s \mid x_t] = A\,\mathbb{E}[x_0 \mid x_t] + B\,x_t",
+    covers=["TOPA-30", "PODB-08", "PODA-220", "PODA-226"],
+    control="A and B that sum to 1, an affine interpolation of x_t and the clean prediction",
 )
-def one_step_tweedie(case: ModelCase, wrong: bool) -> Sides:
-    """Bayes' mean of x_s given x_t against the score; the noise of the step averages to -sqrt(q) score."""
-    step = case.process.channel(case.s, case.t)
-    noise = case.process.coefficients(case.t).sigma ** 2 if wrong else step.noise
-    correction = noise * case.model.score(case.x, case.t)
-    mean = step.posterior_mean(case.model.marginal(case.s), case.x)
-    size = (np.abs(case.x) + np.abs(correction)).max() / np.min(step.gain)
-    return Sides(mean, (case.x + correction) / step.gain, scale=size)
+def plug_in_mean(case: ModelCase, wrong: bool) -> Sides:
+    """Bayes on the channel s -> t with prior p_s against Bayes on the kernel 0 -> t with prior p_0."""
+    step = Step.of(case)
+    left = case.process.channel(case.s, case.t).posterior_mean(case.model.marginal(case.s), case.x)
+    from_x0 = (1 - step.of_xt if wrong else step.of_x0) * case.model.denoiser(case.x, case.t)
+    return Sides(left, from_x0 + step.of_xt * case.x, scale=np.abs(from_x0).max() + np.abs(step.of_xt * case.x).max())
 
 
 @identity(
-    "DDPM's posterior, step by step",
+    "Reverse mean: one-step Tweedie",
     topic=TOPIC,
-    formula=r"\tilde\mu = \frac{\sqrt{\bar\alpha_{t-1}} \beta_t}{1-\bar\alpha_t} x_0 +"
-    r" \frac{\sqrt{1-\beta_t} (1-\bar\alpha_{t-1})}{1-\bar\alpha_t} x_t,\quad"
-    r" \tilde\beta_t = \Big(\frac{1-\beta_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}}\Big)^{-1}",
-    covers=["TOPA-28", "TOPA-29", "PHY-29", "PODA-215", "PHY-26"],
-    refutes=["TOPA-28"],
-    over="tables",
-    control="the denominators sqrt(beta_t) and sqrt(1 - abar_t) printed in (3.9)",
-    needs=lambda case: case.table.steps > 1,
+    formula=r"\mathbb{E}[x_s \mid x_t] = \frac{x_t - (b/\sigma_t)\,\epsilon^*}{\alpha_t/\alpha_s},\quad"
+    r"\mathbb{E}[\epsilon_t \mid x_t] = \frac{\sqrt{b}}{\sigma_t}\,\mathbb{E}[\bar\epsilon \mid x_t]",
+    covers=["TOPA-05", "TOPA-10", "TOPA-33", "DMI-23", "PODA-218", "TOPA-38b"],
+    control="the network of the total noise used where the step noise belongs: sqrt(b) eps*",
 )
-def ddpm_posterior(case: TableCase, wrong: bool) -> list[Sides]:
-    """The table's posterior against added precisions for t >= 2; at t = 1 it is x_0 itself."""
-    alpha, variance = signal_and_noise(case.table)
-    b, found = case.table.betas, case.table.posterior()
-    of_xt, of_x0 = found.of_xt, found.of_x0
-    if wrong:
-        of_xt, of_x0 = np.sqrt(1 - b) * variance[:-1] / np.sqrt(b), alpha[:-1] * b / np.sqrt(variance[1:])
-    precision = (1 - b[1:]) / b[1:] + 1 / variance[1:-1]
+def step_tweedie(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Bayes on the channel s -> t against the score of p_t; and the posterior mean of the step's own noise."""
+    step = Step.of(case)
+    mean = case.process.channel(case.s, case.t).posterior_mean(case.model.marginal(case.s), case.x)
+    noise = case.model.noise(case.x, case.t)
+    shift = np.sqrt(step.fresh) * noise if wrong else step.fresh / np.sqrt(step.v_t) * noise
+    size = np.abs(case.x).max() + np.abs(shift).max()
+    step_noise = (case.x - step.ratio * mean) / np.sqrt(step.fresh)
     return [
-        Sides([found.of_x0[0], found.of_xt[0], found.variance[0]], [1.0, 0.0, 0.0]),
-        Sides(found.variance[1:], 1 / precision, scale=found.variance[1:]),
-        Sides(of_xt[1:], np.sqrt(1 - b[1:]) / b[1:] / precision),
-        Sides(of_x0[1:], alpha[1:-1] / variance[1:-1] / precision),
-        Sides(precision * b[1:] * variance[1:-1], variance[2:], scale=variance[2:]),  # (3.8)
+        Sides(mean, (case.x - shift) / step.ratio, scale=size / np.min(step.ratio)),
+        Sides(step_noise, shift / np.sqrt(step.fresh), scale=size / np.sqrt(np.min(step.fresh))),
     ]
 
 
 @identity(
-    "What the two weights of DDPM's posterior add up to",
+    "Reverse covariance: law of total covariance and second-order Tweedie",
     topic=TOPIC,
-    formula=r"A_t + B_t = \frac{a + b}{1 + a b},\quad a = \sqrt{\bar\alpha_{t-1}},\ b = \sqrt{1 - \beta_t};"
-    r"\qquad A_t^2 / \tilde\beta_t = \mathrm{SNR}_{t-1} - \mathrm{SNR}_t",
-    covers=["PODA-215"],
-    over="tables",
-    control="weights that add up to 1",
-    needs=lambda case: case.table.steps > 1,
+    formula=r"\mathrm{Cov}[x_s \mid x_t] = v I + A^2\,\mathrm{Cov}[x_0 \mid x_t]"
+    r" = \frac{b}{r^2}\left(I + b\,\nabla^2 \log p_t\right)",
+    covers=["TOPA-38b", "TOPA-91", "PODA-216", "PODB-08"],
+    control="the posterior variance v alone, as if the data were known",
+    needs=lambda case: case.law.count * case.law.dim**2 <= 10**6,
 )
-def weight_sum(case: TableCase, wrong: bool) -> list[Sides]:
-    """The table's coefficients against two functions of alpha alone."""
-    alpha, variance = signal_and_noise(case.table)
-    found, step = case.table.posterior(), np.sqrt(1 - case.table.betas)
-    total = np.ones_like(step) if wrong else (alpha[:-1] + step) / (1 + alpha[:-1] * step)
-    snr = alpha[1:] ** 2 / variance[1:]
-    gained = found.of_x0[1:] ** 2 / found.variance[1:]
-    return [Sides(found.of_x0 + found.of_xt, total), Sides(gained, snr[:-1] - snr[1:], scale=snr[:-1])]
+def reverse_covariance(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Bayes on the channel s -> t against Bayes on the kernel 0 -> t, and against the Hessian of log p_t."""
+    step, eye = Step.of(case), np.eye(case.law.dim)
+    x = case.x[:3]
+    left = case.process.channel(case.s, case.t).posterior_cov(case.model.marginal(case.s), x)
+    # per axis, A^2 C means A C A and b / r^2 sits on the diagonal
+    a, r, b = (np.broadcast_to(value, (case.law.dim,)) for value in (step.of_x0, step.ratio, step.fresh))
+    spread = np.outer(a, a) * case.model.posterior_covariance(x, case.t)
+    curved = (b[:, None] * eye + np.outer(b, b) * case.model.hessian(x, case.t)) / np.outer(r, r)
+    return [
+        Sides(left, step.variance * eye + (0.0 if wrong else spread)),
+        Sides(left, curved, scale=np.max(b / r**2) + np.abs(curved).max()),
+    ]

@@ -19,7 +19,7 @@ from refdiff.distributions.divergences import kl_divergence
 from refdiff.processes import beta_table
 from refdiff.schedules import FlowMatching, Transformed, VEGeometric, VEPower, VPCosine, VPLinear
 from refdiff.validation.cases import Case, TableCase
-from refdiff.validation.identities.forward_kernels import signal_and_noise
+from refdiff.validation.identities.forward_kernels import moments_of_chain, signal_and_noise
 from refdiff.validation.identities.kernel_sde import panels
 from refdiff.validation.identity import QUADRATURE, Sides, identity
 from refdiff.validation.numeric import hermite
@@ -41,16 +41,12 @@ def quantities(case: TableCase, wrong: bool) -> list[Sides]:
     b, table = case.table.betas, case.table
     products = np.append(1.0, np.cumprod(1 - b))
     alpha, variance = signal_and_noise(table)
-    # 1 - abar multiplied out: 1 - abar_t = beta_t + (1 - beta_t) (1 - abar_{t-1})
-    noise = np.zeros(len(b) + 1)
-    for i, beta in enumerate(b):
-        noise[i + 1] = beta + (1 - beta) * noise[i]
+    noise = moments_of_chain(table)[1]
     before = noise[1:] if wrong else noise[:-1]
     regular = slice(1, len(b) + (alpha[-1] > 0))  # indices with finite log SNR
     log_snr = np.log(products[regular] / noise[regular])
     return [
         Sides(table.alpha_bar, products[1:], scale=products[1:]),
-        Sides(variance, noise, scale=noise),
         Sides(-np.expm1(-np.diff(table.total)), b, scale=b),
         Sides(table.posterior().variance, b * before / noise[1:], scale=b),
         Sides(2 * table.log_snr(np.arange(len(b) + 1)[regular]), log_snr, scale=1 + np.abs(log_snr)),
@@ -73,16 +69,18 @@ def terminal_divergence(case: TableCase, wrong: bool) -> list[Sides]:
     x0, spread = case.rng.standard_normal(3), 0.36
     z, weights = hermite(8)
     sides = []
-    # one data point, then data N(x0, s^2 I), whose marginal has variance abar s^2 + 1 - abar
-    for v in (variance, alpha**2 * spread + variance):
-        used = np.sqrt(v) if wrong else v
-        closed = 0.5 * (3 * (used - 1 - np.log(used)) + alpha**2 * x0 @ x0)
+    # one data point, then data N(x0, s^2 I), whose marginal has variance v = abar s^2 + 1 - abar
+    for data in (0.0, spread):
+        excess, v = alpha**2 * (data - 1), alpha**2 * data + variance  # v - 1 and v
+        used = np.sqrt(v) - 1 if wrong else excess
+        closed = 0.5 * (3 * (used - np.log1p(used)) + alpha**2 * x0 @ x0)
         x = alpha * x0[:, None] + np.sqrt(v) * z
         log_ratio = 0.5 * (x**2 - z**2 - np.log(v))
-        size = 1 + alpha**2 * x0 @ x0
+        found = kl_divergence(Gaussian(alpha * x0, v), Gaussian(np.zeros(3), 1.0))
         sides += [
-            Sides((log_ratio @ weights).sum(), closed, scale=size),
-            Sides(kl_divergence(Gaussian(alpha * x0, v), Gaussian(np.zeros(3), 1.0)), closed, scale=size),
+            Sides((log_ratio @ weights).sum(), closed, scale=(0.5 * (x**2 + z**2) @ weights).sum()),
+            # v is known to rounding of 1, and so is its excess over 1
+            Sides(found, closed, scale=abs(excess) + alpha**2 * x0 @ x0),
         ]
     return sides
 
