@@ -17,7 +17,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from refdiff import operators
 from refdiff.arguments import Array
@@ -70,6 +69,8 @@ class Diagonal:
 
     def squared_distance(self, x: Array, means: Array) -> Array:
         """(x - m_k)' S_k^-1 (x - m_k), shape (n, K); differences are taken before squaring, so nothing cancels."""
+        from scipy.spatial.distance import cdist  # late: a quarter of the time to import this package
+
         spread = self.variances
         if spread.shape[1] == 1:
             return np.asarray(cdist(x, means, "sqeuclidean") / spread[:, 0])
