@@ -74,7 +74,7 @@ def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Arra
 def single_precision(result: Array) -> Array:
     """The result rounded to float32, infinite beyond its range."""
     with np.errstate(over="ignore"):
-        return result.astype(np.float32)  # type: ignore[return-value]
+        return result.astype(np.float32)
 
 
 def indices(name: str, value: ArrayLike, dim: int) -> NDArray[np.intp]:

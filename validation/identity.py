@@ -65,10 +65,13 @@ class Sides:
     def error(self) -> float:
         """max |left - right| / scale; 0 where both sides are 0, inf where either is not a number or infinite."""
         left, right = np.asarray(self.left, dtype=float), np.asarray(self.right, dtype=float)
-        difference = np.abs(left - right)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(left - right)
         if difference.size == 0 or not np.isfinite(difference).all():
             return np.inf
         scale = max(np.abs(left).max(), np.abs(right).max()) if self.scale is None else np.asarray(self.scale, float)
+        if not (np.isfinite(scale) & (scale >= 0)).all():  # no error is small beside an infinite term
+            return np.inf
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(difference == 0, 0.0, difference / scale)
         return float(relative.max()) if not np.isnan(relative).any() else np.inf

@@ -64,7 +64,9 @@ def run(chosen: Identity, cases: Iterable[Case]) -> Outcome:
             found = chosen.error(case)
             if not found <= error:
                 error, worst = found, case.name
-            control = max(control, chosen.error(case, wrong=True) / chosen.tolerance)
+            missed = chosen.error(case, wrong=True) / chosen.tolerance
+            # not a number is no evidence: a mistake must give a wrong number to be rejected by it
+            control = max(control, missed if np.isfinite(missed) else 0.0)
     except Exception as problem:  # a check that breaks is a failure to report, not to stop at
         return Outcome(chosen, np.inf, case.name, control, count, time.perf_counter() - start, f"{problem!r}")
     return Outcome(chosen, error, worst, control, count, time.perf_counter() - start)

@@ -84,7 +84,7 @@ class VPCosine(Schedule):
         early = np.arctan2(2 * q, np.sin(2 * start) + root) / speed
         # late, alpha itself gives pi/2 - A(t)
         late = self.T - np.arcsin(np.sqrt(expit(2 * lam)) * np.cos(start)) / speed
-        return np.where(lam > 0, early, late)
+        return np.asarray(np.where(lam > 0, early, late))
 
 
 @dataclass(frozen=True)
