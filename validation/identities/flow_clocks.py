@@ -66,21 +66,25 @@ def ddim_equation(case: ModelCase, wrong: bool) -> list[Sides]:
     control="e^lambda in place of e^-lambda",
 )
 def exponential_integral(case: ProcessCase, wrong: bool) -> Sides:
-    """The closed path of one-dimensional Gaussian data, the noise along it integrated by Gauss-Legendre."""
+    """The closed path of one-dimensional Gaussian data, the model's noise along it integrated by Gauss-Legendre."""
     mean, start = case.rng.standard_normal(2)
-    c, z = case.schedule.coefficients([case.s, case.t]), numeric.legendre(64)
+    c, (z, weights) = case.schedule.coefficients([case.s, case.t]), numeric.legendre(24)
     # data between the two noises, in units of alpha
     v0 = np.prod(c.sigma / c.alpha)
     mean, start = mean * np.sqrt(v0), start * np.sqrt(v0)
+    model = ExactModel(Gaussian([mean], v0), case.process)
+
+    def path(ratio: Array) -> Array:
+        """x / alpha at sigma / alpha: its distance from the mean grows with the deviation of its law."""
+        return np.asarray(mean + start * np.sqrt((v0 + ratio**2) / (v0 + (c.sigma[0] / c.alpha[0]) ** 2)))
+
     ends = case.schedule.log_snr([case.s, case.t])
-    lam = ends[0] + (ends[1] - ends[0]) * z[0]
-    ratio = np.exp(-lam)
-    # x / alpha - mean grows with the deviation of the law of x / alpha; noise = sigma (x - alpha m) / P
-    first = np.exp(-ends[0])
-    path = start * np.sqrt((v0 + ratio**2) / (v0 + first**2))
-    integrand = np.exp(lam if wrong else -lam) * ratio * path / (v0 + ratio**2)
-    integral = (ends[1] - ends[0]) * (z[1] @ integrand)
-    end = mean + start * np.sqrt((v0 + np.exp(-2 * ends[1])) / (v0 + first**2))
+    lam = ends[0] + (ends[1] - ends[0]) * z
+    times = case.schedule.time_of_log_snr(lam)
+    x = case.schedule.alpha(times) * path(np.exp(-lam))
+    noise = np.array([model.noise([y], time).item() for y, time in zip(x, times, strict=True)])
+    integral = (ends[1] - ends[0]) * (weights @ (np.exp(lam if wrong else -lam) * noise))
+    end = path(c.sigma[1] / c.alpha[1])
     return Sides(c.alpha[1] * (mean + start - integral), c.alpha[1] * end, scale=c.alpha[1] * (abs(mean) + abs(start)))
 
 
@@ -99,11 +103,13 @@ def ddim_is_euler(case: TableCase, wrong: bool) -> Sides:
     alpha, sigma = np.sqrt(case.table.alpha_bar), np.sqrt(-np.expm1(-case.table.total[1:]))
     alpha, sigma, betas = alpha[alpha > 0], sigma[alpha > 0], case.table.betas[alpha > 0]
     before, quiet = np.append(1.0, alpha[:-1]), np.append(0.0, sigma[:-1])
+    # sigma / alpha from the schedule's own log-SNR
+    ratio = np.exp(-case.table.log_snr(np.arange(len(alpha) + 1.0)))
     x, eps = case.rng.standard_normal((2, len(alpha)))
     step = before * (x - sigma * eps) / alpha + quiet * eps
     if wrong:
         step = (x - betas / sigma * eps) / np.sqrt(1 - betas)
-    euler = before * (x / alpha - (sigma / alpha - quiet / before) * eps)
+    euler = before * (x / alpha - np.diff(ratio) * eps)
     return Sides(step, euler, scale=before * (np.abs(x) + np.abs(eps)) / alpha)
 
 

@@ -15,10 +15,10 @@ For a linear operator L with adjoint L+ and any field g, under p:
     L = y + sigma^2 grad   L+ g = y . g - sigma^2 div g     L p / p = E[theta | y]
     L = grad grad'         L+ G = sum_ij d_i d_j G_ij       sigma^4 L p / p = E[(y - theta)(y - theta)' | y] - sigma^2 I
 
-Where p is a density p_t, L p / p comes from Bayes' rule. Expectations are sums over grids: in units of the noise, or of
-the narrowest component of p_t, a pole of the denoiser between two components s apart lies pi / s from the reals and
-s / 2 from the nearest mean, so the sum with spacing h errs by exp(-2 pi^2 / (s h) - s^2 / 8), and by 2 pi / h times
-that for a Jacobian, whose pole is double: 1e-12 and 5e-11 at most at h = 1/8.
+Where p is a density p_t, L p / p comes from Bayes' rule and expectations are sums over p_t (`expectations.grid`). Given
+one x_0 they are sums over a grid in units of the noise: a pole of the denoiser between two components s apart lies
+pi / s from the reals and s / 2 from the nearest mean, so the sum with spacing h errs by exp(-2 pi^2 / (s h) - s^2 / 8),
+and by 2 pi / h times that for a Jacobian, whose pole is double: 1e-12 and 5e-11 at most at h = 1/8.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.validation.cases import Case, ModelCase
+from refdiff.validation.expectations import grid, small
 from refdiff.validation.identities.densities import segment
-from refdiff.validation.identities.gaussians import covariances, cubature, square_root
+from refdiff.validation.identities.gaussians import cubature
 from refdiff.validation.identity import QUADRATURE, Sides, identity
 from refdiff.validation.numeric import hermite, legendre, ticks
-from refdiff.validation.steps import smallest_std
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -46,26 +46,16 @@ def squared(x: Array) -> Array:
     return np.asarray(np.square(x).sum(axis=1))
 
 
-def normal_grid(dim: int, spacing: float = 1 / 8) -> tuple[Array, Array]:
+def normal_grid(dim: int) -> tuple[Array, Array]:
     """Points z (n, dim) and weights of the sum that stands for E f(z), z ~ N(0, I).
 
     Beyond 7.5 lies e^(-7.5^2 / 2) = 6e-13 of the mass, where a quadratic integrand has grown by 56.
     """
-    axis = ticks(-7.5, 7.5, spacing)
+    axis = ticks(-7.5, 7.5, 1 / 8)
     z = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     z = z[squared(z) < 7.5**2]
     weights: Array = np.exp(-0.5 * squared(z))
     return z, weights / weights.sum()
-
-
-def law_grid(law: GaussianMixture) -> tuple[Array, Array]:
-    """Points (n, d) and weights of the sum that stands for an expectation under a mixture, a grid a component."""
-    points, weights = [], []
-    for weight, m, root in zip(law.weights, law.means, map(square_root, covariances(law)), strict=True):
-        z, normal = normal_grid(law.dim, float(smallest_std(law) / np.linalg.norm(root, 2)) / 8)
-        points.append(m + z @ root)
-        weights.append(weight * normal)
-    return np.concatenate(points), np.concatenate(weights)
 
 
 def planar(case: ModelCase) -> bool:
@@ -73,9 +63,9 @@ def planar(case: ModelCase) -> bool:
     return (case.law.dim == 1 or (case.law.dim == 2 and case.law.count <= 25)) and not case.process.per_axis
 
 
-def small(case: ModelCase) -> bool:
+def gridded(case: ModelCase) -> bool:
     """Whether expectations over the whole of p_t are cheap, and sigma is one number."""
-    return planar(case) and (case.law.dim == 1 or case.law.count <= 8)
+    return small(case) and not case.process.per_axis
 
 
 class Field(NamedTuple):
@@ -224,16 +214,17 @@ def sure_closed_form(case: Case, wrong: bool) -> list[Sides]:
     over="models",
     evidence=QUADRATURE,
     control="sigma^2 in place of sigma^4",
-    needs=small,
+    needs=gridded,
 )
 def bayes_risk(case: ModelCase, wrong: bool) -> list[Sides]:
     """Sums over p_t: the posterior variance against the score; any field's SURE against its distance to Bayes' mean."""
     c, d, marginal = case.process.coefficients(case.t), case.law.dim, case.model.marginal(case.t)
-    x, weights = law_grid(marginal)
-    variance = c.alpha**2 * weights @ case.process.kernel(case.t).posterior_variance(case.law, x)
+    sums = grid(case, case.t)
+    x, weights = sums.x, sums.weights
+    variance = c.alpha**2 * weights @ sums.variance.sum(axis=1)
     noise = d * c.sigma**2
-    right = noise - c.sigma ** (2 if wrong else 4) * weights @ squared(marginal.score(x))
-    field, best = Field.random(case.rng, marginal), c.alpha * case.model.denoiser(x, case.t)
+    right = noise - c.sigma ** (2 if wrong else 4) * weights @ squared(sums.score)
+    field, best = Field.random(case.rng, marginal), c.alpha * sums.answer("denoiser")
     terms = squared(field(x) - x), 2 * c.sigma**2 * field.divergence(x)
     excess = weights @ squared(field(x) - best)
     scale = weights @ (terms[0] + np.abs(terms[1])) + noise
@@ -287,9 +278,10 @@ def generalised_fisher(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes' denoisers of two data laws against their scores; the density rebuilt from a denoiser (completeness)."""
     c, other = case.process.coefficients(case.t), Gaussian(case.law.mean(), case.law.cov() + 0.1)
     p, q = case.model.marginal(case.t), ExactModel(other, case.process)
-    x, weights = law_grid(p)
-    gap = c.alpha * (case.model.denoiser(x, case.t) - q.denoiser(x, case.t))
-    scores = p.score(x), q.score(x, case.t)
+    sums = grid(case, case.t)
+    x, weights = sums.x, sums.weights
+    gap = c.alpha * (sums.answer("denoiser") - q.denoiser(x, case.t))
+    scores = sums.score, q.score(x, case.t)
     fisher = weights @ squared(scores[0] - scores[1])
     # late in time the two laws are almost one, and each difference is known to the rounding of its terms
     scale = weights @ (np.abs(gap) * c.sigma**2 * (np.abs(scores[0]) + np.abs(scores[1]))).sum(axis=1)
@@ -323,17 +315,18 @@ def _objective(g: Array, adjoint: Array, target: Array, weights: Array) -> Sides
     over="models",
     evidence=QUADRATURE,
     control="the printed operator x f' + sigma^2 grad f",
-    needs=small,
+    needs=gridded,
 )
 def generalised_score_matching(case: ModelCase, wrong: bool) -> list[Sides]:
     """Sums over p_t with L p / p from Bayes' rule, for grad, x + sigma^2 grad and grad grad', against any field."""
     c, d, marginal = case.process.coefficients(case.t), case.law.dim, case.model.marginal(case.t)
-    x, weights = law_grid(marginal)
+    sums = grid(case, case.t)
+    x, weights = sums.x, sums.weights
     g, v = Field.random(case.rng, marginal), c.sigma**2
     denoising = (x * g(x)).sum(axis=1) - v * g.divergence(x)
     if wrong:
-        return [_objective(g(x), denoising, (x + v) * marginal.score(x), weights)]
-    mean, covariance = c.alpha * case.model.denoiser(x, case.t), case.model.posterior_covariance(x, case.t)
+        return [_objective(g(x), denoising, (x + v) * sums.score, weights)]
+    mean, covariance = c.alpha * sums.answer("denoiser"), case.model.posterior_covariance(x, case.t)
     score = (mean - x) / v
     noise = c.alpha**2 * covariance + np.einsum("ni,nj->nij", mean - x, mean - x)
     curvature = (noise - v * np.eye(d)) / v**2
