@@ -22,7 +22,7 @@ from refdiff.validation.numeric import hermite
 
 REACH = 8.5  # standard deviations beyond the outermost components: 2e-17 of the mass is left out
 FINE = {1: 10, 2: 6}  # trapezoidal nodes in the least standard deviation for each dimension, see `Grid`
-MOST = 400_000  # nodes times components, which take some tens of milliseconds
+MOST = 320_000  # nodes times components, which take some tens of milliseconds
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.validation.cases import Case, ModelCase
-from refdiff.validation.identities.loss_weights import on_the_line
+from refdiff.validation.identities.parameterizations import scalar
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, jacobian
 
@@ -39,7 +39,7 @@ def labelled(law: GaussianMixture) -> tuple[GaussianMixture, float]:
 
 def several(case: Any) -> bool:
     """A mixture that a label can split, small enough for stencils."""
-    return bool(1 < case.law.count < 100 and case.law.dim <= 5 and not case.process.per_axis)
+    return bool(1 < case.law.count < 100 and case.law.dim <= 5 and scalar(case))
 
 
 @identity(
@@ -79,7 +79,7 @@ def conditional_score(case: ModelCase, wrong: bool) -> Sides:
     covers=["PODC8-04"],
     control="the clean classifier at the posterior mean",
     evidence=QUADRATURE,
-    needs=lambda case: on_the_line(case) and several(case) and not case.law.covariances.singular,
+    needs=lambda case: case.law.dim == 1 and several(case) and not case.law.covariances.singular,
 )
 def noisy_classifier(case: ModelCase, wrong: bool) -> Sides:
     """Trapezoidal sums of the clean responsibilities over the posterior law against the noisy responsibilities."""
@@ -106,7 +106,7 @@ def noisy_classifier(case: ModelCase, wrong: bool) -> Sides:
     r" - \nabla\log p_t(x_t)",
     covers=["PODC8-21", "PODC8-02"],
     control="diffusion posterior sampling: the posterior spread A C A' left out",
-    needs=lambda case: case.law.count == 1 and not case.process.per_axis,
+    needs=lambda case: case.law.count == 1 and scalar(case),
 )
 def measurement(case: ModelCase, wrong: bool) -> Sides:
     """The formula against the difference of two models: of the data given y, and of the data."""
@@ -222,22 +222,17 @@ def cross_entropy(case: Case, wrong: bool) -> list[Sides]:
     covers=["PODC8-19"],
     refutes=["PODC8-19"],
     over="once",
-    control="(A'A)^-1 A', which needs full column rank",
+    control="the sign of the correction as printed, x - A^+ (y - A x)",
 )
 def pseudo_inverse(case: Case, wrong: bool) -> list[Sides]:
     """Two of Penrose's conditions, the decomposition by singular values, and the point moved onto the measurement."""
-    a, y = case.rng.standard_normal((2, 4)), case.rng.standard_normal(2)
-    inverse = np.linalg.solve(a @ a.T, a).T
-    if wrong:
-        # A'A has rank 2 of 4: rounding decides whether it can be inverted at all, and to what
-        try:
-            inverse = np.linalg.solve(a.T @ a, a.T)
-        except np.linalg.LinAlgError:
-            inverse = np.full((4, 2), np.nan)
-    size, x = np.linalg.cond(a) ** 2, case.rng.standard_normal(4)
+    a, y, x = case.rng.standard_normal((2, 4)), case.rng.standard_normal(2), case.rng.standard_normal(4)
+    inverse = np.linalg.solve(a @ a.T, a).T  # A'A, which is printed, has rank 2 of 4 and no inverse
+    moved = x + (-1 if wrong else 1) * inverse @ (y - a @ x)
+    size = np.linalg.cond(a) ** 2  # what solving with A A' loses
     return [
-        Sides(a @ (x + inverse @ (y - a @ x)), y, size * (np.abs(x).max() + np.abs(y).max())),
+        Sides(a @ moved, y, size * (np.abs(x).max() + np.abs(y).max())),
         Sides(a @ inverse @ y, y, size * np.abs(y).max()),
         Sides(inverse @ a, (inverse @ a).T, size),
-        Sides(inverse, np.linalg.pinv(a), size * np.abs(np.linalg.pinv(a)).max()),
+        Sides(inverse, np.linalg.pinv(a), size * np.abs(inverse).max()),
     ]

@@ -15,20 +15,17 @@ never.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.model import ExactModel
-from refdiff.processes import BetaTable
 from refdiff.schedules import Coefficients, VEPower
 from refdiff.validation.cases import ModelCase
-from refdiff.validation.identities.parameterizations import from_score, sizes, variance_preserving
-from refdiff.validation.identity import QUADRATURE, Sides, identity
-from refdiff.validation.numeric import legendre
+from refdiff.validation.identities.parameterizations import from_score, scalar, sizes, smooth, variance_preserving
+from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.numeric import derivative, legendre
 
-TOPIC = "DDIM in every coordinate"
+TOPIC = "DDIM family"
 
 
 def ends(case: ModelCase) -> tuple[Coefficients, Coefficients]:
@@ -45,16 +42,6 @@ def terms(a: Coefficients, b: Coefficients, x: Array, denoiser: Array) -> Array:
     """The largest of the terms x alpha_s/alpha_t, sigma_s eps*, alpha_s x* that some form of the step adds up."""
     size, ratio = sizes(a, x, denoiser), b.alpha / a.alpha
     return np.asarray(ratio * np.abs(x).max() + (b.sigma + ratio * a.sigma) * size.noise + b.alpha * size.denoiser)
-
-
-def scalar(case: Any) -> bool:
-    """One schedule for all axes."""
-    return not case.process.per_axis
-
-
-def smooth(case: Any) -> bool:
-    """One schedule, whose rates do not jump as those of a table do."""
-    return not case.process.per_axis and not isinstance(case.process.schedules[0], BetaTable)
 
 
 @identity(
@@ -93,7 +80,7 @@ def parameterizations(case: ModelCase, wrong: bool) -> list[Sides]:
     r" \theta_s)\,(\alpha_t\epsilon^* - \sigma_t x^*),"
     r"\quad \frac{x_s}{\sqrt{\bar\alpha_s}} = \frac{x_t}{\sqrt{\bar\alpha_t}} + \Big[\sqrt{\tfrac{1}{\bar\alpha_s} - 1}"
     r" - \sqrt{\tfrac{1}{\bar\alpha_t} - 1}\Big]\epsilon^*",
-    covers=["PODC9-08", "RDX-37", "RDX-35"],
+    covers=["PODC9-08", "RDX-37"],
     control="the v of the rotation with the sign of x* changed",
     needs=variance_preserving,
 )
@@ -120,11 +107,11 @@ def rotation(case: ModelCase, wrong: bool) -> list[Sides]:
     r" - \frac{\sigma_s}{\sigma_t}\Big)"
     r"(x_t - \alpha_t x_0) = \alpha_s x_0 + \sigma_s\epsilon,\qquad \mathbb{E}[x_s\mid x_t] = \text{the step with }"
     r" \nabla\log p_t",
-    covers=["PODD-11", "PODC9-17", "RDX-37"],
+    covers=["PODD-11"],
     control="the ratio of the noises left out",
 )
 def one_point(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The conditional step for drawn pairs, its average over the posterior, and the exact step for a point mass."""
+    """The conditional step for drawn pairs, and its average over the posterior against the step with the score."""
     a, b = ends(case)
     clean, noise = case.rng.standard_normal((2, *case.x.shape))
     ratio, fall = b.alpha / a.alpha, (0.0 if wrong else b.sigma / a.sigma)
@@ -138,6 +125,44 @@ def one_point(case: ModelCase, wrong: bool) -> list[Sides]:
     return [
         Sides(conditional(drawn, clean), b.alpha * clean + b.sigma * noise, terms(a, b, drawn, clean)),
         Sides(conditional(x, denoiser), average, terms(a, b, x, denoiser)),
+    ]
+
+
+@identity(
+    "DDIM as a conditional flow",
+    topic=TOPIC,
+    formula=r"\Psi_{t\to s}(x|x_0) = \frac{\sigma_s}{\sigma_t}x + \Big(\alpha_s -"
+    r" \alpha_t\frac{\sigma_s}{\sigma_t}\Big)x_0,\quad v_t(x|x_0) = \frac{\sigma'}{\sigma}x + \Big(\alpha' -"
+    r" \alpha\frac{\sigma'}{\sigma}\Big)x_0:\quad \partial_s\Psi_{t\to s} = v_s(\Psi_{t\to s}|x_0),\quad"
+    r" \Psi_{m\to s}\circ\Psi_{t\to m} = \Psi_{t\to s},\quad \mathbb{E}[v_t(x|x_0)|x] = v^*",
+    covers=["PODC9-17"],
+    control="sigma^2 in place of sigma in the ratio of the map",
+    evidence=DERIVATIVE,
+    needs=lambda case: smooth(case) and case.law.count < 100,
+)
+def conditional_flow(case: ModelCase, wrong: bool) -> list[Sides]:
+    """The map by stencil in its end time, in two parts, and its velocity averaged by Bayes against the score's."""
+    schedule, x, x0 = case.process.schedules[0], case.x, case.rng.standard_normal(case.x.shape)
+
+    def flow(start: float, end: float, y: Array) -> Array:
+        a, b = schedule.coefficients(start), schedule.coefficients(end)
+        fall = (b.sigma / a.sigma) ** (2 if wrong else 1)
+        return np.asarray(fall * y + (b.alpha - a.alpha * fall) * x0)
+
+    def velocity(y: Array, when: float, clean: Array) -> Array:
+        c = schedule.coefficients(when)
+        return np.asarray(c.dsigma / c.sigma * y + (c.dalpha - c.alpha * c.dsigma / c.sigma) * clean)
+
+    middle, end, c = (case.s + case.t) / 2, flow(case.t, case.s, x), schedule.coefficients(case.t)
+    # the map bends on the scale of the time itself near 0, and of what is left near T
+    h = 0.02 * min(case.s, schedule.T - case.s)
+    speed = velocity(end, case.s, x0)
+    average = velocity(x, case.t, case.model.denoiser(x, case.t))
+    exact = from_score(c, x, case.model.score(x, case.t)).velocity
+    return [
+        Sides(derivative(lambda u: flow(case.t, u, x), case.s, h), speed, np.abs(end).max() / case.s),
+        Sides(flow(middle, case.s, flow(case.t, middle, x)), end, np.abs(x).max() + np.abs(x0).max()),
+        Sides(average, exact, sizes(c, x, case.model.denoiser(x, case.t)).velocity),
     ]
 
 

@@ -22,11 +22,12 @@ from refdiff.distributions import Gaussian
 from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.ddim_coordinates import ends, scalar, step, terms
+from refdiff.validation.identities.ddim_coordinates import ends, step
+from refdiff.validation.identities.parameterizations import scalar
 from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import extrapolate
 
-TOPIC = "DDIM in every coordinate"
+TOPIC = "DDIM family"
 
 
 @identity(
@@ -135,13 +136,17 @@ def cosines(case: ModelCase, wrong: bool) -> Sides:
     times = np.linspace(case.t, case.s, 5)
     every = [case.process.coefficients(when) for when in times]
     angles = [np.arctan2(c.sigma, c.alpha * (1 if wrong else std)) for c in every]
-    for i, when in enumerate(times[:-1]):
-        x = step(every[i], every[i + 1], x, case.model.denoiser(x, when))
-        factor = factor * np.cos(angles[i] - angles[i + 1])
+    size = np.zeros(())
+    for i, (when, c, d) in enumerate(zip(times, every, every[1:], strict=False)):
+        denoiser = case.model.denoiser(x, when)
+        # alpha_s D + sigma_s (x - alpha_t D) / sigma_t
+        added = [d.alpha * np.abs(denoiser), d.sigma / c.sigma * (np.abs(x) + c.alpha * np.abs(denoiser))]
+        size = np.maximum(size, np.max(added))
+        x, factor = step(c, d, x, denoiser), factor * np.cos(angles[i] - angles[i + 1])
     a, b = every[0], every[-1]
     stretch = factor * np.sqrt((b.alpha**2 * values + b.sigma**2) / (a.alpha**2 * values + a.sigma**2))
     exact = b.alpha * mean + (case.x - a.alpha * mean) @ axes * stretch @ axes.T
-    return Sides(x, exact, sum(terms(c, d, case.x, x) for c, d in pairwise(every)))
+    return Sides(x, exact, size)
 
 
 def shrinkage(case: Case, counts: list[int]) -> list[Array]:

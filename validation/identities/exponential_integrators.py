@@ -17,21 +17,15 @@ import numpy as np
 from scipy.linalg import expm
 
 from refdiff.arguments import Array
-from refdiff.processes import BetaTable
 from refdiff.schedules import FlowMatching, VEPower
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.ddim_coordinates import ends, scalar, smooth, step, terms
-from refdiff.validation.identities.parameterizations import variance_preserving
+from refdiff.validation.identities.ddim_coordinates import ends, step, terms
+from refdiff.validation.identities.parameterizations import scalar, smooth, variance_preserving
 from refdiff.validation.identities.schedule_flow_maps import gaussian_flow
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, extrapolate, legendre
 
 TOPIC = "Exponential integrators"
-
-
-def regular(case: ProcessCase) -> bool:
-    """A rate without jumps, which Gauss-Legendre in t can integrate."""
-    return not isinstance(case.schedule, BetaTable)
 
 
 def integral(function: Callable[[Array], Array], start: float, end: float, count: int = 64) -> Array:
@@ -52,7 +46,7 @@ def integral(function: Callable[[Array], Array], start: float, end: float, count
     over="processes",
     control="the factor exp(f(t) (s - t)) with f frozen",
     evidence=QUADRATURE,
-    needs=regular,
+    needs=smooth,
 )
 def weights(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Quadrature in t of the schedule's f and g^2 against ratios of alpha and sigma."""
@@ -143,30 +137,6 @@ def variation_of_constants(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "The flow in the log signal-to-noise ratio",
-    topic=TOPIC,
-    formula=r"\frac{dx}{d\lambda} = \frac{d\log\alpha}{d\lambda}x - \sigma\epsilon^*,\qquad \frac{d\sigma}{dt} ="
-    r" f\sigma + \frac{g^2}{2\sigma}",
-    covers=["PODC9-21"],
-    control="the sign of the noise term",
-    needs=scalar,
-)
-def in_log_snr(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The Bayes velocity per unit of lambda against the score; the equation V' = f V + g^2 / 2V that sigma obeys."""
-    c, x, model, schedule = case.process.coefficients(case.t), case.x, case.model, case.process.schedules[0]
-    slope = schedule.dlog_snr(case.t)
-    denoiser = model.denoiser(x, case.t)
-    velocity = c.dalpha * denoiser + c.dsigma * (x - c.alpha * denoiser) / c.sigma
-    noise = -c.sigma * model.score(x, case.t)
-    size = (np.abs(c.f) * np.abs(x).max() + np.abs(c.dsigma) * np.abs(noise).max()) / -slope
-    signal = -c.alpha * slope * np.abs(denoiser).max() + c.dsigma / c.sigma * np.abs(x).max()
-    return [
-        Sides(velocity / slope, c.f / slope * x + (1 if wrong else -1) * c.sigma * noise, size - signal / slope),
-        Sides(c.dsigma, c.f * c.sigma + c.g2 / (2 * c.sigma), np.abs(c.f * c.sigma) + c.g2 / c.sigma),
-    ]
-
-
-@identity(
     "Uniform steps in lambda as steps in time",
     topic=TOPIC,
     formula=r"\frac{dt}{d\lambda} = \frac{1}{\lambda'(t)}:\qquad t = \frac{1}{1 + e^\lambda},\ \frac{dt}{d\lambda} ="
@@ -176,7 +146,7 @@ def in_log_snr(case: ModelCase, wrong: bool) -> list[Sides]:
     over="processes",
     control="-t for the straight path too",
     evidence=DERIVATIVE,
-    needs=regular,
+    needs=smooth,
 )
 def lambda_grid(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The inverse schedule differentiated in lambda, for the case's family, the straight path and EDM."""
@@ -242,7 +212,7 @@ def linear_factor(case: Case, wrong: bool) -> Sides:
     over="processes",
     control="1 - K, without the square",
     evidence=QUADRATURE,
-    needs=lambda case: regular(case) and variance_preserving(case),
+    needs=lambda case: smooth(case) and variance_preserving(case),
 )
 def vp_covariance(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Quadratures of g^2 = (sigma^2)' - 2 f sigma^2 between s and t against ratios of alpha."""

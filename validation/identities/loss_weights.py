@@ -12,19 +12,25 @@ function of x_t, at each time for itself, which is why positive weights of time 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.processes import BetaTable
 from refdiff.schedules import FlowMatching
-from refdiff.validation.cases import ModelCase, ProcessCase, TableCase
-from refdiff.validation.identities.parameterizations import Heads, from_denoiser, from_score, gap, sizes
+from refdiff.validation.cases import ModelCase, ProcessCase
+from refdiff.validation.expectations import grid, small
+from refdiff.validation.identities.parameterizations import (
+    Heads,
+    from_denoiser,
+    from_score,
+    gap,
+    scalar,
+    sizes,
+    smooth,
+)
 from refdiff.validation.identity import QUADRATURE, Sides, identity
 from refdiff.validation.numeric import legendre
 
-TOPIC = "Loss weights"
+TOPIC = "Regression losses"
 
 
 @identity(
@@ -34,7 +40,7 @@ TOPIC = "Loss weights"
     r" = \frac{\alpha^2}{\sigma^4}\|x_\phi - x^*\|^2 = \Big(\frac{\alpha}{\sigma W}\Big)^2\|v_\phi - v^*\|^2",
     covers=["PODB-60", "DMI-28"],
     control="sigma^2 in place of sigma^4 in the weight of the denoiser",
-    needs=lambda case: not case.process.per_axis,
+    needs=scalar,
 )
 def loss_weights(case: ModelCase, wrong: bool) -> list[Sides]:
     """A denoiser off by a random vector is converted by the definitions; every target comes from the log density."""
@@ -67,7 +73,7 @@ def loss_weights(case: ModelCase, wrong: bool) -> list[Sides]:
     formula=r"\tilde u = -(x - \epsilon^*),\quad \|\tilde u_\theta - \tilde u\| = \|\hat\epsilon_\theta - \epsilon^*\|",
     covers=["DMI-78"],
     control="the rectified velocity with the score in place of rho times the score",
-    needs=lambda case: not case.process.per_axis and isinstance(case.process.schedules[0], FlowMatching),
+    needs=lambda case: scalar(case) and isinstance(case.process.schedules[0], FlowMatching),
 )
 def rectified_error(case: ModelCase, wrong: bool) -> Sides:
     """On the straight path: a perturbed Bayes noise prediction against the velocity written with the score."""
@@ -80,104 +86,6 @@ def rectified_error(case: ModelCase, wrong: bool) -> Sides:
 
 
 @identity(
-    "DDPM mean from a noise head, and the weight of its loss",
-    topic=TOPIC,
-    formula=r"\mu = \frac{1}{\sqrt{1-\beta_i}}\Big(x_i - \frac{\beta_i}{\sqrt{1-\bar\alpha_i}}\hat\epsilon\Big),\qquad"
-    r" \|\mu_\phi - \mu\|^2 = \frac{\beta_i^2}{(1-\beta_i)(1-\bar\alpha_i)}\|\epsilon_\phi - \epsilon\|^2",
-    covers=["PODA-218", "PODA-221"],
-    over="tables",
-    control="beta / (1 - alpha_bar): the square root left out",
-    needs=lambda case: case.table.betas[-1] < 1,
-)
-def ddpm_mean(case: TableCase, wrong: bool) -> list[Sides]:
-    """The posterior mean at the x_0 that the head implies against the mean written with the head itself."""
-    table, posterior = case.table, case.table.posterior()
-    x, noise, other = case.rng.standard_normal((3, table.steps))
-    noisy = -np.expm1(-table.total[1:])  # 1 - alpha_bar without its cancellation
-    root, bar = np.sqrt(noisy), np.sqrt(table.alpha_bar)
-
-    def through_denoiser(head: Array) -> Array:
-        clean: Array = (x - root * head) / bar
-        return np.asarray(posterior.of_x0 * clean + posterior.of_xt * x)
-
-    direct = (x - table.betas / (root**2 if wrong else root) * noise) / np.sqrt(1 - table.betas)
-    size = posterior.of_x0 * (np.abs(x) + root * np.abs(noise) + root * np.abs(other)) / bar + np.abs(x)
-    weight = table.betas**2 / ((1 - table.betas) * noisy)
-    square = (through_denoiser(other) - through_denoiser(noise)) ** 2
-    return [Sides(through_denoiser(noise), direct, size), Sides(square, weight * (other - noise) ** 2, size**2)]
-
-
-@identity(
-    "Weight of the DDPM loss on the denoiser",
-    topic=TOPIC,
-    formula=r"\frac{A_i^2}{2\tilde\sigma_i^2} = \tfrac{1}{2}\big(\mathrm{SNR}_{i-1} - \mathrm{SNR}_i\big)"
-    r" = \frac{\beta_i^2}{2\tilde\sigma_i^2 (1-\beta_i)(1-\bar\alpha_i)}\,\mathrm{SNR}_i",
-    covers=["PODA-220", "PODA-218"],
-    over="tables",
-    control="the ratio of alpha to sigma in place of its square",
-    needs=lambda case: case.table.steps > 1 and case.table.betas[-1] < 1,
-)
-def ddpm_weight(case: TableCase, wrong: bool) -> list[Sides]:
-    """The coefficient of x_0 in the posterior mean, from step 2 on, against differences of signal-to-noise ratios."""
-    table, posterior = case.table, case.table.posterior()
-    snr = table.alpha_bar / -np.expm1(-table.total[1:])
-    ratio = np.sqrt(snr) if wrong else snr
-    later = slice(1, None)
-    variance, betas, noisy = posterior.variance[later], table.betas[later], -np.expm1(-table.total[2:])
-    weight = posterior.of_x0[later] ** 2 / (2 * variance)
-    noise = betas**2 / (2 * variance * (1 - betas) * noisy)
-    return [Sides(weight, (ratio[:-1] - ratio[1:]) / 2, ratio[:-1]), Sides(weight, noise * snr[later], weight)]
-
-
-# ---------------------------------------------------------------------- expectations over p_t, on the line
-
-
-def nodes(case: ModelCase) -> tuple[Array, Array]:
-    """Points x (n, 1) and weights with sum w h(x) = E h(x_t) on the line, by the trapezoidal rule.
-
-    Sixteen steps in the smallest standard deviation s: the responsibilities have poles pi s^2 / D off the axis between
-    components D apart, where the density is down to e^(-D^2/8s^2); the product of both errors stays below e^-43.
-    """
-    law = case.model.marginal(case.t)
-    std = np.sqrt(law.covariances.dense(1)[:, 0, 0])
-    low, high = (law.means[:, 0] - 12 * std).min(), (law.means[:, 0] + 12 * std).max()
-    count = int(16 * (high - low) / std.min()) + 2
-    x = np.linspace(low, high, count)[:, None]
-    return x, np.exp(law.logpdf(x)) * (high - low) / (count - 1)
-
-
-def on_the_line(case: Any) -> bool:
-    """One dimension and one schedule, where expectations over p_t are a sum."""
-    return bool(case.law.dim == 1 and not case.process.per_axis)
-
-
-@identity(
-    "Irreducible losses of the four predictions",
-    topic=TOPIC,
-    formula=r"\min\mathbb{E}\|x_\phi - x_0\|^2 = \mathbb{E}\operatorname{tr}\operatorname{Cov}[x_0|x_t],\ \text{noise}"
-    r"\times\frac{\alpha^2}{\sigma^2},\ \text{score}\times\frac{\alpha^2}{\sigma^4},"
-    r"\ \text{velocity}\times\frac{W^2}{\sigma^2};"
-    r"\quad \mathbb{E}|\epsilon|^2 = \mathbb{E}|\epsilon^*|^2 + \mathbb{E}|\epsilon - \epsilon^*|^2 = d",
-    covers=["PODB-54", "PODC9-03"],
-    control="alpha / sigma in place of its square for the noise",
-    evidence=QUADRATURE,
-    needs=on_the_line,
-)
-def irreducible(case: ModelCase, wrong: bool) -> list[Sides]:
-    """Second moment of the target minus that of the optimum, against the factor times the mean Bayes variance."""
-    c, (x, w) = case.process.coefficients(case.t), nodes(case)
-    spread = w @ case.model.posterior_covariance(x, case.t)[:, 0, 0]
-    second = case.law.mean() @ case.law.mean() + np.trace(case.law.cov())
-    optimum = from_score(c, x, case.model.score(x, case.t))
-    target = (second, 1.0, 1 / c.sigma**2, c.dalpha**2 * second + c.dsigma**2)
-    ratio = c.alpha / c.sigma
-    factor = (1.0, ratio if wrong else ratio**2, (ratio / c.sigma) ** 2, (gap(c) / c.sigma) ** 2)
-    lost = (t - w @ head[:, 0] ** 2 for t, head in zip(target, optimum, strict=True))
-    size = (t + w @ head[:, 0] ** 2 for t, head in zip(target, optimum, strict=True))
-    return [Sides(a, b * spread, s) for a, b, s in zip(lost, factor, size, strict=True)]
-
-
-@identity(
     "Every regression target has its conditional mean as optimum",
     topic=TOPIC,
     formula=r"\mathbb{E}[(A x_0 + B\epsilon - \mathrm{NN}^*(x_t))\, e^{i\omega x_t}] = 0\ \forall\omega:\quad"
@@ -185,26 +93,26 @@ def irreducible(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODB-55", "DMI-77"],
     control="B = -sigma for the score",
     evidence=QUADRATURE,
-    needs=on_the_line,
+    needs=lambda case: case.law.dim == 1 and scalar(case) and small(case),
 )
 def orthogonality(case: ModelCase, wrong: bool) -> list[Sides]:
     """E[target e^(i omega x_t)] from characteristic functions, against the exact head integrated over p_t.
 
     With no correlation to any function of x_t left, the head is optimal at each time: no weight of time can move it.
     """
-    c, (x, w), law = case.process.coefficients(case.t), nodes(case), case.law
-    heads = from_score(c, x, case.model.score(x, case.t))
+    c, g, law = case.process.coefficients(case.t), grid(case, case.t), case.law
+    heads = from_score(c, g.x, g.score)
     pairs = np.array([(1, 0), (0, 1), (0, -c.sigma if wrong else -1 / c.sigma), (c.dalpha, c.dsigma)])
     omega = np.array([0.0, 0.4, 1.3, 2.5]) / np.sqrt(case.model.marginal(case.t).cov()[0, 0])
-    wave = np.exp(1j * x * omega)
+    wave = np.exp(1j * g.x * omega)
     u, m, v = c.alpha * omega[:, None], law.means[:, 0], law.covariances.dense(1)[:, 0, 0]
     each = law.weights * np.exp(1j * u * m - u * u * v / 2 - (omega[:, None] * c.sigma) ** 2 / 2)
     of_clean = (each * (m + 1j * u * v)).sum(axis=1)
     of_noise = 1j * omega * c.sigma * each.sum(axis=1)
     sides = []
     for (a, b), head in zip(pairs, heads, strict=True):
-        seen, meant = (w * head[:, 0]) @ wave, a * of_clean + b * of_noise
-        size = np.sqrt(w @ head[:, 0] ** 2) + np.abs(a) * np.abs(m).max() + np.abs(b)
+        seen, meant = g.mean(head * wave), a * of_clean + b * of_noise
+        size = np.sqrt(g.mean(head[:, 0] ** 2)) + np.abs(a) * np.abs(m).max() + np.abs(b)
         sides += [Sides(seen.real, meant.real, size), Sides(seen.imag, meant.imag, size)]
     return sides
 
@@ -218,8 +126,7 @@ def orthogonality(case: ModelCase, wrong: bool) -> list[Sides]:
     over="processes",
     control="the weights 1/p left out",
     evidence=QUADRATURE,
-    # a table has a rate that jumps, which Gauss-Legendre in t does not integrate
-    needs=lambda case: not isinstance(case.schedule, BetaTable),
+    needs=smooth,
 )
 def importance(case: ProcessCase, wrong: bool) -> Sides:
     """The noise loss of N(0, 1) data with weight g^2: nodes uniform in t against nodes uniform in lambda."""
@@ -244,7 +151,7 @@ def importance(case: ProcessCase, wrong: bool) -> Sides:
     r" \text{straight path: } d + \operatorname{tr}\operatorname{Cov} x_0 + \|\mathbb{E}x_0\|^2",
     covers=["PODB-61"],
     control="the mean of the data left out",
-    needs=lambda case: not case.process.per_axis,
+    needs=scalar,
 )
 def target_scale(case: ModelCase, wrong: bool) -> list[Sides]:
     """Moments of the pushed law against the formula, for the case's own schedule and for the straight path."""

@@ -20,9 +20,11 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.predictions import PREDICTIONS, convert
+from refdiff.processes import BetaTable
 from refdiff.schedules import Coefficients
 from refdiff.validation.cases import ModelCase, ProcessCase
-from refdiff.validation.identity import Sides, identity
+from refdiff.validation.identity import DERIVATIVE, Sides, identity
+from refdiff.validation.numeric import derivative
 
 TOPIC = "Parameterizations"
 
@@ -64,9 +66,19 @@ def gap(c: Coefficients) -> Array:
     return np.asarray(c.dalpha * c.sigma - c.alpha * c.dsigma)
 
 
+def scalar(case: Any) -> bool:
+    """One schedule for all axes."""
+    return not bool(case.process.per_axis)
+
+
+def smooth(case: Any) -> bool:
+    """One schedule, whose rates do not jump as those of a table of betas do at its indices."""
+    return scalar(case) and not isinstance(case.process.schedules[0], BetaTable)
+
+
 def variance_preserving(case: Any) -> bool:
     """Whether the process of a case is a scalar one with alpha^2 + sigma^2 = 1."""
-    if case.process.per_axis:
+    if not scalar(case):
         return False
     c = case.process.coefficients(case.t)
     return bool(abs(c.alpha**2 + c.sigma**2 - 1) < 1e-9)
@@ -175,20 +187,30 @@ def five_forms(case: ModelCase, wrong: bool) -> list[Sides]:
     "The squared diffusion coefficient from the signal-to-noise ratio",
     topic=TOPIC,
     formula=r"g^2 = 2\sigma\sigma' - 2 f\sigma^2 = -2\sigma^2\lambda',\qquad"
-    r" \frac{g^2}{2\sigma\alpha} = (\sigma/\alpha)'",
+    r" \frac{g^2}{2\sigma\alpha} = (\sigma/\alpha)',\qquad f = (\log\alpha)'",
     covers=["PODC9-02"],
     over="processes",
     control="lambda as the whole log signal-to-noise ratio",
+    evidence=DERIVATIVE,
+    needs=smooth,
 )
 def diffusion_coefficient(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Each family's own g^2 against the quotient rule on alpha and sigma."""
-    c = case.process.coefficients(case.t)
-    slope = (2 if wrong else 1) * case.schedule.dlog_snr(case.t)
-    quotient = (c.dsigma * c.alpha - c.sigma * c.dalpha) / c.alpha**2
+    """Each family's own f and g^2 against stencils of alpha and sigma in time."""
+    schedule, t = case.schedule, case.t
+    c = schedule.coefficients(t)
+    # a family bends on the scale of its distance to the ends of the time axis, and of its rate
+    h = 0.02 * min(t, schedule.T - t, 1 / abs(schedule.dlog_snr(t)))
+    slope = derivative(schedule.log_snr, t, h)
+    growth, spread = (
+        derivative(lambda u: np.log(schedule.alpha(u)), t, h),
+        derivative(lambda u: schedule.sigma(u) ** 2, t, h),
+    )
+    ratio = derivative(lambda u: schedule.sigma(u) / schedule.alpha(u), t, h)
     return [
-        Sides(c.g2, -2 * c.sigma**2 * slope),
-        Sides(c.g2, 2 * c.sigma * c.dsigma - 2 * c.f * c.sigma**2),
-        Sides(c.g2 / (2 * c.sigma * c.alpha), quotient),
+        Sides(c.f, growth, np.abs(slope)),
+        Sides(c.g2, -2 * c.sigma**2 * slope * (2 if wrong else 1)),
+        Sides(c.g2, spread - 2 * growth * c.sigma**2),
+        Sides(c.g2 / (2 * c.sigma * c.alpha), ratio),
     ]
 
 
@@ -244,7 +266,7 @@ def vp_target(case: ModelCase, wrong: bool) -> Sides:
     covers=["PODD-10"],
     control="divided by sigma in place of sigma^2",
     # the posterior is a law of its own for every point
-    needs=lambda case: case.law.dim <= 5 and not case.process.per_axis,
+    needs=lambda case: case.law.dim <= 5 and scalar(case),
 )
 def one_point_score(case: ModelCase, wrong: bool) -> list[Sides]:
     """Moments of the estimate under the posterior law of x_0 at one point against derivatives of the log density."""

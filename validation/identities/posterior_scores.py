@@ -27,6 +27,7 @@ from refdiff.validation.expectations import axes
 from refdiff.validation.identities.tweedie import bend, diagonals
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import divergence, extrapolate, jacobian
+from refdiff.validation.steps import FINE, relative_density, smallest_std
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -154,7 +155,7 @@ def kernel_score(case: ModelCase, wrong: bool) -> list[Sides]:
     topic=TOPIC,
     formula=r"\mathbb{E}[Z - X_0 \mid x] = -\frac{x + \rho \nabla \log p(x)}{1 - \rho}, \quad "
     r"x = (1 - \rho) X_0 + \rho Z; \qquad x - \mathbb{E} X_0 \text{ at } \rho = 1",
-    covers=["DMI-67", "DMI-65"],
+    covers=["DMI-67", "DMI-65", "DMI-70"],
     over="laws",
     control="rho^2 on the score",
     needs=lambda case: case.law.dim <= 16,
@@ -219,13 +220,18 @@ def denoising_error(case: ModelCase, wrong: bool) -> Sides:
     needs=lambda case: 2 <= case.law.dim <= 5,
 )
 def gauge(case: ModelCase, wrong: bool) -> Sides:
-    """Differences of w for its divergence, against -w . grad log p_t."""
+    """Differences of the current p_t w, the density against the score, for its divergence."""
     j = case.rng.standard_normal((case.law.dim, case.law.dim))
     j = j + j.T if wrong else j - j.T
-    score = case.model.score(case.x, case.t)
-    spread = divergence(lambda y: case.model.score(y, case.t) @ j.T, case.x, bend(case) / 40)
-    size = np.abs(j).max() * (np.abs(case.model.hessian(case.x, case.t)).max() + (score**2).max())
-    return Sides(spread, -np.einsum("ni,ij,nj->n", score, j, score), scale=size)
+    law, x = case.model.marginal(case.t), case.x
+    ratio, h = relative_density(law, x), min(FINE * smallest_std(law), bend(case) / 40)
+
+    def current(y: Array) -> Array:
+        """p_t w in units of p_t(x)."""
+        return np.asarray(ratio(y)[:, None] * (law.score(y) @ j.T))
+
+    size = np.abs(j).max() * (np.abs(law.hessian(x)).max() + (law.score(x) ** 2).max())
+    return Sides(divergence(current, x, h), np.zeros(len(x)), scale=size)
 
 
 # ---------------------------------------------------------------------- minibatches of three data points

@@ -19,7 +19,6 @@ import numpy as np
 from scipy.stats import gamma, poisson
 
 from refdiff.arguments import Array
-from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
@@ -80,7 +79,7 @@ def first_order(case: ModelCase, wrong: bool) -> Sides:
 def first_order_by_differences(case: ModelCase, wrong: bool) -> Sides:
     """Bayes' posterior mean against differences of the log density."""
     a, v = diagonals(case)
-    shift = v * jacobian(lambda x: case.model.log_density(x, case.t), case.x, bend(case) / 40)
+    shift = v * jacobian(case.model.marginal(case.t).logpdf, case.x, bend(case) / 40)
     denoised = case.model.denoiser(case.x, case.t) * (1.0 if wrong else a)
     return Sides(denoised, case.x + shift, scale=(np.abs(case.x) + np.abs(shift)).max())
 
@@ -147,7 +146,7 @@ def third_order(case: ModelCase, wrong: bool) -> Sides:
     """The third cumulants of the posterior mixtures against differences of the Hessian."""
     a, v = diagonals(case)
     bayes = np.stack([third_cumulant(case.model.posterior(x, case.t)) for x in case.x])
-    slope = jacobian(lambda x: case.model.hessian(x, case.t), case.x, bend(case) / 40)
+    slope = jacobian(case.model.marginal(case.t).hessian, case.x, bend(case) / 40)
     last = (1.0 if wrong else v) / a
     weight = np.multiply.outer(np.multiply.outer(v / a, v / a), last)
     return Sides(bayes, weight * slope, scale=posterior_size(case) ** 3)
@@ -188,19 +187,19 @@ def log_normaliser(case: ModelCase, wrong: bool) -> list[Sides]:
     a, v = diagonals(case)
     u = case.rng.standard_normal(case.law.dim)
     u /= np.linalg.norm(u)
-    x, w = case.x[:2], v * u / a
+    law, x, w = case.model.marginal(case.t), case.x[:2], v * u / a
     posteriors = [case.model.posterior(y, case.t) for y in x]
-    h = 1 / (30 * max(posterior_size(case), *(extent(law, u) for law in posteriors)))
+    h = 1 / (30 * max(posterior_size(case), *(extent(posterior, u) for posterior in posteriors)))
 
     def lam(s: float) -> Array:
         y = x + s * w
-        return np.asarray(case.model.log_density(y, case.t) + (0.0 if wrong else ((y**2 / v).sum(axis=1) / 2)))
+        return np.asarray(law.logpdf(y) + (0.0 if wrong else ((y**2 / v).sum(axis=1) / 2)))
 
     def curvature(s: float) -> Array:
-        curved = np.einsum("i,nij,j->n", w, case.model.hessian(x + s * w, case.t), w)
+        curved = np.einsum("i,nij,j->n", w, law.hessian(x + s * w), w)
         return np.asarray(curved + (0.0 if wrong else (w**2 / v).sum()))
 
-    bayes = np.array([line_cumulants(law, u) for law in posteriors]).T
+    bayes = np.array([line_cumulants(posterior, u) for posterior in posteriors]).T
     second, third, fourth = curvature(0.0), derivative(curvature, 0.0, h), second_derivative(curvature, 0.0, h)
     found = [derivative(lam, 0.0, h), second, third, fourth]
     size = posterior_size(case)
@@ -231,41 +230,6 @@ def exponential_family(case: ModelCase, wrong: bool) -> Sides:
         tilt.append(parts.sum(axis=0))
         size.append(np.abs(parts).max(axis=0))
     return Sides(bayes, tilt, scale=size)
-
-
-def one_step(case: ModelCase) -> tuple[Channel, GaussianMixture, Array, Array]:
-    """The channel from s to t, the law at s, and the channel's gain and noise variance as vectors (d,)."""
-    step, dim = case.process.channel(case.s, case.t), case.law.dim
-    return step, case.model.marginal(case.s), np.broadcast_to(step.gain, (dim,)), np.broadcast_to(step.noise, (dim,))
-
-
-@identity(
-    "Tweedie over one step",
-    topic=TOPIC,
-    formula=r"\mathbb{E}[x_s \mid x_t] = \frac{x_t + \beta^2 \nabla \log p_t}{a}, \quad "
-    r"\mathrm{Cov}[x_s \mid x_t] = \frac{\beta^2}{a^2} (I + \beta^2 \nabla^2 \log p_t) "
-    r"= \tilde\beta^2 I + \gamma^2 \mathrm{Cov}[x_0 \mid x_t]",
-    covers=["TOPA-38b", "PODB-08"],
-    control="without the spread of x_0: the variance of the DDPM posterior given x_0",
-    needs=lambda case: case.law.count * case.law.dim < 10000,
-)
-def over_one_step(case: ModelCase, wrong: bool) -> list[Sides]:
-    """Bayes for the law at s, Tweedie with the score and Hessian at t, and the law of total variance through x_0."""
-    (step, law, a, b), x = one_step(case), case.x[:2]
-    mean, covariance = step.posterior_mean(law, x), step.posterior_cov(law, x)
-    shift = b * case.model.score(x, case.t)
-    curved = np.outer(b, b) * case.model.hessian(x, case.t)
-    here, there = case.process.coefficients(case.s), case.process.coefficients(case.t)
-    # q(x_s | x_t, x_0): the coefficients of x_0 and x_t, and the variance
-    of_x0, of_xt, left = here.alpha * b / there.sigma**2, a * here.sigma**2 / there.sigma**2, b * here.sigma**2
-    spread = 0.0 if wrong else np.outer(of_x0, of_x0) * case.model.posterior_covariance(x, case.t)
-    size = ((np.diag(b) + np.abs(curved)) / np.outer(a, a)).max()
-    return [
-        Sides(mean, (x + shift) / a, scale=((np.abs(x) + np.abs(shift)) / a).max()),
-        Sides(covariance, (np.diag(b) + curved) / np.outer(a, a), scale=size),
-        Sides(mean, of_x0 * case.model.denoiser(x, case.t) + of_xt * x),
-        Sides(covariance, np.diag(left / there.sigma**2) + spread),
-    ]
 
 
 @identity(
