@@ -132,7 +132,7 @@ def snr_regression(case: ModelCase, wrong: bool) -> Sides:
 def continuous_loss(case: ModelCase, wrong: bool) -> Sides:
     """Bayes' mean squared error integrated over time by Gauss-Legendre panels against two determinants."""
     schedule = case.process.schedules[0]
-    times, widths = panels(schedule, case.s, case.t, 4)
+    times, widths = panels(schedule, case.s, case.t, 2)
     rate = 2 * schedule.dlog_snr(times) * (1.0 if wrong else np.exp(2 * schedule.log_snr(times)))
     zero = np.zeros(case.law.dim)
     mse = np.array([case.process.kernel(float(t)).posterior_variance(case.law, zero) for t in times])

@@ -169,7 +169,7 @@ class Noising:
     @cached_property
     def weights(self) -> Array:
         """The lower triangle of the steps' noises in x_1..x_T."""
-        return noise_weights(1 - self.betas, self.betas) * np.sqrt(self.spread)
+        return np.asarray(noise_weights(1 - self.betas, self.betas) * np.sqrt(self.spread))
 
     @cached_property
     def x(self) -> Array:

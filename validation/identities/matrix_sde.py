@@ -39,7 +39,8 @@ class Turning:
     @cached_property
     def matrices(self) -> Array:
         """A, B, G_0, G_1, shape (4, d, d)."""
-        return self.case.rng.standard_normal((4, DIM, DIM)) * np.array([0.5, 0.5, 0.6, 0.3])[:, None, None]
+        sizes = np.array([0.5, 0.5, 0.6, 0.3])[:, None, None]
+        return np.asarray(self.case.rng.standard_normal((4, DIM, DIM)) * sizes)
 
     def evolution(self, t: Array | float) -> Array:
         """U(t), shape (..., d, d)."""
@@ -63,7 +64,7 @@ class Turning:
 
     def noise_map(self, t: Array | float) -> Array:
         """G(t)."""
-        return self.matrices[2] + np.sin(np.asarray(t))[..., None, None] * self.matrices[3]
+        return np.asarray(self.matrices[2] + np.sin(np.asarray(t))[..., None, None] * self.matrices[3])
 
     def diffusion(self, t: Array | float) -> Array:
         """D(t) = G G'."""
@@ -78,7 +79,7 @@ class Turning:
         """Sigma(t | s) by Gauss-Legendre quadrature."""
         nodes, weights = (part * (t - s) for part in legendre(24))
         k = self.propagator(t, s + nodes)
-        return np.einsum("n,nij,njk,nlk->il", weights, k, (diffusion or self.diffusion)(s + nodes), k)
+        return np.asarray(np.einsum("n,nij,njk,nlk->il", weights, k, (diffusion or self.diffusion)(s + nodes), k))
 
     def channel(self, s: float, t: float) -> Channel:
         """The transition from s to t."""
@@ -104,7 +105,7 @@ def propagator(case: Case, wrong: bool) -> list[Sides]:
     """Stencils of K in both times against F; Liouville's determinant."""
     sde, (s, u, t) = Turning(case), np.sort(case.rng.uniform(0.1, 1.2, 3))
     k, h = sde.propagator(t, s), 0.02
-    size = np.abs(k).max() * np.abs(sde.drift([s, t])).max()
+    size = np.abs(k).max() * np.abs(sde.drift(np.array([s, t]))).max()
     by_start = -(sde.drift(s) @ k if wrong else k @ sde.drift(s))
     a, b = sde.matrices[:2]
     back = np.linalg.inv(sde.evolution(t))
@@ -113,7 +114,7 @@ def propagator(case: Case, wrong: bool) -> list[Sides]:
         Sides(derivative(lambda time: sde.propagator(time, s), t, h), sde.drift(t) @ k, scale=size),
         Sides(derivative(lambda time: sde.propagator(t, time), s, h), by_start, scale=size),
         Sides(np.linalg.det(sde.evolution(t)), np.exp(t * np.trace(a + b))),
-        Sides(derivative(lambda time: np.linalg.inv(sde.evolution(time)), t, h), -back @ sde.drift(t)),
+        Sides(derivative(lambda time: np.asarray(np.linalg.inv(sde.evolution(time))), t, h), -back @ sde.drift(t)),
     ]
 
 

@@ -47,16 +47,19 @@ TOPIC = "Variance of the reverse step"
 def family_covariance(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """Mean and covariance of the kernel pushed through the posterior law, against the denoiser and its covariance."""
     step, dim = Step.of(case), case.law.dim
-    for share in (0.0, 0.3, 1.0):
-        of_xt, of_x0, noise = member(step, share)
-        for xt in case.x[:2]:
-            law = Channel(of_x0, of_xt * xt, noise).push(case.model.posterior(xt, case.t))
-            spread = np.broadcast_to(of_x0, (dim,))
-            expected = noise * np.eye(dim) + np.outer(spread, spread) * case.model.posterior_covariance(xt, case.t)
-            mean = of_xt * xt + of_x0 * case.model.denoiser(xt, case.t)
+    for xt in case.x[:2]:
+        clean, known = case.model.posterior(xt, case.t), case.model.posterior_covariance(xt, case.t)
+        denoised = case.model.denoiser(xt, case.t)
+        for share in (0.0, 0.3, 1.0):
+            of_xt, of_x0, noise = member(step, share)
+            law, spread = Channel(of_x0, of_xt * xt, noise).push(clean), np.broadcast_to(of_x0, (dim,))
+            expected = noise * np.eye(dim) + np.outer(spread, spread) * known
             size = np.abs(of_x0 * case.law.means).max() + np.abs(of_xt * xt).max()
-            yield Sides(law.mean(), mean, scale=size)
-            yield Sides(law.cov(), expected @ expected if wrong else expected, scale=np.max(noise) + size**2)
+            yield Sides(law.mean(), of_xt * xt + of_x0 * denoised, scale=size)
+            # the components' means are exact to rounding of `size`, and their spread is at most this
+            largest = np.abs(expected).max()
+            scale = largest + size * np.sqrt(largest)
+            yield Sides(law.cov(), expected @ expected if wrong else expected, scale=scale)
 
 
 @identity(
@@ -74,10 +77,11 @@ def shifted_moments(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     c = case.process.coefficients(case.t)
     for xt in case.x[:2]:
         law, shift = case.model.posterior(xt, case.t), case.rng.standard_normal(case.law.dim)
+        known = case.model.posterior_covariance(xt, case.t)
         about = law.means - shift
         raw = law.covariances.average(law.weights[None], law.dim)[0] + (law.weights[:, None] * about).T @ about
         centre = case.model.denoiser(xt, case.t) * (1.1 if wrong else 1.0) - shift
-        yield Sides(case.model.posterior_covariance(xt, case.t), raw - np.outer(centre, centre), np.abs(raw).max())
+        yield Sides(known, raw - np.outer(centre, centre), scale=np.abs(raw).max())
         residual = xt - c.alpha * law.means
         second = c.alpha**2 * law.covariances.average(law.weights[None], law.dim)[0]
         second = second + (law.weights[:, None] * residual).T @ residual
@@ -85,7 +89,7 @@ def shifted_moments(case: ModelCase, wrong: bool) -> Iterator[Sides]:
         found = (second - c.sigma**2 * np.outer(noise, noise)) / c.alpha**2
         # residuals and the score are differences of x_t and means, exact to rounding of x_t
         size = np.abs(second).max() + np.abs(residual).max() * np.abs(xt).max()
-        yield Sides(case.model.posterior_covariance(xt, case.t), found, scale=size / c.alpha**2)
+        yield Sides(known, found, scale=size / c.alpha**2)
 
 
 @identity(
