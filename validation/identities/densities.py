@@ -23,7 +23,7 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.validation.cases import Case, LawCase, ModelCase
-from refdiff.validation.identities.gaussians import box, covariances, gaussian
+from refdiff.validation.identities.gaussians import box, covariances, gaussian, well_conditioned
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, jacobian, legendre, ticks
 from refdiff.validation.steps import smallest_std
@@ -152,11 +152,6 @@ def energy_likelihood(case: Case, wrong: bool) -> Sides:
 # ---------------------------------------------------------------------- change of variables
 
 
-def _well_conditioned(rng: np.random.Generator, dim: int) -> Array:
-    """A random matrix with singular values in [0.5, 1.5]."""
-    return np.asarray(np.linalg.qr(rng.standard_normal((dim, dim)))[0] * rng.uniform(0.5, 1.5, dim))
-
-
 @identity(
     "Change of variables, affine",
     topic=TOPIC,
@@ -169,7 +164,7 @@ def _well_conditioned(rng: np.random.Generator, dim: int) -> Array:
 def affine_change(case: LawCase, wrong: bool) -> Sides:
     """The density of the pushed law against the density before the map."""
     rng, law, z = case.rng, case.law, case.x
-    gain, offset = _well_conditioned(rng, law.dim), rng.standard_normal(law.dim)
+    gain, offset = well_conditioned(rng, law.dim), rng.standard_normal(law.dim)
     volume = (-1 if wrong else 1) * np.linalg.slogdet(gain)[1]
     right = law.logpdf(z) - volume
     return Sides(law.affine(gain, offset).logpdf(z @ gain.T + offset), right, scale=np.abs(right) + law.dim)
@@ -291,7 +286,7 @@ def posterior_score(case: ModelCase, wrong: bool) -> list[Sides]:
 def _matrix_kernel(case: LawCase) -> tuple[Channel, Array]:
     """A kernel x = K x_0 + N(0, Sigma) with dense K and Sigma, and draws from it."""
     rng, d = case.rng, case.law.dim
-    kernel = Channel(_well_conditioned(rng, d), noise=covariances(gaussian(rng, d))[0])
+    kernel = Channel(well_conditioned(rng, d), noise=covariances(gaussian(rng, d))[0])
     return kernel, kernel.sample(case.x, rng)
 
 

@@ -53,7 +53,7 @@ def diffusion_equation(case: LawCase, wrong: bool) -> Sides:
     topic=TOPIC,
     formula=r"\mathcal{F}_t(\omega) = \mathcal{F}_0(\omega)\,e^{-\sigma_t^2 |\omega|^2 / 2},\quad"
     r" p_t(x) = \int p_0(x + \sigma_t z)\,N(z; 0, I)\,dz,\quad \sigma_t^2 = 2 \int_0^t D",
-    covers=["TOPB-22", "PHY-67", "PHY-78"],
+    covers=["TOPB-22", "PHY-67"],
     over="laws",
     evidence=QUADRATURE,
     control="exp(-sigma^2 omega^2)",

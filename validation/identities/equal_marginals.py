@@ -231,7 +231,7 @@ def cdf(law: GaussianMixture, x: Array) -> Array:
     refutes=["PODA-411"],
     evidence=QUADRATURE,
     control="the push-forward by the map of the other direction",
-    needs=lambda case: smooth(case, 2) and 1 < case.law.count <= 8 and case.s < 0.5 * case.process.T,
+    needs=lambda case: smooth(case, 2) and 1 < case.law.count <= 8 and 0.1 < case.s / case.process.T < 0.5,
 )
 def flow(case: ModelCase, wrong: bool) -> list[Sides]:
     """DOP853 for points and log densities: in one dimension the distribution function is carried too."""

@@ -280,7 +280,7 @@ def expansion_velocities(case: Case, wrong: bool) -> list[Sides]:
     size = beta * (np.abs(x) + variance * np.abs(s)).max()
     sides = [
         Sides(moving.velocity(x, t), -beta / 2 * (x + variance * s), scale=size),
-        Sides(resting.velocity(x, t), 0.0, scale=size),
+        Sides(resting.velocity(x, t), 0.0, scale=beta * np.abs(x).max()),
     ]
     # a point at 0 under the variance s(t) = t^2p: v = s' x / 2 s, which for s = t does not know beta
     for power in (0.5, 1.0, 1.7):

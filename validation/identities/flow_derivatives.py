@@ -29,7 +29,7 @@ TOPIC = "Equal marginals and the probability flow"
     topic=TOPIC,
     formula=r"\nabla v = f I - \tfrac12 g^2 \nabla^2 \log p = (\nabla v)^\top,"
     r"\quad \operatorname{tr} \nabla v = \nabla \cdot v",
-    covers=["DMI-57", "TOPB-19"],
+    covers=["TOPB-19"],
     control="g^2 in place of g^2 / 2",
     needs=lambda case: case.law.dim <= 16,
 )

@@ -34,7 +34,7 @@ TOPIC = "Interpolants and flow-first paths"
     topic=TOPIC,
     formula=r"v_t(x) = \sum_{ij} r_{ij}(x)\,\mathbb{E}[\dot a x_0 + \dot b x_1 | x, ij]"
     r" \;\Rightarrow\; \partial_t p = -\nabla \cdot (p v)",
-    covers=["PODB-33", "PODB-35", "PODB-37", "TOPB-50"],
+    covers=["PODB-33", "PODB-37", "TOPB-50"],
     over="once",
     evidence=DERIVATIVE,
     control="prior weights of the pairs in place of their posterior",

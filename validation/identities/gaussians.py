@@ -57,6 +57,11 @@ def gaussian(rng: np.random.Generator, dim: int) -> Gaussian:
     return Gaussian(drawn.means[0], covariances(drawn)[0])
 
 
+def well_conditioned(rng: np.random.Generator, dim: int) -> Array:
+    """A random matrix with singular values in [0.5, 1.5]."""
+    return np.asarray(np.linalg.qr(rng.standard_normal((dim, dim)))[0] * rng.uniform(0.5, 1.5, dim))
+
+
 def box(law: GaussianMixture) -> tuple[Array, float]:
     """A grid (n, 2) with the area of its cells on which sums of a Gaussian in the plane converge to rounding.
 

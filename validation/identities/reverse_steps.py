@@ -76,7 +76,6 @@ def completed_square(case: ModelCase, wrong: bool) -> Sides:
     formula=r"\log p_{t+\Delta t}(x + \Delta x) = \log p_t + \Delta x \cdot s + \Delta t\,\partial_t \log p"
     r" + \tfrac12 \Delta x \cdot H \Delta x + O(\Delta t^{3/2}),\quad |\Delta x|^2 \sim \Delta t",
     covers=["TOPA-62"],
-    refutes=["TOPA-62"],
     evidence=ORDER,
     control="without the Hessian term, which is of the order of the one in dt that is kept",
     needs=lambda case: case.law.dim <= 5,

@@ -255,7 +255,7 @@ def sure_and_hyvarinen(case: ModelCase, wrong: bool) -> Sides:
     right = marginal.laplacian(x) + 0.5 * squared(score) + d / (1 if wrong else 2) / v
     # D - x is a difference of numbers of the size of x: its square is known to eps |D - x| |x|
     residual = np.sqrt(squared(guess - x)) * (np.sqrt(squared(guess)) + np.sqrt(squared(x)))
-    return Sides(left, right, scale=(residual + 2 * v * np.abs(divergence) + 2 * d * v) / v**2)
+    return Sides(left, right, scale=(residual + 2 * v * np.abs(divergence) + d * v) / (2 * v**2))
 
 
 # ---------------------------------------------------------------------- general operators
