@@ -82,6 +82,12 @@ def legendre(count: int = 64) -> tuple[Array, Array]:
     return (nodes + 1) / 2, weights / 2
 
 
+def product_rule(rule: tuple[Array, Array], dim: int) -> tuple[Array, Array]:
+    """The nodes (n^dim, dim) and weights (n^dim,) of a rule on the line, along every axis."""
+    nodes, weights = (np.stack(np.meshgrid(*[part] * dim, indexing="ij"), axis=-1).reshape(-1, dim) for part in rule)
+    return nodes, weights.prod(axis=1)
+
+
 def extrapolate(values: list[Array], ratio: float = 2.0, first: int = 1, step: int = 1) -> Array:
     """The limit of values at h, h / ratio, h / ratio^2, ... with errors in h^first, h^(first + step), ..."""
     table = [np.asarray(value, dtype=float) for value in values]

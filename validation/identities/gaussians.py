@@ -19,7 +19,7 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import Sides, identity
-from refdiff.validation.numeric import Function, hermite
+from refdiff.validation.numeric import Function, hermite, product_rule
 
 TOPIC = "Gaussian toolbox"
 
@@ -188,9 +188,7 @@ def affine_law(case: Case, wrong: bool) -> list[Sides]:
     The n-point rule errs on e^(i a z) by n! a^(2 n) / (2 n)!: below 1e-65 for |a| <= 3 and n = 64.
     """
     rng, found = case.rng, []
-    nodes, weights = hermite(64)
-    z = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
-    weight = np.multiply.outer(weights, weights).ravel()
+    z, weight = product_rule(hermite(64), 2)
     for a in _gains(rng):
         mean = rng.standard_normal(len(a))
         pushed = Channel(a, mean).push(Gaussian(np.zeros(2), 1.0))
@@ -219,9 +217,8 @@ def reparameterised(case: Case, wrong: bool) -> list[Sides]:
     a = s if wrong else np.linalg.cholesky(s)
     x, area = box(p)
     density = np.exp(p.logpdf(x)) * area
-    nodes, weights = hermite(64)
-    z = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
-    moved, weight = p.means[0] + z @ a.T, np.multiply.outer(weights, weights).ravel()
+    z, weight = product_rule(hermite(64), 2)
+    moved = p.means[0] + z @ a.T
     k = rng.standard_normal(2)
     k /= np.linalg.norm(k)  # e^(k'x / 2) then moves the mass by half a standard deviation at most, well inside the box
     functions: list[Function] = [lambda y: y[:, 0] ** 3 * y[:, 1], lambda y: np.exp(y @ k / 2), lambda y: np.cos(y @ k)]

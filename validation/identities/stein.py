@@ -36,7 +36,7 @@ from refdiff.validation.expectations import grid, small
 from refdiff.validation.identities.densities import segment
 from refdiff.validation.identities.gaussians import cubature
 from refdiff.validation.identity import QUADRATURE, Sides, identity
-from refdiff.validation.numeric import hermite, legendre, ticks
+from refdiff.validation.numeric import hermite, legendre, product_rule, ticks
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -105,8 +105,7 @@ def stein_polynomials(case: Case, wrong: bool) -> list[Sides]:
     for n in range(1, 9):
         left, right = weights @ nodes ** (n + 1), (1 if wrong else n) * weights @ nodes ** (n - 1)
         found.append(Sides(left, right, scale=weights @ np.abs(nodes) ** (n + 1)))
-    z = np.stack(np.meshgrid(nodes, nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 3)
-    weight = np.einsum("i,j,k->ijk", weights, weights, weights).ravel()
+    z, weight = product_rule((nodes, weights), 3)
     left = right = scale = np.zeros(())
     for i, powers in enumerate(rng.integers(0, 6, (3, 3))):
         c, lowered = rng.normal(), powers - np.eye(3, dtype=int)[i]
