@@ -217,10 +217,12 @@ def one_sided(case: LawCase, wrong: bool) -> list[Sides]:
     size = np.abs(x).max() / a + weight * np.abs(law.means).max() + np.abs(single).max()
     turn = np.hstack([-np.eye(d), np.eye(d)])
     pair = path.channel(t).posterior_cov(path.coupling, x)
+    # conditioning takes the explained part from the spread of the pair
+    whole = np.abs(turn) @ np.abs(path.coupling.cov()) @ np.abs(turn).T
     return [
         Sides((-1 if wrong else 1) * single, path.velocity(x, t), size),
         Sides(single, -ExactModel(law, FlowMatching()).velocity(x, 1 - t), size),
-        Sides(weight**2 * kernel.posterior_cov(law, x), turn @ pair @ turn.T, np.abs(pair).max() + size**2),
+        Sides(weight**2 * kernel.posterior_cov(law, x), turn @ pair @ turn.T, whole.max()),
     ]
 
 
@@ -254,7 +256,7 @@ def table(case: LawCase, wrong: bool) -> list[Sides]:
         size = np.abs(law.cov()).max() + np.abs(law.means).max() ** 2
         sides += [Sides(end.mean(), law.mean(), 1 + np.abs(law.means).max()), Sides(end.cov(), law.cov(), 1 + size)]
         # the rate-driven row is at its prior only up to alpha_bar = e^-40
-        sides += [Sides(start.cov(), prior.cov(), largest**2 + size)]
+        sides += [Sides(start.cov(), prior.cov())]
     u = 1.2 * case.rng.random()
     c = Trigonometric(0.7).coefficients(u)
     return [*sides, Sides(c.f, -np.tan(u)), Sides(c.g2, 2 * 0.7**2 * np.tan(u))]

@@ -5,9 +5,9 @@ An error of a head turns into errors of the other heads by linear maps (W = alph
     |s_phi - s*|^2 = |eps_phi - eps*|^2 / sigma^2 = (alpha^2 / sigma^4) |x_phi - x*|^2
                    = (alpha / (sigma W))^2 |v_phi - v*|^2
 
-so two losses differ by a factor of time alone, and the irreducible part of each is the same factor times the mean
-posterior variance. The optimum is the conditional mean of the target: what is left over is uncorrelated with every
-function of x_t, at each time for itself, which is why positive weights of time cannot move it.
+so two losses differ by a factor of time alone. The optimum is the conditional mean of the target: what is left over
+is uncorrelated with every function of x_t, at each time for itself, which is why positive weights of time cannot
+move it.
 """
 
 from __future__ import annotations

@@ -205,9 +205,10 @@ def denoising_error(case: ModelCase, wrong: bool) -> Sides:
     noise = case.model.noise(xt, case.t) * (c.sigma if wrong else 1.0)
     denoised = case.model.denoiser(xt, case.t)
     left = ((x0 - denoised) ** 2).sum(axis=1)
-    # a difference that cancels leaves eps of the larger terms, and the square of what is left
+    # the difference is known to eps times the terms that cancel in it, its square to twice the difference times that
     error, terms = np.sqrt(left), np.abs(xt).max() / c.alpha + np.abs(x0).max()
-    return Sides(left, c.sigma**2 / c.alpha**2 * ((eps - noise) ** 2).sum(axis=1), scale=(error + terms).max() ** 2)
+    size = error * (error + 2 * terms) + np.finfo(float).eps * terms**2
+    return Sides(left, c.sigma**2 / c.alpha**2 * ((eps - noise) ** 2).sum(axis=1), scale=size)
 
 
 @identity(

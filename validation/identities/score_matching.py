@@ -193,8 +193,8 @@ def sliced(case: ModelCase, wrong: bool) -> list[Sides]:
         loss, size = law.laplacian(case.x) + (s**2).sum(axis=1) / 2, d * frobenius.max() ** 0.5 + (s**2).sum(axis=1)
         sides += [
             Sides(mean + (u @ s.T).T ** 2 @ w / 2, loss, scale=size),
-            Sides(variance, exact, scale=2 * frobenius.max() * d),
-            Sides(pairs, exact / 2, scale=2 * frobenius.max() * d),
+            Sides(variance, exact, scale=2 * frobenius),
+            Sides(pairs, exact / 2, scale=frobenius),
         ]
     return sides
 
