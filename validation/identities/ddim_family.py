@@ -129,7 +129,7 @@ def ddpm_member(case: TableCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "sigma_t = beta_t leaves the family at the first steps",
+    "The choice sigma_t = beta_t leaves the family at the first steps",
     topic=TOPIC,
     formula=r"1-\bar\alpha_{t-1} < \beta_t \text{ at } t = 1, 2, 3 \text{ (Su's table)},\ t = 1, 2 \text{ (linear)}",
     covers=["TOPA-46", "DMI-32"],
@@ -242,7 +242,7 @@ def plug_in_deficit(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     "Noise-free DDPM is not DDIM",
     topic=TOPIC,
     formula=r"\prod_t \frac{1 - \beta_t / V_t}{\sqrt{1-\beta_t}} = \frac{\sqrt{\bar\alpha_T}\,c}{V_T},\quad"
-    r"V_t = \bar\alpha_t c + 1 - \bar\alpha_t",
+    r" V_t = \bar\alpha_t c + 1 - \bar\alpha_t",
     covers=["TOPA-11"],
     refutes=["DMI-23", "DMI-52"],
     over="tables",

@@ -178,7 +178,7 @@ def pointwise(case: TableCase, wrong: bool) -> Iterator[Sides]:
     "The noise split one step back, and its rotation",
     topic=TOPIC,
     formula=r"x_t = \bar\alpha_t x_0 + \alpha_t \bar\beta_{t-1} \bar\epsilon_{t-1} + \beta_t \epsilon_t,\quad"
-    r"R = \frac{1}{\bar\beta_t}\begin{pmatrix} \alpha_t\bar\beta_{t-1} & \beta_t \\ \beta_t & -\alpha_t\bar\beta_{t-1}"
+    r" R = \frac{1}{\bar\beta_t}\begin{pmatrix} \alpha_t\bar\beta_{t-1} & \beta_t \\ \beta_t & -\alpha_t\bar\beta_{t-1}"
     r"\end{pmatrix},\quad R^2 = I,\ \det R = -1",
     covers=["TOPA-07", "TOPA-08"],
     refutes=["TOPA-07"],

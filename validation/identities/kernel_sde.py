@@ -99,7 +99,7 @@ def moments_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "f and g^2 are derivatives of the kernel",
+    "Drift and diffusion are derivatives of the kernel",
     topic=TOPIC,
     formula=r"f = \frac{d \log \alpha}{dt},\quad g^2 = \frac{d\sigma^2}{dt} - 2 f \sigma^2 = -2\sigma^2 \lambda'"
     r" = \alpha^2 \frac{d}{dt}\frac{\sigma^2}{\alpha^2} = 2\alpha\sigma \frac{d}{dt}\frac{\sigma}{\alpha}",

@@ -183,15 +183,23 @@ def transitions(case: Case, wrong: bool) -> list[Sides]:
     control="G in place of D = G G'",
 )
 def van_loan(case: Case, wrong: bool) -> list[Sides]:
-    """Van Loan's exponential against quadrature of K D K'."""
+    """Van Loan's exponential against quadrature of K D K', and at twice the time against two transitions composed."""
     f, root = case.rng.standard_normal((2, DIM, DIM)) * 0.7
     t, d = case.rng.uniform(0.5, 1.5), root @ root.T
-    block = expm(t * np.block([[-f, root if wrong else d], [np.zeros((DIM, DIM)), f.T]]))
-    k = block[DIM:, DIM:].T
+    generator = np.block([[-f, root if wrong else d], [np.zeros((DIM, DIM)), f.T]])
+    block, later = expm(t * generator), expm(2 * t * generator)
+    k, farther = block[DIM:, DIM:].T, later[DIM:, DIM:].T
     nodes, weights = (part * t for part in legendre(24))
     moved = expm((t - nodes)[:, None, None] * f)
     sigma = np.einsum("n,nij,jk,nlk->il", weights, moved, d, moved)
-    return [Sides(k, expm(t * f)), Sides(k @ block[:DIM, DIM:], sigma)]
+    step = Channel(k, np.zeros(DIM), sigma)
+    twice = compose([step, step])
+    return [
+        Sides(k, expm(t * f)),
+        Sides(k @ block[:DIM, DIM:], sigma),
+        Sides(farther, twice.gain),
+        Sides(farther @ later[:DIM, DIM:], twice.noise),
+    ]
 
 
 @identity(

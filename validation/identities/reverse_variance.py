@@ -202,7 +202,7 @@ def short_step(case: ProcessCase, wrong: bool) -> Sides:
     "Reverse chain of Gaussian data returns the data's variance",
     topic=TOPIC,
     formula=r"V_{t-1} = c_t^2 V_t + \beta_t \frac{V^*_{t-1}}{V^*_t},\quad"
-    r"c_t = \frac{1 - \beta_t / V^*_t}{\sqrt{1-\beta_t}}\ \Rightarrow\ V_0 = V^*_0",
+    r" c_t = \frac{1 - \beta_t / V^*_t}{\sqrt{1-\beta_t}}\ \Rightarrow\ V_0 = V^*_0",
     covers=["TOPA-12", "TOPA-38", "PHY-47", "PODA-225", "PODA-216"],
     refutes=["PHY-47"],
     over="tables",
