@@ -52,7 +52,7 @@ def _relative_entropy(p: GaussianMixture, q: GaussianMixture) -> float:
 
 
 @identity(
-    "f-divergences: KL and Jensen-Shannon",
+    "KL and Jensen-Shannon as f-divergences",
     topic=TOPIC,
     formula=r"D_f(p \| q) = \int q f(p / q),\ f = u \log u \to \mathrm{KL},"
     r"\ f = \tfrac12 [u \log u - (u + 1) \log \tfrac{1 + u}{2}] \to"

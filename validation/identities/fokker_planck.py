@@ -43,7 +43,7 @@ def rate_by_stencil(case: ModelCase) -> Array:
 )
 def continuity(case: ModelCase, wrong: bool) -> Sides:
     """Component rates in time against the divergence of the velocity, which is made of Bayes' denoiser."""
-    c, model, x, t = case.process.coefficients(case.t), case.model, case.x, case.t
+    c, model, x, t = case.process.coefficients(case.t), case.model, case.x[:3], case.t
     rate, v, s = model.log_density_rate(x, t), model.velocity(x, t), model.score(x, t)
     div = model.velocity_divergence(x, t)
     terms = dot(np.abs(c.dalpha * model.denoiser(x, t)) + np.abs(0.5 * c.dvariance * s), np.abs(s))

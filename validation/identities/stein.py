@@ -264,7 +264,7 @@ def sure_and_hyvarinen(case: ModelCase, wrong: bool) -> Sides:
     "Generalised Fisher divergence",
     topic=TOPIC,
     formula=r"D_{\mathcal{L}}(p \| q)"
-    r" = \mathbb{E}_p \big\| \tfrac{\mathcal{L} p}{p} - \tfrac{\mathcal{L} q}{q} \big\|^2"
+    r" = \mathbb{E}_p \left\| \tfrac{\mathcal{L} p}{p} - \tfrac{\mathcal{L} q}{q} \right\|^2"
     r" = \sigma^4 D_F(p_t \| q_t) \text{ for } \mathcal{L} = x + \sigma^2 \nabla,"
     r"\quad \nabla \log p_t = \tfrac{1}{\sigma^2} \big( \tfrac{\mathcal{L} p_t}{p_t} - x \big)",
     covers=["PODA-324"],
@@ -305,9 +305,9 @@ def _objective(g: Array, adjoint: Array, target: Array, weights: Array) -> Sides
 @identity(
     "Generalised score matching",
     topic=TOPIC,
-    formula=r"\tfrac12 \mathbb{E}_p \big\| g - \tfrac{\mathcal{L} p}{p} \big\|^2"
+    formula=r"\tfrac12 \mathbb{E}_p \left\| g - \tfrac{\mathcal{L} p}{p} \right\|^2"
     r" = \mathbb{E}_p \big[ \tfrac12 \|g\|^2 - \mathcal{L}^\dagger g \big]"
-    r" + \tfrac12 \mathbb{E}_p \big\| \tfrac{\mathcal{L} p}{p} \big\|^2,"
+    r" + \tfrac12 \mathbb{E}_p \left\| \tfrac{\mathcal{L} p}{p} \right\|^2,"
     r"\quad \mathcal{L} f = x f + \sigma^2 \nabla f,\ \mathcal{L}^\dagger g = x \cdot g - \sigma^2 \nabla \cdot g",
     covers=["PODA-325", "PODA-326"],
     refutes=["PODA-326"],
