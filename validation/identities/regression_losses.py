@@ -205,7 +205,7 @@ def snr(schedule: Schedule, t: Array) -> tuple[Array, Array]:
 )
 def information(case: ModelCase, wrong: bool) -> Sides:
     """The time integral of Bayes' mean squared error on grids, against differential entropies at the two ends."""
-    schedule, (nodes, weights) = case.process.schedules[0], legendre(32)
+    schedule, (nodes, weights) = case.process.schedules[0], legendre(40)
     times = case.s + (case.t - case.s) * nodes
     _, rate = snr(schedule, times)
     mmse = np.array([(g := grid.__wrapped__(case, float(t))).mean(g.variance)[0] for t in times])
