@@ -37,7 +37,7 @@ TOPIC = "Equal marginals and the probability flow"
     topic=TOPIC,
     formula=r"\partial_t p = -\nabla \cdot ([v \pm \tfrac{\gamma^2}{2} s]\,p) \pm \tfrac{\gamma^2}{2} \Delta p,"
     r"\quad v = f - \tfrac12 g^2 s",
-    covers=["PODB-67", "PODA-413", "PODA-407", "TOPA-64", "TOPA-78", "TOPA-82", "TOPA-83", "TOPA-84", "TOPB-62"],
+    covers=["PODB-67", "PODA-413", "PODA-407", "TOPA-64", "TOPA-82", "TOPA-83", "TOPA-84", "TOPB-62"],
     refutes=["PODB-67"],
     evidence=DERIVATIVE,
     control="the Laplacian with the forward sign in the equation of the backward process, as in the proof",
