@@ -38,10 +38,11 @@ def test_hand_written_rows_are_of_two_states_name_items_once_and_are_not_covered
     assert {note["state"] for note in ledger.notes()} <= {"implemented", "not computable"}
 
 
-@pytest.mark.parametrize("note", [n for n in ledger.notes() if n["state"] == "implemented"], ids=lambda n: n["id"])
-def test_an_implementation_can_be_imported(note):
-    module, _, name = note["by"].rpartition(".")
-    assert callable(getattr(importlib.import_module(module), name))
+def test_what_is_said_to_implement_an_item_can_be_imported():
+    for note in ledger.notes():
+        if note["state"] == "implemented":
+            module, _, name = note["by"].rpartition(".")
+            assert callable(getattr(importlib.import_module(module), name)), note
 
 
 def test_at_least_sixty_identities_cover_at_least_two_hundred_items():

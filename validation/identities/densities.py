@@ -294,7 +294,7 @@ def _matrix_kernel(case: LawCase) -> tuple[Channel, Array]:
     "Conditional score of a matrix kernel",
     topic=TOPIC,
     formula=r"\nabla_x \log p(x | x_0) = -\Sigma^{-1} (x - K x_0)",
-    covers=["RDX-08"],
+    covers=["RDX-08", "PODD-110"],
     over="laws",
     evidence=DERIVATIVE,
     control="K transposed",

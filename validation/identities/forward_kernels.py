@@ -83,7 +83,7 @@ def respaced(table: BetaTable, count: int = 9) -> tuple[NDArray[np.intp], Array,
     "Two steps are one step (Chapman-Kolmogorov)",
     topic=TOPIC,
     formula=r"g_{t|s} = g_{t|u}\, g_{u|s}, \qquad \sigma^2_{t|s} = \sigma^2_{t|u} + g_{t|u}^2\, \sigma^2_{u|s}",
-    covers=["PODB-06", "TOPA-04", "DMI-17"],
+    covers=["PODB-06", "TOPA-04", "DMI-17", "PODD-85"],
     control="the first step's noise carried by g in place of g^2",
 )
 def chapman_kolmogorov(case: ModelCase, wrong: bool) -> list[Sides]:
@@ -105,7 +105,7 @@ def chapman_kolmogorov(case: ModelCase, wrong: bool) -> list[Sides]:
     "The marginal is the data blurred: quadrature of the convolution",
     topic=TOPIC,
     formula=r"p_t(x) = \int \mathcal{N}(x; \alpha_t x_0, \sigma_t^2)\, p_0(x_0)\, dx_0",
-    covers=["PODB-01", "PODA-406", "TOPA-35", "DMI-18"],
+    covers=["PODB-01", "PODB-28", "PODA-406", "TOPA-35", "DMI-18"],
     evidence=QUADRATURE,
     control="sigma in place of sigma^2 as the kernel's variance",
     needs=lambda case: case.law.dim == 1 and not case.law.covariances.singular,

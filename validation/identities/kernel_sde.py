@@ -75,7 +75,7 @@ def growth(schedule: Schedule, s: float, t: float) -> tuple[float, Array, Array,
     topic=TOPIC,
     formula=r"\frac{\alpha_t}{\alpha_s} = e^{\int_s^t f},\qquad"
     r" \sigma_t^2 = \Big(\frac{\alpha_t}{\alpha_s}\Big)^2 \sigma_s^2 + \int_s^t e^{2\int_u^t f} g^2(u)\, du",
-    covers=["PODA-404", "PODA-405", "PODA-425", "PODB-03", "TOPA-72", "TOPA-73", "PODD-54"],
+    covers=["PODA-404", "PODA-405", "PODA-425", "PODB-03", "TOPA-72", "TOPA-73", "PODD-54", "PODD-86"],
     refutes=["TOPA-73"],
     over="processes",
     evidence=QUADRATURE,

@@ -27,7 +27,7 @@ TOPIC = "Reverse-time equations"
     topic=TOPIC,
     formula=r"\mathrm{Cov}(w_s, w_t) = \min(s, t), \quad w_s \mid w_r, w_t \sim \mathcal{N}\left(w_r +"
     r" \frac{s - r}{t - r} (w_t - w_r), \frac{(s - r)(t - s)}{t - r}\right)",
-    covers=["PODA-403"],
+    covers=["PODA-403", "PODD-63"],
     over="once",
     control="the bridge's variance without the division by t - r",
 )

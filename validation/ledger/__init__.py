@@ -6,8 +6,8 @@ r"""The ledger: what refdiff says about each of the 835 numbered items of the fi
     not computable   nothing in the item can be computed (notes.tsv says why)
     open             none of these yet
 
-Only the second and third sources of truth are written by hand: index.tsv is the list of items, notes.tsv holds the
-implemented and not computable ones. The rest is derived from the registry, so the ledger cannot fall behind it.
+Two files are written by hand: index.tsv is the list of items, notes.tsv holds those implemented and not computable.
+Everything else is derived from the registry, so the ledger cannot fall behind it.
 """
 
 from __future__ import annotations
