@@ -42,7 +42,7 @@ def flow(axes: plt.Axes) -> None:
 
 
 def scores(axes: plt.Axes) -> None:
-    """Error, tolerance and control of every identity, by topic."""
+    """Error, tolerance and control of every identity, by kind of evidence."""
     outcomes = sorted(
         run_all(registry().values(), "quick"), key=lambda o: (o.identity.evidence.name, o.identity.tolerance, o.error)
     )
@@ -54,10 +54,17 @@ def scores(axes: plt.Axes) -> None:
     axes.plot(error, rows, "o", ms=3, color="#0072b2", label="worst error")
     axes.plot(tolerance, rows, "|", ms=4, color="black", label="tolerance")
     axes.plot(control, rows, "x", ms=3, color="#d55e00", label="negative control")
+    for kind in {o.identity.evidence for o in outcomes}:
+        middle = np.mean([row for row, o in zip(rows, outcomes, strict=True) if o.identity.evidence is kind])
+        axes.text(1.6 * kind.tolerance, middle, kind.name, va="center", fontsize=9)
     axes.set(
-        xscale="log", xlim=(5e-18, 1e6), yticks=[], title=f"{len(outcomes)} identities, each with a negative control"
+        xscale="log",
+        xlim=(5e-18, 1e6),
+        yticks=[],
+        xlabel="scaled error",
+        title=f"{len(outcomes)} identities, each with a negative control",
     )
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
 
 
 def main(target: Path) -> None:
