@@ -33,6 +33,11 @@ def smooth(case: ModelCase, dim: int = 5) -> bool:
     return case.law.dim <= dim and not tabulated(case.process)
 
 
+def spread(case: ModelCase) -> bool:
+    """Whether the data are more than one point, whose deviation of 0 is no length."""
+    return bool(case.law.cov().any())
+
+
 def smallest_std(law: GaussianMixture) -> float:
     """The smallest standard deviation of a component along any direction: the length on which the density bends."""
     return float(np.sqrt(np.linalg.eigvalsh(law.covariances.dense(law.dim)).min()))

@@ -31,6 +31,7 @@ from refdiff.schedules import (
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
 from refdiff.validation.identities.parameterizations import gap, scalar, sizes
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.steps import spread
 
 TOPIC = "Equivalence of schedules"
 
@@ -76,7 +77,7 @@ def straight(case: ModelCase, wrong: bool) -> list[Sides]:
     r"\quad s_t(x) = s^{\mathrm{trig}}_u(x/R) / R",
     covers=["PODB-59", "PODD-22"],
     control="tan u = sigma_d sigma / alpha",
-    needs=lambda case: scalar(case) and case.law.count < 100,
+    needs=lambda case: scalar(case) and case.law.count < 100 and spread(case),
 )
 def arc(case: ModelCase, wrong: bool) -> list[Sides]:
     """The case's model against the model of the arc with the standard deviation of the data, and with 1."""
@@ -108,7 +109,7 @@ def arc(case: ModelCase, wrong: bool) -> list[Sides]:
     r" x_w = \cos(u - w)\,x_u - \sin(u - w)\,v^* = \alpha_w x^* + \sigma_w\epsilon^*",
     covers=["PODD-23"],
     control="the sign of c_out: cos u x + sin u v*",
-    needs=scalar,
+    needs=lambda case: scalar(case) and spread(case),
 )
 def arc_prediction(case: ModelCase, wrong: bool) -> list[Sides]:
     """Consistency-model coefficients c_skip = cos, c_out = -sigma_d sin on F = v* / sigma_d, against Bayes' rule."""

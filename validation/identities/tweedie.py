@@ -23,6 +23,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
 from refdiff.validation.numeric import derivative, jacobian, second_derivative
+from refdiff.validation.steps import spread
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -74,7 +75,7 @@ def first_order(case: ModelCase, wrong: bool) -> Sides:
     covers=["PODA-318", "PODD-104", "DMI-66"],
     evidence=DERIVATIVE,
     control="without alpha on the left: one ascent step taken for the denoised point",
-    needs=lambda case: case.law.dim <= 16,
+    needs=lambda case: case.law.dim <= 16 and spread(case),
 )
 def first_order_by_differences(case: ModelCase, wrong: bool) -> Sides:
     """Bayes' posterior mean against differences of the log density."""
@@ -113,7 +114,7 @@ def second_order(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODA-320"],
     evidence=DERIVATIVE,
     control="sigma in place of sigma^2",
-    needs=lambda case: case.law.dim <= 5,
+    needs=lambda case: case.law.dim <= 5 and spread(case),
 )
 def denoiser_jacobian(case: ModelCase, wrong: bool) -> Sides:
     """Differences of the denoiser against Bayes' posterior covariance."""
@@ -140,7 +141,7 @@ def third_cumulant(law: GaussianMixture) -> Array:
     covers=["PODA-320"],
     evidence=DERIVATIVE,
     control="sigma^4 in place of sigma^6",
-    needs=lambda case: case.law.dim <= 5,
+    needs=lambda case: case.law.dim <= 5 and spread(case),
 )
 def third_order(case: ModelCase, wrong: bool) -> Sides:
     """The third cumulants of the posterior mixtures against differences of the Hessian."""
@@ -180,7 +181,7 @@ def extent(law: GaussianMixture, u: Array) -> float:
     covers=["PODA-319", "PODA-320"],
     evidence=DERIVATIVE,
     control="log q_0 left out",
-    needs=lambda case: case.law.dim <= 16,
+    needs=lambda case: case.law.dim <= 16 and spread(case),
 )
 def log_normaliser(case: ModelCase, wrong: bool) -> list[Sides]:
     """Cumulants of u'x_0 from Bayes' components against derivatives of log p_t - log q_0 along a line."""
