@@ -12,6 +12,7 @@ Tweedie's denoiser, linear inverse problems are all one of these. Sources: DMI-1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.distributions.mixture import Gaussian, GaussianMixture, posterior_means
-from refdiff.distributions.moments import average, cross, cross_trace, gather
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
 from refdiff.operators import Operator
 
 
@@ -56,8 +57,9 @@ class Channel:
         for name, part in parts.items():
             object.__setattr__(self, name, part)
 
-    def _parts(self) -> tuple[Operator, Array, Operator]:
-        return self.gain, self.offset, self.noise
+    def _outputs(self) -> int | None:
+        """k, or None where only scalars were given: such a channel acts on any dimension."""
+        return next((len(part) for part in (self.gain, self.offset, self.noise) if part.ndim), None)
 
     def push(self, law: GaussianMixture) -> GaussianMixture:
         """The law of y when x follows `law`."""
@@ -74,10 +76,9 @@ class Channel:
         """
         if not isinstance(earlier, Channel):
             raise TypeError(f"earlier must be a Channel, got {earlier!r}")
-        inputs, outputs = self.gain.shape[-1:], {len(part) for part in earlier._parts() if part.ndim}
-        inputs = inputs or tuple({len(part) for part in self._parts() if part.ndim})
-        if inputs and outputs and set(inputs) != outputs:
-            raise ValueError(f"earlier must have {inputs[0]} outputs, got {outputs.pop()}")
+        inputs, outputs = self.gain.shape[-1] if self.gain.ndim else self._outputs(), earlier._outputs()
+        if None not in (inputs, outputs) and inputs != outputs:
+            raise ValueError(f"earlier must have {inputs} outputs, got {outputs}")
         inner = earlier.offset if self.gain.ndim < 2 else np.broadcast_to(earlier.offset, self.gain.shape[1])
         return Channel(
             operators.product(self.gain, earlier.gain),
@@ -96,38 +97,28 @@ class Channel:
 
     def posterior_mean(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """E[x | y] for y of shape (..., k), shape (..., d): sum_k r_k(y) E[x | y, component k]."""
-        pushed = self._observed(law)
-        rows, restore = points("y", y, pushed.dim)
-
-        def one(part: Array) -> Array:
-            r = pushed.posterior_weights(part)
-            return average(r, posterior_means(law, pushed, self.gain, part), law.dim)
-
-        return restore(gather(one(part) for part in pushed.parts(rows)))
+        return self._condition(law, y, lambda r, means: average(r, means, law.dim))
 
     def posterior_cov(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """Cov[x | y] for y of shape (..., k), shape (..., d, d): spread within the components plus between them."""
-        pushed = self._observed(law)
-        rows, restore = points("y", y, pushed.dim)
         left = law.covariances.after(self.gain, self.noise, law.dim)
-
-        def one(part: Array) -> Array:
-            r, means = pushed.posterior_weights(part), posterior_means(law, pushed, self.gain, part)
-            return left.average(r, law.dim) + cross(r, means, means, law.dim)
-
-        return restore(gather(one(part) for part in pushed.parts(rows)))
+        return self._condition(law, y, lambda r, means: left.average(r, law.dim) + cross(r, means, means, law.dim))
 
     def posterior_variance(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """tr Cov[x | y], shape (...): the Bayes mean squared error at y, without forming a matrix."""
+        left = law.covariances.after(self.gain, self.noise, law.dim)
+        return self._condition(
+            law, y, lambda r, means: left.average_trace(r, law.dim) + cross_trace(r, means, means, law.dim)
+        )
+
+    def _condition(self, law: GaussianMixture, y: ArrayLike, moment: Callable[[Array, Field], Array]) -> Array:
+        """A posterior moment, from responsibilities and the field of posterior means, a part of y at a time."""
         pushed = self._observed(law)
         rows, restore = points("y", y, pushed.dim)
-        left = law.covariances.after(self.gain, self.noise, law.dim)
-
-        def one(part: Array) -> Array:
-            r, means = pushed.posterior_weights(part), posterior_means(law, pushed, self.gain, part)
-            return left.average_trace(r, law.dim) + cross_trace(r, means, means, law.dim)
-
-        return restore(gather(one(part) for part in pushed.parts(rows)))
+        parts = pushed.parts(rows)
+        return restore(
+            gather(moment(pushed.posterior_weights(p), posterior_means(law, pushed, self.gain, p)) for p in parts)
+        )
 
     def reverse(self, law: GaussianMixture) -> Channel:
         """The channel y -> x of Bayes' rule when x follows the Gaussian `law`: x = G y + (m - G (A m + b)) + N(0, V).

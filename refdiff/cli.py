@@ -202,10 +202,10 @@ def _execute(console: Console, chosen: Sequence[Identity], level: str, seed: int
 
     described = "" if data is None else data.describe()
     head = [f"refdiff {__version__}", counted(len(chosen), "identity"), f"level {level}", f"seed {seed}"]
-    console.print(", ".join(head + [f"data {described}"] * bool(described)), soft_wrap=True)
     given = None if data is None else {data.name: data.law()}
     start, found = time.perf_counter(), {}
     try:
+        console.print(", ".join(head + [f"data {described}"] * bool(described)), soft_wrap=True)
         with _progress(len(chosen)) as advance, closing(outcomes(chosen, level, seed, given, jobs)) as stream:
             for place, outcome in stream:
                 found[place] = outcome

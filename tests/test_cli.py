@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -250,11 +249,14 @@ def test_an_interrupt_ends_with_130_and_keeps_what_is_there(tmp_path, register):
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_stops_all_processes_at_once(tmp_path, jobs):
     command = [sys.executable, "-m", "refdiff", "validate", "--thorough", "--jobs", jobs, "--json", tmp_path / "a.json"]
+
+    def listen():  # a shell starts its background jobs deaf to SIGINT, and these tests may run in one
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen
     ) as process:
         assert "identities, level thorough" in process.stdout.readline()
-        time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)  # a terminal tells every process of the group
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -11,7 +11,6 @@ import importlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -100,15 +99,18 @@ def _quiet_start() -> Iterator[None]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C is ignored here, and by processes started here."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may change that
+    """Ctrl-C waits here until the end, and is not heard by processes started here, which inherit the mask.
+
+    Held back and not ignored: one that comes meanwhile must not be lost.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where workers hear it too
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 # ---------------------------------------------------------------------- in the worker
