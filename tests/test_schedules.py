@@ -247,3 +247,16 @@ def test_function_schedules_find_derivatives_they_are_not_given(u):
 def test_schedules_with_equal_parameters_are_equal_and_hashable():
     assert VPLinear() == VPLinear(0.1, 20.0)
     assert len({VPLinear(), VPLinear(), VPCosine()}) == 2
+
+
+def test_a_clock_that_starts_at_rest_meets_an_infinite_rate_of_sigma_in_its_limit():
+    # sigma = sqrt(beta_min t) to leading order, so on the clock t^2 it starts at the rate sqrt(beta_min)
+    schedule = Transformed(VPLinear(0.1, 20.0), lambda t: (t**2, 2 * t, 2.0))
+    np.testing.assert_allclose(schedule.dsigma(0.0), np.sqrt(0.1), rtol=1e-15)
+    np.testing.assert_allclose(schedule.sigma(1e-6) / 1e-6, np.sqrt(0.1), rtol=1e-9)
+
+
+def test_one_time_gives_numbers_and_many_times_arrays():
+    for schedule in ENDS:
+        assert all(isinstance(value, float) for value in schedule.coefficients(0.3 * schedule.T))
+        assert all(value.shape == (2,) for value in schedule.coefficients([0.3 * schedule.T, 0.4 * schedule.T]))

@@ -224,6 +224,9 @@ class GaussianMixture:
         y = points("values", values, len(chosen))[0]
         if len(y) != 1:
             raise ValueError(f"values must be one point, got {len(y)}")
+        if isinstance(self.covariances, Diagonal):  # only the weights learn from other coordinates
+            left = self.covariances.marginal(others)
+            return law(self.marginal(chosen).log_weights_given(y), self.means[:, others], left)
         zero = np.zeros(())
         return self.observe(np.eye(self.dim)[chosen], zero, zero, y).marginal(others)
 
@@ -235,11 +238,18 @@ class GaussianMixture:
         if len(y) != 1:
             raise ValueError(f"y must be one point, got {len(y)}")
         pushed = self.affine(a, b).convolve(c)
-        if pushed.covariances.singular:
-            raise ValueError(NO_DENSITY.format(what="the law of y"))
-        logits = pushed._log_joint(y)[0]
+        learnt = pushed.log_weights_given(y)
         means = posterior_means(self, pushed, a, y)(slice(0, self.count))[0]
-        return law(logits - logsumexp(logits), means, self.covariances.after(a, c, self.dim))
+        return law(learnt, means, self.covariances.after(a, c, self.dim))
+
+    def log_weights_given(self, y: Array) -> Array:
+        """log r_k(y) of one checked point y (1, d), shape (K,)."""
+        if self.covariances.singular:
+            raise ValueError(NO_DENSITY.format(what="the law of y"))
+        logits = self._log_joint(y)[0]
+        if np.isneginf(logits).all():
+            raise ValueError("y must be near enough to a component for float64, got a log density of -inf")
+        return np.asarray(logits - logsumexp(logits))
 
 
 class Gaussian(GaussianMixture):

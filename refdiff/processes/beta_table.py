@@ -48,6 +48,9 @@ class BetaTable(Schedule):
         with np.errstate(divide="ignore"):
             object.__setattr__(self, "total", np.append(0.0, -np.cumsum(np.log1p(-betas))))
 
+    def __repr__(self) -> str:
+        return f"BetaTable({self.steps} betas, {self.betas[0]:.6g} to {self.betas[-1]:.6g})"
+
     @property
     def T(self) -> float:  # type: ignore[override]
         """N, the number of steps."""

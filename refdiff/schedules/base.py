@@ -62,7 +62,7 @@ class Schedule(ABC):
         with np.errstate(
             divide="ignore", invalid="ignore", over="ignore"
         ):  # infinite derivatives at the ends are the true limits
-            return self._coefficients(times)
+            return Coefficients(*(np.asarray(value)[()] for value in self._coefficients(times)))
 
     def alpha(self, t: ArrayLike) -> Any:
         """The signal factor alpha(t) >= 0."""
@@ -132,13 +132,18 @@ def differentiable(
 
 def variance_preserving(a: Array, da: Array, d2a: Array, variance: Array, f: Array) -> Coefficients:
     """Coefficients with alpha^2 + sigma^2 = 1, where (sigma^2)' = -2 alpha alpha' and g2 = -2 f."""
-    s = np.sqrt(variance)
     dvariance, d2variance = -2 * a * da, -2 * (da * da + a * d2a)
+    s, ds, d2s = from_variance(variance, dvariance, d2variance)
+    return Coefficients(a, da, d2a, s, ds, d2s, dvariance, d2variance, f, -2 * f, np.log(a) - np.log(s))
+
+
+def from_variance(variance: Array, dvariance: Array, d2variance: Array) -> tuple[Array, Array, Array]:
+    """sigma, sigma' and sigma'' from sigma^2 and its derivatives."""
+    s = np.sqrt(variance)
     # where the variance starts like t^2 (a rate beta that starts at 0), sigma starts like t, even in its next term
     flat = (s == 0) & (dvariance == 0)
     ds = np.where(flat, np.sqrt(np.maximum(d2variance, 0) / 2), dvariance / (2 * s))
-    d2s = np.where(flat, 0.0, (d2variance - 2 * ds * ds) / (2 * s))
-    return Coefficients(a, da, d2a, s, ds, d2s, dvariance, d2variance, f, -2 * f, np.log(a) - np.log(s))
+    return s, ds, np.where(flat, 0.0, (d2variance - 2 * ds * ds) / (2 * s))
 
 
 def from_rate(total: Array, beta: Array, dbeta: Array) -> Coefficients:

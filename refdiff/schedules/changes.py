@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from refdiff.arguments import Array, real_scalar
-from refdiff.schedules.base import Coefficients, Schedule, differentiable
+from refdiff.schedules.base import Coefficients, Schedule, differentiable, from_variance
 
 Function = Callable[[Array], Array]
 
@@ -120,7 +120,10 @@ class Transformed(Schedule):
         a, da, d2a = chain((c, dc, d2c), (base.alpha, base.dalpha, base.d2alpha))
         s, ds, d2s = chain((c, dc, d2c), (base.sigma, base.dsigma, base.d2sigma))
         square = c * c, 2 * c * dc, 2 * (dc * dc + c * d2c)
-        _, dv, d2v = chain(square, (base.sigma**2, base.dvariance, base.d2variance))
+        v, dv, d2v = chain(square, (base.sigma**2, base.dvariance, base.d2variance))
+        # an infinite sigma' of the base can meet a clock that stands still: the variance knows what comes of it
+        known, _, ds_v, d2s_v = np.isfinite(base.dsigma), *from_variance(v, dv, d2v)
+        ds, d2s = np.where(known, ds, ds_v), np.where(known, d2s, d2s_v)
         # lambda' = lambda'_base tau' and g2 = -2 sigma^2 lambda': scale^2 tau' times the base's
         f, g2 = base.f * dtau + dc / c, c * c * dtau * base.g2
         return Coefficients(a, da, d2a, s, ds, d2s, dv, d2v, f, g2, base.log_snr)
