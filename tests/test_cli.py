@@ -1,5 +1,6 @@
 """The command line, as its users meet it: exit status, messages, files, and what happens when it is stopped."""
 
+import contextlib
 import json
 import os
 import re
@@ -256,9 +257,13 @@ def test_ctrl_c_stops_all_processes_at_once(tmp_path, jobs):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen
     ) as process:
-        assert "identities, level thorough" in process.stdout.readline()
-        os.killpg(process.pid, signal.SIGINT)  # a terminal tells every process of the group
-        output, errors = process.communicate(timeout=60)
+        try:
+            assert "identities, level thorough" in process.stdout.readline()
+            os.killpg(process.pid, signal.SIGINT)  # a terminal tells every process of the group
+            output, errors = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # a run that did not stop must not outlive the test
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert errors == ""
     assert "INTERRUPTED" in output
