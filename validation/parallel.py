@@ -130,5 +130,5 @@ def _one(module: str, name: str) -> dict[str, Any]:
     one = REGISTRY[name]
     if one.over not in _cases:
         _cases[one.over] = list(KINDS[one.over](*_matrix))
-    found = _sighted(run(one, _cases[one.over]), *_matrix[1:])
+    found = _sighted(run(one, _cases[one.over], _matrix[0]), *_matrix[1:])
     return {field.name: getattr(found, field.name) for field in fields(found) if field.name != "identity"}

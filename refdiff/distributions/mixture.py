@@ -20,7 +20,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
@@ -127,7 +126,7 @@ class GaussianMixture:
             ValueError: x has another last dimension, or some S_k is singular (there is no density).
         """
         rows, restore = points("x", x, self.dim)
-        return restore(gather(logsumexp(self._log_joint(part), axis=1) for part in self.parts(rows)))
+        return restore(gather(log_total(self._log_joint(part)) for part in self.parts(rows)))
 
     def responsibilities(self, x: ArrayLike) -> Array:
         """r_k(x) = p(component k | x), shape (..., K)."""
@@ -246,10 +245,10 @@ class GaussianMixture:
         """log r_k(y) of one checked point y (1, d), shape (K,)."""
         if self.covariances.singular:
             raise ValueError(NO_DENSITY.format(what="the law of y"))
-        logits = self._log_joint(y)[0]
+        logits = self._log_joint(y)
         if np.isneginf(logits).all():
             raise ValueError("y must be near enough to a component for float64, got a log density of -inf")
-        return np.asarray(logits - logsumexp(logits))
+        return np.asarray(logits[0] - log_total(logits))
 
 
 class Gaussian(GaussianMixture):
@@ -306,6 +305,14 @@ def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator
     return lambda ks: prior.means[ks] + gain.multiply(y[:, None, :] - pushed.means[ks], ks)
 
 
+def log_total(logits: Array) -> Array:
+    """log sum_k e^l_nk, shape (n,), -inf where every l is; SciPy's logsumexp is ten times slower where K is small."""
+    peak = logits.max(axis=1)
+    base = np.where(np.isneginf(peak), 0.0, peak)
+    with np.errstate(divide="ignore"):
+        return np.asarray(base + np.log(np.exp(logits - base[:, None]).sum(axis=1)))
+
+
 # ---------------------------------------------------------------------- arguments
 
 
@@ -346,4 +353,4 @@ def log_weights(weights: ArrayLike | None, count: int) -> NDArray[np.float64]:
         raise ValueError("weights must not all be zero")
     with np.errstate(divide="ignore"):  # log 0 = -inf is the log weight of a component that is never drawn
         logs = np.log(array)
-    return np.asarray(logs - logsumexp(logs))
+    return np.asarray(logs - log_total(logs[None]))

@@ -62,7 +62,8 @@ class Schedule(ABC):
         with np.errstate(
             divide="ignore", invalid="ignore", over="ignore"
         ):  # infinite derivatives at the ends are the true limits
-            return Coefficients(*(np.asarray(value)[()] for value in self._coefficients(times)))
+            found = self._coefficients(times)
+        return found if times.ndim else Coefficients(*(value[()] for value in found))  # numbers for one time
 
     def alpha(self, t: ArrayLike) -> Any:
         """The signal factor alpha(t) >= 0."""
