@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
 from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal
-from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total
 from refdiff.operators import Operator
 
 
@@ -303,14 +303,6 @@ def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator
     """The field E[x | y, component k] = m_k + G_k (y - A m_k - b), with A m_k + b the means of `pushed`."""
     gain = prior.covariances.gain(a, pushed.covariances, prior.dim)
     return lambda ks: prior.means[ks] + gain.multiply(y[:, None, :] - pushed.means[ks], ks)
-
-
-def log_total(logits: Array) -> Array:
-    """log sum_k e^l_nk, shape (n,), -inf where every l is; SciPy's logsumexp is ten times slower where K is small."""
-    peak = logits.max(axis=1)
-    base = np.where(np.isneginf(peak), 0.0, peak)
-    with np.errstate(divide="ignore"):
-        return np.asarray(base + np.log(np.exp(logits - base[:, None]).sum(axis=1)))
 
 
 # ---------------------------------------------------------------------- arguments
