@@ -1,0 +1,32 @@
+"""What README promises runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_tour_runs_and_prints_a_posterior(capsys):
+    names: dict[str, object] = {}
+    tour = [block for block in BLOCKS if "ExactModel(" in block or "step = model" in block]
+    assert len(tour) == 2
+    for block in tour:
+        exec(block, names)
+    assert "GaussianMixture(8 x R^2" in capsys.readouterr().out
+
+
+def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refuses_its_negative():
+    block = next(block for block in BLOCKS if "assert_score" in block)
+    for sign in (1, -1):
+        names = {"my_score": lambda model, x, t, sign=sign: sign * model.score(x, t)}
+        exec(block, names)
+        check = settings(max_examples=5, phases=[Phase.generate])(names["test_score"])
+        if sign == 1:
+            check()
+        else:
+            with pytest.raises(AssertionError, match=r"score is wrong[\s\S]*minus the score"):
+                check()
