@@ -1,8 +1,8 @@
 r"""Linear operators in three storages: a scalar a, a diagonal (d,), a matrix (k, d).
 
-    apply(A, x)       A x                      transpose(A)    A'
-    product(A, B)     A B                      sandwich(A, S)  A S A'
-    add(A, B)         A + B                    dense(A, d)     the matrix
+    apply(A, x)       A x                      sandwich(A, S)  A S A'
+    product(A, B)     A B                      dense(A, d)     the matrix
+    add(A, B)         A + B                    rows(A, d)      the dimension that A maps R^d into
 
 This module knows which storage an operator has; what stands on it (covariances, channels) asks here.
 """
@@ -72,11 +72,6 @@ def fits(name: str, a: Operator, dim: int) -> None:
 def apply(a: Operator, x: Array) -> Array:
     """A x for points x of shape (..., d)."""
     return x @ a.T if a.ndim == 2 else a * x
-
-
-def transpose(a: Operator) -> Operator:
-    """A'."""
-    return a.T
 
 
 def product(a: Operator, b: Operator) -> Operator:
