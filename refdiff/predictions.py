@@ -89,9 +89,7 @@ def convert(
         ValueError: an unknown prediction, shapes that differ, or a time at which the source does not determine the
             target (the noise from the denoiser at sigma = 0, the denoiser from the noise at alpha = 0).
     """
-    for name, kind in (("source", source), ("target", target)):
-        if kind not in _TABLE:
-            raise ValueError(f"{name} must be one of {', '.join(PREDICTIONS)}, got {kind!r}")
+    _known(source, target)
     where = real_array("x", x)
     if where.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")
@@ -100,15 +98,35 @@ def convert(
     if given.shape != rows.shape:
         raise ValueError(f"value must have the shape of x, {where.shape}, got {np.shape(value)}")
     c = (AffineProcess(process) if isinstance(process, Schedule) else process).coefficients(t)
+    return restore(_made(c, rows, given, source, target))
+
+
+def weights(c: Coefficients, source: str, target: str) -> tuple[Array, Array]:
+    """(a, b) with target = a x + b source, where the coefficients of the process are c.
+
+    Raises:
+        ValueError: an unknown prediction, or coefficients at which the source does not determine the target.
+    """
+    _known(source, target)
+    one, zero = np.ones_like(c.alpha), np.zeros_like(c.alpha)
+    return _made(c, one, zero, source, target), _made(c, zero, one, source, target)
+
+
+def _known(source: str, target: str) -> None:
+    for name, kind in (("source", source), ("target", target)):
+        if kind not in _TABLE:
+            raise ValueError(f"{name} must be one of {', '.join(PREDICTIONS)}, got {kind!r}")
+
+
+def _made(c: Coefficients, x: Array, given: Array, source: str, target: str) -> Array:
+    """The target at x, from the source there."""
+    if source == target:
+        return given
     known = _TABLE[source]
     with np.errstate(all="ignore"):  # what is not finite is reported below, with its reason
-        result = (
-            given
-            if source == target
-            else _TABLE[target].made(c, lambda: known.denoiser(c, rows, given), lambda: known.noise(c, rows, given))
-        )
+        result = _TABLE[target].made(c, lambda: known.denoiser(c, x, given), lambda: known.noise(c, x, given))
     if not np.isfinite(result).all():
         raise ValueError(
-            f"t must leave {source} and {target} equivalent, got {t}: alpha = {c.alpha}, sigma = {c.sigma}"
+            f"t must leave {source} and {target} equivalent, got a time where alpha = {c.alpha}, sigma = {c.sigma}"
         )
-    return restore(result)
+    return result

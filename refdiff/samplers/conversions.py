@@ -1,0 +1,195 @@
+r"""The same sampler written otherwise: another prediction, another coordinate, two in a row, the tail of one.
+
+With o_j = a_j x_j + b_j p_j (another prediction p at the same point) a weight w on o_j is a weight w a_j on the
+stage and w b_j on p_j; with x_k = c_k u_k (another coordinate u) a weight w from x_j to x_k is w c_j / c_k from u_j
+to u_k. The sampler, as a map, stays what it is. Sources: PODC9-08, PODC9-55, PODC10-17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refdiff.arguments import Array, whole_number
+from refdiff.predictions import PREDICTIONS, weights
+from refdiff.samplers.tableau import COORDINATES, Tableau
+from refdiff.schedules import Coefficients
+
+
+def to_prediction(tableau: Tableau, prediction: str) -> Tableau:
+    """The same sampler for a model that answers another prediction.
+
+    Raises:
+        ValueError: a stage is evaluated where the two predictions do not determine each other (alpha or sigma = 0).
+    """
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction == tableau.prediction:
+        return tableau
+    c, scale = tableau.coefficients, tableau.scale
+    reach = max(tableau.window[:2])
+    states, outputs = _widened(tableau.states, reach), _widened(tableau.outputs, reach)
+    axes = np.broadcast_shapes(tableau.axes, np.shape(c.alpha)[1:])
+    states, outputs = (_broadcast(part, axes) for part in (states, outputs))
+    for j in np.flatnonzero(tableau.evaluated):
+        of_x, of_new = weights(Coefficients(*(part[j] for part in c)), prediction, tableau.prediction)
+        for k in range(j + 1, min(j + 1 + reach, tableau.stages)):
+            w = outputs[k, k - 1 - j].copy()
+            states[k, k - 1 - j] += w * of_x * scale[j]
+            outputs[k, k - 1 - j] = w * of_new
+    return replace(tableau, prediction=prediction, states=states, outputs=outputs)
+
+
+def to_coordinate(tableau: Tableau, coordinate: str) -> Tableau:
+    """The same sampler with stages that hold x, x/alpha or x/sigma.
+
+    Raises:
+        ValueError: a stage lies where the new coordinate is infinite (alpha = 0, or sigma = 0).
+    """
+    if coordinate not in COORDINATES:
+        raise ValueError(f"coordinate must be one of {', '.join(COORDINATES)}, got {coordinate!r}")
+    if coordinate == tableau.coordinate:
+        return tableau
+    new = replace(tableau, coordinate=coordinate).scale
+    if (new == 0).any():
+        at = tableau.times[(new == 0).reshape(tableau.stages, -1).any(axis=1)][0]
+        raise ValueError(f"coordinate must be finite at every stage, got {coordinate} at t = {at}")
+    ratio = tableau.scale / new  # what a stage's old value is multiplied by
+    axes = np.broadcast_shapes(tableau.axes, ratio.shape[1:])
+    states, outputs = _broadcast(tableau.states, axes).copy(), _broadcast(tableau.outputs, axes) * _rows(ratio)
+    for k in range(tableau.stages):
+        for i in range(min(k, states.shape[1])):
+            states[k, i] *= ratio[k] / ratio[k - 1 - i]
+    noise = tableau.noise
+    noise = (
+        noise * ratio.reshape(*ratio.shape[:1], 1, -1, 1) if noise.ndim == 4 else _broadcast(noise, axes) * _rows(ratio)
+    )
+    return replace(tableau, coordinate=coordinate, states=states, outputs=outputs, noise=noise)
+
+
+def compose(first: Tableau, second: Tableau) -> Tableau:
+    """First one sampler, then the other, as one table: the second starts at the first one's output.
+
+    Raises:
+        ValueError: the second does not start at the time where the first ends.
+    """
+    if first.times[-1] != second.times[0]:
+        raise ValueError(f"second must start at t = {first.times[-1]}, where first ends, got {second.times[0]}")
+    second = to_coordinate(to_prediction(second, first.prediction), first.coordinate)
+    axes = np.broadcast_shapes(first.axes, second.axes)
+    square = max(first.noise.ndim, second.noise.ndim) == 4
+    dims = (first.noise.shape[2:] or second.noise.shape[2:])[:1] * 2 if square else axes
+
+    def joined(name: str) -> Array:
+        parts = [getattr(first, name), getattr(second, name)[1:]]
+        width = max(part.shape[1] for part in parts)
+        shape = dims if name == "noise" else axes
+        return np.concatenate([_broadcast(_widened(part, width), shape) for part in parts])
+
+    both = [np.concatenate(_equal_axes(a, b[1:])) for a, b in zip(first.coefficients, second.coefficients, strict=True)]
+    return Tableau(
+        name=first.name if first.name == second.name else f"{first.name}, then {second.name}",
+        prediction=first.prediction,
+        times=np.concatenate([first.times, second.times[1:]]),
+        coefficients=Coefficients(*both),
+        evaluated=np.concatenate([first.evaluated[:-1], second.evaluated]),
+        states=joined("states"),
+        outputs=joined("outputs"),
+        noise=joined("noise"),
+        normals=np.concatenate([first.normals, first.draws + second.normals[1:]]),
+        coordinate=first.coordinate,
+    )
+
+
+def truncate(tableau: Tableau, stage: int) -> Tableau:
+    """The sampler from one of its stages on, as for a start from noised data in the middle of the grid.
+
+    Raises:
+        ValueError: a later stage refers to what lies before (the history of a multistep method, a midpoint):
+            build the family on the shorter grid instead.
+    """
+    k = whole_number("stage", stage, high=tableau.stages - 2)
+    for later in range(k + 1, tableau.stages):
+        states, outputs, drawn = tableau.row(later)
+        if any(j < k for j, _ in states + outputs) or any(m < tableau.normals[k] for m, _ in drawn):
+            raise ValueError(f"stage must not cut off what stage {later} refers to, got {k}")
+    rest = {name: getattr(tableau, name)[k:].copy() for name in ("times", "evaluated", "states", "outputs", "noise")}
+    for name in ("states", "outputs", "noise"):
+        rest[name][0] = 0.0  # the start is given, and not computed from what lay before
+    coefficients = Coefficients(*(part[k:] for part in tableau.coefficients))
+    return replace(tableau, coefficients=coefficients, normals=tableau.normals[k:] - tableau.normals[k], **rest)
+
+
+class Butcher(NamedTuple):
+    """y_k = y_0 + h sum_j A_kj o_j at clock_0 + c_k h, and y_0 + h sum_j b_j o_j at the end."""
+
+    A: Array
+    b: Array
+    c: Array
+    h: float
+
+
+# coordinate: the prediction and the clock in which dy / d clock = prediction along the probability flow
+FLOWS = {"x/alpha": "noise", "x/sigma": "denoiser", "x": "velocity"}
+
+
+def butcher(tableau: Tableau, coordinate: str = "x/alpha") -> Butcher:
+    """A deterministic table of one step as a Runge-Kutta method.
+
+    In x/alpha the clock is sigma/alpha and o the noise, in x/sigma it is alpha/sigma and o the denoiser, in x it is t
+    and o the velocity.
+
+    Raises:
+        ValueError: an unknown coordinate, a stochastic table, or stages that are not y_0 plus multiples of outputs
+            (an exponential integrator in this coordinate).
+    """
+    if coordinate not in FLOWS:
+        raise ValueError(f"coordinate must be one of {', '.join(FLOWS)}, got {coordinate!r}")
+    if tableau.stochastic or tableau.axes:
+        raise ValueError("tableau must be deterministic and the same on all axes to be a Runge-Kutta method")
+    table = to_coordinate(to_prediction(tableau, FLOWS[coordinate]), coordinate)
+    rolled, at = table.unroll(), np.flatnonzero(table.evaluated)
+    if np.abs(rolled.start - 1).max() > 1e-12:
+        raise ValueError(f"tableau must have stages y_0 + sum of outputs in {coordinate}, got a weight "
+                         f"{rolled.start[np.abs(rolled.start - 1).argmax()]} on y_0")  # fmt: skip
+    c = table.coefficients
+    clock = {"x/alpha": c.sigma / c.alpha, "x/sigma": c.alpha / c.sigma, "x": table.times}[coordinate]
+    h = clock[-1] - clock[0]
+    return Butcher(rolled.outputs[at][:, at] / h, rolled.outputs[-1, at] / h, (clock[at] - clock[0]) / h, float(h))
+
+
+# ---------------------------------------------------------------------- shapes
+
+
+def _rows(values: Array) -> Array:
+    """(s, *axes) as (s, 1, *axes)."""
+    return values[:, None]
+
+
+def _widened(band: Array, width: int) -> Array:
+    return np.pad(band, [(0, 0), (0, width - band.shape[1])] + [(0, 0)] * (band.ndim - 2))
+
+
+def _broadcast(band: Array, axes: tuple[int, ...]) -> Array:
+    """(s, w, *own) as (s, w, *axes): numbers become one for each axis, or multiples of the identity."""
+    own = band.shape[2:]
+    if own == axes:
+        return band
+    if len(axes) == 2:
+        diagonal = np.broadcast_to(band if own else band[..., None], (*band.shape[:2], axes[0]))
+        return np.asarray(diagonal[..., None] * np.eye(axes[0]))
+    return np.broadcast_to(band[..., None], (*band.shape[:2], *axes)).copy()
+
+
+def _equal_axes(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[Array, Array]:
+    """(s, *axes) arrays with the same axes."""
+    dims = np.broadcast_shapes(a.shape[1:], b.shape[1:])
+    return tuple(
+        np.broadcast_to(
+            part.reshape(len(part), *[1] * (len(dims) - part.ndim + 1), *part.shape[1:]), (len(part), *dims)
+        )
+        for part in (a, b)
+    )  # type: ignore[return-value]

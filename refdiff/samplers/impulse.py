@@ -1,0 +1,154 @@
+r"""Reading the table of a foreign sampler.
+
+A linear sampler's states and output are  start x + sum_j outputs_j o_j + sum_m noise_m z_m  whatever the numbers x, o
+and z are. Give it a batch of points that do not interact: in the first x = 1 and all else 0, in the next o_0 = 1 and
+all else 0, and so on; one run of the batch shows every weight, at every state that it asks the model about. A second
+run on random numbers tells whether the sampler was linear at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.processes import AffineProcess
+from refdiff.samplers.tableau import Tableau
+from refdiff.schedules import Coefficients, Schedule
+
+# A sampler as others write it: it calls model(x, t), draws normals of the shape of x by normal(), and returns points.
+Sampler = Callable[[Callable[[Array, Any], Array], Array, Callable[[], Array]], Array]
+
+
+class NotLinear(ValueError):
+    """The sampler is no table: its output is not linear in its start, its model's outputs and its normals."""
+
+
+def impulse_response(
+    sampler: Sampler,
+    process: AffineProcess | Schedule,
+    *,
+    prediction: str = "denoiser",
+    name: str = "read from impulses",
+    start_time: float | None = None,
+    end_time: float = 0.0,
+    time: Callable[[Any], float] = float,
+    tolerance: float = 1e-9,
+) -> Tableau:
+    """The table of a sampler given as a function (model, x, normal) -> output.
+
+    Args:
+        sampler: called with a model (x, t) -> o, points x of shape (n, 1), and normal() -> (n, 1). It must treat the
+            points of a batch independently, and call the model with all of them at one time.
+        process: what the times mean: an AffineProcess that is the same on all axes, or a Schedule.
+        prediction: what the sampler takes the model's answer for.
+        start_time, end_time: the times of x and of the output; the first evaluation's time where none is given.
+        time: turns what the sampler passes as t into a time of the process.
+        tolerance: how far a random run may be from the table, relative to the size of its terms.
+
+    Returns:
+        The table in unrolled form: every stage but the first refers to the start, to outputs and to normals.
+
+    Raises:
+        NotLinear: the sampler clips, adapts its steps to what it sees, or mixes the points of a batch.
+    """
+    if isinstance(process, Schedule):
+        process = AffineProcess(process)
+    if process.per_axis:
+        raise ValueError("process must be the same on all axes to read a sampler point by point")
+    silent = _Listener(np.zeros((1, 1)), np.zeros((0, 1)), np.zeros((0, 1)))
+    silent.listen(sampler)
+    nfe, draws = len(silent.times), silent.drawn
+    # one batch member for the start, one for each output and for each normal
+    pulses = np.eye(1 + nfe + draws)
+    heard = _Listener(pulses[:, :1], pulses[1 : 1 + nfe], pulses[1 + nfe :])
+    rows = heard.listen(sampler)
+    if len(heard.times) != nfe or heard.drawn != draws:
+        raise NotLinear(f"sampler must call its model {nfe} times whatever it answers, got {len(heard.times)} calls")
+    times = np.array([time(t) for t in heard.times])
+    table = _unrolled(rows, heard, nfe)
+    _check_linear(sampler, table, nfe, draws, tolerance)
+    first = times[0] if start_time is None and nfe else start_time
+    stages = np.concatenate([[process.T if first is None else first], times, [end_time]])
+    each = [process.coefficients(float(t)) for t in stages]
+    return Tableau(
+        name=name,
+        prediction=prediction,
+        times=stages,
+        coefficients=Coefficients(*(np.array([getattr(c, part) for c in each]) for part in Coefficients._fields)),
+        evaluated=np.array([False] + [True] * nfe + [False]),
+        normals=np.concatenate([[0], heard.drawn_by, [draws]]),
+        **_bands(table, nfe, draws, heard.drawn_by),
+    )
+
+
+class _Listener:
+    """A model and a source of normals with given answers, which keeps what it is asked."""
+
+    def __init__(self, start: Array, outputs: Array, normals: Array) -> None:
+        self.start, self.outputs, self.normals = start, outputs, normals
+        self.states: list[Array] = []
+        self.times: list[Any] = []
+        self.drawn_by: list[int] = []
+        self.drawn = 0
+
+    def listen(self, sampler: Sampler) -> Array:
+        return np.asarray(sampler(self.model, self.start.copy(), self.normal), dtype=float)[:, 0]
+
+    def model(self, x: Array, t: Any) -> Array:
+        done = len(self.times)
+        times = np.ravel(np.asarray(t))
+        if times.size > 1 and (times != times[0]).any():
+            raise NotLinear(f"sampler must ask about one time in a call, got {times.min()} to {times.max()}")
+        self.states.append(np.array(x, dtype=float)[:, 0])
+        self.times.append(times[0])
+        self.drawn_by.append(self.drawn)
+        return self._answer(self.outputs, done, x)
+
+    def normal(self) -> Array:
+        self.drawn += 1
+        return self._answer(self.normals, self.drawn - 1, self.start)
+
+    @staticmethod
+    def _answer(given: Array, index: int, like: Array) -> Array:
+        return given[index][:, None].copy() if index < len(given) else np.zeros_like(like, dtype=float)
+
+
+def _unrolled(rows: Array, heard: _Listener, nfe: int) -> Array:
+    """Weights of (start, outputs, normals) at the evaluated states and at the output, shape (nfe + 1, 1 + nfe + m)."""
+    table = np.array([*heard.states, rows])
+    ahead = table[:nfe, 1 : 1 + nfe]
+    if np.triu(ahead).any():
+        raise NotLinear("sampler must not answer before it asks: a state depends on a later output")
+    return table
+
+
+def _check_linear(sampler: Sampler, table: Array, nfe: int, draws: int, tolerance: float) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((1 + nfe + draws, 3))
+    heard = _Listener(values[0][:, None], values[1 : 1 + nfe], values[1 + nfe :])
+    output = heard.listen(sampler)
+    states = np.array([*heard.states, output])
+    if len(states) != len(table):
+        raise NotLinear(f"sampler must call its model {nfe} times whatever it answers, got {len(states) - 1} calls")
+    expected, size = table @ values, np.abs(table) @ np.abs(values)
+    gap = np.abs(states - expected) / np.maximum(size, np.finfo(float).tiny)
+    if not np.isfinite(gap).all() or gap.max() > tolerance:
+        raise NotLinear(f"sampler must be linear in its start, outputs and normals, got a deviation of {gap.max():.3g}")
+
+
+def _bands(table: Array, nfe: int, draws: int, drawn_by: list[int]) -> dict[str, Array]:
+    """The unrolled weights in the layout of a Tableau, whose stage 0 is the start and whose last is the output."""
+    size = nfe + 2
+    states, outputs = np.zeros((size, size - 1)), np.zeros((size, max(size - 2, 1)))
+    noise, counts = np.zeros((size, draws)), [0, *drawn_by, draws]
+    for k in range(1, size):
+        row = table[k - 1]
+        states[k, k - 1] = row[0]
+        for j in range(min(k - 1, nfe)):
+            outputs[k, k - 2 - j] = row[1 + j]
+        for m in range(counts[k]):
+            noise[k, counts[k] - 1 - m] = row[1 + nfe + m]
+    return {"states": states, "outputs": outputs, "noise": noise}

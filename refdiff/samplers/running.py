@@ -1,0 +1,133 @@
+r"""Running a table: the NumPy loop.
+
+    y_k = sum_i states[k, i] y_{k-1-i} + sum_i outputs[k, i] o_{k-1-i} + sum_i noise[k, i] z_{n_k - 1 - i}
+
+Only the window is kept, so a thousand steps of many points need the memory of a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, generator, points, real_array
+from refdiff.model import ExactModel
+from refdiff.samplers.tableau import Tableau
+
+Model = ExactModel | Callable[[Array, float], ArrayLike]
+
+
+def run(
+    tableau: Tableau,
+    model: Model,
+    x: ArrayLike,
+    seed: int | np.random.Generator | None = None,
+    *,
+    normals: ArrayLike | None = None,
+    trajectory: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Array:
+    """Run the sampler from x.
+
+    Args:
+        tableau: the sampler.
+        model: an ExactModel, or a function (x, t) -> the tableau's prediction at points x of shape (n, d).
+        x: where to start, shape (..., d), in the tableau's coordinate.
+        seed: for the normals of a stochastic sampler: an int or a generator.
+        normals: the normals themselves, shape (draws, ..., d), in place of a seed.
+        trajectory: return every stage, shape (stages, ..., d), and not only the output.
+        progress: called with (evaluations done, evaluations in all) after each evaluation.
+
+    Returns:
+        The output (..., d), as float32 when x is float32; all arithmetic is float64.
+
+    Raises:
+        ValueError: neither seed nor normals for a stochastic sampler, or both; a model's answer of another shape than
+            its points, or not finite.
+    """
+    start = real_array("x", x)
+    if start.ndim == 0:
+        raise ValueError("x must have shape (..., d), got one number")
+    rows, restore = points("x", x, start.shape[-1])
+    _fits(tableau, rows.shape[1])
+    draw = _drawing(tableau, seed, normals, start.shape, rows.shape)
+    predict = _asking(tableau, model)
+    scale = tableau.scale
+    width = max(tableau.window[:2])
+    stages: dict[int, Array] = {0: rows}
+    outputs: dict[int, Array] = {}
+    drawn: dict[int, Array] = {}
+    kept = [rows]
+    done = 0
+    for k in range(tableau.stages):
+        if k > 0:
+            for m in range(int(tableau.normals[k - 1]), int(tableau.normals[k])):
+                drawn[m] = draw(m)
+            y = np.zeros_like(rows)
+            for source, terms in zip((stages, outputs, drawn), tableau.row(k), strict=True):
+                for j, weight in terms:
+                    y = y + operators.apply(weight, source[j])
+            stages[k] = y
+            if trajectory:
+                kept.append(y)
+        if tableau.evaluated[k]:
+            outputs[k] = predict(scale[k] * stages[k], float(tableau.times[k]))
+            done += 1
+            if progress is not None:
+                progress(done, tableau.nfe)
+        for old in (stages, outputs):
+            old.pop(k - width, None)
+        for m in [m for m in drawn if m < tableau.normals[k] - tableau.window[2]]:
+            del drawn[m]
+    if trajectory:
+        return np.stack([restore(y) for y in kept])
+    return restore(stages[tableau.stages - 1])
+
+
+def _fits(tableau: Tableau, dim: int) -> None:
+    for axes in (tableau.axes, tableau.noise.shape[2:]):
+        if axes and axes[0] != dim:
+            raise ValueError(f"x must have {axes[0]} axes like the tableau's weights, got {dim}")
+
+
+def _drawing(
+    tableau: Tableau, seed: Any, normals: ArrayLike | None, shape: tuple[int, ...], flat: tuple[int, ...]
+) -> Callable[[int], Array]:
+    """m -> z_m, drawn in order."""
+    if normals is not None:
+        if seed is not None:
+            raise ValueError("seed and normals exclude each other, got both")
+        given = real_array("normals", normals)
+        if given.shape != (tableau.draws, *shape):
+            raise ValueError(f"normals must have shape {(tableau.draws, *shape)}, got {given.shape}")
+        return lambda m: given[m].reshape(flat)
+    if tableau.draws == 0:
+        return lambda m: np.zeros(flat)
+    if seed is None:
+        raise ValueError(f"seed must be given for a sampler that draws {tableau.draws} normals, got None")
+    rng = generator(seed)
+    return lambda m: rng.standard_normal(flat)
+
+
+def _asking(tableau: Tableau, model: Model) -> Callable[[Array, float], Array]:
+    """The model as a function of points and time, whose answers are checked."""
+    if not isinstance(model, ExactModel) and not callable(model):
+        raise TypeError(f"model must be an ExactModel or a function of x and t, got {model!r}")
+
+    def ask(x: Array, t: float) -> Array:
+        if isinstance(model, ExactModel):
+            answer = np.asarray(model.predict(x, t, tableau.prediction))
+        else:
+            answer = np.asarray(model(x, t), dtype=float)
+        if answer.shape != x.shape:
+            raise ValueError(f"model must answer with the shape of its points, {x.shape}, got {answer.shape}")
+        if not np.isfinite(answer).all():
+            raise ValueError(f"model must answer with finite numbers, got {answer[~np.isfinite(answer)].flat[0]} "
+                             f"at t = {t}")  # fmt: skip
+        return answer
+
+    return ask

@@ -1,0 +1,73 @@
+"""Tables on disk: JSON for people and other languages, npz for size. Numbers come back bit by bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refdiff.samplers.tableau import ARRAYS, Tableau
+from refdiff.schedules import Coefficients
+
+FORMAT = "refdiff tableau 1"
+
+
+def save(tableau: Tableau, path: str | Path) -> None:
+    """Write a table as .json or .npz, to a temporary name first and renamed when complete.
+
+    Raises:
+        ValueError: another ending.
+    """
+    target = _ending(path)
+    content: dict[str, Any] = {"format": FORMAT}
+    content |= {name: getattr(tableau, name) for name in ("name", "prediction", "coordinate")}
+    content |= {name: getattr(tableau, name) for name in ARRAYS}
+    content |= {f"coefficients.{name}": part for name, part in tableau.coefficients._asdict().items()}
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if target.suffix == ".npz":
+                np.savez(file, **content)  # type: ignore[arg-type]
+            else:
+                # shortest decimals that read back as the same float64; infinities as the word
+                text = json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()})
+                file.write(text.encode())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path: str | Path) -> Tableau:
+    """Read a table that `save` wrote.
+
+    Raises:
+        ValueError: another ending, or a file that is no such table.
+    """
+    target = _ending(path)
+    try:
+        if target.suffix == ".npz":
+            with np.load(target, allow_pickle=False) as file:
+                content = {name: file[name] for name in file.files}
+        else:
+            content = json.loads(target.read_text())
+            shapes = {name: np.asarray(value) for name, value in content.items() if isinstance(value, list)}
+            content |= shapes
+        if str(content.pop("format")) != FORMAT:
+            raise KeyError("format")
+        parts = Coefficients(*(np.asarray(content.pop(f"coefficients.{name}")) for name in Coefficients._fields))
+        words = {name: str(content.pop(name)) for name in ("name", "prediction", "coordinate")}
+        return Tableau(coefficients=parts, **words, **{name: content[name] for name in ARRAYS})
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"path must name a saved tableau, got {target}: {error!r}") from None
+
+
+def _ending(path: str | Path) -> Path:
+    target = Path(path)
+    if target.suffix not in (".json", ".npz"):
+        raise ValueError(f"path must end in .json or .npz, got {str(path)!r}")
+    return target
