@@ -61,10 +61,10 @@ def _excess_minus_log(e: Array, ratio: Array) -> Array:
     return np.where(small, 0.5 * e_small**2 * hyp2f1(1, 2, 3, -e_small), e - np.log(np.where(small, 1.0, ratio)))
 
 
-def _gaussian(name: str, value: GaussianMixture) -> Gaussian:
+def _gaussian(name: str, value: GaussianMixture, *, density: bool = True) -> Gaussian:
     if not isinstance(value, Gaussian):
         raise TypeError(f"{name} must be a Gaussian, got {value!r}")
-    if value.covariances.singular:
+    if density and value.covariances.singular:
         raise ValueError(NO_DENSITY.format(what=f"{name}'s covariance"))
     return value
 
@@ -72,14 +72,15 @@ def _gaussian(name: str, value: GaussianMixture) -> Gaussian:
 def wasserstein(p: GaussianMixture, q: GaussianMixture) -> float:
     """The 2-Wasserstein distance of two Gaussians.
 
-    W2^2 = |m_P - m_Q|^2 + |(T - I) S_P^(1/2)|_F^2 with T = S_P^(-1/2) (S_P^(1/2) S_Q S_P^(1/2))^(1/2) S_P^(-1/2) the optimal map;
-    for commuting covariances the second term is sum (s_P - s_Q)^2 over standard deviations.
+    W2^2 = |m_P - m_Q|^2 + |(T - I) S_P^(1/2)|_F^2,   T = S_P^(-1/2) (S_P^(1/2) S_Q S_P^(1/2))^(1/2) S_P^(-1/2)
+
+    with T the optimal map; for diagonal covariances the second term is sum (s_P - s_Q)^2 over standard deviations.
 
     Raises:
         TypeError: p or q is not a Gaussian.
         ValueError: dimensions differ.
     """
-    p, q = _gaussian("p", p), _gaussian("q", q)
+    p, q = _gaussian("p", p, density=False), _gaussian("q", q, density=False)
     if p.dim != q.dim:
         raise ValueError(f"p and q must have the same dimension, got {p.dim} and {q.dim}")
     shift = p.means[0] - q.means[0]
@@ -106,7 +107,7 @@ def total_variation(p: GaussianMixture, q: GaussianMixture) -> float:
         TypeError: p or q is not a Gaussian.
         ValueError: more than one dimension.
     """
-    p, q = _gaussian("p", p), _gaussian("q", q)
+    p, q = _gaussian("p", p, density=False), _gaussian("q", q, density=False)
     if p.dim != 1 or q.dim != 1:
         raise ValueError(f"p and q must have one dimension, got {p.dim} and {q.dim}")
     a, b = (float(np.sqrt(operators.dense(g.covariance, 1)[0, 0])) for g in (p, q))

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refdiff.arguments import Array, whole_number
 from refdiff.predictions import PREDICTIONS, weights
@@ -34,7 +33,7 @@ def to_prediction(tableau: Tableau, prediction: str) -> Tableau:
     states, outputs = _widened(tableau.states, reach), _widened(tableau.outputs, reach)
     axes = np.broadcast_shapes(tableau.axes, np.shape(c.alpha)[1:])
     states, outputs = (_broadcast(part, axes) for part in (states, outputs))
-    for j in np.flatnonzero(tableau.evaluated):
+    for j in map(int, np.flatnonzero(tableau.evaluated)):
         of_x, of_new = weights(Coefficients(*(part[j] for part in c)), prediction, tableau.prediction)
         for k in range(j + 1, min(j + 1 + reach, tableau.stages)):
             w = outputs[k, k - 1 - j].copy()
@@ -63,10 +62,10 @@ def to_coordinate(tableau: Tableau, coordinate: str) -> Tableau:
     for k in range(tableau.stages):
         for i in range(min(k, states.shape[1])):
             states[k, i] *= ratio[k] / ratio[k - 1 - i]
-    noise = tableau.noise
-    noise = (
-        noise * ratio.reshape(*ratio.shape[:1], 1, -1, 1) if noise.ndim == 4 else _broadcast(noise, axes) * _rows(ratio)
-    )
+    if tableau.noise.ndim == 4:
+        noise = tableau.noise * ratio.reshape(len(ratio), 1, -1, 1)
+    else:
+        noise = _broadcast(tableau.noise, axes) * _rows(ratio)
     return replace(tableau, coordinate=coordinate, states=states, outputs=outputs, noise=noise)
 
 
@@ -184,12 +183,11 @@ def _broadcast(band: Array, axes: tuple[int, ...]) -> Array:
     return np.broadcast_to(band[..., None], (*band.shape[:2], *axes)).copy()
 
 
-def _equal_axes(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[Array, Array]:
+def _equal_axes(a: Array, b: Array) -> tuple[Array, Array]:
     """(s, *axes) arrays with the same axes."""
     dims = np.broadcast_shapes(a.shape[1:], b.shape[1:])
-    return tuple(
-        np.broadcast_to(
-            part.reshape(len(part), *[1] * (len(dims) - part.ndim + 1), *part.shape[1:]), (len(part), *dims)
-        )
-        for part in (a, b)
-    )  # type: ignore[return-value]
+
+    def broadcast(part: Array) -> Array:
+        return np.broadcast_to(part if part.shape[1:] == dims else part[:, None], (len(part), *dims))
+
+    return broadcast(a), broadcast(b)

@@ -139,7 +139,7 @@ def _check_linear(sampler: Sampler, table: Array, nfe: int, draws: int, toleranc
         raise NotLinear(f"sampler must be linear in its start, outputs and normals, got a deviation of {gap.max():.3g}")
 
 
-def _bands(table: Array, nfe: int, draws: int, drawn_by: list[int]) -> dict[str, Array]:
+def _bands(table: Array, nfe: int, draws: int, drawn_by: list[int]) -> dict[str, Any]:
     """The unrolled weights in the layout of a Tableau, whose stage 0 is the start and whose last is the output."""
     size = nfe + 2
     states, outputs = np.zeros((size, size - 1)), np.zeros((size, max(size - 2, 1)))

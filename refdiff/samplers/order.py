@@ -5,8 +5,8 @@ r"""The order of a sampler, measured from exact errors.
 
 For Gaussian data a deterministic sampler is an affine map, and its error is the L2 norm of its difference from the
 exact flow under the law of the start; a stochastic one is judged by the W2 distance of its output law (weak order).
-For mixtures the reference is a flow map by an eighth-order Runge-Kutta method at tolerance 1e-13. The slope is taken over the last
-counts whose error stands above rounding. Sources: PODC9-12, PODC9-19, PODC9-26, PODD-57..59.
+For mixtures the reference is a flow map by an eighth-order Runge-Kutta method at tolerance 1e-13. The slope is
+taken over the last counts whose error stands above rounding. Sources: PODC9-12, PODC9-19, PODC9-26, PODD-57..59.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def gaussian_error(tableau: Tableau, law: GaussianMixture, until: float | None =
         return found.wasserstein() / size
     c = found.tableau.coefficients
     first, last = (Coefficients(*(part[k] for part in c)) for k in (0, -1))
-    values = law.covariance if found.basis is None else np.maximum(np.linalg.eigvalsh(law.covariance), 0.0)
+    covariance = law.covariances.operator()
+    values = covariance if found.basis is None else np.maximum(np.linalg.eigvalsh(covariance), 0.0)
     mean = law.means[0] if found.basis is None else found.basis.T @ law.means[0]
     gain, offset = flow(first, last, mean, values)
     start = first.alpha**2 * values + first.sigma**2

@@ -31,7 +31,7 @@ def save(tableau: Tableau, path: str | Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             if target.suffix == ".npz":
-                np.savez(file, **content)  # type: ignore[arg-type]
+                np.savez(file, **content)
             else:
                 # shortest decimals that read back as the same float64; infinities as the word
                 text = json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()})
@@ -60,7 +60,7 @@ def load(path: str | Path) -> Tableau:
         if str(content.pop("format")) != FORMAT:
             raise KeyError("format")
         parts = Coefficients(*(np.asarray(content.pop(f"coefficients.{name}")) for name in Coefficients._fields))
-        words = {name: str(content.pop(name)) for name in ("name", "prediction", "coordinate")}
+        words: dict[str, Any] = {name: str(content.pop(name)) for name in ("name", "prediction", "coordinate")}
         return Tableau(coefficients=parts, **words, **{name: content[name] for name in ARRAYS})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"path must name a saved tableau, got {target}: {error!r}") from None

@@ -236,7 +236,7 @@ def _member(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def _places(weights: Array) -> tuple[Array, Array]:
+def _places(weights: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row and place of every weight that is not zero."""
     k, i = np.nonzero((weights != 0).any(axis=tuple(range(2, weights.ndim))))
     return k, i
