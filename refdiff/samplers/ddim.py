@@ -1,20 +1,32 @@
-r"""DDIM.
+r"""DDIM: from s to t < s with one clean point x* = D(x_s, s) and one noise eps* = (x_s - alpha_s x*) / sigma_s,
 
-    x_t = alpha_t x* + sqrt(sigma_t^2 - c^2) eps* + c z,        c = eta sigma_t / sigma_s  sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2)
+    x_t = alpha_t x* + sqrt(sigma_t^2 - c^2) eps* + c z,     0 <= c <= sigma_t.
 
-from s to t < s, with x* = D(x_s, s) and eps* = (x_s - alpha_s x*) / sigma_s. eta = 0 is deterministic, eta = 1 the
-DDPM posterior. Sources: PODC9-08, PODC9-15, DMI-32..37, TOPA-44.
+Every c keeps p(x_t | x_0) when x* = x_0. With h = lambda_t - lambda_s > 0 the usual choices are
+
+    eta            c = eta sigma_t sqrt(1 - e^{-2h})         eta = 1 is the DDPM posterior
+    reverse SDE    c = sigma_t sqrt(1 - e^{-2 k^2 h})        solves dx = [f x - (1 + k^2)/2 g^2 s] dt + k g dw, x* frozen
+
+They agree for eta = k = 0 and 1, and to first order in h for eta = k: eta^2 (1 - e^{-2h}) = 1 - e^{-2 k^2 h}. Every k
+fits into sigma_t, and k = infinity is c = sigma_t, where x_t is x* noised afresh. Freezing eps* instead of x* gives
+
+    x_t = alpha_t/alpha_s x_s - (1 + k^2) sigma_t (e^h - 1) eps* + k sigma_t sqrt(e^{2h} - 1) z
+
+another sampler for k > 0. Sources: PODC9-08, PODC9-15, DMI-32..37, TOPA-44, RDX-09; Song, Meng and Ermon 2021; Zhang,
+Tao and Chen 2022 (gDDIM).
 """
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_scalar
+from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.processes import AffineProcess
+from refdiff.samplers.conversions import compose
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, root
-from refdiff.samplers.recorder import Point, Recorder
+from refdiff.samplers.numbers import Number, exp, expm1, root
+from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -27,28 +39,134 @@ def posterior_std(s: Point, t: Point) -> Number:
     return t.sigma * root(-expm1(2 * (s.log_snr - t.log_snr)))
 
 
-def ddim(process: AffineProcess | Schedule, times: ArrayLike, *, eta: float = 0.0) -> Tableau:
-    """DDIM with a share eta of the DDPM posterior's standard deviation.
+def _step(rec: Recorder, x: State, s: Point, t: Point, noise: Number, kept: Number) -> State:
+    """alpha_t x* + kept eps* + noise z, with kept = sqrt(sigma_t^2 - noise^2)."""
+    clean = rec.evaluate(x, s)
+    eps = (x - s.alpha * clean) / s.sigma
+    return t.alpha * clean + kept * eps + rec.noise(noise)
+
+
+def ddim(
+    process: AffineProcess | Schedule, times: ArrayLike, *, eta: float = 0.0, noise: ArrayLike | None = None
+) -> Tableau:
+    """DDIM with a share eta of the DDPM posterior's standard deviation, or with a given noise in each step.
 
     Args:
         process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
         eta: 0 deterministic, 1 the DDPM posterior; larger values while the noise fits into sigma_t.
+        noise: the standard deviation c of each step, a number or one for each step, in place of eta.
 
     Raises:
-        ValueError: eta so large that a step's noise exceeds sigma_t.
+        ValueError: a step's noise below 0 or above sigma_t; both eta and noise.
     """
     eta = real_scalar("eta", eta, low=0)
-    rec = Recorder(f"DDIM, eta = {eta:g}" if eta else "DDIM", process, times, "denoiser")
+    name = f"DDIM, eta = {eta:g}" if eta else "DDIM" if noise is None else "DDIM with given noise"
+    rec = Recorder(name, process, times, "denoiser")
+    if noise is None:
+        chosen = [eta * posterior_std(s, t) if eta else 0.0 for s, t in rec.steps]
+    elif eta:
+        raise ValueError(f"eta and noise exclude each other, got eta = {eta} and noise")
+    else:
+        chosen = list(_each_step(noise, len(rec.steps)))
+    for c, (_, t) in zip(chosen, rec.steps, strict=True):
+        # eta = e^{...} can ask for all of sigma_t, and for its last digit too many
+        if np.any(c < 0) or np.any(c > t.sigma * (1 + 1e-14)):
+            asked = "noise" if noise is not None else f"eta = {eta}"
+            raise ValueError(f"{asked} must leave 0 <= c <= sigma_t in every step, got c = {c} where sigma_t = "
+                             f"{t.sigma} at t = {t.t}")  # fmt: skip
+    x = rec.start
+    for c, (s, t) in zip(chosen, rec.steps, strict=True):
+        # (sigma - c)(sigma + c) keeps the digits of sigma^2 - c^2 near c = sigma
+        x = _step(rec, x, s, t, c, root((t.sigma - c) * (t.sigma + c)))
+    return rec.finish(x)
+
+
+def _each_step(noise: ArrayLike, steps: int) -> Array:
+    given = real_array("noise", noise, ndim=(0, 1))
+    if given.ndim and given.size != steps:
+        raise ValueError(f"noise must be one number or one for each of {steps} steps, got {given.size}")
+    return np.broadcast_to(given, (steps,))
+
+
+def gddim(
+    process: AffineProcess | Schedule, times: ArrayLike, *, stochasticity: float = 1.0, frozen: str = "denoiser"
+) -> Tableau:
+    """The exact step of dx = [f x - (1 + k^2)/2 g^2 score] dt + k g dw with a frozen prediction.
+
+    Args:
+        process, times: the process and the decreasing grid. With the noise frozen, the grid must start where
+            alpha > 0, and a last step to sigma = 0 still adds noise of the size k alpha_t sigma_s / alpha_s.
+        stochasticity: k >= 0, the lambda of the gDDIM paper: 0 is DDIM, 1 the reverse SDE.
+        frozen: "denoiser" gives DDIM with c = sigma_t sqrt(1 - e^{-2 k^2 h}), "noise" the first-order
+            SDE-DPM-Solver at k = 1.
+
+    Raises:
+        ValueError: a negative k, another prediction than these two, alpha = 0 at the start with the noise frozen.
+
+    Source: RDX-09; Zhang, Tao and Chen 2022, theorem 1 (their alpha is this alpha^2); Lu et al. 2022.
+    """
+    k = real_scalar("stochasticity", stochasticity, low=0)
+    if frozen not in ("denoiser", "noise"):
+        raise ValueError(f"frozen must be denoiser or noise, got {frozen!r}")
+    rec = Recorder(f"gDDIM, k = {k:g}, {frozen} frozen", process, times, "denoiser")
+    if frozen == "noise":
+        rec.finite_log_snr("a frozen noise is carried by alpha_t / alpha_s", last=False)
     x = rec.start
     for s, t in rec.steps:
-        d = rec.evaluate(x, s)
-        eps = (x - s.alpha * d) / s.sigma
-        c = eta * posterior_std(s, t)
-        x = t.alpha * d + root(t.sigma**2 - c**2) * eps + rec.noise(c)
+        h = t.log_snr - s.log_snr  # infinite at either end, where k = 0 must win
+        if frozen == "denoiser":
+            kept, fresh = (t.sigma * exp(-(k**2) * h), t.sigma * root(-expm1(-2 * k**2 * h))) if k else (t.sigma, 0.0)
+            x = _step(rec, x, s, t, fresh, kept)
+        else:
+            # sigma_t e^h = alpha_t rho_s stays finite where sigma_t = 0
+            eps = (x - s.alpha * rec.evaluate(x, s)) / s.sigma
+            carried, level = t.alpha / s.alpha, t.alpha * s.rho
+            x = carried * x + (1 + k**2) * level * expm1(-h) * eps + rec.noise(k * level * root(-expm1(-2 * h)))
     return rec.finish(x)
+
+
+def ddim_inversion(process: AffineProcess | Schedule, times: ArrayLike, *, evaluate_at: str = "cleaner") -> Tableau:
+    """From data to noise: DDIM's step with s and t exchanged, x_s = alpha_s x* + sigma_s eps* from t < s.
+
+    The model's noise is asked for, so that the grid may start at sigma = 0 where data have a density (eps* = 0).
+
+    Args:
+        process, times: the process and the increasing grid; it may end where alpha = 0.
+        evaluate_at: the time the model is told at x_t: "cleaner", its own time t, or "noisier", the time s it goes
+            to, as null-text inversion and diffusers' inverse scheduler have it. Both are of first order.
+
+    Raises:
+        ValueError: times that do not increase, or another place than these two.
+
+    Source: Song, Meng and Ermon 2021, section 4.3; Mokady et al. 2023 for the noisier time.
+    """
+    if evaluate_at not in ("cleaner", "noisier"):
+        raise ValueError(f"evaluate_at must be cleaner or noisier, got {evaluate_at!r}")
+    rec = Recorder("DDIM inversion", process, times, "noise", towards_noise=True)
+    x = rec.start
+    for t, s in rec.steps:
+        here = rec.keep(x, t)
+        # the same point, told to the model under another time, is another stage of the table
+        eps = rec.evaluate(State(dict(here.terms)), t if evaluate_at == "cleaner" else s)
+        x = s.alpha / t.alpha * here + (s.sigma - s.alpha * t.rho) * eps
+    return rec.finish(x)
+
+
+def ddim_round_trip(process: AffineProcess | Schedule, times: ArrayLike, *, evaluate_at: str = "cleaner") -> Tableau:
+    """Inversion along the increasing times and DDIM back along them: the identity up to O(1/n).
+
+    On Gaussian data of standard deviation s the deviation from the mean comes back multiplied by
+    prod cos^2(theta_{i+1} - theta_i), tan theta = sigma / (alpha s): encoding and decoding shrink alike, and their
+    errors add up.
+    """
+    there = ddim_inversion(process, times, evaluate_at=evaluate_at)
+    return compose(there, ddim(process, np.asarray(times)[::-1]))
 
 
 FAMILIES = (
     Family("ddim", ddim, 1, "n", "PODC9-08, TOPA-47 (Song et al. 2021)", starts_pure=True),
     Family("ddim-eta1", ddim, 1, "n", "PODC9-15, DMI-33 (Song et al. 2021)", {"eta": 1.0}, starts_pure=True),
+    Family("ddim-eta-half", ddim, 1, "n", "PODC9-15, TOPA-45 (Song et al. 2021)", {"eta": 0.5}, starts_pure=True),
+    Family("gddim", gddim, 1, "n", "RDX-09 (Zhang et al. 2022)", {"stochasticity": 0.5}, starts_pure=True),
+    Family("gddim-frozen-noise", gddim, 1, "n", "RDX-09 (Zhang et al. 2022)", {"frozen": "noise"}),
 )

@@ -124,13 +124,20 @@ class Recorder:
         process: an AffineProcess or a Schedule.
         times: the grid, strictly decreasing within [0, T], at least two times.
         prediction: what the model answers: denoiser, noise, score, velocity or v_prediction.
+        towards_noise: the grid increases instead, for an inversion, which runs from data to noise.
 
     Attributes:
         points: the grid as Points.   steps: the pairs (s, t) of neighbours.   start: x at the first time.
     """
 
     def __init__(
-        self, name: str, process: AffineProcess | Schedule, times: ArrayLike, prediction: str = "denoiser"
+        self,
+        name: str,
+        process: AffineProcess | Schedule,
+        times: ArrayLike,
+        prediction: str = "denoiser",
+        *,
+        towards_noise: bool = False,
     ) -> None:
         if isinstance(process, Schedule):
             process = AffineProcess(process)
@@ -139,7 +146,8 @@ class Recorder:
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
         self.name, self.process, self.prediction = name, process, prediction
-        self.points = [self.at(float(t)) for t in decreasing(times, process.T)]
+        grid = (increasing if towards_noise else decreasing)(times, process.T)
+        self.points = [self.at(float(t)) for t in grid]
         self.steps = list(pairwise(self.points))
         self._stages: list[_Stage] = [_Stage(self.points[0], {}, 0)]
         self._normals = 0
@@ -233,6 +241,19 @@ def decreasing(times: ArrayLike, final: float) -> Array:
     if grid[0] > final or grid[-1] < 0:
         raise ValueError(f"times must lie in [0, {final}], got {grid[0]} to {grid[-1]}")
     return grid
+
+
+def increasing(times: ArrayLike, final: float) -> Array:
+    """A grid from data to noise, strictly increasing within [0, T].
+
+    Raises:
+        ValueError: fewer than two times, times that do not increase, or times outside [0, T].
+    """
+    grid = real_array("times", times, ndim=(1,))
+    if (np.diff(grid) <= 0).any():
+        where = int(np.argmax(np.diff(grid) <= 0))
+        raise ValueError(f"times must increase from data to noise, got {grid[where]} and then {grid[where + 1]}")
+    return decreasing(grid[::-1], final)[::-1]
 
 
 # ---------------------------------------------------------------------- symbols to arrays
