@@ -58,14 +58,14 @@ def to_coordinate(tableau: Tableau, coordinate: str) -> Tableau:
         raise ValueError(f"coordinate must be finite at every stage, got {coordinate} at t = {at}")
     ratio = tableau.scale / new  # what a stage's old value is multiplied by
     axes = np.broadcast_shapes(tableau.axes, ratio.shape[1:])
-    states, outputs = _broadcast(tableau.states, axes).copy(), _broadcast(tableau.outputs, axes) * _rows(ratio)
+    states, outputs = _broadcast(tableau.states, axes).copy(), _broadcast(tableau.outputs, axes) * _rows(ratio, axes)
     for k in range(tableau.stages):
         for i in range(min(k, states.shape[1])):
             states[k, i] *= ratio[k] / ratio[k - 1 - i]
     if tableau.noise.ndim == 4:
         noise = tableau.noise * ratio.reshape(len(ratio), 1, -1, 1)
     else:
-        noise = _broadcast(tableau.noise, axes) * _rows(ratio)
+        noise = _broadcast(tableau.noise, axes) * _rows(ratio, axes)
     return replace(tableau, coordinate=coordinate, states=states, outputs=outputs, noise=noise)
 
 
@@ -163,9 +163,9 @@ def butcher(tableau: Tableau, coordinate: str = "x/alpha") -> Butcher:
 # ---------------------------------------------------------------------- shapes
 
 
-def _rows(values: Array) -> Array:
-    """(s, *axes) as (s, 1, *axes)."""
-    return values[:, None]
+def _rows(values: Array, axes: tuple[int, ...]) -> Array:
+    """(s,) or (s, *axes) as what multiplies (s, w, *axes)."""
+    return values.reshape(len(values), 1, *(values.shape[1:] or [1] * len(axes)))
 
 
 def _widened(band: Array, width: int) -> Array:

@@ -5,10 +5,10 @@ trapezoidal rule, which is exact to rounding for a smooth density that has decay
 
     y_i = phi(x_i),    weight w_i,    density p(x_i) / phi'(x_i),    distribution function P(x_i)    (phi increasing)
 
-A step with fresh noise y = phi(x) + s z turns the nodes into a mixture of Gaussians N(phi(x_i), s^2), which gets nodes of
+A step with fresh noise y = phi(x) + s z turns the nodes into a mixture of Gaussians N(phi(x_i), s^2), with nodes of
 its own. Distances to the target q with distribution function Q are sums over the nodes:
 
-    W2^2 = sum w_i (y_i - Q^-1(P_i))^2,    KL(law || target) = sum w_i log(p_i / q_i),    TV = sum w_i |1 - q_i / p_i| / 2
+    W2^2 = sum w_i (y_i - Q^-1(P_i))^2,   KL(law || target) = sum w_i log(p_i / q_i),   TV = sum w_i |1 - q_i / p_i| / 2
 
 Sources: PODC9-12, TOPA-52, TOPA-90.
 """
