@@ -1,0 +1,259 @@
+r"""DPM-Solver: the probability flow in lambda = log(alpha / sigma), with its linear part exact.
+
+    noise   x_t = alpha_t / alpha_s x_s - sigma_t sum_{k<n} h^(k+1) phi_(k+1)(h)  eps^(k)  +  O(h^(n+1))
+    data    x_t = sigma_t / sigma_s x_s + alpha_t sum_{k<n} h^(k+1) phi_(k+1)(-h) D^(k)    +  O(h^(n+1))
+
+from s to t < s, h = lambda_t - lambda_s, with the k-th total derivatives in lambda along the trajectory. n = 1 is DDIM.
+Higher ones take the derivatives from differences of evaluations f_0, f_1, ...
+
+    single step   inside the step, at lambda_s + r h:  h f' ~ (f_1 - f_0) / r_1
+    multistep     of steps before, at lambda_s - r h:  h f' ~ (f_0 - f_1) / r
+
+and weigh h f' with h phi_2 (solver types taylor, heun) or with half the weight of f_0 (dpmsolver, midpoint), which
+differ by O(h^3) in the step. A step onto sigma = 0, where h is infinite, is of first order.
+
+This file has the steps for both predictions and the noise family; DPM-Solver++ takes the data prediction. Sources:
+PODC9-21, PODC9-23..26, PODC9-31..35 (Lu et al. 2022a, 2022b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import real_scalar, whole_number
+from refdiff.processes import AffineProcess
+from refdiff.samplers.families import Family
+from refdiff.samplers.numbers import Number, expm1, phi
+from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.tableau import Tableau
+from refdiff.schedules import Schedule
+
+# The names of the authors' code, then those of the diffusers library; taylor and heun are one, and dpmsolver and
+# midpoint differ in one place: whether the second inner stage of order 3 weighs its slope exactly or with one half.
+SOLVER_TYPES = ("dpmsolver", "taylor", "midpoint", "heun")
+FULL_WEIGHT = ("taylor", "heun")
+
+
+# ---------------------------------------------------------------------- one step, for the noise and for the data
+
+
+def expansion(prediction: str, s: Point, t: Point, order: int) -> tuple[Number, list[Number]]:
+    """The weight of x, and those of f, h f', h^2 f'', of which there are `order`, in the step from s to t."""
+    h, noise = t.log_snr - s.log_snr, prediction == "noise"
+    carry = t.alpha / s.alpha if noise else t.sigma / s.sigma
+    # sigma_t (e^h - 1) = alpha_t / alpha_s sigma_s (1 - e^-h), which is also its limit at sigma_t = 0, where h = inf
+    first = carry * s.sigma * expm1(-h) if noise else -t.alpha * expm1(-h)
+    size, z = (-t.sigma * h, h) if noise else (t.alpha * h, -h)
+    return carry, [first, *(size * phi(k, z) for k in range(2, order + 1))]
+
+
+def single_step(
+    rec: Recorder, s: Point, t: Point, x: State, inner: Sequence[tuple[Number, Point]], solver_type: str
+) -> State:
+    """A step with evaluations at s and at the inner points, each given with its r: of order 1 + their number."""
+    kind, f0 = rec.prediction, rec.evaluate(x, s)
+    carry, w = expansion(kind, s, t, 1 + len(inner))
+    ddim: State = carry * x + w[0] * f0
+    if not inner:
+        return ddim
+    (r1, one), *rest = inner
+    carry1, v = expansion(kind, s, one, 1)
+    d1 = (rec.evaluate(carry1 * x + v[0] * f0, one) - f0) / r1  # h f'
+    if not rest:
+        return ddim + (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d1
+    [(r2, two)] = rest
+    carry2, v = expansion(kind, s, two, 2)
+    inside = (v[0] / 2 if solver_type == "midpoint" else v[1]) * r2  # r_2 h f' is what f changes by
+    d2 = (rec.evaluate(carry2 * x + v[0] * f0 + inside * d1, two) - f0) / r2
+    if solver_type not in FULL_WEIGHT:
+        return ddim + w[1] * d2
+    # slope and curvature at s of the parabola through f_0, f_1, f_2
+    slope, bend = (r2 * d1 - r1 * d2) / (r2 - r1), 2 * (d2 - d1) / (r2 - r1)
+    return ddim + w[1] * slope + w[2] * bend
+
+
+def multi_step(
+    prediction: str,
+    s: Point,
+    t: Point,
+    x: State,
+    history: Sequence[tuple[Point, State]],
+    solver_type: str,
+    halved_curvature: bool = False,
+) -> State:
+    """A step with the evaluations at s and before, newest first: of order their number."""
+    (_, f0), *older = history
+    carry, w = expansion(prediction, s, t, len(history))
+    ddim: State = carry * x + w[0] * f0
+    if not older:
+        return ddim
+    h, (before, f1) = t.log_snr - s.log_snr, older[0]
+    r0 = (s.log_snr - before.log_snr) / h
+    d0 = (f0 - f1) / r0
+    if len(older) == 1:
+        return ddim + (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d0
+    r1 = (before.log_snr - older[1][0].log_snr) / h
+    second = (d0 - (f1 - older[1][1]) / r1) / (r0 + r1)  # the divided difference, h^2 f'' / 2
+    return ddim + w[1] * (d0 + r0 * second) + w[2] * ((1 if halved_curvature else 2) * second)
+
+
+# ---------------------------------------------------------------------- samplers, for the noise and for the data
+
+
+def singlestep_table(
+    name: str,
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    prediction: str,
+    order: int,
+    r1: float | None,
+    r2: float | None,
+    solver_type: str,
+) -> Tableau:
+    """Every step of the grid by `single_step`, with inner points at given parts of it in lambda."""
+    order, parts = whole_number("order", order, low=1, high=3), inner_parts(order, r1, r2)
+    known("solver_type", solver_type)
+    rec = Recorder(f"{name}-{order}" if prediction == "noise" else name, process, times, prediction)
+    check_start(rec)
+    x = rec.start
+    for s, t in rec.steps:
+        inner = () if t.clean or s.pure_noise else parts
+        points = [(r, t if r == 1 else rec.between(s, t, r)) for r in inner]
+        x = single_step(rec, s, t, x, points, solver_type)
+    return rec.finish(x)
+
+
+def multistep_table(
+    name: str,
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    prediction: str,
+    order: int,
+    solver_type: str,
+    lower_order_final: bool,
+    euler_at_final: bool,
+    halved_curvature: bool,
+) -> Tableau:
+    """Every step of the grid by `multi_step`, with as many evaluations as there are, up to `order`."""
+    order = whole_number("order", order, low=1, high=3)
+    known("solver_type", solver_type)
+    rec = Recorder(name, process, times, prediction)
+    check_start(rec)
+    x, history, count = rec.start, list[tuple[Point, State]](), len(rec.steps)
+    for left, (s, t) in zip(range(count, 0, -1), rec.steps, strict=True):
+        history = [(s, rec.evaluate(x, s)), *history][:order]
+        # an evaluation where alpha = 0 lies infinitely far back in lambda, and says nothing about a slope
+        near = [node for node in history if not node[0].pure_noise] or history
+        most = 1 if t.clean or (euler_at_final and left == 1) else left if lower_order_final else order
+        x = multi_step(prediction, s, t, x, near[:most], solver_type, halved_curvature)
+    return rec.finish(x)
+
+
+def inner_parts(order: int, r1: float | None, r2: float | None) -> tuple[float, ...]:
+    """r_1 and r_2 as the order needs them; 1/2 in order 2, 1/3 and 2/3 in order 3, unless given."""
+    for name, value, least in (("r1", r1, 2), ("r2", r2, 3)):
+        if value is not None and order < least:
+            raise ValueError(f"{name} must be left out in order {order}, got {value}")
+    given = [1 / order if r1 is None else r1, 2 / 3 if r2 is None else r2][: order - 1]
+    parts = tuple(real_scalar(f"r{k}", r, low=0, high=1, open_low=True) for k, r in enumerate(given, 1))
+    if order == 3 and parts[0] >= parts[1]:
+        raise ValueError(f"r1 must be less than r2, got r1 = {parts[0]} and r2 = {parts[1]}")
+    return parts
+
+
+def known(name: str, value: str, among: tuple[str, ...] = SOLVER_TYPES) -> None:
+    """ValueError unless the value is one of the names."""
+    if value not in among:
+        raise ValueError(f"{name} must be one of {', '.join(among)}, got {value!r}")
+
+
+def check_start(rec: Recorder) -> None:
+    """The noise prediction says nothing about x_0 at alpha = 0."""
+    if rec.prediction == "noise":
+        rec.finite_log_snr("DPM-Solver divides by it, DPM-Solver++ does not", last=False)
+
+
+# ---------------------------------------------------------------------- the noise family
+
+
+def dpm_solver(
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    *,
+    order: int = 2,
+    r1: float | None = None,
+    r2: float | None = None,
+    solver_type: str = "dpmsolver",
+) -> Tableau:
+    """DPM-Solver-1, 2 and 3: `order` evaluations a step, inside the step, of the noise.
+
+    Order 2 holds for every r1 (the gamma of PODC9-25, with solver_type taylor). Order 3 needs r2 = 2/3 and falls to
+    2 elsewhere: the first inner stage is off by O(h^2), and only there does its weight vanish with h.
+
+    Args:
+        process, times: the process and the decreasing grid, from alpha > 0; a step onto sigma = 0 is DPM-Solver-1.
+        order: 1, 2 or 3.
+        r1, r2: where the inner evaluations are, as parts of the step in lambda: 0 < r1 < r2 <= 1.
+        solver_type: dpmsolver (midpoint) as in the paper's algorithm boxes, taylor (heun) with the exact weights.
+
+    Raises:
+        ValueError: an unknown order or solver_type, parts that are not increasing in (0, 1] or not used, a start at
+            alpha = 0, or inner points for a process that is not the same on all axes.
+    """
+    return singlestep_table("DPM-Solver", process, times, "noise", order, r1, r2, solver_type)
+
+
+def dpm_solver_multistep(
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    *,
+    order: int = 2,
+    solver_type: str = "dpmsolver",
+    lower_order_final: bool = False,
+    euler_at_final: bool = False,
+    halved_curvature: bool = False,
+) -> Tableau:
+    """DPM-Solver with the evaluations of earlier steps: one evaluation of the noise a step.
+
+    The first steps are of order 1, 2, as far as there is a history, which caps the order as run at 2.
+
+    Args:
+        process, times: the process and the decreasing grid, from alpha > 0; a step onto sigma = 0 is of first order.
+        order: 1, 2 or 3.
+        solver_type: the weight of the slope in steps of order 2: dpmsolver (midpoint) or taylor (heun).
+        lower_order_final: the last steps have an order of at most the number of steps left.
+        euler_at_final: the last step has order 1.
+        halved_curvature: in order 3 take half of the interpolant's second derivative, as the authors' released code
+            and what follows it do; the order is then 2.
+
+    Raises:
+        ValueError: an unknown order or solver_type, or a start at alpha = 0.
+    """
+    return multistep_table(
+        f"DPM-Solver-{order}M",
+        process,
+        times,
+        "noise",
+        order,
+        solver_type,
+        lower_order_final,
+        euler_at_final,
+        halved_curvature,
+    )
+
+
+# As run, order 3 of a multistep method is 2: its first step has a local error O(h^2), and there is one of it.
+BOX, BOOK = "PODC9-26 (Lu et al. 2022a)", "PODC9-23, PODC9-25 (Lu et al. 2022a)"
+FAMILIES = (
+    Family("dpm-solver-1", dpm_solver, 1, "n", "PODC9-24 (Lu et al. 2022a)", {"order": 1}),
+    Family("dpm-solver-2", dpm_solver, 2, "2n", BOX, {"order": 2}),
+    Family("dpm-solver-2-taylor", dpm_solver, 2, "2n", BOOK, {"order": 2, "solver_type": "taylor"}),
+    Family("dpm-solver-3", dpm_solver, 3, "3n", BOOK, {"order": 3}),
+    Family("dpm-solver-3-taylor", dpm_solver, 3, "3n", BOOK, {"order": 3, "solver_type": "taylor"}),
+    Family("dpm-solver-2m", dpm_solver_multistep, 2, "n", BOOK, {"order": 2}),
+    Family("dpm-solver-2m-taylor", dpm_solver_multistep, 2, "n", BOOK, {"order": 2, "solver_type": "taylor"}),
+    Family("dpm-solver-3m", dpm_solver_multistep, 3, "n", BOOK, {"order": 3}, startup=2, exact_steps=2),
+    Family("dpm-solver-3m-halved", dpm_solver_multistep, 2, "n", BOOK, {"order": 3, "halved_curvature": True}),
+)
