@@ -37,18 +37,18 @@ from refdiff.schedules import Schedule
 def noise_prediction(rec: Recorder, x: State, point: Point) -> State:
     """eps* = (x - alpha D) / sigma, one evaluation of the denoiser."""
     d = rec.evaluate(x, point)
-    return (x - point.alpha * d) / point.sigma
+    return (x - d * point.alpha) / point.sigma
 
 
 def moved(x: State, eps: State, s: Point, t: Point) -> State:
     """y_s + (rho_t - rho_s) eps as an x at t: alpha_t rho_s (e^(lambda_s - lambda_t) - 1) is the weight of eps."""
-    return (t.alpha / s.alpha) * x + t.alpha * s.rho * expm1(s.log_snr - t.log_snr) * eps
+    return x * (t.alpha / s.alpha) + eps * (t.alpha * s.rho * expm1(s.log_snr - t.log_snr))
 
 
 def euler_step(rec: Recorder, x: State, s: Point, t: Point) -> State:
     """Euler's step in rho, written with the denoiser: it has a limit at alpha_s = 0 and at sigma_t = 0."""
     d = rec.evaluate(x, s)
-    return t.alpha * d + (t.sigma / s.sigma) * (x - s.alpha * d)
+    return d * t.alpha + (x - d * s.alpha) * (t.sigma / s.sigma)
 
 
 def second_order_step(rec: Recorder, x: State, s: Point, t: Point, node: float = 1.0) -> State:
@@ -58,12 +58,12 @@ def second_order_step(rec: Recorder, x: State, s: Point, t: Point, node: float =
     first = noise_prediction(rec, x, s)
     inside = t if node == 1 else at_rho(rec, s.rho + node * (t.rho - s.rho))
     second = noise_prediction(rec, moved(x, first, s, inside), inside)
-    return moved(x, (1 - 1 / (2 * node)) * first + 1 / (2 * node) * second, s, t)
+    return moved(x, first * (1 - 1 / (2 * node)) + second * (1 / (2 * node)), s, t)
 
 
 def raised(rec: Recorder, x: State, s: Point, t: Point, s_noise: float = 1.0) -> State:
     """Noise added from s to a noisier t, y_s + s_noise sqrt(rho_t^2 - rho_s^2) z: the kernel of the process."""
-    return (t.alpha / s.alpha) * x + rec.noise(s_noise * t.sigma * root(-expm1(2 * (t.log_snr - s.log_snr))))
+    return x * (t.alpha / s.alpha) + rec.noise(s_noise * t.sigma * root(-expm1(2 * (t.log_snr - s.log_snr))))
 
 
 def at_rho(rec: Recorder, rho: Number) -> Point:
