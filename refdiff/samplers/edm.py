@@ -37,18 +37,21 @@ from refdiff.schedules import Schedule
 def noise_prediction(rec: Recorder, x: State, point: Point) -> State:
     """eps* = (x - alpha D) / sigma, one evaluation of the denoiser."""
     d = rec.evaluate(x, point)
-    return (x - d * point.alpha) / point.sigma
+    eps: State = (x - point.alpha * d) / point.sigma
+    return eps
 
 
 def moved(x: State, eps: State, s: Point, t: Point) -> State:
     """y_s + (rho_t - rho_s) eps as an x at t: alpha_t rho_s (e^(lambda_s - lambda_t) - 1) is the weight of eps."""
-    return x * (t.alpha / s.alpha) + eps * (t.alpha * s.rho * expm1(s.log_snr - t.log_snr))
+    result: State = (t.alpha / s.alpha) * x + t.alpha * s.rho * expm1(s.log_snr - t.log_snr) * eps
+    return result
 
 
 def euler_step(rec: Recorder, x: State, s: Point, t: Point) -> State:
     """Euler's step in rho, written with the denoiser: it has a limit at alpha_s = 0 and at sigma_t = 0."""
     d = rec.evaluate(x, s)
-    return d * t.alpha + (x - d * s.alpha) * (t.sigma / s.sigma)
+    result: State = t.alpha * d + (t.sigma / s.sigma) * (x - s.alpha * d)
+    return result
 
 
 def second_order_step(rec: Recorder, x: State, s: Point, t: Point, node: float = 1.0) -> State:
@@ -63,7 +66,9 @@ def second_order_step(rec: Recorder, x: State, s: Point, t: Point, node: float =
 
 def raised(rec: Recorder, x: State, s: Point, t: Point, s_noise: float = 1.0) -> State:
     """Noise added from s to a noisier t, y_s + s_noise sqrt(rho_t^2 - rho_s^2) z: the kernel of the process."""
-    return x * (t.alpha / s.alpha) + rec.noise(s_noise * t.sigma * root(-expm1(2 * (t.log_snr - s.log_snr))))
+    std = t.sigma * root(-expm1(2 * (t.log_snr - s.log_snr)))
+    result: State = (t.alpha / s.alpha) * x + rec.noise(s_noise * std)
+    return result
 
 
 def at_rho(rec: Recorder, rho: Number) -> Point:
