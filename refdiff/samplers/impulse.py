@@ -126,8 +126,8 @@ def _unrolled(rows: Array, heard: _Listener, nfe: int) -> Array:
 
 
 def _check_linear(sampler: Sampler, table: Array, nfe: int, draws: int, tolerance: float) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((1 + nfe + draws, 3))
+    # numbers of four sizes: what clips does so at one of them
+    values = np.random.default_rng(0).standard_normal((1 + nfe + draws, 4)) * [0.01, 1.0, 100.0, 10000.0]
     heard = _Listener(values[0][:, None], values[1 : 1 + nfe], values[1 + nfe :])
     output = heard.listen(sampler)
     states = np.array([*heard.states, output])
