@@ -193,7 +193,7 @@ def leading(process: Process, steps: int, *, steps_offset: int = 0, set_alpha_to
         process: a BetaTable of N betas; index i of diffusers, counted from 0, is the time i + 1.
         steps: n, at most N.
         steps_offset: 1 in Stable Diffusion.
-        set_alpha_to_one: end at t = 0, or else at alpha_bar_1, which is t = 1 (with steps_offset > 0).
+        set_alpha_to_one: end at t = 0, or else at alpha_bar_1, which is t = 1, from later indices.
 
     Raises:
         ValueError: not a table, more steps than betas, an index outside it, or the same time twice.
@@ -233,6 +233,8 @@ def _indexed(chosen: Array, size: int, set_alpha_to_one: bool) -> Array:
     """Indices counted from 0 as times, with the end."""
     if chosen.max() > size - 1:
         raise ValueError(f"steps_offset must keep indices below {size}, got {chosen.max()}")
+    if not set_alpha_to_one and chosen.min() == 0:
+        raise ValueError("set_alpha_to_one must be True where index 0, at t = 1, is visited already")
     return _decreasing(np.append(chosen + 1, 0.0 if set_alpha_to_one else 1.0))
 
 

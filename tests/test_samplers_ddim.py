@@ -1,0 +1,306 @@
+"""DDIM and its relatives against the papers' algorithm boxes, written here on numbers."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture
+from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess, beta_table
+from refdiff.samplers.conversions import to_prediction
+from refdiff.samplers.ddim import FAMILIES, ddim, ddim_inversion, ddim_round_trip, gddim
+from refdiff.samplers.impulse import impulse_response
+from refdiff.samplers.order import gaussian_error, measure_order, reference_flow
+from refdiff.samplers.propagation import propagate
+from refdiff.samplers.running import run
+from refdiff.samplers.times import uniform, uniform_angle, uniform_log_snr
+from refdiff.schedules import FlowMatching, SubVP, VEPower, VPCosine, VPLinear
+
+MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.09, 0.25], [0.3, 0.7])
+GAUSSIAN = Gaussian([0.7], 0.25)
+SCHEDULES = [VPLinear(), FlowMatching(), VEPower(T=80.0), VPCosine(), SubVP()]
+TABLE = beta_table.linear()
+INDICES = np.array([1000.0, 777, 500, 201, 40, 3, 0])
+
+
+def middle(process, steps):
+    return uniform_log_snr(process, steps, start=0.98 * process.T, end=0.02 * process.T)
+
+
+# ---------------------------------------------------------------------- the algorithm boxes
+
+
+def song(eta, table=TABLE, indices=INDICES):
+    """Song, Meng and Ermon 2021, equations (12) and (16), on a table of alpha_bar."""
+    alpha_bar = np.append(1.0, np.cumprod(1 - table.betas))
+
+    def sampler(model, x, normal):
+        for now, later in pairwise(indices.astype(int)):
+            a, b = alpha_bar[now], alpha_bar[later]
+            eps = model(x, float(now))
+            std = eta * np.sqrt((1 - b) / (1 - a)) * np.sqrt(1 - a / b)
+            clean = (x - np.sqrt(1 - a) * eps) / np.sqrt(a)
+            x = np.sqrt(b) * clean + np.sqrt(max(1 - b - std**2, 0)) * eps
+            if std > 0:
+                x = x + std * normal()
+        return x
+
+    return sampler
+
+
+def zhang(k, table=TABLE, indices=INDICES):
+    """Zhang, Tao and Chen 2022, theorem 1: alpha is alpha_bar and their lambda is k."""
+    alpha = np.append(1.0, np.cumprod(1 - table.betas))
+
+    def sampler(model, x, normal):
+        for now, later in pairwise(indices.astype(int)):
+            a, b = alpha[now], alpha[later]
+            variance = (1 - b) * (1 - ((1 - b) / (1 - a)) ** (k * k) * (a / b) ** (k * k))
+            eps = model(x, float(now))
+            x = np.sqrt(b / a) * x + (np.sqrt(1 - b - variance) - np.sqrt(b / a) * np.sqrt(1 - a)) * eps
+            if variance > 0:
+                x = x + np.sqrt(variance) * normal()
+        return x
+
+    return sampler
+
+
+def lu(schedule, times):
+    """SDE-DPM-Solver-1 of Lu et al. 2022, for a predicted noise."""
+
+    def sampler(model, x, normal):
+        for s, t in pairwise(times):
+            a, b = schedule.coefficients(s), schedule.coefficients(t)
+            h = b.log_snr - a.log_snr
+            eps = model(x, s)
+            x = b.alpha / a.alpha * x - 2 * b.sigma * (np.exp(h) - 1) * eps
+            x = x + b.sigma * np.sqrt(np.exp(2 * h) - 1) * normal()
+        return x
+
+    return sampler
+
+
+def mokady(table, indices, noisier):
+    """Null-text inversion's `next_step`: the model is asked at x_t with the index of t or of the next one."""
+    alpha_bar = np.append(1.0, np.cumprod(1 - table.betas))
+
+    def sampler(model, x, _):
+        for now, later in pairwise(indices.astype(int)):
+            a, b = alpha_bar[now], alpha_bar[later]
+            eps = model(x, float(later if noisier else now))
+            x = np.sqrt(b) * (x - np.sqrt(1 - a) * eps) / np.sqrt(a) + np.sqrt(1 - b) * eps
+        return x
+
+    return sampler
+
+
+def follow(sampler, model, x, normals):
+    """The output of a box with these normals and the exact noise of a model."""
+    drawn = iter(normals)
+    return sampler(lambda y, t: model.noise(y, t), x, lambda: next(drawn))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_is_the_box_of_song(eta):
+    tableau, model = ddim(TABLE, INDICES, eta=eta), ExactModel(MIXTURE, TABLE)
+    x, normals = np.linspace(-2, 2, 7)[:, None], np.random.default_rng(0).standard_normal((tableau.draws, 7, 1))
+    found = run(tableau, model, x, normals=normals)
+    np.testing.assert_allclose(found, follow(song(eta), model, x, normals), rtol=0, atol=2e-13)
+    read = impulse_response(song(eta), TABLE, prediction="noise")
+    # 1 - alpha_bar by subtraction at t = 3 loses four digits in the box
+    assert to_prediction(tableau, "noise").difference(read) < 1e-12
+
+
+@pytest.mark.parametrize("k", [0.0, 0.5, 1.0, 2.0])
+def test_gddim_is_the_box_of_zhang(k):
+    tableau, model = gddim(TABLE, INDICES, stochasticity=k), ExactModel(MIXTURE, TABLE)
+    x, normals = np.linspace(-2, 2, 7)[:, None], np.random.default_rng(0).standard_normal((tableau.draws, 7, 1))
+    found = run(tableau, model, x, normals=normals)
+    np.testing.assert_allclose(found, follow(zhang(k), model, x, normals), rtol=0, atol=2e-13)
+    assert to_prediction(tableau, "noise").difference(impulse_response(zhang(k), TABLE, prediction="noise")) < 1e-12
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_frozen_noise_is_the_box_of_lu(schedule):
+    times = uniform_log_snr(schedule, 7, start=0.8 * schedule.T, end=0.1 * schedule.T)
+    tableau, model = gddim(schedule, times, frozen="noise"), ExactModel(MIXTURE, schedule)
+    x, normals = np.linspace(-2, 2, 7)[:, None], np.random.default_rng(0).standard_normal((7, 7, 1))
+    found = run(tableau, model, x, normals=normals)
+    np.testing.assert_allclose(found, follow(lu(schedule, times), model, x, normals), rtol=1e-11, atol=1e-11)
+    read = impulse_response(lu(schedule, times), schedule, prediction="noise", end_time=times[-1])
+    assert to_prediction(tableau, "noise").difference(read) < 1e-12
+
+
+@pytest.mark.parametrize("noisier", [False, True])
+def test_inversion_is_the_box_of_null_text_inversion(noisier):
+    up = np.array([0.0, 3, 40, 201, 500, 777, 1000])
+    tableau, model = (
+        ddim_inversion(TABLE, up, evaluate_at="noisier" if noisier else "cleaner"),
+        ExactModel(MIXTURE, TABLE),
+    )
+    x = np.linspace(-2, 2, 7)[:, None]
+    np.testing.assert_allclose(run(tableau, model, x), follow(mokady(TABLE, up, noisier), model, x, []), atol=2e-13)
+    read = impulse_response(mokady(TABLE, up, noisier), TABLE, prediction="noise", start_time=0.0, end_time=1000.0)
+    assert tableau.difference(read) < 1e-12
+
+
+# ---------------------------------------------------------------------- orders
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=lambda s: type(s).__name__)
+def test_first_order_on_gaussian_data(family, schedule):
+    found = measure_order(lambda t: family(schedule, t), GAUSSIAN, schedule, lambda n: middle(schedule, n))
+    assert found.order == pytest.approx(family.order, abs=0.1)
+
+
+def test_second_order_locally():
+    schedule = VPLinear()
+    found = measure_order(lambda t: ddim(schedule, t), GAUSSIAN, schedule, lambda n: middle(schedule, n), kind="local")
+    assert found.order == pytest.approx(2, abs=0.1)
+
+
+def test_first_order_on_a_mixture():
+    schedule = VPLinear()
+    found = measure_order(
+        lambda t: ddim(schedule, t), MIXTURE, schedule, lambda n: middle(schedule, n), counts=(20, 40, 80)
+    )
+    assert found.order == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("place", ["cleaner", "noisier"])
+def test_inversion_and_its_round_trip_are_of_first_order(place):
+    schedule = FlowMatching()
+
+    def grid(n):
+        return uniform_angle(schedule, n, start=0.9, end=0.02)[::-1]
+
+    found = measure_order(lambda t: ddim_inversion(schedule, t, evaluate_at=place), GAUSSIAN, schedule, grid)
+    assert found.order == pytest.approx(1, abs=0.1)
+    model, x = ExactModel(MIXTURE, schedule), np.linspace(-1.5, 1.5, 5)[:, None]
+    coded = run(ddim_inversion(schedule, grid(200), evaluate_at=place), model, x)
+    np.testing.assert_allclose(coded, reference_flow(model, x, 0.02, 0.9), atol=0.1)
+    lost = [
+        np.abs(run(ddim_round_trip(schedule, grid(n), evaluate_at=place), model, x) - x).max() for n in (25, 50, 100)
+    ]
+    assert np.log2(np.divide(lost[:-1], lost[1:])) == pytest.approx(1, abs=0.1)
+
+
+def test_frozen_noise_loses_its_first_order_error_on_gaussian_data():
+    schedule = FlowMatching()
+    wide = measure_order(
+        lambda t: gddim(schedule, t, frozen="noise"),
+        GAUSSIAN,
+        schedule,
+        lambda n: uniform_log_snr(schedule, n, start=1 - 1e-6, end=1e-6),
+        counts=(128, 256, 512),
+    )
+    assert wide.order == pytest.approx(2, abs=0.1)
+    half = measure_order(
+        lambda t: gddim(schedule, t, frozen="noise", stochasticity=0.5),
+        GAUSSIAN,
+        schedule,
+        lambda n: middle(schedule, n),
+        counts=(256, 512, 1024),
+    )
+    assert half.order == pytest.approx(1, abs=0.1)
+
+
+# ---------------------------------------------------------------------- limits
+
+
+@given(st.floats(0, 1), st.integers(1, 6), st.sampled_from(SCHEDULES))
+def test_every_noise_keeps_the_marginals_of_one_point(share, steps, schedule):
+    times = uniform(schedule, steps, end=0.01 * schedule.T)
+    sigma = schedule.sigma(times[1:])
+    found = propagate(ddim(schedule, times, noise=share * sigma), Gaussian([1.3], 0.0))
+    np.testing.assert_allclose(found.output.mean(), 1.3 * schedule.alpha(times[-1]), atol=1e-12)
+    np.testing.assert_allclose(found.output.cov(), [[sigma[-1] ** 2]], rtol=1e-12)
+
+
+def test_the_choices_of_noise_meet():
+    schedule, times = VPCosine(), uniform(VPCosine(), 5)
+    assert gddim(schedule, times).difference(ddim(schedule, times, eta=1)) < 1e-14
+    assert gddim(schedule, times, stochasticity=0).difference(ddim(schedule, times)) == 0
+    endless = gddim(schedule, times, stochasticity=100)
+    assert endless.difference(ddim(schedule, times, noise=schedule.sigma(times[1:]))) < 1e-14
+    middle_times = middle(schedule, 5)
+    assert (
+        gddim(schedule, middle_times, stochasticity=0, frozen="noise").difference(ddim(schedule, middle_times)) < 1e-13
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_both_ends_of_time_are_ordinary(family, steps):
+    for schedule in (FlowMatching(), VPCosine()):
+        tableau = family(schedule, uniform(schedule, steps))
+        assert all(np.isfinite(part).all() for part in (tableau.states, tableau.outputs, tableau.noise))
+        # the last step is the denoiser itself
+        assert [w for _, w in tableau.row(steps)[1]] == [1.0]
+        assert not tableau.row(steps)[0]
+
+
+def test_one_point_is_encoded_and_decoded_exactly():
+    schedule, model = FlowMatching(), ExactModel(Empirical([[0.4]]), FlowMatching())
+    x = np.array([[0.9], [-2.0]])
+    for place in ("cleaner", "noisier"):
+        back = run(ddim_round_trip(schedule, [0.2, 0.5, 0.8], evaluate_at=place), model, x)
+        # eps depends on x and t together: only the point's own time gives the exact one
+        assert np.allclose(back, x, atol=1e-13) == (place == "cleaner")
+
+
+def test_inversion_from_data_to_pure_noise():
+    schedule = FlowMatching()
+    tableau = ddim_round_trip(schedule, np.linspace(0, 1, 200))
+    assert gaussian_error(tableau, GAUSSIAN) < 0.05
+    assert tableau.nfe == 398
+
+
+def test_every_axis_has_its_own_process():
+    schedules = [VPLinear(), FlowMatching(), VPCosine()]
+    process, times = AffineProcess(schedules), np.array([0.9, 0.6, 0.3, 0.1])
+    tables = [
+        lambda p: ddim(p, times, eta=0.7),
+        lambda p: gddim(p, times, stochasticity=1.5),
+        lambda p: gddim(p, times, frozen="noise"),
+        lambda p: ddim_inversion(p, times[::-1]),
+    ]
+    for build in tables:
+        whole = build(process).unroll()
+        for j, schedule in enumerate(schedules):
+            alone = build(schedule).unroll()
+            np.testing.assert_allclose(whole.outputs[..., j], alone.outputs, rtol=1e-13, atol=1e-15)
+            np.testing.assert_allclose(whole.noise[..., j], alone.noise, rtol=1e-13, atol=1e-15)
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ddim(VPLinear(), [1, 0.5], eta=-1), "eta must"),
+        (lambda: ddim(VPLinear(), [1, 0.5], eta=np.nan), "eta must"),
+        (lambda: ddim(VPLinear(), [1, 0.5], eta=5), "eta = 5.0 must leave 0 <= c"),
+        (lambda: ddim(VPLinear(), [1, 0.5], noise=-0.1), "noise must leave 0 <= c"),
+        (lambda: ddim(VPLinear(), [1, 0.5, 0], noise=0.1), "noise must leave 0 <= c"),
+        (lambda: ddim(VPLinear(), [1, 0.5, 0], noise=[0.1, 0, 0]), "noise must be one number or one for each of 2"),
+        (lambda: ddim(VPLinear(), [1, 0.5], noise=0.1, eta=1), "exclude each other"),
+        (lambda: ddim(VPLinear(), [0.5, 1]), "times must decrease"),
+        (lambda: gddim(VPLinear(), [1, 0.5], stochasticity=-1), "stochasticity must"),
+        (lambda: gddim(VPLinear(), [1, 0.5], frozen="score"), "frozen must be denoiser or noise"),
+        (lambda: gddim(FlowMatching(), [1, 0.5], frozen="noise"), "alpha > 0"),
+        (lambda: ddim_inversion(VPLinear(), [1, 0.5]), "times must increase"),
+        (lambda: ddim_inversion(VPLinear(), [0.5, 0.5]), "times must increase"),
+        (lambda: ddim_inversion(VPLinear(), [0.5]), "at least two times"),
+        (lambda: ddim_inversion(VPLinear(), [0.5, 2]), "times must lie in"),
+        (lambda: ddim_inversion(VPLinear(), [0.5, 1], evaluate_at="middle"), "evaluate_at must be cleaner or noisier"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
