@@ -1,0 +1,249 @@
+"""EDM's samplers against their published algorithm on numbers, their orders, their churn, and the ends of the grid."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess
+from refdiff.samplers.edm import FAMILIES, edm_euler, edm_heun
+from refdiff.samplers.impulse import impulse_response
+from refdiff.samplers.order import fit, measure_order, reference_flow
+from refdiff.samplers.propagation import propagate
+from refdiff.samplers.running import run
+from refdiff.samplers.times import uniform_log_snr
+from refdiff.schedules import FlowMatching, VEPower, VPLinear
+
+MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.25, 0.36], [0.4, 0.6])
+GAUSSIAN = Gaussian([0.7], 0.25)
+SCHEDULES = [VEPower(T=100.0), VPLinear(), FlowMatching()]
+ENDS = {VEPower: (60.0, 0.02), VPLinear: (0.9, 0.02), FlowMatching: (0.98, 0.02)}
+NAMED = {family.name: family for family in FAMILIES}
+
+
+def published(denoiser, x, sigmas, normal, node=None, s_churn=0.0, s_tmin=0.0, s_tmax=np.inf, s_noise=1.0):
+    """Karras et al. 2022: Algorithm 2 with the second-order step of Algorithm 3, or Euler's where node is None."""
+    n = len(sigmas) - 1
+    for sigma, target in pairwise(sigmas):
+        gamma = min(s_churn / n, np.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
+        hat = sigma + gamma * sigma
+        if gamma > 0:
+            x = x + np.sqrt(hat**2 - sigma**2) * s_noise * normal()
+        h, d = target - hat, (x - denoiser(x, hat)) / hat
+        inside = hat + (node or 0) * h
+        if node is None or inside == 0:
+            x = x + h * d
+        else:
+            middle = x + node * h * d
+            d2 = (middle - denoiser(middle, inside)) / inside
+            x = x + h * ((1 - 1 / (2 * node)) * d + d2 / (2 * node))
+    return x
+
+
+def grid(schedule, n, clean=False):
+    start, end = ENDS[type(schedule)]
+    times = uniform_log_snr(schedule, n, start=start, end=end)
+    return np.append(times, 0.0) if clean else times
+
+
+def levels(schedule, times):
+    return np.array([float(schedule.sigma(t) / schedule.alpha(t)) for t in times])
+
+
+MEMBERS = {
+    "Euler": (edm_euler, {}, None),
+    "Heun": (edm_heun, {}, 1.0),
+    "midpoint": (edm_heun, {"node": 0.5}, 0.5),
+    "Ralston": (edm_heun, {"node": 2 / 3}, 2 / 3),
+}
+CHURNS = [
+    {},
+    {"s_churn": 2.0, "s_tmin": 0.05, "s_tmax": 5.0, "s_noise": 1.01},
+    {"s_churn": 100.0, "s_tmax": 20.0},
+]
+
+
+@pytest.mark.parametrize("churn", CHURNS, ids=["no churn", "churn", "clamped churn"])
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_the_map_is_the_published_algorithm_seen_through_x_over_alpha(schedule, member, churn):
+    build, options, node = MEMBERS[member]
+    times = grid(schedule, 7, clean=True)
+    table = build(schedule, times, **options, **churn)
+    alpha, rng = float(schedule.alpha(times[0])), np.random.default_rng(1)
+    y, normals = 2 * levels(schedule, times)[0] * rng.standard_normal((5, 1)), rng.standard_normal((table.draws, 5, 1))
+    edm = ExactModel(MIXTURE, VEPower(T=1e4))
+    expected = published(edm.denoiser, y, levels(schedule, times), iter(normals).__next__, node, **churn)
+    found = run(table, ExactModel(MIXTURE, schedule), alpha * y, normals=normals) if table.draws else run(
+        table, ExactModel(MIXTURE, schedule), alpha * y
+    )  # fmt: skip
+    assert np.abs(found - expected).max() < 1e-13 * (np.abs(y).max() + np.abs(normals).max(initial=0.0))
+
+
+@pytest.mark.parametrize("churn", CHURNS, ids=["no churn", "churn", "clamped churn"])
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_impulses_through_the_published_algorithm_read_the_table(schedule, member, churn):
+    build, options, node = MEMBERS[member]
+    times = grid(schedule, 5)
+
+    def time(sigma):
+        return float(schedule.time_of_log_snr(-np.log(sigma)))
+
+    def sampler(model, x, normal):
+        def denoiser(y, sigma):
+            return model(float(schedule.alpha(time(sigma))) * y, time(sigma))
+
+        y = published(denoiser, x / float(schedule.alpha(times[0])), levels(schedule, times), normal, node, **churn)
+        return float(schedule.alpha(times[-1])) * y
+
+    found = impulse_response(sampler, schedule, start_time=times[0], end_time=times[-1])
+    assert found.difference(build(schedule, times, **options, **churn)) < 1e-12
+
+
+# ---------------------------------------------------------------------- orders
+
+
+# On Gaussian data the midpoint rule in sigma / alpha is of order 3: with w = v + rho^2 and y = sqrt(w) z the terms of
+# its local error at h^3, -f''/24 = z rho v w^(-5/2) / 8 and -J f' / 8 = -z rho v w^(-5/2) / 8, cancel.
+ON_GAUSSIANS = {"edm-midpoint": 3}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_order_is_measured_on_gaussian_data(name):
+    family, schedule = NAMED[name], VPLinear()
+    found = measure_order(
+        lambda t: family(schedule, t), GAUSSIAN, schedule, lambda n: grid(schedule, n), counts=(64, 128)
+    )
+    assert abs(found.order - ON_GAUSSIANS.get(name, family.order)) < 0.1
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A mixture's model, points at t = 0.5, and where the probability flow takes them at t = 0.2."""
+    model = ExactModel(GaussianMixture.isotropic([[-1.0], [1.0]], [0.09, 0.09], [0.4, 0.6]), VPLinear())
+    x = model.sample(8, 0.5, 0)
+    return model, x, reference_flow(model, x, 0.5, 0.2)
+
+
+@pytest.mark.parametrize("name", ["edm-euler", "edm-heun", "edm-midpoint", "edm-ralston"])
+def test_the_order_is_measured_on_a_mixture(name, reference):
+    model, x, exact = reference
+    counts = (32, 64, 128)
+    grids = [uniform_log_snr(VPLinear(), n, start=0.5, end=0.2) for n in counts]
+    errors = [np.abs(run(NAMED[name](VPLinear(), times), model, x) - exact).max() for times in grids]
+    assert abs(fit(counts, errors, 1e-12, 3).order - NAMED[name].order) < 0.1
+
+
+@pytest.mark.parametrize(("build", "order"), [(edm_euler, 1), (edm_heun, 2)])
+@pytest.mark.parametrize("ends", [(1.0, 0.1), (0.9, 0.0)], ids=["from alpha = 0", "to sigma = 0"])
+def test_the_euler_step_at_an_end_costs_no_order(build, order, ends):
+    schedule = FlowMatching()
+    found = measure_order(
+        lambda t: build(schedule, t),
+        GAUSSIAN,
+        schedule,
+        lambda n: np.linspace(*ends, n + 1),
+        counts=(64, 128, 256),
+    )
+    assert abs(found.order - order) < 0.1
+
+
+# ---------------------------------------------------------------------- churn
+
+
+@given(st.floats(0.01, 10.0), st.floats(0.0, 2.0), st.integers(1, 5))
+def test_churn_keeps_the_marginal_and_inflation_adds_its_own_variance(s_churn, s_noise, n):
+    schedule = VPLinear()
+    times = grid(schedule, n)
+    top = levels(schedule, times)[0]
+    law = propagate(edm_euler(schedule, times, s_churn=s_churn, s_noise=s_noise), GAUSSIAN)
+    gamma = min(s_churn / n, np.sqrt(2) - 1)
+    alpha = law.tableau.coefficients.alpha[1]
+    assert np.isclose(
+        law.tableau.coefficients.sigma[1] / alpha, top * (1 + gamma), rtol=1e-12
+    )  # stage 1 is the churned start
+    extra = (s_noise**2 - 1) * (alpha * top) ** 2 * gamma * (2 + gamma)
+    np.testing.assert_allclose(law.law(1).cov(), law.target(1).cov() + extra, rtol=1e-11)
+    np.testing.assert_allclose(law.law(1).mean(), law.target(1).mean(), rtol=1e-11)
+
+
+def test_churn_is_clamped_where_the_noise_would_grow_by_more_than_the_root_of_two():
+    schedule, n = VPLinear(), 6
+    clamped = edm_heun(schedule, grid(schedule, n), s_churn=1e9, s_tmax=10.0)
+    assert clamped.close(edm_heun(schedule, grid(schedule, n), s_churn=n * (np.sqrt(2) - 1), s_tmax=10.0))
+
+
+def test_churn_outside_its_range_of_noise_levels_does_nothing():
+    schedule = VPLinear()
+    times = grid(schedule, 6)
+    low, high = levels(schedule, times)[[3, 2]]
+    table = edm_euler(schedule, times, s_churn=1.0, s_tmin=low, s_tmax=high)
+    assert table.draws == 2
+    assert edm_euler(schedule, times, s_churn=1.0, s_tmin=high + 1e-6, s_tmax=high + 2e-6).draws == 0
+
+
+@pytest.mark.parametrize("build", [edm_euler, edm_heun])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_churn_beyond_the_end_of_the_process_names_the_step(build, schedule):
+    start = schedule.T
+    with pytest.raises(ValueError, match=r"s_tmax must keep the churned noise .* in step 0, from t = "):
+        build(schedule, np.linspace(start, 0.1 * start, 4), s_churn=1.0)
+    build(schedule, np.linspace(start, 0.1 * start, 4), s_churn=1.0, s_tmax=1.0)
+
+
+# ---------------------------------------------------------------------- ends of the grid, axes, bad input
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_grids_from_alpha_zero_to_sigma_zero_give_finite_tables(member, n):
+    build, options, node = MEMBERS[member]
+    table = build(FlowMatching(), np.linspace(1.0, 0.0, n + 1), **options)
+    assert table.nfe == {None: n, 1.0: max(2 * n - 2, 1)}.get(node, 2 * n - 1)
+    x = np.random.default_rng(0).standard_normal((4, 1))
+    first = run(table, ExactModel(MIXTURE, FlowMatching()), x, trajectory=True)
+    assert np.isfinite(first).all()
+    if n == 1:  # the denoiser at pure noise is the mean
+        np.testing.assert_allclose(first[-1], np.broadcast_to(MIXTURE.mean(), x.shape), atol=1e-14)
+
+
+@pytest.mark.parametrize("member", ["Euler", "Heun"])
+def test_each_axis_of_a_per_axis_process_is_sampled_on_its_own(member):
+    build, options, _ = MEMBERS[member]
+    schedules = [VPLinear(), FlowMatching()]
+    times = np.linspace(0.9, 0.05, 5)
+    table = build(AffineProcess(schedules), times, **options)
+    law = Gaussian([0.3, -0.4], [0.5, 2.0])
+    x = np.random.default_rng(3).standard_normal((6, 2))
+    found = run(table, ExactModel(law, AffineProcess(schedules)), x)
+    for j, schedule in enumerate(schedules):
+        one = ExactModel(Gaussian(law.mean()[j : j + 1], law.cov()[j, j]), schedule)
+        alone = run(build(schedule, times, **options), one, x[:, j : j + 1])
+        np.testing.assert_allclose(found[:, j : j + 1], alone, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (edm_euler, {"s_churn": -1.0}, "s_churn"),
+        (edm_euler, {"s_noise": np.nan}, "s_noise"),
+        (edm_heun, {"s_tmin": 2.0, "s_tmax": 1.0}, "s_tmax must be at least s_tmin"),
+        (edm_heun, {"s_tmax": np.nan}, "s_tmax"),
+        (edm_heun, {"node": 0.0}, "node"),
+        (edm_heun, {"node": 1.5}, "node"),
+    ],
+)
+def test_options_out_of_range_are_refused(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(VPLinear(), [0.9, 0.5, 0.1], **options)
+
+
+@pytest.mark.parametrize("options", [{"node": 0.5}, {"s_churn": 1.0}])
+def test_what_needs_a_clock_refuses_a_process_for_each_axis(options):
+    with pytest.raises(ValueError, match="same on all axes"):
+        edm_heun(AffineProcess([VPLinear(), FlowMatching()]), [0.9, 0.5, 0.1], **options)
