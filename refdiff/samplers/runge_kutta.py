@@ -286,7 +286,8 @@ def _step(rec: Recorder, x: State, s: Point, t: Point, rule: Method, clock: Cloc
         total: State = x / clock.scale(s)
         for weight, slope in zip(weights, slopes, strict=False):
             total = total + (h * weight) * slope if weight else total
-        return total * clock.scale(point)
+        result: State = total * clock.scale(point)
+        return result
 
     for c, row in zip(rule.c.tolist(), rule.A, strict=True):
         if c not in points:
