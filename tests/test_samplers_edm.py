@@ -116,9 +116,7 @@ ON_GAUSSIANS = {"edm-midpoint": 3}
 @pytest.mark.parametrize("name", NAMED)
 def test_the_order_is_measured_on_gaussian_data(name):
     family, schedule = NAMED[name], VPLinear()
-    found = measure_order(
-        lambda t: family(schedule, t), GAUSSIAN, schedule, lambda n: grid(schedule, n), counts=(64, 128)
-    )
+    found = measure_order(family, GAUSSIAN, schedule, lambda n: grid(schedule, n), counts=(64, 128))
     assert abs(found.order - ON_GAUSSIANS.get(name, family.order)) < 0.1
 
 
@@ -144,7 +142,7 @@ def test_the_order_is_measured_on_a_mixture(name, reference):
 def test_the_euler_step_at_an_end_costs_no_order(build, order, ends):
     schedule = FlowMatching()
     found = measure_order(
-        lambda t: build(schedule, t),
+        build,
         GAUSSIAN,
         schedule,
         lambda n: np.linspace(*ends, n + 1),
