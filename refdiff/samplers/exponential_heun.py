@@ -99,5 +99,4 @@ FAMILIES = (
     Family(
         "exponential-heun-denoiser", exponential_heun, 2, "2n", _PAPER, {"prediction": "denoiser"}, ends_clean=False
     ),
-    Family("heun-log-snr", heun_log_snr, 2, "2n", "PODC9-28 (Lai et al. 2025)", ends_clean=False),
 )
