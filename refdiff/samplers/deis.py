@@ -1,0 +1,220 @@
+r"""DEIS: the noise prediction continued by a polynomial of degree n in a clock c, integrated exactly.
+
+With y = x / alpha and rho = sigma / alpha the probability flow is dy/drho = eps, hence from s to t < s
+
+    x_t = (alpha_t / alpha_s) x_s + sum_{j<=n} C_j eps_j,     C_j = alpha_t int_{rho_s}^{rho_t} l_j(c(rho)) drho
+
+over the last n + 1 nodes, which is (1/2) int (g^2 / sigma)(alpha_t / alpha_tau) l_j(tau) dtau in time. As
+sum_j C_j = sigma_t - alpha_t rho_s is DDIM's weight, the step is DDIM's plus sum_{j>=1} C_j (eps_j - eps_0), which is
+how it is written here: nothing cancels where alpha_s is small.
+
+    tAB        c = t       quadrature, 32 Gauss-Legendre points for every 4 units of arsinh rho, where t(rho) is smooth
+    rhoAB      c = rho     polynomials: the linear multistep method of k-diffusion in other words
+    lambdaAB   c = lambda  -sigma_t sum_k c_jk k! h^(k+1) phi_(k+1)(h),   l_j(lambda_s + u h) = sum_k c_jk u^k
+    rhoRK      an explicit Runge-Kutta method for dy/drho = eps
+
+Degree n has local error h^(n+2), and global order n + 1 if the first n values are that good. The ramp starts with
+degrees 0, 1, ..., whose local errors are h^2, h^3, ...: the one step of degree 0 costs the global order min(n + 1, 2).
+A Runge-Kutta start of order 4 in rho has local error h^5, hence min(n + 1, 5).
+
+For Gaussian data eps = a y + const with a = rho / (s^2 + rho^2), and the h^3 of the midpoint rule is
+a''/24 + a a'/4 + a^3/6 = 0: there rhoRK's midpoint is of order 3, on other data of order 2.
+
+The first step from alpha = 0, where rho is infinite, is DDIM's with the data prediction; so is a step to sigma = 0 in
+lambda. Sources: PODC9-18, PODC9-19, PODC9-20, PODC9-37; Zhang and Chen 2023.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import factorial
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, whole_number
+from refdiff.processes import AffineProcess, BetaTable
+from refdiff.samplers.adams import RUNGE_KUTTA, STARTS, Flow, History, chosen, combined, runge_kutta
+from refdiff.samplers.families import Family
+from refdiff.samplers.numbers import Number, gauss_legendre, lagrange, lagrange_integrals, phi
+from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.tableau import Tableau
+from refdiff.schedules import Schedule
+
+CLOCKS = {"t": "tAB", "rho": "rhoAB", "log_snr": "lambdaAB"}
+
+# For 32 points an analytic integrand is complete if its singularities, here rho = +-i, keep half a unit from the
+# panel: panels of arsinh rho of length 4 keep 1.5.
+_POINTS, _PANEL = 32, 4.0
+
+
+def deis(
+    process: AffineProcess | Schedule, times: ArrayLike, *, degree: int = 3, clock: str = "t", start: str = "ramp"
+) -> Tableau:
+    """DEIS with polynomials of a given degree: tAB-DEIS unless another clock is given.
+
+    Args:
+        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        degree: of the polynomial, n >= 0; 0 is DDIM. Grids of fewer steps use the degrees there are.
+        clock: t, rho or log_snr, what the polynomial is in.
+        start: "ramp", degrees 0, 1, ..., n; or "runge-kutta", the first n steps by the classical method of order 4
+            in rho (not to sigma = 0, nor from alpha = 0), for a process that is the same on all axes.
+
+    Raises:
+        ValueError: a degree below 0, an unknown clock or start.
+    """
+    degree = whole_number("degree", degree)
+    clock, start = chosen("clock", clock, tuple(CLOCKS)), chosen("start", start, STARTS)
+    rec = Recorder(f"DEIS {CLOCKS[clock]}{degree}", process, times, "denoiser")
+    flow, x = Flow("rho", "x/alpha"), rec.start
+    history, nodes = History(degree + 1), Flow(clock, "x").clock
+    for s, t in rec.steps:
+        d = rec.evaluate(x, s)
+        eps = (x - s.alpha * d) / s.sigma
+        if not np.any(abs(nodes.value(s)) == np.inf):
+            history.add(nodes.value(s), eps)
+        if s.pure_noise or np.any(abs(nodes.value(t)) == np.inf):
+            x = t.alpha * d + t.sigma * eps
+        elif start == "runge-kutta" and not history.full and not t.clean:
+            x = runge_kutta(rec, flow, x, d, s, t, RUNGE_KUTTA["rk4"])
+        else:
+            weights = noise_weights(rec.process, s, t, history.nodes, clock)
+            earlier: list[State] = [value - eps for value in history.values[1:]]
+            x = t.alpha * d + t.sigma * eps + combined(weights[1:], earlier)
+    return rec.finish(x)
+
+
+def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str = "heun") -> Tableau:
+    """rhoRK-DEIS: an explicit Runge-Kutta method in sigma/alpha with the noise prediction.
+
+    Args:
+        process, times: the process and the decreasing grid; the first step from alpha = 0 is DDIM's, and so is the
+            last one to sigma = 0 unless the method only looks between (midpoint).
+        method: heun (EDM's), midpoint, kutta (order 3) or rk4.
+
+    Raises:
+        ValueError: an unknown method, or a process that differs between the axes for a method that looks between.
+    """
+    butcher = RUNGE_KUTTA[chosen("method", method, tuple(name for name in RUNGE_KUTTA if name != "euler"))]
+    rec = Recorder(f"DEIS rhoRK {method}", process, times, "denoiser")
+    flow, x = Flow("rho", "x/alpha"), rec.start
+    for s, t in rec.steps:
+        d = rec.evaluate(x, s)
+        if s.pure_noise:
+            x = t.alpha * d + t.sigma * (x - s.alpha * d) / s.sigma
+        else:
+            x = runge_kutta(rec, flow, x, d, s, t, butcher)
+    return rec.finish(x)
+
+
+# ---------------------------------------------------------------------- weights
+
+
+def noise_weights(process: AffineProcess, s: Point, t: Point, nodes: list[Number], clock: str) -> list[Number]:
+    """C_j = alpha_t int_{rho_s}^{rho_t} l_j(c(rho)) drho for nodes given in the clock, from finite rho_s.
+
+    Raises:
+        ValueError: an unknown clock.
+    """
+    chosen("clock", clock, tuple(CLOCKS))
+    if clock == "rho":
+        return [t.alpha * weight for weight in lagrange_integrals(nodes, s.rho, t.rho)]
+    if clock == "log_snr":
+        return _exponential(nodes, s, t)
+    each = [_in_time(one, s.t, t.t, nodes) for one in process.schedules]
+    return list(t.alpha * (np.transpose(each) if process.per_axis else np.asarray(each[0])))
+
+
+def _exponential(nodes: list[Number], s: Point, t: Point) -> list[Number]:
+    """-sigma_t sum_k c_jk k! h^(k+1) phi_(k+1)(h): polynomials in lambda under e^-lambda."""
+    h = t.log_snr - s.log_snr
+    moments = [-t.sigma * h * factorial(k) * phi(k + 1, h) for k in range(len(nodes))]
+    # the nodes in units of the step, where the newest is 0
+    places = [(node - s.log_snr) / h for node in nodes]
+    return [
+        sum(c * moment for c, moment in zip(_coefficients(places, j), moments, strict=True)) for j in range(len(nodes))
+    ]
+
+
+def _coefficients(nodes: list[Number], j: int) -> list[Number]:
+    """l_j(u) = sum_k c_k u^k."""
+    found: list[Number] = [1.0]
+    for i, other in enumerate(nodes):
+        if i != j:
+            scale = nodes[j] - other
+            shifted, kept = [0.0, *found], [*found, 0.0]
+            found = [(up - other * own) / scale for up, own in zip(shifted, kept, strict=True)]
+    return found
+
+
+def _in_time(schedule: Schedule, start: float, end: float, nodes: list[Number]) -> Array:
+    """int l_j(t(rho)) drho from t = start to end, with rho = sinh u: shape (nodes,)."""
+    edges = np.arcsinh(np.exp(-schedule.log_snr(_breaks(schedule, start, end))))
+    points, weights = gauss_legendre(_POINTS)
+    total = np.zeros(len(nodes))
+    for a, b in pairwise(edges):
+        panels = max(1, int(np.ceil(abs(b - a) / _PANEL)))
+        width = (b - a) / panels
+        u = (a + width * (np.arange(panels)[:, None] + points)).ravel()
+        times = schedule.time_of_log_snr(-np.log(np.sinh(u)))
+        measure = width * np.tile(weights, panels) * np.cosh(u)
+        total += [measure @ values for values in np.broadcast_arrays(*lagrange(nodes, times), times)[:-1]]
+    return total
+
+
+def _breaks(schedule: Schedule, start: float, end: float) -> Array:
+    """Times between which t(rho) is smooth: a table of betas has its kinks at its indices."""
+    if not isinstance(schedule, BetaTable):
+        return np.array([start, end])
+    inner = np.arange(np.ceil(start) - 1, np.floor(end), -1.0)
+    return np.concatenate([[start], inner, [end]])
+
+
+def _adams(degree: int, clock: str, name: str) -> Family:
+    return Family(
+        f"deis-{name}{degree}",
+        deis,
+        degree + 1,
+        "n",
+        "PODC9-19, PODC9-20 (Zhang and Chen 2023)",
+        {"degree": degree, "clock": clock},
+        startup=min(degree + 1, 2),  # one step of degree 0 leaves its h^2
+        exact_steps=degree,
+        clock=clock,
+        starts_pure=True,
+    )
+
+
+def _runge_kutta(method: str, order: int, nfe: str) -> Family:
+    return Family(
+        f"deis-rho-{method}",
+        deis_rk,
+        order,
+        nfe,
+        "PODC9-55, TOPA-53 (Zhang and Chen 2023)",
+        {"method": method},
+        clock="rho",
+        starts_pure=True,
+    )
+
+
+FAMILIES = (
+    *(_adams(degree, "t", "tab") for degree in (0, 1, 2, 3)),
+    *(_adams(degree, "rho", "rhoab") for degree in (1, 2, 3)),
+    *(_adams(degree, "log_snr", "lambdaab") for degree in (1, 2, 3)),
+    Family(
+        "deis-tab3-rk",
+        deis,
+        4,
+        "n + 9",
+        "PODC9-19 (Zhang and Chen 2023)",
+        {"degree": 3, "start": "runge-kutta"},
+        exact_steps=3,
+        clock="t",
+        starts_pure=True,
+    ),
+    _runge_kutta("midpoint", 2, "2n"),
+    _runge_kutta("heun", 2, "2n"),
+    _runge_kutta("kutta", 3, "3n"),
+    _runge_kutta("rk4", 4, "4n"),
+)
