@@ -179,7 +179,7 @@ def analytic_dpm(
             that answers one of them: estimates in place of the exact ones.
         covariance: isotropic, diagonal or full, with a law.
         eta: the share of the DDPM posterior's standard deviation in the kernel that V is added to, one number or one
-            for each step; eta = sigma_s / sigma_t makes beta of it.
+            for each step; eta = sigma_s / sigma_t makes beta of it, where beta fits into sigma_t^2.
         data_range: (a, b) of the data. V is clipped to sigma^2 / alpha^2 and to (b - a)^2 / 4, unless it is full.
         final_noise: whether noise is added in a step to sigma = 0 too. The paper adds none; without it the data's
             variance lacks alpha_t^2 V at the end.
@@ -203,7 +203,7 @@ def analytic_dpm(
     x = rec.start
     for (s, t), part, own in zip(rec.steps, shares, left, strict=True):
         kappa, gamma = mean_weights(s, t, part)
-        v = own if own.ndim == 2 else np.minimum(own, np.minimum(s.rho**2, ceiling))
+        v = own if own.ndim == 2 else np.asarray(np.minimum(own, np.minimum(s.rho**2, ceiling)))
         noisy = np.asarray(final_noise or t.sigma > 0, dtype=float)
         weight = operators.product(noisy, _root(part * posterior_std(s, t), gamma, v))
         d = rec.evaluate(x, s)
@@ -227,7 +227,8 @@ def _quarter(data_range: tuple[float, float]) -> float:
 
 def _given(moments: ArrayLike | Callable[[Point], ArrayLike] | None, starts: list[Point]) -> list[Operator]:
     if callable(moments):
-        return [operators.covariance("moments", moments(s)) for s in starts]
+        found = [np.asarray(moments(s)) for s in starts]  # mpmath numbers, in arrays of objects, pass
+        return [v if v.dtype == object else operators.covariance("moments", v) for v in found]
     if moments is None:
         raise ValueError("moments must be given without a law")
     return [operators.covariance("moments", v) for v in per_step("moments", moments, len(starts), (1, 2, 3))]

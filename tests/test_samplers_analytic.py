@@ -1,0 +1,399 @@
+"""Analytic-DPM against theorem 1 of its paper, its moments against quadrature, its steps against exact laws."""
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from refdiff import (
+    AffineProcess,
+    Empirical,
+    ExactModel,
+    FlowMatching,
+    Gaussian,
+    GaussianMixture,
+    VEPower,
+    VPLinear,
+    beta_table,
+    testing,
+)
+from refdiff.distributions import random_mixture, ring
+from refdiff.samplers import analytic, times
+from refdiff.samplers.analytic import analytic_dpm, averaged_covariance, conditional_variance, state_dependent_dpm
+from refdiff.samplers.ancestral import ddpm
+from refdiff.samplers.conversions import to_prediction
+from refdiff.samplers.ddim import ddim
+from refdiff.samplers.impulse import impulse_response
+from refdiff.samplers.order import measure_order
+from refdiff.samplers.propagation import propagate
+from refdiff.samplers.running import run
+
+MIXTURE = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.09, 1.0, 0.25], [0.5, 0.3, 0.2])
+TABLE = beta_table.linear(20, 0.01, 0.6)
+PROCESSES = {"VP": VPLinear(), "FM": FlowMatching(), "EDM": VEPower(T=80.0), "table": TABLE}
+
+
+# ---------------------------------------------------------------------- the paper's box, on numbers
+
+
+@cache
+def mean_square_score(t):
+    """E |grad log p_t|^2 / d for the mixture on the table, by adaptive quadrature."""
+    law = ExactModel(MIXTURE, TABLE).marginal(t)
+    low, high = law.means.min() - 40, law.means.max() + 40
+    breaks = np.unique(np.concatenate([law.means.ravel() + k * 0.5 for k in range(-12, 13)]).round(12))
+
+    def density(x):
+        point = np.array([[x]])
+        return float(np.exp(law.logpdf(point))[0] * law.score(point)[0, 0] ** 2)
+
+    pieces = [low, *breaks, high]
+    return sum(quad(density, a, b, epsabs=1e-15, epsrel=1e-13)[0] for a, b in pairwise(pieces))
+
+
+def bao(bars, squares, indices, eta):
+    """Bao et al. 2022, theorem 1 and algorithm 1: abar_n, bbar_n = 1 - abar_n, the score as the model, x_1 -> mean."""
+
+    def sample(score, x, normal):
+        for n, m in zip(indices, [*indices[1:], 0], strict=True):
+            abar, abar_m = bars[n - 1], bars[m - 1] if m else 1.0
+            bbar, bbar_m = 1 - abar, 1 - abar_m
+            alpha = abar / abar_m
+            lam2 = eta**2 * bbar_m / bbar * (1 - alpha)
+            clean = (x + bbar * score(x, n)) / np.sqrt(abar)
+            mean = np.sqrt(abar_m) * clean + np.sqrt(bbar_m - lam2) * (x - np.sqrt(abar) * clean) / np.sqrt(bbar)
+            x = mean
+            if m:
+                rest = np.sqrt(bbar / alpha) - np.sqrt(bbar_m - lam2)
+                x = mean + np.sqrt(lam2 + rest**2 * (1 - bbar * squares[n])) * normal()
+        return x
+
+    return sample
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_isotropic_is_theorem_1_of_the_paper(eta):
+    model, indices = ExactModel(MIXTURE, TABLE), [20, 13, 8, 4, 1]
+    squares = {n: mean_square_score(float(n)) for n in indices}
+    box = bao(TABLE.alpha_bar, squares, indices, eta)
+    table = analytic_dpm(TABLE, [*indices, 0], law=MIXTURE, eta=eta)
+    x = model.sample(30, 20.0, 1)
+    z = np.random.default_rng(2).standard_normal((4, 30, 1))
+    drawn = iter(z)
+    expected = box(lambda y, t: model.score(y, float(t)), x, lambda: next(drawn))
+    np.testing.assert_allclose(run(table, model, x, normals=z), expected, rtol=1e-11, atol=1e-12)
+    assert impulse_response(box, TABLE, prediction="score").difference(to_prediction(table, "score")) < 1e-11
+
+
+# ---------------------------------------------------------------------- moments
+
+
+def covariance_by_quadrature(law, alpha, sigma):
+    """E x_0^2 - E D(x_t)^2 in one dimension, by adaptive quadrature over x_t, component densities written out."""
+    means, variances, weights = law.means.ravel(), law.covariances.dense(1).ravel() * np.ones(law.count), law.weights
+
+    def integrand(x):
+        v = alpha**2 * variances + sigma**2
+        density = weights * np.exp(-0.5 * (x - alpha * means) ** 2 / v) / np.sqrt(2 * np.pi * v)
+        clean = means + alpha * variances / v * (x - alpha * means)
+        total = density.sum()
+        return float((density @ clean) ** 2 / total) if total > 0 else 0.0
+
+    std = np.sqrt(alpha**2 * variances + sigma**2)
+    breaks = np.unique(np.concatenate([alpha * means + k * std for k in range(-12, 13)]).round(12))
+    total = sum(quad(integrand, a, b, epsabs=1e-15, epsrel=1e-13)[0] for a, b in pairwise(breaks))
+    return float(weights @ (variances + means**2) - total)
+
+
+@pytest.mark.parametrize("law", [MIXTURE, Empirical([[-1.0], [1.0], [0.3]], [0.2, 0.5, 0.3])])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_averaged_covariance_in_one_dimension(law, name):
+    model = ExactModel(law, PROCESSES[name])
+    for t in (0.1, 0.4, 1.0):
+        c = model.process.coefficients(t * model.process.T)
+        found = averaged_covariance(model, t * model.process.T)[0, 0]
+        assert found == pytest.approx(covariance_by_quadrature(law, c.alpha, c.sigma), abs=1e-12 * law.cov()[0, 0])
+
+
+def test_averaged_covariance_of_two_points_along_sus_table():
+    model = ExactModel(Empirical([[-1.0], [1.0]]), beta_table.su())
+    found = [averaged_covariance(model, t)[0, 0] for t in (10.0, 100.0, 300.0, 600.0, 1000.0)]
+    np.testing.assert_allclose(found, [0.0, 0.003334, 0.566851, 0.973219, 0.999958], atol=6e-7)
+
+
+@pytest.mark.parametrize("law", [ring(), random_mixture(2, 3, 1, "full"), random_mixture(2, 3, 2, "diagonal")])
+def test_averaged_covariance_in_two_dimensions_is_what_the_denoiser_does_not_explain(law):
+    # total covariance: Cov x_0 - Cov D, with Cov D from a plain grid over the plane
+    model = ExactModel(law, VPLinear())
+    for t in (0.15, 0.5):
+        pushed = model.marginal(t)
+        std = np.sqrt(np.linalg.eigvalsh(pushed.covariances.dense(2)).min())
+        reach = 8 * np.sqrt(pushed.covariances.dense(2).max())
+        lines = [np.arange(pushed.means[:, i].min() - reach, pushed.means[:, i].max() + reach, std / 4) for i in (0, 1)]
+        x = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 2)
+        w = np.exp(pushed.logpdf(x)) * (std / 4) ** 2
+        off = model.denoiser(x, t) - law.mean()
+        expected = law.cov() - (w[:, None] * off).T @ off
+        np.testing.assert_allclose(averaged_covariance(model, t), expected, atol=1e-8 * np.abs(law.cov()).max())
+
+
+@given(testing.distributions(max_dim=2, kinds=["gaussian"]), st.floats(0.1, 0.9))
+def test_sums_over_a_gaussian_are_its_closed_form(law, t):
+    model = ExactModel(law, VPLinear())
+    by_sums = averaged_covariance(model, t, denoiser=model.denoiser)
+    size = np.abs(law.cov()).max()
+    np.testing.assert_allclose(averaged_covariance(model, t), by_sums, atol=1e-12 * size)
+
+
+def test_draws_find_the_average_in_higher_dimensions():
+    one = ExactModel(MIXTURE, VPLinear())
+    means = np.array([[m, 0.2 * k, 1.0] for k, m in enumerate([-2.0, 0.5, 3.0])])
+    law = GaussianMixture.diagonal(
+        means * [1, 0, 0], [[v, 0.5, 2.0] for v in (0.09, 1.0, 0.25)], weights=[0.5, 0.3, 0.2]
+    )
+    c = VPLinear().coefficients(0.3)
+    exact = [averaged_covariance(one, 0.3)[0, 0], *(v / (1 + c.alpha**2 / c.sigma**2 * v) for v in (0.5, 2.0))]
+    found = averaged_covariance(ExactModel(law, VPLinear()), 0.3, draws=20_000, seed=5)
+    spread = np.diagonal(ExactModel(law, VPLinear()).posterior_covariance(law.sample(2000, 1), 0.3), axis1=1, axis2=2)
+    assert abs(found[0, 0] - exact[0]) < 5 * spread[:, 0].std() / np.sqrt(20_000) * 2
+    np.testing.assert_allclose(np.diagonal(found)[1:], exact[1:], rtol=1e-10)
+    np.testing.assert_allclose(found - np.diag(np.diagonal(found)), 0, atol=1e-10)
+    again = averaged_covariance(ExactModel(law, VPLinear()), 0.3, draws=20_000, seed=5)
+    np.testing.assert_array_equal(found, again)
+
+
+def test_a_denoiser_that_is_off_adds_its_square_error():
+    model = ExactModel(MIXTURE, VPLinear())
+
+    def shifted(x, t):
+        return model.denoiser(x, t) + 0.3
+
+    found = averaged_covariance(model, 0.3, denoiser=shifted)
+    np.testing.assert_allclose(found, averaged_covariance(model, 0.3) + 0.09, rtol=1e-12)
+    x = model.sample(5, 0.3, 0)
+    exact = conditional_variance(model, x, 0.3)
+    np.testing.assert_allclose(conditional_variance(model, x, 0.3, denoiser=shifted), exact + 0.09, rtol=1e-12)
+
+
+@pytest.mark.parametrize("law", [MIXTURE, ring(), random_mixture(3, 4, 5, "full")])
+def test_npr_and_sn_are_regressions_on_the_noise(law):
+    process = VPLinear()
+    model, c = ExactModel(law, process), process.coefficients(0.3)
+    x = model.sample(4, 0.3, 0)
+
+    def wrong(x, t):
+        return 0.9 * model.denoiser(x, t) + 0.1
+
+    mean = wrong(x, 0.3)
+    eps = (x - c.alpha * mean) / c.sigma
+    for row, e, npr, sn in zip(
+        x,
+        eps,
+        conditional_variance(model, x, 0.3, denoiser=wrong),
+        conditional_variance(model, x, 0.3, "sn", denoiser=wrong),
+        strict=True,
+    ):
+        posterior = model.posterior(row, 0.3)  # of x_0, so of the noise (x - alpha x_0) / sigma
+        noise = (row - c.alpha * posterior.means) / c.sigma
+        spread = (c.alpha / c.sigma) ** 2 * np.diagonal(posterior.covariances.dense(law.dim), axis1=1, axis2=2)
+        squares = posterior.weights @ (noise**2 + spread)
+        residuals = posterior.weights @ ((noise - e) ** 2 + spread)
+        ratio = (c.sigma / c.alpha) ** 2
+        np.testing.assert_allclose(npr, ratio * residuals, rtol=1e-11)
+        np.testing.assert_allclose(sn, ratio * (squares - e**2), rtol=1e-10, atol=1e-12 * ratio * squares.max())
+    both = [conditional_variance(model, x, 0.3, kind) for kind in ("npr", "sn")]
+    np.testing.assert_array_equal(*both)
+
+
+# ---------------------------------------------------------------------- the sampler
+
+
+@st.composite
+def gaussians(draw):
+    """Gaussians in one to three dimensions, also without full rank."""
+    dim = draw(st.integers(1, 3))
+    covariance = draw(testing.covariances(dim, draw(st.integers(0, dim))))
+    return Gaussian(draw(st.lists(st.floats(-3, 3), min_size=dim, max_size=dim)), covariance)
+
+
+@given(
+    gaussians(),
+    st.sampled_from(sorted(PROCESSES)),
+    st.floats(0.0, 1.0),
+    st.lists(st.floats(0.03, 0.97), min_size=1, max_size=4, unique=True),
+    st.booleans(),
+)
+def test_gaussian_data_come_out_exactly_on_every_grid_for_every_eta(law, name, eta, fractions, clean):
+    process = PROCESSES[name]
+    grid = process.T * np.sort([*fractions, 1.0, *([0.0] if clean else [0.01])])[::-1]
+    table = analytic_dpm(process, grid, law=law, covariance="full", eta=eta, final_noise=True)
+    found = propagate(table, law)
+    target = found.target()
+    # an ill-conditioned covariance of the data is known to rounding of its largest eigenvalue
+    scale = 1e-11 * np.abs(target.cov()).max()
+    np.testing.assert_allclose(found.output.cov(), target.cov(), atol=scale)
+    np.testing.assert_allclose(found.output.mean(), target.mean(), atol=1e-11 * (1 + np.abs(target.mean()).max()))
+
+
+def test_the_diagonal_is_enough_for_gaussians_along_the_axes_also_with_their_own_schedules():
+    law = Gaussian([0.3, -1.0], [0.2, 3.0])
+    for process in (VPLinear(), AffineProcess([VPLinear(), FlowMatching()])):
+        for covariance in ("diagonal", "full"):
+            table = analytic_dpm(
+                process, [1.0, 0.6, 0.2, 0.0], law=law, covariance=covariance, eta=0.4, final_noise=True
+            )
+            found = propagate(table, law)
+            np.testing.assert_allclose(found.output.cov(), law.cov(), atol=1e-13)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_one_point_has_nothing_left_and_stationary_data_make_beta_of_it(eta):
+    grid = [0.9, 0.5, 0.2, 0.05]
+    point = analytic_dpm(VPLinear(), grid, law=Empirical([[0.4]]), eta=eta)
+    assert point.close(ddim(VPLinear(), grid, eta=eta))
+    if eta == 1:
+        normal = analytic_dpm(VPLinear(), grid, law=Gaussian([0.0], 1.0))
+        assert normal.close(ddpm(VPLinear(), grid, variance="beta"))
+        assert normal.close(analytic_dpm(VPLinear(), grid, moments=analytic.standard_normal))
+
+
+def test_a_share_for_each_step_reaches_beta_as_the_base_where_it_fits():
+    grid = np.array([0.9, 0.88, 0.85])
+    sigma = VPLinear().sigma(grid)
+    table = analytic_dpm(VPLinear(), grid, moments=[0.0, 0.0], eta=sigma[:-1] / sigma[1:])
+    np.testing.assert_allclose(table.noise, ddpm(VPLinear(), grid, variance="beta").noise, rtol=1e-12)
+    with pytest.raises(ValueError, match="eta must leave"):  # beta > sigma_t^2
+        analytic_dpm(beta_table.linear(), [2.0, 1.0], moments=[0.0], eta=np.sqrt([1.02 / 0.5]))
+
+
+def test_estimates_are_clipped_to_their_bounds():
+    process, grid = VPLinear(), [0.9, 0.05, 0.01]
+    s = process.coefficients(np.array(grid[:-1]))
+    ceiling = (s.sigma / s.alpha) ** 2
+    wild = analytic_dpm(process, grid, moments=[1e9, 1e9])
+    assert wild.close(analytic_dpm(process, grid, moments=ceiling))
+    ranged = analytic_dpm(process, grid, moments=[1e9, 1e9], data_range=(-1, 1))
+    assert ranged.close(analytic_dpm(process, grid, moments=np.minimum(ceiling, 1.0)))
+    assert not ranged.close(wild)
+
+
+def test_moments_come_in_three_shapes():
+    grid = [0.9, 0.5, 0.2]
+    one = analytic_dpm(VPLinear(), grid, moments=[0.2, 0.1])
+    axes = analytic_dpm(VPLinear(), grid, moments=[[0.2, 0.2], [0.1, 0.1]])
+    full = analytic_dpm(VPLinear(), grid, moments=[0.2 * np.eye(2), 0.1 * np.eye(2)])
+    assert (one.noise.shape[2:], axes.noise.shape[2:], full.noise.shape[2:]) == ((), (2,), (2, 2))
+    np.testing.assert_allclose(axes.noise, one.noise[..., None] * np.ones(2), rtol=1e-14)
+    np.testing.assert_allclose(full.noise, one.noise[..., None, None] * np.eye(2), atol=1e-15)
+
+
+@pytest.mark.parametrize("process", ["VP", "FM", "EDM"])
+@pytest.mark.parametrize("family", analytic.FAMILIES, ids=lambda f: f.name)
+def test_measured_order_is_one(family, process):
+    schedule = PROCESSES[process]
+
+    def grid(n):
+        return times.uniform_log_snr(schedule, n, start=0.8 * schedule.T, end=0.02 * schedule.T)
+
+    counts = (16, 32, 64, 128, 256)
+    found = measure_order(lambda t: family(schedule, t), Gaussian([0.7], 0.25), schedule, grid, counts=counts)
+    assert abs(found.order - family.order) < 0.05
+
+
+# ---------------------------------------------------------------------- variances of the state
+
+
+@pytest.mark.parametrize("covariance", ["npr", "sn", "full"])
+def test_on_gaussian_data_the_state_dependent_sampler_is_the_table(covariance):
+    matrix = np.array([[0.5, 0.3], [0.3, 1.2]])
+    law = Gaussian([0.3, -1.0], matrix if covariance == "full" else [0.2, 3.0])
+    model, grid = ExactModel(law, VPLinear()), [1.0, 0.6, 0.2, 0.0]
+    shape = "full" if covariance == "full" else "diagonal"
+    table = analytic_dpm(VPLinear(), grid, law=law, covariance=shape, eta=0.7)
+    rng = np.random.default_rng(0)
+    x, z = rng.standard_normal((4, 5, 2)), rng.standard_normal((3, 4, 5, 2))
+    found = state_dependent_dpm(model, grid, x, covariance=covariance, eta=0.7, normals=z)
+    np.testing.assert_allclose(found, run(table, model, x, normals=z[:2]), rtol=1e-11)
+
+
+def test_one_state_dependent_step_has_the_mean_and_covariance_of_the_exact_kernel():
+    model = ExactModel(random_mixture(2, 3, 1, "full"), VPLinear())
+    x = model.sample(3, 0.6, 0)
+    step = {}
+    for name, z in (("zero", np.zeros(2)), ("e1", np.array([1.0, 0.0])), ("e2", np.array([0.0, 1.0]))):
+        normals = np.broadcast_to(z, (1, 3, 2))
+        step[name] = state_dependent_dpm(model, [0.6, 0.4], x, covariance="full", normals=normals)
+    factor = np.stack([step["e1"] - step["zero"], step["e2"] - step["zero"]], axis=-1)
+    back = [model.process.channel(0.4, 0.6).posterior(model.marginal(0.4), row) for row in x]
+    np.testing.assert_allclose(step["zero"], [law.mean() for law in back], rtol=1e-12, atol=1e-13)
+    # for eta = 1 the kernel is the true reverse of the Markov step
+    np.testing.assert_allclose(factor @ np.swapaxes(factor, 1, 2), [law.cov() for law in back], rtol=1e-10, atol=1e-12)
+
+
+def test_state_dependent_runs_keep_precision_and_seed():
+    model, grid = ExactModel(MIXTURE, FlowMatching()), [1.0, 0.5, 0.0]
+    x = np.random.default_rng(1).standard_normal((6, 1))
+    one, two = (state_dependent_dpm(model, grid, x, 7) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, state_dependent_dpm(model, grid, x, 8))
+    assert state_dependent_dpm(model, grid, x.astype(np.float32), 7).dtype == np.float32
+    noisy = state_dependent_dpm(model, grid, x, 7, final_noise=True)
+    assert not np.allclose(one, noisy)
+
+
+def test_a_negative_sn_variance_is_taken_as_zero():
+    model = ExactModel(Empirical([[0.5]]), VPLinear())  # nothing left: eps_D^2 above eps*^2 makes it negative
+    x = model.sample(5, 0.5, 0)
+
+    def wrong(x, t):
+        return model.denoiser(x, t) - 10 * np.sign(x - 0.5 * VPLinear().alpha(t))
+
+    assert (conditional_variance(model, x, 0.5, "sn", denoiser=wrong) < 0).any()
+    out = state_dependent_dpm(model, [0.5, 0.2], x, 3, covariance="sn", denoiser=wrong)
+    assert np.isfinite(out).all()
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+def test_bad_input_is_refused():
+    grid, law = [0.9, 0.5, 0.1], Gaussian([0.0], 1.0)
+    for options, message in (
+        ({}, "law or moments"),
+        ({"law": law, "moments": [0.1, 0.1]}, "law or moments"),
+        ({"law": law, "covariance": "low rank"}, "covariance must be one of"),
+        ({"moments": [0.1]}, "moments must have one entry for each of 2 steps"),
+        ({"moments": [0.1, -0.1]}, "moments must not be negative"),
+        ({"moments": [[[1.0, 2.0], [2.0, 1.0]]] * 2}, "moments must be positive semi-definite"),
+        ({"law": law, "eta": -0.1}, "eta must not be negative"),
+        ({"law": law, "eta": 9.0}, "eta must leave"),
+        ({"law": law, "eta": [0.1]}, "eta must have one entry"),
+        ({"law": law, "data_range": (1, -1)}, "data_range must be"),
+        ({"law": law, "data_range": (1, 2, 3)}, "data_range must be"),
+        ({"law": random_mixture(3, 2, 1, "full")}, "seed must be given"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analytic_dpm(VPLinear(), grid, **options)
+    model = ExactModel(law, FlowMatching())
+    x = np.zeros((2, 1))
+    with pytest.raises(ValueError, match="sigma > 0"):
+        averaged_covariance(model, 0.0)
+    with pytest.raises(ValueError, match="kind must be"):
+        conditional_variance(model, x, 0.5, "both")
+    with pytest.raises(ValueError, match="shape of its points"):
+        conditional_variance(model, x, 0.5, denoiser=lambda x, _: x[:1])
+    with pytest.raises(ValueError, match="alpha > 0"):
+        conditional_variance(model, x, 1.0, "sn", denoiser=lambda x, _: x)
+    for options, message in (
+        ({}, "seed or normals"),
+        ({"seed": 1, "normals": np.zeros((2, 2, 1))}, "seed or normals"),
+        ({"normals": np.zeros((1, 2, 1))}, "normals must have shape"),
+        ({"seed": 1, "covariance": "isotropic"}, "covariance must be npr, sn or full"),
+        ({"seed": 1, "eta": 9.0}, "eta must leave"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            state_dependent_dpm(model, grid, x, **options)
