@@ -45,6 +45,8 @@ def expansion(prediction: str, s: Point, t: Point, order: int) -> tuple[Number, 
     carry = t.alpha / s.alpha if noise else t.sigma / s.sigma
     # sigma_t (e^h - 1) = alpha_t / alpha_s sigma_s (1 - e^-h), which is also its limit at sigma_t = 0, where h = inf
     first = carry * s.sigma * expm1(-h) if noise else -t.alpha * expm1(-h)
+    if order == 1:
+        return carry, [first]
     size, z = (-t.sigma * h, h) if noise else (t.alpha * h, -h)
     return carry, [first, *(size * phi(k, z) for k in range(2, order + 1))]
 
@@ -55,23 +57,26 @@ def single_step(
     """A step with evaluations at s and at the inner points, each given with its r: of order 1 + their number."""
     kind, f0 = rec.prediction, rec.evaluate(x, s)
     carry, w = expansion(kind, s, t, 1 + len(inner))
-    ddim: State = carry * x + w[0] * f0
+    end: State = carry * x + w[0] * f0
     if not inner:
-        return ddim
+        return end
     (r1, one), *rest = inner
     carry1, v = expansion(kind, s, one, 1)
     d1 = (rec.evaluate(carry1 * x + v[0] * f0, one) - f0) / r1  # h f'
     if not rest:
-        return ddim + (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d1
+        end += (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d1
+        return end
     [(r2, two)] = rest
     carry2, v = expansion(kind, s, two, 2)
-    inside = (v[0] / 2 if solver_type == "midpoint" else v[1]) * r2  # r_2 h f' is what f changes by
+    inside = (v[0] / 2 if solver_type == "midpoint" else v[1]) * r2  # f changes by r_2 h f' on the way there
     d2 = (rec.evaluate(carry2 * x + v[0] * f0 + inside * d1, two) - f0) / r2
     if solver_type not in FULL_WEIGHT:
-        return ddim + w[1] * d2
+        end += w[1] * d2
+        return end
     # slope and curvature at s of the parabola through f_0, f_1, f_2
     slope, bend = (r2 * d1 - r1 * d2) / (r2 - r1), 2 * (d2 - d1) / (r2 - r1)
-    return ddim + w[1] * slope + w[2] * bend
+    end += w[1] * slope + w[2] * bend
+    return end
 
 
 def multi_step(
@@ -86,17 +91,19 @@ def multi_step(
     """A step with the evaluations at s and before, newest first: of order their number."""
     (_, f0), *older = history
     carry, w = expansion(prediction, s, t, len(history))
-    ddim: State = carry * x + w[0] * f0
+    end: State = carry * x + w[0] * f0
     if not older:
-        return ddim
+        return end
     h, (before, f1) = t.log_snr - s.log_snr, older[0]
     r0 = (s.log_snr - before.log_snr) / h
     d0 = (f0 - f1) / r0
     if len(older) == 1:
-        return ddim + (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d0
+        end += (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d0
+        return end
     r1 = (before.log_snr - older[1][0].log_snr) / h
     second = (d0 - (f1 - older[1][1]) / r1) / (r0 + r1)  # the divided difference, h^2 f'' / 2
-    return ddim + w[1] * (d0 + r0 * second) + w[2] * ((1 if halved_curvature else 2) * second)
+    end += w[1] * (d0 + r0 * second) + w[2] * ((1 if halved_curvature else 2) * second)
+    return end
 
 
 # ---------------------------------------------------------------------- samplers, for the noise and for the data
