@@ -1,0 +1,179 @@
+"""Adaptive steps against the exact flow, SciPy's solvers, their own replay as tables, and counts by hand."""
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPLinear
+from refdiff.samplers.adaptive import PAIRS, adaptive
+from refdiff.samplers.consistency import flow_map
+from refdiff.samplers.order import reference_flow
+from refdiff.samplers.runge_kutta import runge_kutta
+from refdiff.samplers.running import run
+
+GAUSSIAN = Gaussian([0.7], 0.25)
+MIXTURE = GaussianMixture.isotropic([[-1.0], [1.5]], 0.25, [0.4, 0.6])
+X = np.array([[0.3], [-1.0], [2.0]])
+RUNGE_KUTTA = ["heun-euler", "bogacki-shampine", "dormand-prince"]
+
+
+def test_embedded_methods_have_the_orders_of_their_pairs():
+    assert {name: PAIRS[name].order for name in PAIRS} == {
+        "heun-euler": 1,
+        "bogacki-shampine": 2,
+        "dormand-prince": 4,
+        "dpm-solver-12": 1,
+        "dpm-solver-23": 2,
+    }
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_error_follows_the_tolerance_down_to_the_exact_flow(pair):
+    schedule = VPLinear()
+    model = ExactModel(GAUSSIAN, schedule)
+    exact = flow_map(model)(X, 0.9, 0.1)
+    errors = []
+    for tolerance in (1e-3, 1e-5):
+        found = adaptive(schedule, model, X, pair=pair, start=0.9, end=0.1, rtol=tolerance, atol=tolerance)
+        errors.append(np.abs(found.x - exact).max())
+        assert errors[-1] < 30 * tolerance
+        assert found.accepted == len(found.times) - 1 == len(found.errors)
+        assert found.errors.max() <= 1
+        assert (found.times[0], found.times[-1]) == (0.9, 0.1)
+    assert errors[1] < errors[0] / 5
+
+
+@pytest.mark.parametrize("pair", RUNGE_KUTTA)
+@pytest.mark.parametrize("clock", ["t", "rho", "1/rho", "ratio", "log_snr"])
+def test_an_accepted_grid_replayed_as_a_table_gives_the_same_points(pair, clock):
+    schedule = FlowMatching()
+    model = ExactModel(MIXTURE, schedule)
+    found = adaptive(schedule, model, X, pair=pair, clock=clock, start=0.9, end=0.2, rtol=1e-3, atol=1e-3)
+    method = {"heun-euler": "heun"}.get(pair, pair)
+    again = run(runge_kutta(schedule, found.times, method=method, clock=clock), model, X)
+    assert np.abs(found.x - again).max() < 1e-12
+    assert np.abs(found.x - reference_flow(model, X, 0.9, 0.2)).max() < 0.05
+
+
+@pytest.mark.parametrize(("pair", "per_step"), [("heun-euler", 2), ("bogacki-shampine", 3), ("dormand-prince", 6)])
+def test_evaluations_are_shared(pair, per_step):
+    # a rejected step is tried again from its first evaluation, and Heun's second is not the next step's first
+    schedule, asked = VPLinear(), []
+    model = ExactModel(MIXTURE, schedule)
+
+    def velocity(x, t):
+        asked.append(t)
+        return model.velocity(x, t)
+
+    found = adaptive(schedule, velocity, X, pair=pair, start=0.9, end=0.01, rtol=1e-4, atol=1e-4, first_step=0.5)
+    assert found.rejected > 0
+    first = 0 if pair == "heun-euler" else 1
+    expected = first + per_step * found.accepted + (per_step - (1 - first)) * found.rejected
+    assert found.nfe == len(asked) == expected
+
+
+def test_dpm_solver_pairs_share_their_inner_stages():
+    model = ExactModel(MIXTURE, VPLinear())
+    for pair, stages in (("dpm-solver-12", 2), ("dpm-solver-23", 3)):
+        found = adaptive(VPLinear(), model, X, pair=pair, start=0.9, end=0.05, rtol=1e-2, atol=1e-2, first_step=0.4)
+        assert found.nfe == stages * found.accepted + (stages - 1) * found.rejected
+
+
+def test_dpm_solver_12_is_the_algorithm_written_out_on_numbers():
+    # Lu et al. 2022, appendix C: x_low by DPM-Solver-1, x_high by DPM-Solver-2, h <- theta h E^(-1/2)
+    schedule, rtol, atol = VPLinear(), 0.05, 0.0078
+    model, x = ExactModel(MIXTURE, schedule), X
+    first, last = schedule.log_snr(0.9), schedule.log_snr(0.02)
+    step, now, grid = 0.05 * (last - first), first, [0.9]
+    while True:
+        final = last - now <= 1.01 * step
+        after = last if final else now + step
+        h = after - now
+        s, m, t = (schedule.time_of_log_snr(lam) for lam in (now, now + h / 2, after))
+        eps = model.noise(x, s)
+        low = schedule.alpha(t) / schedule.alpha(s) * x - schedule.sigma(t) * np.expm1(h) * eps
+        u = schedule.alpha(m) / schedule.alpha(s) * x - schedule.sigma(m) * np.expm1(h / 2) * eps
+        high = low - schedule.sigma(t) * np.expm1(h) * (model.noise(u, m) - eps)
+        scale = atol + rtol * np.maximum(np.abs(x), np.abs(high))
+        error = np.abs((high - low) / scale).max()
+        if error <= 1:
+            x, now = high, after
+            grid.append(t)
+            if final:
+                break
+        step *= min(5, max(0.2, 0.4 * error**-0.5))
+    found = adaptive(
+        schedule,
+        model,
+        X,
+        pair="dpm-solver-12",
+        start=0.9,
+        end=0.02,
+        rtol=rtol,
+        atol=atol,
+        first_step=0.05,
+        safety=0.4,
+        pi=(1.0, 0.0),
+    )
+    assert found.rejected == 0
+    assert len(found.times) == len(grid)
+    assert np.abs(found.times - grid).max() < 1e-9
+    assert np.abs(found.x - x).max() < 1e-8
+
+
+@pytest.mark.parametrize(("pair", "name"), [("bogacki-shampine", "RK23"), ("dormand-prince", "RK45")])
+def test_as_accurate_and_as_cheap_as_scipys_solver_of_the_same_pair(pair, name):
+    schedule = VPLinear()
+    model, x = ExactModel(MIXTURE, schedule), X[:1]
+    exact = reference_flow(model, x, 0.95, 0.01)
+    theirs = solve_ivp(
+        lambda t, y: model.velocity(y[None], t)[0], (0.95, 0.01), x[0], method=name, rtol=1e-6, atol=1e-6
+    )
+    ours = adaptive(schedule, model, x, pair=pair, start=0.95, end=0.01, rtol=1e-6, atol=1e-6)
+    assert np.abs(ours.x - exact).max() < 3 * max(np.abs(theirs.y[:, -1] - exact).max(), 1e-6)
+    assert ours.nfe < 1.3 * theirs.nfev
+
+
+def test_the_flow_is_followed_from_alpha_zero_to_sigma_zero():
+    for schedule in (FlowMatching(), VPLinear(), VEPower()):
+        model = ExactModel(GAUSSIAN, schedule)
+        for clock in ("t", "ratio"):
+            found = adaptive(schedule, model, X, clock=clock, rtol=1e-8, atol=1e-8)
+            assert np.abs(found.x - flow_map(model)(X, schedule.T, 0.0)).max() < 1e-6
+
+
+def test_a_batch_keeps_its_shape_and_its_precision():
+    model = ExactModel(Gaussian([0.7, 0.1], 0.25), VPLinear())
+    x = np.ones((2, 3, 2), dtype=np.float32)
+    found = adaptive(VPLinear(), model, x, rtol=1e-2, atol=1e-2)
+    assert found.x.shape == x.shape
+    assert found.x.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pair": "rk45"}, "pair must be one of"),
+        ({"pair": "dpm-solver-12", "clock": "t", "end": 0.1}, "clock must be log_snr"),
+        ({"clock": "rho"}, "end must have sigma > 0 in rho"),
+        ({"pair": "dpm-solver-23"}, "end must have sigma > 0 in log_snr"),
+        ({"clock": "time"}, "clock must be one of"),
+        ({"rtol": 0, "atol": 0}, "must not both be 0"),
+        ({"rtol": -1.0}, "rtol must lie in"),
+        ({"first_step": 0}, "first_step must lie in"),
+        ({"start": 0.1, "end": 0.2}, "times must decrease"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        adaptive(VPLinear(), ExactModel(GAUSSIAN, VPLinear()), X, **options)
+
+
+def test_more_bad_input():
+    model = ExactModel(GAUSSIAN, FlowMatching())
+    with pytest.raises(ValueError, match="start must have alpha > 0 in rho"):
+        adaptive(FlowMatching(), model, X, clock="rho", end=0.1)
+    with pytest.raises(RuntimeError, match="max_steps must be larger"):
+        adaptive(FlowMatching(), model, X, max_steps=3)
+    with pytest.raises(ValueError, match="process must be the same on all axes"):
+        adaptive(AffineProcess([FlowMatching()]), model, X)
