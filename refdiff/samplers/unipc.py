@@ -1,0 +1,218 @@
+r"""UniPC: a predictor and a corrector that spends no evaluation of its own.
+
+With h = lambda_t - lambda_s, evaluations m_0 at s and m_i at earlier points, r_i = (lambda_i - lambda_s) / h < 0, and
+
+    data prediction   x_t = sigma_t / sigma_s x_s - alpha_t ((e^k - 1) m_0 + B(k) sum_i a_i (m_i - m_0) / r_i),  k = -h
+    noise prediction  x_t = alpha_t / alpha_s x_s - sigma_t ((e^k - 1) m_0 + B(k) sum_i a_i (m_i - m_0) / r_i),  k = h
+
+UniP-p takes p - 1 earlier evaluations, UniC-p also that at the predicted x_t, r = 1. The a_i integrate polynomials
+exactly,
+
+    sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k),   j = 1, 2, ...
+
+so that B(k) = k (bh1) or e^k - 1 (bh2) cancels; it matters only where the condition is met to first order by
+a_1 = 1/2, as in UniP-2 and UniC-1 of the paper. The evaluation at the predicted point serves the corrector and, as m_0,
+the next step: one evaluation a step. Source: Zhao et al. 2023 (UniPC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from math import factorial
+
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import whole_number
+from refdiff.processes import AffineProcess
+from refdiff.samplers.families import Family
+from refdiff.samplers.numbers import Number, expm1, phi
+from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.tableau import Tableau
+from refdiff.schedules import Schedule
+
+B: dict[str, Callable[[Number], Number]] = {"bh1": lambda k: k, "bh2": expm1}
+
+
+def unipc(
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    *,
+    order: int = 2,
+    solver_type: str = "bh2",
+    prediction: str = "denoiser",
+    corrector: bool = True,
+    disable_corrector: Collection[int] = (),
+    lower_order_final: bool = True,
+    halves: bool = True,
+) -> Tableau:
+    """UniPC of any order p: UniP-p, corrected by UniC-p after every step but the last.
+
+    The i-th step is of order min(i, p), so that an order above the number of steps is not reached. The last step has no corrector, as in the official code: it would cost an
+    evaluation of its own. A step to sigma = 0 is of order 1. A step from alpha = 0 (data prediction only) is
+    of order 1 and is not corrected, and the evaluation there serves no later step, because its lambda is infinite.
+
+    Args:
+        process, times: the process and the decreasing grid; it may end where sigma = 0.
+        order: p >= 1; UniPC-p has global order p + 1, UniP-p order p.
+        solver_type: bh1, B(k) = k, or bh2, B(k) = e^k - 1.
+        prediction: denoiser or noise: which prediction is interpolated.
+        corrector: False for UniP alone.
+        disable_corrector: the steps, from 0, whose results are not corrected.
+        lower_order_final: the orders of the last steps fall to 1, as in the official code.
+        halves: a_1 = 1/2 in UniP-2 and UniC-1, as in the paper; otherwise the conditions are solved there too,
+            which is the variant with varying coefficients (and the exponential Adams method in lambda).
+
+    Raises:
+        ValueError: an order below 1, an unknown solver type or prediction, a step in disable_corrector that does not
+            exist, noise prediction on a grid that starts at alpha = 0.
+    """
+    order = whole_number("order", order, low=1)
+    for name, value, known in (
+        ("solver_type", solver_type, tuple(B)),
+        ("prediction", prediction, ("denoiser", "noise")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    rec = Recorder(f"Uni{'PC' if corrector else 'P'}-{order}", process, times, prediction)
+    steps = len(rec.steps)
+    skipped = {whole_number("disable_corrector", step, high=steps - 1) for step in disable_corrector} | {steps - 1}
+    if prediction == "noise":
+        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
+    x, m = rec.start, rec.evaluate(rec.start, rec.points[0])
+    history: list[tuple[Point, State]] = []  # evaluations before s, newest first
+    for i, (s, t) in enumerate(rec.steps):
+        p = min(order, steps - i) if lower_order_final else order
+        earlier = [] if t.clean else history[: p - 1]
+        start, k, scale = first_order(x, m, s, t, prediction)
+        nodes = [(point.log_snr - s.log_snr) / (t.log_snr - s.log_snr) for point, _ in earlier]
+        changes = [value - m for _, value in earlier]
+        predicted = start
+        if nodes:
+            a = coefficients(nodes, k, solver_type, halves=halves and len(nodes) == 1)
+            predicted = start - scale * B[solver_type](k) * _combined(a, changes, nodes)
+        history = [] if s.pure_noise else [(s, m), *history][: order - 1]
+        if i == steps - 1:
+            return rec.finish(predicted)
+        m_t = rec.evaluate(predicted, t)
+        x = predicted
+        if corrector and i not in skipped and not s.pure_noise:
+            nodes, changes = [*nodes, 1.0], [*changes, m_t - m]
+            a = coefficients(nodes, k, solver_type, halves=halves and len(nodes) == 1)
+            x = rec.keep(start - scale * B[solver_type](k) * _combined(a, changes, nodes), t)
+        m = m_t
+    raise AssertionError("a grid has at least one step")
+
+
+def unip(
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    *,
+    order: int = 2,
+    solver_type: str = "bh2",
+    prediction: str = "denoiser",
+    lower_order_final: bool = True,
+    halves: bool = True,
+) -> Tableau:
+    """UniP-p, the predictor of UniPC alone; the arguments and errors are those of `unipc`."""
+    return unipc(
+        process,
+        times,
+        order=order,
+        solver_type=solver_type,
+        prediction=prediction,
+        corrector=False,
+        lower_order_final=lower_order_final,
+        halves=halves,
+    )
+
+
+def first_order(x: State, m: State, s: Point, t: Point, prediction: str) -> tuple[State, Number, Number]:
+    """The step with the prediction frozen at m, with k and the factor in front of B(k)."""
+    h = t.log_snr - s.log_snr
+    if prediction == "denoiser":
+        return t.sigma / s.sigma * x - t.alpha * expm1(-h) * m, -h, t.alpha
+    # sigma_t (e^h - 1) in a form that holds at sigma_t = 0 too
+    return t.alpha / s.alpha * x + t.alpha * s.rho * expm1(-h) * m, h, t.sigma
+
+
+def coefficients(nodes: Sequence[Number], k: Number, solver_type: str, *, halves: bool = False) -> list[Number]:
+    """a_i with sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k) for the nodes r_i, or 1/2 for one node with `halves`."""
+    if halves:
+        return [0.5]
+    scale = B[solver_type](k)
+    return vandermonde(nodes, [factorial(j) * k * phi(j + 1, k) / scale for j in range(1, len(nodes) + 1)])
+
+
+def vandermonde(nodes: Sequence[Number], moments: Sequence[Number]) -> list[Number]:
+    """The weights with sum_i nodes_i^j weights_i = moments_j for j = 0, 1, ...: Bjorck and Pereyra (1970).
+
+    Nodes and moments may be arrays with one value for each axis.
+    """
+    weights, n = list(moments), len(nodes)
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            weights[i] = weights[i] - nodes[k] * weights[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            weights[i] = weights[i] / (nodes[i] - nodes[i - k - 1])
+        for i in range(k, n - 1):
+            weights[i] = weights[i] - weights[i + 1]
+    return weights
+
+
+def _combined(a: Sequence[Number], changes: Sequence[State], nodes: Sequence[Number]) -> State:
+    total = State({})
+    for weight, change, node in zip(a, changes, nodes, strict=True):
+        total = total + weight / node * change
+    return total
+
+
+# UniPC-p: the history of the first step has one entry, so its predictor is of local order 2 and its corrector of local
+# order 3, once: as run, the global order is at most 3 for UniPC and 2 for UniP. With lower_order_final the last predictor is of
+# local order 2, which caps the order at 2.
+FAMILIES = (
+    *(
+        Family(
+            f"unip-{p}",
+            unip,
+            p,
+            "n",
+            "Zhao et al. 2023, UniP",
+            {"order": p, "lower_order_final": False},
+            startup=min(p, 2),
+            exact_steps=p - 1,
+            starts_pure=True,
+        )
+        for p in (1, 2, 3, 4)
+    ),
+    *(
+        Family(
+            f"unipc-{p}{suffix}",
+            unipc,
+            p + 1,
+            "n",
+            "Zhao et al. 2023, UniPC",
+            {"order": p, "lower_order_final": False, **options},
+            startup=min(p + 1, 3),
+            exact_steps=p - 1,
+            starts_pure=options.get("prediction") != "noise",
+        )
+        for p, suffix, options in (
+            (1, "", {}),
+            (2, "", {}),
+            (2, "-bh1", {"solver_type": "bh1"}),
+            (2, "-noise", {"prediction": "noise"}),
+            (3, "", {}),
+            (4, "", {}),
+        )
+    ),
+    Family(
+        "unipc",
+        unipc,
+        2,
+        "n",
+        "Zhao et al. 2023, UniPC-2 as in the official code, orders falling to 1 at the end",
+        {"order": 2},
+        starts_pure=True,
+    ),
+)
