@@ -131,11 +131,11 @@ def _sampler(
     return finish(rec, x, final)
 
 
-def finish(rec: Recorder, x: State, final: str) -> Tableau:
+def finish(rec: Recorder, x: State, final: str, point: Point | None = None) -> Tableau:
     """The table that ends with x at the last time, or with E[x_0 | x] = (x + sigma^2 S) / alpha by one more call."""
+    p = rec.points[-1] if point is None else point
     if final != "tweedie":
-        return rec.finish(x)
-    p = rec.points[-1]
+        return rec.finish(x, p)
     if p.clean or p.pure_noise:
         raise ValueError(f"times must end where alpha and sigma > 0 for Tweedie's step, got {p.t}")
     score = rec.evaluate(x, p)
@@ -278,8 +278,8 @@ def _sra1(rec: Recorder, x: State, s: Point, t: Point, k: float, amplitude: floa
     middle = rec.at(s.t - 0.75 * h)
     increment, chi = State({}), State({})
     if amplitude:
-        increment = np.sqrt(h) * rec.normal()
-        chi = 0.5 * increment + np.sqrt(h / 12) * rec.normal()
+        increment = rec.noise(sqrt(h))
+        chi = 0.5 * increment + rec.noise(sqrt(h / 12))
     before = reverse_drift(x, rec.evaluate(x, s), s, k)
     y = x - 0.75 * h * before + 1.5 * last * chi
     after = reverse_drift(y, rec.evaluate(y, middle), middle, k)
