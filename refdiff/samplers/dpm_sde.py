@@ -263,7 +263,8 @@ def frozen(x: State, d: State, s: Point, t: Point, eta: float) -> State:
     """The mean of the reverse SDE at t, given x at s, with the denoiser frozen at d."""
     h = t.log_snr - s.log_snr
     decay = exp(-eta * h) if eta else 1.0  # h may be infinite
-    return x * (t.sigma / s.sigma * decay) - d * (t.alpha * expm1(-(1 + eta) * h))
+    mean: State = t.sigma / s.sigma * decay * x - t.alpha * expm1(-(1 + eta) * h) * d
+    return mean
 
 
 def added(s: Point, t: Point, eta: float) -> Number:
@@ -281,7 +282,8 @@ def split(s: Point, t: Point, eta: float) -> tuple[Number, Number]:
 def to_kept(x: State, d: State, s: Point, t: Point, kept: Number) -> State:
     """alpha_t D + kept eps, the probability flow with the denoiser frozen at d, where x has noise kept at alpha_t."""
     ratio = kept / s.sigma
-    return x * ratio + d * (t.alpha - ratio * s.alpha)
+    moved: State = ratio * x + (t.alpha - ratio * s.alpha) * d
+    return moved
 
 
 def _member(name: str, value: str, known: tuple[str, ...]) -> None:

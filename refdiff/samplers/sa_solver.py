@@ -46,12 +46,12 @@ def sa_solver(
 ) -> Tableau:
     """SA-Solver with a predictor of p and a corrector of q evaluations.
 
-    The i-th step takes min(i, p) evaluations in its predictor and min(i + 1, q) in its corrector, which counts the one at
-    the predicted point (the paper's q - 1 steps). Without noise the order is min(p + 1, q), or p where q = 0; with noise
-    the weak order is at most 2. The evaluation at the predicted point is what later steps
-    see. The last step has no corrector, which would cost an evaluation of its own. A step to sigma = 0 is of order 1
-    and gives the denoised point. A step from alpha = 0 (denoiser only) is of order 1, is not corrected, and its
-    evaluation serves no later step, because its lambda is infinite.
+    The i-th step takes min(i, p) evaluations in its predictor and min(i + 1, q) in its corrector, which counts the
+    one at the predicted point (the paper's q - 1 steps); this is also what later steps see. Without noise the order
+    is min(p + 1, q), or p where q = 0; with noise the weak order is at most 2. The last step has no corrector, which
+    would cost an evaluation of its own. A step to sigma = 0 is of order 1 and gives the denoised point. A step from
+    alpha = 0 (denoiser only) is of order 1, is not corrected, and its evaluation serves no later step, because its
+    lambda is infinite.
 
     Args:
         process, times: the process and the decreasing grid.
@@ -97,8 +97,10 @@ def sa_solver(
 
 def _linear(x: State, s: Point, t: Point, square: float, prediction: str) -> State:
     if prediction == "noise":
-        return x * (t.alpha / s.alpha)
-    return x * (t.sigma / s.sigma * (exp(-square * (t.log_snr - s.log_snr)) if square else 1.0))
+        factor = t.alpha / s.alpha
+    else:
+        factor = t.sigma / s.sigma * (exp(-square * (t.log_snr - s.log_snr)) if square else 1.0)
+    return State.__mul__(x, factor)
 
 
 def added(s: Point, t: Point, square: float, prediction: str = "denoiser") -> Number:
@@ -140,7 +142,8 @@ def adams_weights(nodes: Sequence[Number], k: Number, *, few_steps: bool = False
 
 
 def _denoised(x: State, value: State, s: Point, t: Point, prediction: str) -> State:
-    return value * t.alpha if prediction == "denoiser" else (x - value * s.sigma) * (t.alpha / s.alpha)
+    clean: State = value if prediction == "denoiser" else (x - s.sigma * value) / s.alpha
+    return State.__mul__(clean, t.alpha)
 
 
 # Without noise the order is min(p + 1, q), or p for the predictor alone; the first step (predictor of local order 2,

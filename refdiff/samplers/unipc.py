@@ -47,9 +47,10 @@ def unipc(
 ) -> Tableau:
     """UniPC of any order p: UniP-p, corrected by UniC-p after every step but the last.
 
-    The i-th step is of order min(i, p), so that an order above the number of steps is not reached. The last step has no corrector, as in the official code: it would cost an
-    evaluation of its own. A step to sigma = 0 is of order 1. A step from alpha = 0 (data prediction only) is
-    of order 1 and is not corrected, and the evaluation there serves no later step, because its lambda is infinite.
+    The i-th step is of order min(i, p), so that an order above the number of steps is not reached. The last step has
+    no corrector, as in the official code: it would cost an evaluation of its own. A step to sigma = 0 is of order 1.
+    A step from alpha = 0 (data prediction only) is of order 1 and is not corrected, and the evaluation there serves
+    no later step, because its lambda is infinite.
 
     Args:
         process, times: the process and the decreasing grid; it may end where sigma = 0.
@@ -86,19 +87,15 @@ def unipc(
         start, k, scale = first_order(x, m, s, t, prediction)
         nodes = [(point.log_snr - s.log_snr) / (t.log_snr - s.log_snr) for point, _ in earlier]
         changes = [value - m for _, value in earlier]
-        predicted = start
-        if nodes:
-            a = coefficients(nodes, k, solver_type, halves=halves and len(nodes) == 1)
-            predicted = start - scale * B[solver_type](k) * _combined(a, changes, nodes)
+        predicted = start - scale * correction(nodes, changes, k, solver_type, halves)
         history = [] if s.pure_noise else [(s, m), *history][: order - 1]
         if i == steps - 1:
             return rec.finish(predicted)
         m_t = rec.evaluate(predicted, t)
         x = predicted
         if corrector and i not in skipped and not s.pure_noise:
-            nodes, changes = [*nodes, 1.0], [*changes, m_t - m]
-            a = coefficients(nodes, k, solver_type, halves=halves and len(nodes) == 1)
-            x = rec.keep(start - scale * B[solver_type](k) * _combined(a, changes, nodes), t)
+            both = correction([*nodes, 1.0], [*changes, m_t - m], k, solver_type, halves)
+            x = rec.keep(start - scale * both, t)
         m = m_t
     raise AssertionError("a grid has at least one step")
 
@@ -135,9 +132,17 @@ def first_order(x: State, m: State, s: Point, t: Point, prediction: str) -> tupl
     return t.alpha / s.alpha * x + t.alpha * s.rho * expm1(-h) * m, h, t.sigma
 
 
-def coefficients(nodes: Sequence[Number], k: Number, solver_type: str, *, halves: bool = False) -> list[Number]:
-    """a_i with sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k) for the nodes r_i, or 1/2 for one node with `halves`."""
-    if halves:
+def correction(nodes: Sequence[Number], changes: Sequence[State], k: Number, solver_type: str, halves: bool) -> State:
+    """B(k) sum_i a_i (m_i - m_0) / r_i from the nodes r_i and the changes m_i - m_0."""
+    total = State({})
+    for a, change, node in zip(coefficients(nodes, k, solver_type, halves=halves), changes, nodes, strict=True):
+        total = total + B[solver_type](k) * a / node * change
+    return total
+
+
+def coefficients(nodes: Sequence[Number], k: Number, solver_type: str, *, halves: bool = True) -> list[Number]:
+    """a_i with sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k) for the nodes r_i; 1/2 for one node with `halves`."""
+    if halves and len(nodes) == 1:
         return [0.5]
     scale = B[solver_type](k)
     return vandermonde(nodes, [factorial(j) * k * phi(j + 1, k) / scale for j in range(1, len(nodes) + 1)])
@@ -160,16 +165,9 @@ def vandermonde(nodes: Sequence[Number], moments: Sequence[Number]) -> list[Numb
     return weights
 
 
-def _combined(a: Sequence[Number], changes: Sequence[State], nodes: Sequence[Number]) -> State:
-    total = State({})
-    for weight, change, node in zip(a, changes, nodes, strict=True):
-        total = total + weight / node * change
-    return total
-
-
 # UniPC-p: the history of the first step has one entry, so its predictor is of local order 2 and its corrector of local
-# order 3, once: as run, the global order is at most 3 for UniPC and 2 for UniP. With lower_order_final the last predictor is of
-# local order 2, which caps the order at 2.
+# order 3, once: as run, the global order is at most 3 for UniPC and 2 for UniP. With lower_order_final the last
+# predictor is of local order 2, which caps the order at 2.
 FAMILIES = (
     *(
         Family(
