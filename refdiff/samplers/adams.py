@@ -96,12 +96,13 @@ class Flow:
         """F at x, with the denoiser's answer d there, as a combination of the two."""
         eps: State = (x - p.alpha * d) / p.sigma
         c, turning = p.coefficients, _turning(p)
-        per_time: State = {
+        per_time = {
             "x": lambda: c.dalpha * d + (c.dvariance / (2 * p.sigma)) * eps,
             "x/alpha": lambda: (turning / p.alpha**2) * eps,
             "x/sigma": lambda: (-turning / p.sigma**2) * d,
         }[self.coordinate]()
-        return per_time / self.clock.rate(p)
+        found: State = per_time / self.clock.rate(p)
+        return found
 
     def advance(self, x: State, s: Point, t: Point, increment: State) -> State:
         """x at t after z has grown by the increment since s."""
