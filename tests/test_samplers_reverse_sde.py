@@ -172,10 +172,10 @@ def test_impulses_read_the_table_off_the_papers_algorithm(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize(("schedule", "start"), [(VPLinear(), 1.0), (FlowMatching(), 0.9), (VEPower(T=5.0), 5.0)])
+@pytest.mark.parametrize(("schedule", "start"), [(VPLinear(), 1.0), (FlowMatching(), 0.9), (VEPower(T=2.0), 2.0)])
 def test_measured_order_is_theoretical_on_a_gaussian(family, schedule, start):
     def steps(n):
-        return uniform(schedule, n, start=start, end=0.1)
+        return uniform(schedule, n, start=start, end=0.2)
 
     found = measure_order(lambda t: family(schedule, t), Gaussian([0.7], 0.25), schedule, steps, counts=(64, 128, 256))
     assert abs(found.order - family.order) < 0.1
@@ -195,7 +195,7 @@ def test_measured_order_of_flows_is_theoretical_on_a_mixture(name):
 
 
 @pytest.mark.parametrize("method", ["heun", "sra1"])
-@pytest.mark.parametrize("noise", [0.5, 2.0])
+@pytest.mark.parametrize("noise", [0.5, 1.4])
 def test_runge_kutta_has_weak_order_two_for_every_share_of_noise(method, noise):
     schedule = VPLinear()
     found = measure_order(
@@ -222,7 +222,7 @@ def test_heun_to_sigma_zero_ends_with_euler_maruyama_and_keeps_its_order():
     assert abs(found.order - 2) < 0.1
 
 
-def _strong_error(method, n, schedule, fine=4096):
+def _strong_error(method, n, schedule, fine=256):
     """Root mean square distance at the end from SRA1 on a fine grid, driven by the same Brownian path."""
     law, span = Gaussian([0.7], 0.25), (0.8, 0.3)
     reference = stochastic_runge_kutta(schedule, np.linspace(*span, fine + 1), method="sra1")
@@ -265,9 +265,9 @@ def _noise_response(table, law, schedule):
 
 def test_strong_orders_of_euler_maruyama_and_sra1():
     """Additive noise: order 1, and 2 for SRA1: the h^2 f'' g^2 in its local error vanishes for a linear drift."""
-    schedule, counts = VPLinear(), np.array([16, 32, 64])
+    schedule, counts = VPLinear(), np.array([8, 16, 32])
     for method, order in (("euler", 1.0), ("sra1", 2.0)):
-        errors = [_strong_error(method, n, schedule, 512) for n in counts]
+        errors = [_strong_error(method, n, schedule) for n in counts]
         slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
         assert abs(slope - order) < 0.1, (method, slope)
 

@@ -283,7 +283,8 @@ def _sra1(rec: Recorder, x: State, s: Point, t: Point, k: float, amplitude: floa
     before = reverse_drift(x, rec.evaluate(x, s), s, k)
     y = x - 0.75 * h * before + 1.5 * last * chi
     after = reverse_drift(y, rec.evaluate(y, middle), middle, k)
-    return x - h / 3 * (before + 2 * after) + last * increment + (first - last) * chi
+    total: State = last * increment + (first - last) * chi
+    return x - h / 3 * (before + 2 * after) + total
 
 
 # ---------------------------------------------------------------------- what a grid must allow
