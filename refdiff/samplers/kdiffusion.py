@@ -26,7 +26,7 @@ from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import posterior_std
 from refdiff.samplers.edm import Churn, euler_step, moved, noise_prediction
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, log, root
+from refdiff.samplers.numbers import Number, exp, log, root
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -35,7 +35,9 @@ from refdiff.schedules import Schedule
 def ancestral_parts(s: Point, t: Point, eta: float) -> tuple[Number, Number]:
     """alpha_t rho_down and alpha_t rho_up: how far an ancestral step goes down, and what it adds, as sigmas at t."""
     up = np.minimum(t.sigma, eta * posterior_std(s, t))
-    return root(t.sigma**2 - up**2), up
+    # sigma_t^2 - up^2 without its cancellation: up^2 is eta^2 sigma_t^2 (1 - rho_t^2 / rho_s^2)
+    kept = (1 - eta) * (1 + eta) + eta**2 * exp(2 * (s.log_snr - t.log_snr))
+    return t.sigma * root(kept), up
 
 
 def euler_ancestral(
