@@ -5,8 +5,8 @@ r"""The order of a sampler, measured from exact errors.
 
 For Gaussian data a deterministic sampler is an affine map, and its error is the L2 norm of its difference from the
 exact flow under the law of the start; a stochastic one is judged by the W2 distance of its output law (weak order).
-For mixtures the reference is a flow map by an eighth-order Runge-Kutta method at tolerance 1e-13. The slope is
-taken over the last counts whose error stands above rounding. Sources: PODC9-12, PODC9-19, PODC9-26, PODD-57..59.
+For mixtures the reference is a flow map by an eighth-order Runge-Kutta method at tolerance 1e-13. The order is
+fitted over the last counts whose error stands above rounding. Sources: PODC9-12, PODC9-19, PODC9-26, PODD-57..59.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
-from refdiff.arguments import Array
+from refdiff.arguments import Array, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
-from refdiff.samplers.propagation import flow, propagate
+from refdiff.samplers.extended import on_one_axis
+from refdiff.samplers.numbers import sqrt
+from refdiff.samplers.propagation import flow, propagate, substitute
 from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Coefficients, Schedule
@@ -34,7 +36,7 @@ class Order(NamedTuple):
     """A measured order.
 
     Attributes:
-        order: the slope of log error against log n over the window.
+        order: p of the fit log error = log C - p log n + c / n over the window.
         spread: the largest less the smallest slope between neighbours in the window.
         counts, errors: every number of steps tried, and its error.
         window: the counts the slope was taken over.
@@ -56,59 +58,69 @@ def measure_order(
     kind: str = "global",
     counts: Sequence[int] = COUNTS,
     exact_steps: int = 0,
-    floor: float = 1e-12,
-    points: int = 3,
+    floor: float | None = None,
+    points: int = 4,
 ) -> Order:
     """The order of a sampler on one law.
 
     Args:
-        build: times -> Tableau.
+        build: times -> Tableau. With an `ExtendedProcess`, inside `mpmath.workdps`, everything has so many digits.
         law: the data, a Gaussian or (deterministic samplers, global order) a mixture.
-        process: what the times mean.
+        process: the process, whose times the grid holds.
         grid: n -> n + 1 decreasing times.
         kind: global or local.
         counts: numbers of steps, increasing.
         exact_steps: so many first steps are exact: the order of a multistep method without its start-up.
-        floor: errors below this, relative to the spread of the target, are rounding.
-        points: how many counts the slope is taken over.
+        floor: errors below this, relative to the spread of the target, are rounding: 1e-12 unless given, or
+            1000 units of the last digit in extended precision.
+        points: how many counts the fit is taken over.
 
     Raises:
-        ValueError: an unknown kind, or fewer than two counts above the floor.
+        ValueError: an unknown kind, fewer than two counts above the floor, or a law that the kind cannot use.
     """
     if kind not in ("global", "local"):
         raise ValueError(f"kind must be global or local, got {kind!r}")
-    errors = [_error(build, law, process, np.asarray(grid(n), dtype=float), kind, exact_steps) for n in counts]
-    return fit(counts, errors, floor, points)
+    whole_number("exact_steps", exact_steps)
+    if law.count > 1 and (kind == "local" or exact_steps):
+        raise ValueError("law must be Gaussian for a local order or exact first steps")
+    errors = []
+    for n in counts:
+        times = np.asarray(grid(n), dtype=float)
+        until = float(times[-2]) if kind == "local" else float(times[exact_steps]) if exact_steps else None
+        tableau = build(times)
+        if law.count == 1:
+            errors.append(gaussian_error(tableau, law, until))
+        else:
+            errors.append(mixture_error(tableau, ExactModel(law, process)))
+    return fit(counts, errors, _rounding(tableau) if floor is None else floor, points)
+
+
+def _rounding(tableau: Tableau) -> float:
+    """Errors below this may be rounding."""
+    if not _is_extended(tableau):
+        return 1e-12
+    import mpmath
+
+    return float(mpmath.mpf(10) ** (3 - mpmath.mp.dps))
+
+
+def _is_extended(tableau: Tableau) -> bool:
+    return tableau.states.dtype == object or tableau.outputs.dtype == object
 
 
 def fit(counts: Sequence[int], errors: Sequence[float], floor: float, points: int) -> Order:
-    """The slope over the last counts before the first error below the floor."""
+    """The fit over the last counts before the first error below the floor."""
     below = [i for i, error in enumerate(errors) if error <= floor]
     usable = below[0] if below else len(errors)
     window = range(max(usable - points, 0), usable)
     if len(window) < 2:
         raise ValueError(f"counts must give at least two errors above the floor {floor}, got {list(errors)}")
-    n, e = np.log([counts[i] for i in window]), np.log([errors[i] for i in window])
-    slopes = -np.diff(e) / np.diff(n)
-    order = -np.polyfit(n, e, 1)[0]
+    n, e = np.array([counts[i] for i in window], dtype=float), np.log([errors[i] for i in window])
+    slopes = -np.diff(e) / np.diff(np.log(n))
+    # error = C n^-p (1 + c / n + ...): the next term is part of the fit where there are points enough for it
+    terms = [np.ones_like(n), -np.log(n), 1 / n][: len(n)]
+    order = np.linalg.lstsq(np.stack(terms, axis=1), e)[0][1]
     return Order(float(order), float(np.ptp(slopes)), tuple(counts), tuple(errors), tuple(counts[i] for i in window))
-
-
-def _error(
-    build: Callable[[Array], Tableau],
-    law: GaussianMixture,
-    process: AffineProcess | Schedule,
-    times: Array,
-    kind: str,
-    exact_steps: int,
-) -> float:
-    tableau = build(times)
-    until = float(times[-2]) if kind == "local" else float(times[exact_steps]) if exact_steps else None
-    if law.count == 1:
-        return gaussian_error(tableau, law, until)
-    if until is not None or tableau.stochastic:
-        raise ValueError("law must be Gaussian for a local order, exact first steps or a stochastic sampler")
-    return mixture_error(tableau, ExactModel(law, process))
 
 
 def gaussian_error(tableau: Tableau, law: GaussianMixture, until: float | None = None) -> float:
@@ -116,6 +128,8 @@ def gaussian_error(tableau: Tableau, law: GaussianMixture, until: float | None =
 
     Relative to the standard deviation of the target.
     """
+    if _is_extended(tableau):
+        return _extended_error(tableau, law, until)
     found = propagate(tableau, law, exact_until=until)
     size = float(np.sqrt(np.mean(np.diag(found.target().cov()))))
     if tableau.stochastic:
@@ -133,8 +147,33 @@ def gaussian_error(tableau: Tableau, law: GaussianMixture, until: float | None =
     return float(np.sqrt(np.sum(np.broadcast_to(slope**2 * start, mean.shape)) + np.sum(shift**2)) / size)
 
 
+def _extended_error(tableau: Tableau, law: GaussianMixture, until: float | None) -> float:
+    """`gaussian_error` of a table of mpmath numbers, on the line."""
+    import mpmath
+
+    if law.dim != 1:
+        raise ValueError(f"law must have dimension 1 in extended precision, got {law.dim}")
+    table = on_one_axis(tableau)
+    mean, variance = np.array([mpmath.mpf(law.mean()[0])]), np.array([mpmath.mpf(law.cov()[0, 0])])
+    gains, offsets, spreads = substitute(table, mean, variance, until)
+    first, last = (Coefficients(*(part[k] for part in table.coefficients)) for k in (0, -1))
+    before, after = (c.alpha**2 * variance + c.sigma**2 for c in (first, last))
+    shift = gains[-1] * first.alpha * mean + offsets[-1] - last.alpha * mean
+    if table.stochastic:
+        gap = sqrt(gains[-1] ** 2 * before + spreads[-1]) - sqrt(after)
+    else:
+        gap = (gains[-1] - flow(first, last, mean, variance)[0]) * sqrt(before)
+    return float(sqrt((gap**2 + shift**2) / after)[0])
+
+
 def mixture_error(tableau: Tableau, model: ExactModel, count: int = 8) -> float:
-    """The largest difference between the sampler's map and the reference flow map at some draws of the start."""
+    """The largest difference between a deterministic sampler's map and the reference flow map at draws of the start.
+
+    Raises:
+        ValueError: a stochastic sampler, which is no map.
+    """
+    if tableau.stochastic:
+        raise ValueError("tableau must be deterministic to be compared with a flow map; take Gaussian data")
     first, last = float(tableau.times[0]), float(tableau.times[-1])
     x = model.sample(count, first, 0)
     return float(np.abs(run(tableau, model, x) - reference_flow(model, x, first, last)).max())

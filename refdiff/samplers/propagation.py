@@ -28,6 +28,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.divergences import kl_divergence, total_variation, wasserstein
 from refdiff.operators import Operator, product
 from refdiff.samplers.conversions import to_coordinate
+from refdiff.samplers.numbers import sqrt
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Coefficients
 
@@ -133,8 +134,7 @@ def propagate(
         values, basis = np.linalg.eigh(covariance)
         covariance = np.maximum(values, 0.0)
     mean = data.means[0] if basis is None else basis.T @ data.means[0]
-    fixed = {} if exact_until is None else _on_the_flow(table, mean, covariance, exact_until)
-    gains, offsets, spreads = _substitute(table, mean, covariance, fixed)
+    gains, offsets, spreads = substitute(table, mean, covariance, exact_until)
     return Propagation(table, data, first, gains, offsets, spreads, basis)
 
 
@@ -177,7 +177,7 @@ def exact_prediction(prediction: str, c: Coefficients, covariance: Operator, dim
 def flow(start: Coefficients, end: Coefficients, mean: Array, variances: Operator) -> tuple[Operator, Array]:
     """The exact probability flow x -> G x + b between two times for data N(m, diag v): G = sqrt(V_end / V_start)."""
     before, after = (c.alpha**2 * variances + c.sigma**2 for c in (start, end))
-    gain = np.sqrt(after / before)
+    gain = sqrt(after / before)
     return gain, end.alpha * mean - gain * start.alpha * mean
 
 
@@ -188,11 +188,12 @@ def _on_the_flow(table: Tableau, mean: Array, covariance: Operator, until: float
     return {k: flow(at[0], at[k], mean, covariance) for k in range(1, table.stages) if table.times[k] >= until}
 
 
-def _substitute(
-    table: Tableau, mean: Array, covariance: Operator, fixed: dict[int, tuple[Operator, Array]]
+def substitute(
+    table: Tableau, mean: Array, covariance: Operator, exact_until: float | None = None
 ) -> tuple[tuple[Operator, ...], tuple[Array, ...], tuple[Operator, ...]]:
-    """Gain, offset and noise covariance of every stage, in the basis; those of `fixed` stages are given."""
+    """Gain, offset and noise covariance of every stage in x, for data N(mean, covariance)."""
     dim, c = len(mean), table.coefficients
+    fixed = {} if exact_until is None else _on_the_flow(table, mean, covariance, exact_until)
     gains: list[Operator] = [np.asarray(1.0)]
     offsets: list[Array] = [np.zeros(dim)]
     spreads: list[Operator] = [np.zeros(dim)]
