@@ -44,7 +44,7 @@ from refdiff.schedules import Schedule
 
 CLOCKS = {"t": "tAB", "rho": "rhoAB", "log_snr": "lambdaAB"}
 
-# t(rho) is singular at rho = +-i, and near 0 where the rate starts near 0 (VP linear: at about +-i beta_0 / sqrt(2 beta')).
+# t(rho) is singular at rho = +-i, and near 0 where the rate starts near 0 (VP linear: at +-i beta_0 / sqrt(2 beta')).
 # Panels of arsinh rho that are at most 4 long and a factor 4 wide keep both away: 32 points gain a factor 3^64.
 _POINTS, _PANEL, _RATIO = 32, 4.0, 4.0
 _NEGLIGIBLE = 1e-8  # of the range of arsinh rho, where any rule will do
