@@ -24,9 +24,10 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import real_scalar
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ancestral import step_variance
 from refdiff.samplers.ddim import posterior_std
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, gauss_legendre, root, sqrt
+from refdiff.samplers.numbers import Number, gauss_legendre, sqrt
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -37,11 +38,6 @@ Step = Callable[[Recorder, State, Point, Point], tuple[State, Number]]
 FINALS = ("noisy", "mean", "tweedie")
 VARIANCES = ("small", "large")
 METHODS = ("heun", "sra1")
-
-
-def transition_std(s: Point, t: Point) -> Number:
-    """b, the standard deviation of x_s given x_t, t < s: sigma_s sqrt(1 - e^{2 (lambda_s - lambda_t)})."""
-    return s.sigma * root(-expm1(2 * (s.log_snr - t.log_snr)))
 
 
 # ---------------------------------------------------------------------- one evaluation in a step
@@ -161,8 +157,8 @@ def reverse_diffusion_step(noise: float = 1.0) -> Step:
     k = real_scalar("noise", noise, low=0)
 
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
-        a, b, score = s.alpha / t.alpha, transition_std(s, t), rec.evaluate(x, s)
-        return (2 - a) * x + (1 + k**2) / 2 * b**2 * score, k * b
+        a, b2, score = s.alpha / t.alpha, step_variance(s, t), rec.evaluate(x, s)
+        return (2 - a) * x + (1 + k**2) / 2 * b2 * score, k * sqrt(b2)
 
     return step
 
@@ -172,8 +168,8 @@ def ancestral_step(variance: str = "small") -> Step:
     one_of("variance", variance, VARIANCES)
 
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
-        a, b, score = s.alpha / t.alpha, transition_std(s, t), rec.evaluate(x, s)
-        return (x + b**2 * score) / a, posterior_std(s, t) if variance == "small" else b
+        a, b2, score = s.alpha / t.alpha, step_variance(s, t), rec.evaluate(x, s)
+        return (x + b2 * score) / a, posterior_std(s, t) if variance == "small" else sqrt(b2)
 
     return step
 
@@ -185,7 +181,7 @@ def exponential_euler_maruyama_step(noise: float = 1.0) -> Step:
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
         a, each = s.alpha / t.alpha, [frozen_score_weight(one, s.t, t.t) for one in rec.process.schedules]
         weight, score = np.array(each) if rec.process.per_axis else each[0], rec.evaluate(x, s)
-        return x / a + (1 + k**2) / 2 * weight * score, k * transition_std(s, t) / a
+        return x / a + (1 + k**2) / 2 * weight * score, k * sqrt(step_variance(s, t)) / a
 
     return step
 
