@@ -225,6 +225,13 @@ def test_weights_keep_the_marginals_for_every_eta(schedule, eta, fractions):
     np.testing.assert_allclose(step_variance(s, t) + (s.alpha / t.alpha * t.sigma) ** 2, s.sigma**2, rtol=1e-12)
 
 
+def test_weights_of_a_long_step_keep_their_digits():
+    s, t = Recorder("", VEPower(T=80.0), [80.0, 1e-3]).points
+    kappa, gamma = mean_weights(s, t)
+    assert kappa == pytest.approx((1e-3 / 80) ** 2, rel=1e-14)
+    assert gamma == pytest.approx(1 - kappa, rel=1e-15)
+
+
 @pytest.mark.parametrize("process", ["VP", "FM", "EDM", "trig"])
 @pytest.mark.parametrize("family", ancestral.FAMILIES, ids=lambda f: f.name)
 def test_measured_order_is_one(family, process):

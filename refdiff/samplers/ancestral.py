@@ -41,15 +41,15 @@ def mean_weights(s: Point, t: Point, eta: Number = 1.0) -> tuple[Number, Number]
     """The weights (kappa, gamma) of x_s and x_0 in the mean of x_t, for the noise eta posterior_std(s, t).
 
     kappa = sqrt(sigma_t^2 - c^2) / sigma_s and gamma = alpha_t - alpha_s kappa keep p_t(x_t | x_0) for every c; eta = 1
-    is Bayes' posterior. gamma is written as alpha_t (1 - q)(1 + eta^2 q) / (1 + sqrt(q (1 - eta^2 (1 - q)))), all
-    terms positive.
+    is Bayes' posterior. gamma is written as alpha_t (1 - q)(1 + eta^2 q) / (1 + sqrt(q (1 - eta^2 (1 - q)))), of
+    positive terms.
 
     Raises:
         ValueError: eta so large that the noise exceeds sigma_t.
     """
     drop = s.log_snr - t.log_snr
     q, fresh = exp(2 * drop), -expm1(2 * drop)
-    kept = 1 - eta**2 * fresh
+    kept = (1 - eta) * (1 + eta) + eta**2 * q  # 1 - eta^2 (1 - q), which would cancel at eta = 1
     if np.any(kept < -1e-12):  # what rounding leaves at eta^2 (1 - q) = 1 is zero
         raise ValueError(f"eta must leave eta sqrt(1 - q) <= 1 of sigma_t, got {eta} in the step from {s.t} to {t.t}")
     kept = kept * (kept > 0)
