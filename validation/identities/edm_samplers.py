@@ -51,8 +51,8 @@ def increments(table: Tableau) -> Array:
     topic=TOPIC,
     formula=r"\Delta\frac{x}{\alpha} = \epsilon^*\,\Delta\frac{\sigma}{\alpha},\qquad \Delta\frac{x}{\sigma} ="
     r" x^*\,\Delta\frac{\alpha}{\sigma},\qquad \Delta\frac{x}{\alpha+\sigma} ="
-    r" v_{\mathrm{FM}}\,\Delta\frac{\sigma}{\alpha+\sigma},\qquad \Delta x = v^*\Delta t\ \text{only for affine}\ \alpha,"
-    r" \sigma",
+    r" v_{\mathrm{FM}}\,\Delta\frac{\sigma}{\alpha+\sigma},\qquad \Delta x = v^*\Delta t\ \text{only for affine}\ "
+    r"\alpha, \sigma",
     covers=["DMI-76", "PODC9-09", "PODC9-55", "PODB-66"],
     refutes=["PODB-66", "PODC9-09"],
     over="processes",
@@ -220,7 +220,8 @@ def schedule_free(case: ModelCase, wrong: bool) -> list[Sides]:
     topic=TOPIC,
     formula=r"\sigma_{\mathrm{up}}^2 = \frac{\rho_t^2(\rho_s^2 - \rho_t^2)}{\rho_s^2} ="
     r" \frac{1}{\alpha_t^2}\mathrm{Var}[x_t\mid x_s, x_0],\qquad"
-    r" x_s\frac{\rho_t^2}{\rho_s^2}\frac{\alpha_t}{\alpha_s} + \alpha_t\Big(1 - \frac{\rho_t^2}{\rho_s^2}\Big)x_0 = \mathbb{E}[x_t\mid x_s, x_0]",
+    r" x_s\frac{\rho_t^2}{\rho_s^2}\frac{\alpha_t}{\alpha_s} +"
+    r" \alpha_t\Big(1 - \frac{\rho_t^2}{\rho_s^2}\Big)x_0 = \mathbb{E}[x_t\mid x_s, x_0]",
     covers=["PODC9-15", "TOPA-44"],
     over="processes",
     control="the noise of the forward step, rho_s^2 - rho_t^2, without its factor",
