@@ -132,7 +132,8 @@ def posterior_weights(case: TableCase, wrong: bool) -> Iterator[Sides]:
         # the table of some indices is made from alpha_bar, with its rounding over 1 - alpha_bar
         bound = 1 / -np.expm1(-table.total[1:]) if visited is some else 1.0
         yield Sides(outputs[::-1], posterior.of_x0, scale=bound)
-        yield Sides(states[::-1], posterior.of_xt, scale=bound)
+        # sqrt(1 - beta) of such a table may be small, and only its square keeps the digits
+        yield Sides(states[::-1] ** 2, posterior.of_xt**2, scale=bound)
         fresh = found.noise[1:].sum(axis=1)[::-1]
         yield Sides(fresh**2, table.betas if wrong else posterior.variance, scale=bound)
 
