@@ -27,7 +27,7 @@ from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import FlowMatching, Schedule, Trigonometric, VPCosine, VPLinear
 from refdiff.validation.cases import Case, ModelCase, ProcessCase, TableCase
-from refdiff.validation.identities.forward_kernels import respaced
+from refdiff.validation.identities.forward_kernels import moments_of_chain, respaced
 from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import extrapolate, legendre
 
@@ -41,10 +41,11 @@ def descending(case: ProcessCase) -> Array:
 
 
 def chain(case: TableCase) -> tuple[Array, Array, Array, Array]:
-    """Times from noise to data on a sub-grid of indices, and its 1 - beta, beta and abar_N..abar_0 in that order."""
+    """Times from noise to data on a sub-grid of indices, its 1 - beta, beta and the 1 - abar of every time."""
     chosen, kept, betas = respaced(case.table, 25)
-    bars = np.append(1.0, case.table.alpha_bar[chosen - 1])
-    return np.append(0.0, chosen)[::-1].astype(float), kept[::-1], betas[::-1], bars[::-1]
+    _, noise = moments_of_chain(case.table)
+    indices = np.append(0, chosen)[::-1]
+    return indices.astype(float), kept[::-1], betas[::-1], noise[indices]
 
 
 def true_variance(case: ProcessCase, t: Array, data: float) -> Array:
@@ -67,14 +68,14 @@ def true_variance(case: ProcessCase, t: Array, data: float) -> Array:
 )
 def hos_letters(case: TableCase, wrong: bool) -> Iterator[Sides]:
     """The noise form of the table built from log-SNRs, against cumulative products of the table of betas."""
-    times, kept, betas, bars = chain(case)
-    tilde = betas * (1 - bars[1:]) / (1 - bars[:-1])
+    times, kept, betas, noise = chain(case)
+    tilde = betas * noise[1:] / noise[:-1]
     for kind, variance in (("posterior", tilde), ("beta", betas)):
         table = to_prediction(ddpm(case.table, times, variance=kind, final_noise=True), "noise")
-        noise = np.zeros(len(betas)) if not table.stochastic else table.noise[1:, 0]
+        added = table.noise[1:, 0] if table.stochastic else np.zeros(len(betas))
         yield Sides(table.states[1:, 0], 1 / np.sqrt(kept))
-        yield Sides(-table.outputs[1:, 0], betas / np.sqrt(1 - bars[:-1]) / np.sqrt(kept))
-        yield Sides(noise**2, np.ones_like(betas) if wrong else variance, scale=betas)
+        yield Sides(-table.outputs[1:, 0], betas / np.sqrt(noise[:-1]) / np.sqrt(kept))
+        yield Sides(added**2, np.ones_like(betas) if wrong else variance, scale=betas)
 
 
 @identity(
@@ -158,8 +159,8 @@ def silent(case: ProcessCase, wrong: bool) -> list[Sides]:
 )
 def output_variance(case: TableCase, wrong: bool) -> Iterator[Sides]:
     """`propagate` on the table, from N(0, 1), against the recursion in the variances of the forward chain."""
-    times, kept, betas, bars = chain(case)
-    tilde = betas * (1 - bars[1:]) / (1 - bars[:-1])
+    times, kept, betas, noise = chain(case)
+    tilde = betas * noise[1:] / noise[:-1]
     for data in (0.25, 1.0, 4.0):
         true = [data]
         for k, b in zip(kept[::-1], betas[::-1], strict=True):
@@ -169,8 +170,8 @@ def output_variance(case: TableCase, wrong: bool) -> Iterator[Sides]:
             table = ddpm(case.table, times, variance=kind, final_noise=True)
             found = propagate(table, Gaussian([0.0], data), Gaussian([0.0], 1.0)).output.cov()
             value = 1.0
-            for i, noise in enumerate(np.ones_like(betas) if wrong else added):
-                value = (np.sqrt(kept[i]) * ahead[i + 1] / ahead[i]) ** 2 * value + noise
+            for i, fresh in enumerate(np.ones_like(betas) if wrong else added):
+                value = (np.sqrt(kept[i]) * ahead[i + 1] / ahead[i]) ** 2 * value + fresh
             yield Sides(found, value)
 
 
