@@ -149,8 +149,8 @@ def second_order_family(case: ProcessCase, wrong: bool) -> list[Sides]:
 @identity(
     "Local error of DPM-Solver-2 on Gaussian data",
     topic=TOPIC,
-    formula=r"y = m + \sqrt{v + \rho^2}\,z:\quad \frac{\Phi - \Psi}{z} = -\rho\Big(\frac{q'}{12} - \frac{q''}{24} + \frac{\rho J q'}{8}\Big)h^3 +"
-    r" O(h^4),\quad q = \frac{\rho}{\sqrt{v + \rho^2}},\ J = \frac{\rho}{v + \rho^2}",
+    formula=r"y = m + \sqrt{v + \rho^2}\,z:\quad \frac{\Phi - \Psi}{z} = -\rho\Big(\frac{q'}{12} - \frac{q''}{24} +"
+    r" \frac{\rho J q'}{8}\Big)h^3 + O(h^4),\quad q = \frac{\rho}{\sqrt{v + \rho^2}},\ J = \frac{\rho}{v + \rho^2}",
     covers=["PODC9-26"],
     over="processes",
     evidence=ORDER,
@@ -169,7 +169,8 @@ def midpoint_error(case: ProcessCase, wrong: bool) -> Sides:
     "Local error of Heun in lambda, plain and exponential",
     topic=TOPIC,
     formula=r"\dot x = L x + N:\quad \Phi - \Psi = \Big(\frac{\ddot n}{12} - \frac{\dot L n}{12} -"
-    r" \frac{N_x \dot n}{4}\Big)h^3 + O(h^4),\quad n = N\text{ along the trajectory};\qquad c_1, c_2\text{ are exact only for }\dot L = 0",
+    r" \frac{N_x \dot n}{4}\Big)h^3 + O(h^4),\quad n = N\text{ along the trajectory};\qquad"
+    r" c_1, c_2\text{ are exact only for }\dot L = 0",
     covers=["PODC9-28", "PODC9-29"],
     over="processes",
     evidence=ORDER,
