@@ -242,7 +242,7 @@ def test_global_order_is_the_theoretical_one(name):
 
     def measured(**more):
         def grid(n):
-            return uniform_log_snr(schedule, n, start=2.0, end=0.2)
+            return uniform_log_snr(schedule, n, start=1.0, end=0.3)
 
         counts = (16, 32, 64, 128) if "m" in name else (16, 32, 64)
         return measure_order(lambda t: family(schedule, t), GAUSSIAN, schedule, grid, counts=counts, **more).order
@@ -274,7 +274,7 @@ def order_of(build, steps):
         lambda t: build(schedule, t),
         GAUSSIAN,
         schedule,
-        lambda n: uniform_log_snr(schedule, n, start=2.0, end=0.2),
+        lambda n: uniform_log_snr(schedule, n, start=1.0, end=0.3),
         counts=steps,
     ).order
 

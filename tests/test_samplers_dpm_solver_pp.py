@@ -280,7 +280,7 @@ def test_global_order_is_the_theoretical_one(name):
 
     def measured(**more):
         def grid(n):
-            return uniform_log_snr(schedule, n, start=2.0, end=0.2)
+            return uniform_log_snr(schedule, n, start=1.0, end=0.3)
 
         counts = (16, 32, 64, 128) if "m" in name[5:] else (16, 32, 64)
         return measure_order(lambda t: family(schedule, t), GAUSSIAN, schedule, grid, counts=counts, **more).order
@@ -311,7 +311,7 @@ def test_lower_order_final_costs_3m_nothing_that_its_start_has_not():
         lambda t: multi(schedule, t, order=3, lower_order_final=True),
         GAUSSIAN,
         schedule,
-        lambda n: uniform_log_snr(schedule, n, start=2.0, end=0.2),
+        lambda n: uniform_log_snr(schedule, n, start=1.0, end=0.3),
         counts=(64, 128, 256),
         exact_steps=2,
     )
