@@ -1,4 +1,5 @@
-r"""The command line: `refdiff validate` runs the identities of diffusion theory, `refdiff info` says what is installed.
+r"""The command line: `refdiff validate` runs the identities of diffusion theory, `refdiff samplers` and
+`refdiff compare` show samplers, `refdiff info` says what is installed.
 
 Exit status: 0 every identity holds; 1 an identity failed, or its negative control was not rejected; 2 the command was
 not understood; 130 interrupted (what was found by then is written). Results go to stdout, progress to stderr.
@@ -12,15 +13,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from refdiff import __version__
+from refdiff import __version__, command_line, files
+from refdiff.cli_samplers import compare, samplers
 from refdiff.validation import threads
 
 if TYPE_CHECKING:
@@ -42,24 +44,6 @@ def main() -> None:
 
 
 # ---------------------------------------------------------------------- options
-
-
-def _writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:  # noqa: ARG001
-    """A file that can be written, known before the run that it is for."""
-    if path is None:
-        return None
-    if not path.parent.is_dir():
-        raise click.BadParameter(f"{path} is in a folder that does not exist; create {path.parent} first")
-    if not os.access(path.parent, os.W_OK):
-        raise click.BadParameter(f"{path} is in a folder that cannot be written to")
-    return path
-
-
-def _pattern(context: click.Context, option: click.Parameter, text: str | None) -> re.Pattern[str] | None:  # noqa: ARG001
-    try:
-        return None if text is None else re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        raise click.BadParameter(f"{text!r} must be a regular expression: {error}") from None
 
 
 def _prefixes(context: click.Context, option: click.Parameter, name: str | None) -> tuple[str, ...]:  # noqa: ARG001
@@ -84,22 +68,35 @@ OPTIONAL = {
     "scikit-learn": ("scikit-learn",),
 }
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-
 
 @main.command()
-@click.option("--data", "data", type=FILE, help="Points of your own (.npy, .npz, .csv) in place of the built-in laws.")
-@click.option("--weights", type=FILE, help="A file with one weight for each point of --data.")
+@click.option(
+    "--data",
+    "data",
+    type=command_line.FILE,
+    help="Points of your own (.npy, .npz, .csv) in place of the built-in laws.",
+)
+@click.option("--weights", type=command_line.FILE, help="A file with one weight for each point of --data.")
 @click.option("--bandwidth", type=float, help="Standard deviation of a Gaussian kernel on each point of --data.")
 @click.option("--points", type=click.IntRange(min=1), help="At most so many points of --data  [default: a short run]")
-@click.option("--only", callback=_pattern, help="Regular expression on names, topics and ids; case does not matter.")
+@click.option(
+    "--only", callback=command_line.pattern, help="Regular expression on names, topics and ids; case does not matter."
+)
 @click.option("--source", callback=_prefixes, help="Only items of one text: its name, or a prefix of its ids.")
 @click.option("--quick", is_flag=True, help="Fewer cases.")
 @click.option("--thorough", is_flag=True, help="All laws under all processes at four times.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="What random numbers come from.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes at work  [default: 2, or 1 where that is faster]")
-@click.option("--json", "json_file", type=FILE, callback=_writable, help="Write the results for machines.")
-@click.option("--html", "html_file", type=FILE, callback=_writable, help="Write the results as a page.")
+@click.option(
+    "--json",
+    "json_file",
+    type=command_line.FILE,
+    callback=command_line.writable,
+    help="Write the results for machines.",
+)
+@click.option(
+    "--html", "html_file", type=command_line.FILE, callback=command_line.writable, help="Write the results as a page."
+)
 @click.option("--list", "listing", is_flag=True, help="Print the identities and run nothing.")
 @click.pass_context
 def validate(
@@ -144,7 +141,7 @@ def validate(
     if len(set(targets)) < len(targets):
         raise click.UsageError("--data, --weights, --json and --html must be different files")
     chosen = _chosen(only, source)
-    console = _console()
+    console = command_line.console()
     if listing:
         for part in terminal.listing(chosen):
             console.print(part)
@@ -163,7 +160,11 @@ def validate(
 @main.command()
 def info() -> None:
     """Versions, linear algebra, processors, and which backends can run here."""
-    _print_info(_console())
+    _print_info(command_line.console())
+
+
+main.add_command(samplers)
+main.add_command(compare)
 
 
 # ---------------------------------------------------------------------- choosing and running
@@ -206,7 +207,10 @@ def _execute(console: Console, chosen: Sequence[Identity], level: str, seed: int
     start, found = time.perf_counter(), {}
     try:
         console.print(", ".join(head + [f"data {described}"] * bool(described)), soft_wrap=True)
-        with _progress(len(chosen)) as advance, closing(outcomes(chosen, level, seed, given, jobs)) as stream:
+        with (
+            command_line.progress(len(chosen)) as advance,
+            closing(outcomes(chosen, level, seed, given, jobs)) as stream,
+        ):
             for place, outcome in stream:
                 found[place] = outcome
                 advance(outcome.identity.name)
@@ -224,20 +228,6 @@ def _jobs(asked: int | None, count: int, quick: bool) -> int:
     return 1 if count < (WORTH_SHARING_QUICK if quick else WORTH_SHARING) else min(2, processors)
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr, where that is a terminal; the value is told what has just been done."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (MofNCompleteColumn(), BarColumn(bar_width=30), TimeElapsedColumn(), TextColumn("{task.description}"))
-    stderr = Console(stderr=True)
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task("starting", total=total)
-        yield lambda name: bar.update(task, advance=1, description=escape(name))
-
-
 def _write(run: Run, json_file: Path | None, html_file: Path | None) -> list[str]:
     """Write the reports; what went wrong, in words. One that fails does not stop the other."""
     from refdiff.validation import report
@@ -253,23 +243,13 @@ def _write(run: Run, json_file: Path | None, html_file: Path | None) -> list[str
     for path, text in texts.items():
         try:
             if path is not None:
-                report.write(path, text())
+                files.write_text(path, text())
         except Exception as error:  # a full disk, or a page that cannot be built: the other report still counts
             problems.append(f"{path} was not written: {error!r}")
     return problems
 
 
 # ---------------------------------------------------------------------- printing
-
-
-def _console() -> Console:
-    """stdout, as text without markup; 120 columns wide where it is not a terminal that says its width."""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 120
-    return console
 
 
 def _print_info(console: Console) -> None:

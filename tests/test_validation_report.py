@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import stat
 from html.parser import HTMLParser
 
 import numpy as np
@@ -221,30 +220,3 @@ def test_the_table_fits_the_terminal_and_names_everything(width):
     assert max(map(len, text.splitlines())) <= width
     for word in ("FAILED", "BLIND", "n/a", "3e-9", "1e12", "inf", "[bold]not", "[red]t", "letters"):
         assert word in text
-
-
-# ---------------------------------------------------------------------- files
-
-
-def test_a_file_is_whole_or_untouched(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    report.write(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        report.write(path, "new \ud800")  # half a character cannot be encoded
-    assert path.read_text() == "old"
-
-    def full(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(OSError, match="no space"):
-        report.write(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_a_file_is_as_readable_as_others(tmp_path):
-    report.write(tmp_path / "a", "text")
-    (tmp_path / "b").write_text("text")
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)

@@ -12,12 +12,10 @@ import math
 import os
 import platform
 import re
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata, resources
-from pathlib import Path
 from typing import Any
 
 import refdiff
@@ -236,26 +234,3 @@ def place(score: float) -> float:
 
 
 # ---------------------------------------------------------------------- files
-
-
-def write(path: Path, text: str) -> None:
-    """The text under this name, or the old file: written beside it and renamed, never half there.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner reads
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

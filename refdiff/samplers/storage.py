@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from refdiff import files
 from refdiff.samplers.tableau import ARRAYS, Tableau
 from refdiff.schedules import Coefficients
 
@@ -27,19 +26,15 @@ def save(tableau: Tableau, path: str | Path) -> None:
     content |= {name: getattr(tableau, name) for name in ("name", "prediction", "coordinate")}
     content |= {name: getattr(tableau, name) for name in ARRAYS}
     content |= {f"coefficients.{name}": part for name, part in tableau.coefficients._asdict().items()}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if target.suffix == ".npz":
-                np.savez(file, **content)
-            else:
-                # shortest decimals that read back as the same float64; infinities as the word
-                text = json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()})
-                file.write(text.encode())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with files.written(target) as temporary:
+        if target.suffix == ".npz":
+            np.savez(temporary, **content)
+        else:
+            # shortest decimals that read back as the same float64; infinities as the word
+            plain = {
+                name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in content.items()
+            }
+            temporary.write_text(json.dumps(plain))
 
 
 def load(path: str | Path) -> Tableau:
