@@ -108,11 +108,6 @@ def test_impulses_through_the_published_algorithm_read_the_table(schedule, membe
 # ---------------------------------------------------------------------- orders
 
 
-# On Gaussian data the midpoint rule in sigma / alpha is of order 3: with w = v + rho^2 and y = sqrt(w) z the terms of
-# its local error at h^3, -f''/24 = z rho v w^(-5/2) / 8 and -J f' / 8 = -z rho v w^(-5/2) / 8, cancel.
-ON_GAUSSIANS = {"edm-midpoint": 3}
-
-
 def order(build, grids):
     """The slope of the exact errors on Gaussian data over grids of growing length."""
     errors = [gaussian_error(build(times), GAUSSIAN) for times in grids]
@@ -122,7 +117,7 @@ def order(build, grids):
 @pytest.mark.parametrize("name", NAMED)
 def test_the_order_is_measured_on_gaussian_data(name):
     found = order(lambda times: NAMED[name](VPLinear(), times), [grid(VPLinear(), n) for n in (64, 128)])
-    assert abs(found - ON_GAUSSIANS.get(name, NAMED[name].order)) < 0.1
+    assert abs(found - (NAMED[name].on_gaussians or NAMED[name].order)) < 0.1
 
 
 @pytest.fixture(scope="module")

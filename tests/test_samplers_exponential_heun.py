@@ -23,7 +23,7 @@ MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.25, 0.36], [0.4, 0.6])
 GAUSSIAN = Gaussian([0.7], 0.25)
 SCHEDULES = [VEPower(T=100.0), VPLinear(), FlowMatching()]
 ENDS = {VEPower: (60.0, 0.02), VPLinear: (0.9, 0.02), FlowMatching: (0.98, 0.02)}
-NAMED = {family.name: family for family in FAMILIES}
+NAMED = {**{family.name: family for family in FAMILIES}, "heun-log-snr": heun_log_snr}
 LINEAR = {"noise": 1.0, "score": 1.0, "denoiser": 1.0, "velocity": 0.0}
 
 
@@ -91,7 +91,7 @@ def test_impulses_through_the_plain_algorithm_read_the_table(schedule, predictio
 def test_the_order_is_measured_on_gaussian_data(name):
     counts = (64, 128)
     errors = [gaussian_error(NAMED[name](VPLinear(), grid(VPLinear(), n)), GAUSSIAN) for n in counts]
-    assert abs(fit(counts, errors, 1e-12, 3).order - NAMED[name].order) < 0.1
+    assert abs(fit(counts, errors, 1e-12, 3).order - 2) < 0.1
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_order_is_measured_on_a_mixture(name, reference):
     counts = (32, 64, 128)
     grids = [uniform_log_snr(VPLinear(), n, start=0.5, end=0.2) for n in counts]
     errors = [np.abs(run(NAMED[name](VPLinear(), times), model, x) - exact).max() for times in grids]
-    assert abs(fit(counts, errors, 1e-12, 3).order - NAMED[name].order) < 0.1
+    assert abs(fit(counts, errors, 1e-12, 3).order - 2) < 0.1
 
 
 # ---------------------------------------------------------------------- what they are

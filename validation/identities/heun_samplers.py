@@ -127,13 +127,13 @@ def roomy(case: ProcessCase) -> bool:
     needs=smooth,
 )
 def second_order_family(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Excess gains of one step for four nodes over (Delta rho)^3, extrapolated, against the constant."""
+    """Excess gains of one step for three nodes over (Delta rho)^3, extrapolated, against the constant."""
     rho, w, *_ = coefficients(case)
     # the error is a series in the step over sqrt(w), and a step down ends within the process
     room = rho - float(np.exp(-case.schedule.log_snr(0.0)))
     steps = [min(0.9 * room, 0.2 * np.sqrt(w)) / 2**k for k in range(4)]
     sides, unit = [], rho * VARIANCE / w**3
-    for node in (1.0, 2 / 3, 0.5, 0.3):
+    for node in (1.0, 0.5, 0.3):
         ratios = []
         for step in steps:
             end = later(case.schedule, case.t, -np.log1p(-step / rho))
