@@ -41,7 +41,7 @@ Mean = Callable[[Array, float], ArrayLike]  # a denoiser (x, t) -> D
 # Trapezoidal sums over a component end 8.5 standard deviations out (2e-17 of its mass) and have this many nodes in the
 # least standard deviation: two components at any distance then leave an error of e^-31 and e^-22 of the terms.
 REACH, FINE = 8.5, {1: 10, 2: 6}
-MOST = 50_000_000  # nodes times components: some seconds
+MOST = 40_000_000  # nodes times components (at least ten, for the memory of the nodes): some seconds
 ROWS = 4096  # points whose covariance matrices are held at a time
 
 
@@ -95,22 +95,37 @@ def averaged_covariance(
 
 
 def _nodes(law: GaussianMixture) -> Iterator[tuple[Array, Array]] | None:
-    """Points and weights for each component of p_t along its principal axes; None where there would be too many."""
+    """Points and weights for p_t; None where there would be too many.
+
+    In one box around all components, or in one for each along its principal axes, whichever has fewer points: the
+    components of a noisy time overlap, those of an early one lie apart.
+    """
     if law.dim > 2:
         return None
-    values, vectors = np.linalg.eigh(np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim)))
+    matrices = np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim))
+    values, vectors = np.linalg.eigh(matrices)
     std = np.sqrt(values)
-    counts = np.ceil(REACH * FINE[law.dim] * std / std.min()).astype(int)  # on either side of the mean
-    if (2 * counts + 1.0).prod(axis=1).sum() * law.count > MOST:
+    step, reach = std.min() / FINE[law.dim], REACH * np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
+    low, high = (law.means - reach).min(axis=0), (law.means + reach).max(axis=0)
+    whole, each = np.ceil((high - low) / step), np.ceil(REACH * std / step)  # each: on either side of the mean
+    if min(together := (whole + 1).prod(), apart := (2 * each + 1).prod(axis=1).sum()) * max(law.count, 10) > MOST:
         return None
 
     def component(k: int) -> tuple[Array, Array]:
-        steps = [REACH / n * np.arange(-n, n + 1) for n in counts[k]]
-        z = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, law.dim)
+        z = _product([REACH / n * np.arange(-n, n + 1) for n in each[k]])
         weights = np.exp(-0.5 * (z**2).sum(axis=1))
         return law.means[k] + (std[k] * z) @ vectors[k].T, law.weights[k] * weights / weights.sum()
 
-    return (component(k) for k in range(law.count))
+    if apart < together:
+        return (component(k) for k in range(law.count))
+    x = _product([a + (b - a) / n * np.arange(n + 1) for a, b, n in zip(low, high, whole, strict=True)])
+    weights = np.exp(law.logpdf(x))
+    return iter([(x, weights / weights.sum())])
+
+
+def _product(lines: list[Array]) -> Array:
+    """All points with these coordinates, shape (n, d)."""
+    return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
 
 
 def conditional_variance(
@@ -331,23 +346,10 @@ def state_dependent_dpm(
 
 # Weak order 1: with the moments of standard normal data the step is exact for these, and off by h^2 for others. With
 # those of Gaussian data themselves the sampler is exact on every grid, and has no order.
-FAMILIES = (
-    Family(
-        "analytic-dpm",
-        analytic_dpm,
-        1,
-        "n",
-        "TOPA-91 (Bao et al. 2022)",
-        {"moments": standard_normal},
-        starts_pure=True,
-    ),
-    Family(
-        "analytic-dpm-ddim",
-        analytic_dpm,
-        1,
-        "n",
-        "TOPA-91 (Bao et al. 2022)",
-        {"moments": standard_normal, "eta": 0.0},
-        starts_pure=True,
-    ),
+FAMILIES = tuple(
+    Family(name, analytic_dpm, 1, "n", "TOPA-91 (Bao et al. 2022)", options, starts_pure=True)
+    for name, options in (
+        ("analytic-dpm", {"moments": standard_normal}),
+        ("analytic-dpm-ddim", {"moments": standard_normal, "eta": 0.0}),
+    )
 )
