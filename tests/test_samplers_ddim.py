@@ -223,6 +223,25 @@ def test_frozen_noise_loses_its_first_order_error_on_gaussian_data():
     assert half.order == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("variance", "steps", "deterministic", "ancestral"),
+    [
+        (0.25, 10, 0.138872, 0.111972),
+        (0.25, 50, 0.222999, 0.197445),
+        (1.0, 10, 0.690298, 0.548657),
+        (1.0, 50, 0.929185, 0.857512),
+        (4.0, 10, 2.95659, 2.38818),
+        (4.0, 50, 3.76611, 3.55444),
+    ],
+)
+def test_final_variances_of_gaussian_data(variance, steps, deterministic, ancestral):
+    # the reference table of TOPA-38: Su's betas on rounded equal strides
+    table, times = beta_table.su(), np.round(np.linspace(0, 1000, steps + 1))[::-1]
+    for eta, expected in ((0.0, deterministic), (1.0, ancestral)):
+        found = propagate(ddim(table, times, eta=eta), Gaussian([0.0], variance)).output.cov()
+        assert found.item() == pytest.approx(expected, rel=5e-6)
+
+
 # ---------------------------------------------------------------------- limits
 
 

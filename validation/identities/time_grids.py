@@ -35,7 +35,7 @@ from refdiff.samplers.times import (
 from refdiff.schedules import FlowMatching, Schedule, VEPower, VPCosine
 from refdiff.validation.cases import Case, ProcessCase, TableCase
 from refdiff.validation.identities.ddim_samplers import each_process
-from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import derivative, extrapolate, legendre
 
 TOPIC = "Time grids"
@@ -80,23 +80,31 @@ def log_snr_grids(case: Case, wrong: bool) -> Iterator[Sides]:
 
 
 @identity(
-    "Grids of equal log-SNR and back",
+    "Grids of equal log-SNR, and Karras' grid",
     topic=TOPIC,
-    formula=r"\lambda(t_{i+1}) - \lambda(t_i) = \frac{\lambda(t_n) - \lambda(t_0)}{n},\qquad t_\lambda(\lambda(t)) = t",
+    formula=r"\lambda(t_{i+1}) - \lambda(t_i) = \frac{\lambda(t_n) - \lambda(t_0)}{n},\quad t_\lambda(\lambda(t)) = t;"
+    r"\qquad \frac{\sigma_i}{\alpha_i} = \Big(\rho_{\max}^{1/7} + \tfrac{i}{n}(\rho_{\min}^{1/7} -"
+    r" \rho_{\max}^{1/7})\Big)^7",
     covers=["PODC9-27"],
     over="processes",
-    control="equal steps in t",
+    control="equal steps in t; sigma itself in place of sigma / alpha",
 )
 def round_trip(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Steps of log(alpha / sigma), from alpha and sigma, on the grid of every process; times there and back."""
-    build = uniform if wrong else uniform_log_snr
-    times = build(case.process, 9, start=case.t, end=case.s)
+    """Grids read as log(alpha / sigma) and sigma / alpha, from alpha and sigma; times there and back."""
+    times = (uniform if wrong else uniform_log_snr)(case.process, 9, start=case.t, end=case.s)
     c = case.schedule.coefficients(times)
     lam = np.log(c.alpha) - np.log(c.sigma)
     # log alpha, from alpha, is what rounds: it has the digits of 1
     size = np.abs(lam).max() + np.abs(np.log(c.alpha)).max() + 1
     back = case.schedule.time_of_log_snr(case.schedule.log_snr(times))
-    return [Sides(np.diff(lam), (lam[-1] - lam[0]) / 9, scale=size), Sides(back, times)]
+    c = case.schedule.coefficients(karras(case.process, 10, start=case.t, end=case.s))
+    noise = c.sigma if wrong else c.sigma / c.alpha
+    high, low = (noise[i] ** (1 / 7) for i in (0, -1))
+    return [
+        Sides(np.diff(lam), (lam[-1] - lam[0]) / 9, scale=size),
+        Sides(back, times),
+        Sides(noise, (high + np.arange(11) / 10 * (low - high)) ** 7),
+    ]
 
 
 @identity(
@@ -126,23 +134,6 @@ def density(case: ProcessCase, wrong: bool) -> list[Sides]:
         Sides(FlowMatching().dlog_snr(t), -1 / (t * (1 - t))),
         Sides(VEPower().dlog_snr(t), -1 / t),
     ]
-
-
-@identity(
-    "Karras' grid",
-    topic=TOPIC,
-    formula=r"\sigma_i = \Big(\sigma_{\max}^{1/\rho} + \tfrac{i}{n}(\sigma_{\min}^{1/\rho} -"
-    r" \sigma_{\max}^{1/\rho})\Big)^\rho,\qquad \rho = 7,\quad \sigma \text{ meaning } \sigma/\alpha",
-    covers=["PODC9-27"],
-    over="processes",
-    control="sigma itself in place of sigma / alpha",
-)
-def karras_grid(case: ProcessCase, wrong: bool) -> Sides:
-    """The grid in t, read as sigma / alpha, against the formula."""
-    c = case.schedule.coefficients(karras(case.process, 10, start=case.t, end=case.s))
-    noise = c.sigma if wrong else c.sigma / c.alpha
-    high, low = (noise[i] ** (1 / 7) for i in (0, -1))
-    return Sides(noise, (high + np.arange(11) / 10 * (low - high)) ** 7)
 
 
 @identity(
@@ -241,7 +232,6 @@ def best(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     formula=r"\min_{t_1..t_{N-1}} W_2^2 = \min \sum_j V_j \Big(1 - \prod_i \cos(\theta_{j,i} - \theta_{j,i-1})\Big)^2",
     covers=["PODC9-11"],
     over="once",
-    evidence=QUADRATURE,
     control="equal angles for the mean standard deviation",
 )
 def best_of_several(case: Case, wrong: bool) -> list[Sides]:
