@@ -1,0 +1,352 @@
+r"""Solvers of the probability flow: what they do, at which order, and where a claim about order needs a hypothesis.
+
+    dx/dt = v(x, t) = L(t) x + N(x, t);     Gaussian data: v = a (x - alpha m) + alpha' m,  a = P' / 2P per eigenvalue
+
+    Euler     x + h v                     n (G / G* - 1) -> -D/2 [ int a^2 dt + a(end) - a(start) ],  h = D / n < 0
+    Heun      x + h/2 (v + v')            order 2
+    RK4       weights (1, 2, 2, 1) / 6    order 4
+    Picard    x + int v(x_k)              after k iterations from a constant  e^A - sum_{j<=k} A^j / j!,  A = int a
+
+Euler's step is one number in every parameterization. It is DDIM's where alpha and sigma are linear in t on the step,
+and otherwise differs by (alpha + h alpha' - alpha_t) x* + (sigma + h sigma' - sigma_t) eps*.
+A grid u with theta(u), tan theta = sigma / alpha, costs DDIM on N(0, 1) data n (1 - G) -> |U| / 2 int theta'(u)^2 du,
+least for equal angles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from math import factorial
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.distributions import Gaussian
+from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess
+from refdiff.samplers.conversions import to_prediction
+from refdiff.samplers.ddim import ddim
+from refdiff.samplers.order import gaussian_error
+from refdiff.samplers.propagation import propagate
+from refdiff.samplers.reverse_sde import euler_maruyama
+from refdiff.samplers.runge_kutta import runge_kutta
+from refdiff.samplers.running import run
+from refdiff.schedules import FlowMatching, VEPower, VPCosine
+from refdiff.validation.cases import Case, ModelCase, ProcessCase
+from refdiff.validation.identities.kernel_sde import panels, smooth
+from refdiff.validation.identities.reverse_sde_samplers import end, variance
+from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.numeric import extrapolate, legendre
+
+TOPIC = "ODE solvers"
+
+
+def slope(case: ProcessCase, u: Array | float, data: float) -> Array:
+    """a = P' / 2P."""
+    c = case.schedule.coefficients(u)
+    return np.asarray((c.alpha * c.dalpha * data + 0.5 * c.dvariance) / variance(c, data))
+
+
+# ---------------------------------------------------------------------- the equation
+
+
+@identity(
+    "Eigenvalues of the flow's Jacobian",
+    topic=TOPIC,
+    formula=r"\nabla v = \frac{\alpha' \alpha s_i^2 + \sigma' \sigma}{\alpha^2 s_i^2 + \sigma^2};\qquad"
+    r" \nabla v = f - \tfrac12 g^2 \Big( \frac{\alpha^2}{\sigma^4} \mathrm{Cov}(x_0|x) - \frac{1}{\sigma^2} \Big)",
+    covers=["PODB-65"],
+    control="the covariance over sigma^2",
+    needs=lambda case: not case.process.per_axis and case.law.dim <= 5,
+)
+def jacobian(case: ModelCase, wrong: bool) -> list[Sides]:
+    """Eigenvalues of the model's Jacobian for the law's Gaussian, and the Jacobian of the law from its posterior."""
+    c, dim = case.process.coefficients(case.t), case.law.dim
+    values, axes = np.linalg.eigh(np.atleast_2d(case.law.cov()))
+    best = ExactModel(Gaussian(case.law.mean(), case.law.cov() + 1e-3 * np.eye(dim)), case.process)
+    values = values + 1e-3
+    rates = (c.alpha * c.dalpha * values + c.sigma * c.dsigma) / (c.alpha**2 * values + c.sigma**2)
+    spread = case.model.posterior_covariance(case.x, case.t)
+    hessian = c.alpha**2 / c.sigma ** (2 if wrong else 4) * spread - np.eye(dim) / c.sigma**2
+    size = np.abs(c.f) + 0.5 * c.g2 / c.sigma**2 * (1 + c.alpha**2 / c.sigma**2 * np.abs(spread).max())
+    return [
+        Sides(best.velocity_jacobian(case.x, case.t), axes * rates @ axes.T, scale=np.abs(rates).max() + size),
+        Sides(case.model.velocity_jacobian(case.x, case.t), c.f * np.eye(dim) - 0.5 * c.g2 * hessian, scale=size),
+    ]
+
+
+@identity(
+    "Displacement along the flow is the integral of its velocity",
+    topic=TOPIC,
+    formula=r"x_t = x_s + \int_s^t v(x_u, u)\, du,\qquad y(\tau) = x(T - \tau):\ \dot y = -v(y, T - \tau)",
+    covers=["PODD-56", "PODD-61"],
+    over="processes",
+    evidence=QUADRATURE,
+    control="v in place of -v in the reversed clock",
+    needs=smooth,
+)
+def integral_form(case: ProcessCase, wrong: bool) -> list[Sides]:
+    """The model's velocity summed along the exact path of Gaussian data, in either clock, against the ends."""
+    mean, data, z = 0.8, 0.36, 1.3
+    model = ExactModel(Gaussian([mean], data), case.process)
+
+    def path(u: Array) -> Array:
+        c = case.schedule.coefficients(u)
+        return np.asarray(c.alpha * mean + np.sqrt(variance(c, data)) * z)
+
+    start, (nodes, weights) = end(case), legendre(24)
+    u, weights = start + (case.t - start) * nodes, (case.t - start) * weights
+    v = np.array([model.velocity([x], time)[0] for x, time in zip(path(u), u, strict=True)])
+    first, last = path(np.array([start, case.t]))
+    # the clock T - t runs from t to s; its steps are positive
+    backward = (weights if wrong else -weights) @ v
+    size = abs(first) + abs(last) + weights @ np.abs(v)
+    return [Sides(first + weights @ v, last, scale=size), Sides(last + backward, first, scale=size)]
+
+
+# ---------------------------------------------------------------------- the methods
+
+
+def classical(name: str, v: Callable[[Array, float], Array], x: Array, times: Array) -> Array:
+    """Euler, Heun and RK4 as A.1 writes them, with h < 0."""
+    for t, after in pairwise(times):
+        h = after - t
+        k1 = v(x, t)
+        if name == "euler":
+            x = x + h * k1
+        elif name == "heun":
+            x = x + h / 2 * (k1 + v(x + h * k1, after))
+        else:
+            k2 = v(x + h / 2 * k1, t + h / 2)
+            k3 = v(x + h / 2 * k2, t + h / 2)
+            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(x + h * k3, after))
+    return x
+
+
+@identity(
+    "Euler, Heun and RK4 as tables, in either clock",
+    topic=TOPIC,
+    formula=r"x + h v,\quad x + \tfrac h2 (v + v(x + h v, t + h)),\quad x + \tfrac h6 (k_1 + 2 k_2 + 2 k_3 + k_4),"
+    r"\qquad \tau = T - t:\ t_{n+1} = t_n - h,\ x_{n+1} = x_n - h v",
+    covers=["PODD-57", "PODD-58", "PODD-59", "PODD-61", "PODD-56"],
+    control="Heun's correction with the first slope twice: Euler",
+    needs=lambda case: case.law.dim <= 5 and case.law.count < 20,
+)
+def tables(case: ModelCase, wrong: bool) -> Iterator[Sides]:
+    """The tables run on the model against the steps of A.1, and those with the reversed field."""
+    times, x, v = np.linspace(case.t, case.s, 3), case.x[:2], case.model.velocity
+    final = case.process.T
+
+    def reversed_field(y: Array, tau: float) -> Array:
+        return np.asarray(-v(y, min(max(final - tau, times[-1]), times[0])))
+
+    for name in ("euler", "heun", "rk4"):
+        out = run(runge_kutta(case.process, times, method=name), case.model, x)
+        plain = classical("euler" if wrong and name == "heun" else name, v, x, times)
+        # a step of narrow data multiplies what rounding left by |1 + h a|
+        rates = [np.abs(case.model.velocity_jacobian(x, t)).sum(-1).max() * (times[0] - times[1]) for t in times]
+        size = (np.abs(x).max() + np.abs(out).max()) * np.prod([1 + r for r in rates])
+        yield Sides(out, plain, scale=size)
+        yield Sides(out, classical(name, reversed_field, x, final - times), scale=size)
+
+
+@identity(
+    "Orders of Euler, Heun and RK4",
+    topic=TOPIC,
+    formula=r"\lim_{n\to\infty} \log_2 \frac{e_n}{e_{2n}} = 1,\ 2,\ 4",
+    covers=["PODD-57", "PODD-58", "PODD-59"],
+    over="once",
+    evidence=ORDER,
+    control="the local orders 2, 3 and 5",
+)
+def orders(case: Case, wrong: bool) -> Iterator[Sides]:
+    """Errors of the tables against the closed flow of Gaussian data with sigma = t, at five numbers of steps."""
+    # near the case of the items (variance .25, from 3 to .1): elsewhere the constant of RK4 may change its sign
+    law, process = Gaussian([1.0], case.rng.uniform(0.2, 0.3)), AffineProcess(VEPower(T=4.0))
+    start, last = case.rng.uniform(2.8, 3.2), case.rng.uniform(0.08, 0.12)
+    for name, order in (("euler", 1), ("heun", 2), ("rk4", 4)):
+        errors = [
+            gaussian_error(runge_kutta(process, np.linspace(start, last, n + 1), method=name), law)
+            for n in (16, 32, 64, 128, 256)
+        ]
+        ratios = [np.asarray(r) for r in np.log2(np.array(errors[:-1]) / errors[1:])]
+        yield Sides(extrapolate(ratios), order + wrong)
+
+
+@identity(
+    "Leading error of Euler on the flow, with the score and with the velocity",
+    topic=TOPIC,
+    formula=r"n \left( \frac{G_n}{G} - 1 \right) \to -\frac D2 \left[ \int a^2\, dt + a_e - a_t \right],\quad"
+    r" a = \frac{P'}{2P},\ D = e - t",
+    covers=["PODA-420", "PODD-57"],
+    over="processes",
+    evidence=ORDER,
+    control="the change of a left out: the error of a constant rate",
+    needs=smooth,
+)
+def euler_constant(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
+    """Gains of the two tables at four numbers of steps, extrapolated, against a quadrature."""
+    data, e, law = 0.5, end(case), Gaussian([0.0], 0.5)
+    (first, last), span = (slope(case, u, data) for u in (case.t, e)), e - case.t
+    u, weights = panels(case.schedule, e, case.t)
+    square = -weights @ slope(case, u, data) ** 2
+    constant = -span / 2 * (square + (0 if wrong else last - first))
+    size = abs(span) / 2 * (abs(square) + abs(first) + abs(last))
+    c, there = case.schedule.coefficients(case.t), case.schedule.coefficients(e)
+    exact = np.sqrt(variance(there, data) / variance(c, data))
+    for build in (
+        lambda g: runge_kutta(case.process, g, method="euler"),
+        lambda g: euler_maruyama(case.process, g, noise=0.0),
+    ):
+        gains = [
+            np.asarray(n * (propagate(build(np.linspace(case.t, e, n + 1)), law).gains[-1].item() / exact - 1))
+            for n in (8, 16, 32, 64)
+        ]
+        yield Sides(extrapolate(gains), constant, scale=size)
+
+
+@identity(
+    "One Euler step is one number, and DDIM only on a straight path",
+    topic=TOPIC,
+    formula=r"x_{Euler} - x_{DDIM} = (\alpha_s + h \alpha'_s - \alpha_t) x^* + (\sigma_s + h \sigma'_s - \sigma_t)"
+    r" \varepsilon^*\ \text{in every parameterization}",
+    covers=["PODB-66"],
+    refutes=["PODB-66"],
+    control="plain Euler on v is DDIM, as claimed for every schedule",
+    needs=lambda case: not case.process.per_axis and case.law.dim <= 5,
+)
+def euler_against_ddim(case: ModelCase, wrong: bool) -> Iterator[Sides]:
+    """Tables of Euler on velocity and on the score, converted to five predictions, against DDIM's table."""
+    grid, x, model = [case.t, case.s], case.x, case.model
+    a, b = (case.process.coefficients(u) for u in grid)
+    h, data, noise = case.s - case.t, model.denoiser(x, case.t), model.noise(x, case.t)
+    signal, spread = a.alpha + h * a.dalpha - b.alpha, a.sigma + h * a.dsigma - b.sigma
+    gap = np.zeros_like(x) if wrong else signal * data + spread * noise
+    other = run(ddim(case.process, grid), model, x)
+    terms = np.abs(x) * (1 + abs(h * a.f)) + (abs(h) * a.g2 / a.sigma + b.sigma + b.alpha * a.sigma / a.alpha) * np.abs(
+        noise
+    )
+    size = terms + np.abs(other) + np.abs(b.alpha * data) * (1 + a.alpha / a.sigma * (abs(h * a.dsigma) + a.sigma))
+    for table in (runge_kutta(case.process, grid, method="euler"), euler_maruyama(case.process, grid, noise=0.0)):
+        for prediction in ("velocity", "score", "noise", "denoiser", "v_prediction"):
+            yield Sides(run(to_prediction(table, prediction), model, x) - other, gap, scale=size.max())
+    straight = ExactModel(case.law, FlowMatching())
+    y = straight.sample(4, 0.8, case.rng)
+    both = (build(FlowMatching(), [0.8, 0.5]) for build in (ddim, lambda p, g: runge_kutta(p, g, method="euler")))
+    one, two = (run(table, straight, y) for table in both)
+    yield Sides(one, two, scale=np.abs(y).max() + np.abs(one).max())
+
+
+# ---------------------------------------------------------------------- iteration, and claims about order
+
+
+@identity(
+    "Picard iterations of a linear flow fall short by the tail of the exponential",
+    topic=TOPIC,
+    formula=r"x^{(k)}(T) = \sum_{j \le k} \frac{A^j}{j!}\, x(0),\quad A = \int_0^T a\, dt"
+    r" = \tfrac12 \ln \frac{c^2 + T^2}{c^2}",
+    covers=["PODD-60"],
+    over="once",
+    evidence=QUADRATURE,
+    control="one iteration less",
+)
+def picard(case: Case, wrong: bool) -> Iterator[Sides]:
+    """Repeated Chebyshev integration of the model's velocity against Taylor's sum for the exponential."""
+    std, final = case.rng.uniform(0.5, 0.8), case.rng.uniform(1, 2)
+    model = ExactModel(Gaussian([0.3], std**2), VEPower(T=3.0))
+    nodes = np.polynomial.chebyshev.chebpts1(64)
+    times = final * (nodes + 1) / 2
+    # the velocity vanishes at the mean and is linear: one call of the model tells it for every x
+    rates = np.array([model.velocity([1.3], t)[0] for t in times])
+    total, path = 0.5 * np.log((std**2 + final**2) / std**2), np.full(64, 1.3)
+    for k in range(1, 13):
+        v = rates * (path - 0.3)
+        integral = np.polynomial.chebyshev.Chebyshev.fit(times, v, 63, domain=[0, final]).integ(lbnd=0)
+        path = 1.3 + integral(times)
+        last = 1.3 + integral(final)
+        partial = sum(total**j / factorial(j) for j in range(k + (0 if wrong else 1)))
+        yield Sides(last - 0.3, partial)
+
+
+@identity(
+    "Bounded and Lipschitz is not enough for first order",
+    topic=TOPIC,
+    formula=r"f(s) = \sum_k 2^{-k/2} \cos 2\pi 2^k s:\ \text{error} = \frac{\sqrt h}{1 - 2^{-1/2}};\qquad"
+    r" |\partial_s f| \le M_s:\ \text{error} \le \frac h2 (M_s + L M) \frac{e^{LS} - 1}{L}",
+    covers=["DMI-79"],
+    refutes=["DMI-79"],
+    over="once",
+    control="an error of order h, as the lemma claims for bounded f with a Lipschitz constant (here 0)",
+)
+def first_order_needs_smoothness(case: Case, wrong: bool) -> Iterator[Sides]:
+    """Euler sums of the lacunary series, one wave sampled at its period, and the bound that a smooth flow obeys."""
+    constants = []
+    for n in range(4, 13):
+        h = 2.0**-n
+        grid = np.arange(2**n) * h
+        # terms k >= n are at a peak at every grid point; a geometric tail beyond the 60 that are added one by one
+        terms = [2 ** (-k / 2) * np.cos(2 * np.pi * (2**k * grid % 1.0)).sum() * h for k in range(60)]
+        error = sum(terms) + 2 ** (-60 / 2) / (1 - 2**-0.5)
+        constants.append(error / (h if wrong else np.sqrt(h)))
+    yield Sides(constants, 1 / (1 - 2**-0.5))
+    waves = 2 ** int(case.rng.integers(3, 7))
+    yield Sides(np.cos(2 * np.pi * waves * np.arange(waves) / waves).mean(), 1.0)
+    # a linear field a(t) x with sigma = t: L = max |a|, M = max |a x|, M_s = max |a' x| over the grown path
+    data, start = case.rng.uniform(0.3, 1), 1.5
+    process, u = VEPower(T=2.0), np.linspace(0, start, 2001)
+    a, da = u / (data + u**2), (data - u**2) / (data + u**2) ** 2
+    law = ExactModel(Gaussian([0.0], data), process)
+    lipschitz, x0 = np.abs(a).max(), 2.0
+    for n in (8, 64):
+        times = np.linspace(start, 0, n + 1)
+        path = run(runge_kutta(process, times, method="euler"), law, np.array([[x0]]), trajectory=True)[:, 0, 0]
+        exact = x0 * np.sqrt((data + times**2) / (data + start**2))
+        largest = x0  # |x| falls on the way to the data
+        bend = np.abs(da).max() * largest + lipschitz * np.abs(a).max() * largest
+        bound = start / n / 2 * bend * np.expm1(lipschitz * start) / lipschitz
+        yield Sides(np.maximum(np.abs(path - exact).max() / bound - 1, 0.0), 0.0)
+
+
+@identity(
+    "What DDIM loses on the grids that are recommended for it",
+    topic=TOPIC,
+    formula=r"n (1 - G) \to \frac{|U|}{2} \int \theta'(u)^2 du:\quad \bar\alpha:\ \tfrac{\Delta\bar\alpha}{8}"
+    r" \Delta\,\mathrm{logit}\,\bar\alpha;\ \log\bar\alpha:\ \tfrac{U}{8} \Delta\log\tfrac{1}{1 - \bar\alpha};\ "
+    r"\log(1 - \bar\alpha):\ \tfrac{U}{8} \Delta\log\bar\alpha;\ \lambda:\ \tfrac{U}{4} \Delta\bar\alpha;\ "
+    r"\theta:\ \tfrac12 U^2;\ \tfrac{\sigma}{\alpha+\sigma}:\ \tfrac{U}{2} (\Delta\theta + \Delta\bar\alpha)",
+    covers=["DMI-80"],
+    refutes=["DMI-80"],
+    over="once",
+    evidence=ORDER,
+    control="every recommended grid as good as equal angles",
+)
+def grids(case: Case, wrong: bool) -> Iterator[Sides]:
+    """Gains of DDIM's table on N(0, 1) data at four numbers of steps, extrapolated, against the integrals."""
+    low, high = case.rng.uniform(0.05, 0.15), case.rng.uniform(0.85, 0.95)
+    schedule, logit = VPCosine(), lambda p: np.log(p / (1 - p))
+    # each grid as a map from abar to u and back, with its constant over |U|
+    angle = np.arccos(np.sqrt(low)) - np.arccos(np.sqrt(high))
+    signal = high - low
+    clocks: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array], float]] = {
+        "abar": (lambda p: p, lambda u: u, (logit(high) - logit(low)) / 8),
+        "log abar": (np.log, np.exp, np.log((1 - low) / (1 - high)) / 8),
+        "log 1 - abar": (lambda p: np.log(1 - p), lambda u: 1 - np.exp(u), np.log(high / low) / 8),
+        "lambda": (lambda p: logit(p) / 2, lambda u: 1 / (1 + np.exp(-2 * u)), signal / 4),
+        "angle": (lambda p: np.arccos(np.sqrt(p)), lambda u: np.cos(u) ** 2, angle / 2),
+        "ratio": (
+            lambda p: np.sqrt(1 - p) / (np.sqrt(p) + np.sqrt(1 - p)),
+            lambda u: (1 - u) ** 2 / ((1 - u) ** 2 + u**2),
+            (angle + signal) / 2,
+        ),
+    }
+    for name, (forth, back, part) in clocks.items():
+        first, last = forth(np.array([low, high]))
+        losses = []
+        for n in (8, 16, 32, 64):
+            signals = back(np.linspace(first, last, n + 1))
+            times = schedule.time_of_log_snr(logit(signals) / 2)
+            gain = propagate(ddim(schedule, times), Gaussian([0.0], 1.0)).gains[-1].item()
+            losses.append(np.asarray(n * (1 - gain)))
+        best = wrong and name in ("abar", "log abar", "log 1 - abar")
+        yield Sides(extrapolate(losses), angle**2 / 2 if best else abs(last - first) * part)
