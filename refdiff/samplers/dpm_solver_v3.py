@@ -174,8 +174,11 @@ def _shift(start: float, lams: Array, statistics: Statistics) -> Array:
     """B at each lambda: int_start^lambda e^{-int_start^r a} b dr, (m, d)."""
     u, w = _rule(float(np.abs(lams - start).max()))
     inner = start + np.outer(lams - start, u)
+    bias = statistics.bias(inner.ravel())
+    if not bias.any():
+        return np.zeros((len(lams), 1))
     decay = np.exp(statistics.scaling_integral(np.array([start])) - statistics.scaling_integral(inner.ravel()))
-    values = (decay * statistics.bias(inner.ravel())).reshape(*inner.shape, -1)
+    values = (decay * bias).reshape(*inner.shape, -1)
     return np.asarray((lams - start)[:, None] * np.einsum("j,mjd->md", w, values))
 
 
