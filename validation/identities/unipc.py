@@ -71,7 +71,7 @@ def polynomials(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
             def along(lam: Array, lower: Array = lower) -> Array:
                 return output(lam, lower)
 
-            factor, total, _ = moments(schedule, float(s), float(t), 0.0, prediction, along)
+            factor, total, _ = moments(schedule, float(s), float(t), 0.0, prediction, along, 24)
             states, outputs, _ = table.row(stage)
             terms = [w * along(table.coefficients.log_snr[j]) for j, w in outputs]
             yield Sides(states[0][1], factor)
