@@ -261,14 +261,14 @@ def lost_variance(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     formula=r"dx = \Big[f x - \tfrac{1+k^2}{2} g^2 s\Big]dt + k g\,dw:\quad"
     r"s = \frac{\alpha\hat x - x}{\sigma^2}:\ e^{-k^2 h}\frac{\sigma_t}{\sigma_s},\ \sigma_t^2(1 - e^{-2k^2h});\quad"
     r"s = -\frac{\hat\epsilon}{\sigma}:\ -(1+k^2)\sigma_t(e^h-1),\ k^2\sigma_t^2(e^{2h}-1)",
-    covers=["RDX-09", "PODC9-15"],
+    covers=["PODC9-15"],
     over="processes",
     evidence=QUADRATURE,
     control="the variance of eta = k in place of k's own",
     needs=lambda case: each_process(case) and not isinstance(case.schedule, BetaTable),
 )
 def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
-    """The table of one step against the moments of the linear equation, by an eighth-order Runge-Kutta method in t."""
+    """One step against the moments of the linear equation by an eighth-order Runge-Kutta method; k = 1 by Bayes."""
     times = [case.t, case.s]
     for k in (0.5, 2.0):
 
@@ -287,6 +287,10 @@ def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
             if wrong and prediction == "denoiser":
                 found[2] = (ddim(case.process, times, eta=min(k, 1.0)).noise[1, 0]) ** 2
             yield Sides(found, solved[3 * j : 3 * j + 3], scale=np.abs(solved).max())
+    bayes = case.process.channel(case.s, case.t).reverse(case.process.kernel(case.s).at([1.0]))
+    table = gddim(case.process, times)
+    found = np.array([table.states[1, 0], table.outputs[1, 0], table.noise[1, 0] ** 2])
+    yield Sides(found, np.ravel([bayes.gain, bayes.offset[0], np.ravel(bayes.noise)[0]]), scale=1.0)
 
 
 @identity(
@@ -296,7 +300,7 @@ def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     r" -\frac{\Lambda a}{4(1+u_0)}(1 - r^a)\ (\hat x \text{ frozen}),\quad"
     r" \frac{\Lambda a}{4(1+u_0)}(u_0 - u_1 r^a)\ (\hat\epsilon \text{ frozen}),"
     r"\quad a = 1 + k^2,\ r = \frac{1+u_0}{1+u_1}",
-    covers=["PODC9-12", "TOPA-47", "DMI-35"],
+    covers=["PODC9-12", "TOPA-47", "DMI-35", "RDX-09"],
     over="processes",
     evidence=ORDER,
     control="a = 1 for every k",
