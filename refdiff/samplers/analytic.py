@@ -75,8 +75,7 @@ def averaged_covariance(
         raise ValueError(f"t must have sigma > 0, got {t}")
     draws = whole_number("draws", draws, low=1)
     if model.distribution.count == 1 and denoiser is None:
-        found: Array = model.posterior_covariance(model.marginal(t).mean(), t)
-        return found
+        return _semi_definite(model.posterior_covariance(model.marginal(t).mean(), t))
     nodes = _nodes(model.marginal(t))
     if nodes is None:
         if seed is None:
@@ -91,7 +90,13 @@ def averaged_covariance(
             if denoiser is not None:
                 off = _answer(denoiser, part, t) - model.denoiser(part, t)
                 total += (w[:, None] * off).T @ off
-    return total
+    return _semi_definite(total)
+
+
+def _semi_definite(matrix: Array) -> Array:
+    """A covariance without what rounding, relative to the data's covariance, left below zero."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
 def _nodes(law: GaussianMixture) -> Iterator[tuple[Array, Array]] | None:
