@@ -104,7 +104,7 @@ def stability(case: ProcessCase, wrong: bool) -> list[Sides]:
     c, data, start = case.process.coefficients(case.t), 0.4, 2.5
     target, sides = c.alpha**2 * data + c.sigma**2, []
     for a in (0.0, -0.3, 0.2):
-        eta = (1 if wrong else 2) * target * (1 + a)
+        eta = float((1 if wrong else 2) * target * (1 + a))
         found = propagate(
             langevin(case.process, case.t, step_size=eta, steps=8),
             Gaussian([0.0], data),

@@ -9,14 +9,16 @@ by 3/8 beta^2 and 1/2 beta^2, and its noise near the data is not even close.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from refdiff.arguments import Array
 from refdiff.processes import BetaTable, beta_table
 from refdiff.samplers.ancestral import ddpm
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.reverse_sde import ancestral, euler_maruyama, exponential_euler_maruyama, reverse_diffusion
+from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import VPLinear
 from refdiff.validation.cases import Case, ProcessCase, TableCase
 from refdiff.validation.identities.kernel_sde import growth, smooth
@@ -48,7 +50,7 @@ def second_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
         *(derivative(part, t, reach / 50) for part in (schedule.f, schedule.g2)),
     )
     turn, fg, half = -(c.f**2) if wrong else c.f**2, c.f * c.g2, dg2 / 2
-    expected = {
+    expected: dict[Callable[..., Tableau], tuple[Array, Array, Array]] = {
         ancestral: ((df + turn) / 2, -half, fg - half - c.g2 * c.dvariance / c.sigma**2),
         reverse_diffusion: ((df - turn) / 2, fg - half, fg - half),
         exponential_euler_maruyama: ((df + turn) / 2, -fg / 2 - half, -fg - half),
@@ -105,14 +107,12 @@ def chain(case: TableCase, wrong: bool) -> list[Sides]:
     picked = np.unique(np.linspace(1, table.steps, 10).astype(int))
     picked = picked[table.betas[picked - 1] > 0]
     b, tilde = table.betas[picked - 1], table.posterior().variance[picked - 1]
-    found = {
-        build: np.array([np.ravel(row(make(table, i))) for i in picked]).T
-        for build, make in {
-            "reverse": lambda process, i: reverse_diffusion(process, [i, i - 1]),
-            "small": lambda process, i: ancestral(process, [i, i - 1]),
-            "large": lambda process, i: ancestral(process, [i, i - 1], variance="large"),
-        }.items()
+    builds: dict[str, Callable[[int], Tableau]] = {
+        "reverse": lambda i: reverse_diffusion(table, [i, i - 1]),
+        "small": lambda i: ancestral(table, [i, i - 1]),
+        "large": lambda i: ancestral(table, [i, i - 1], variance="large"),
     }
+    found = {name: np.array([np.ravel(row(build(i))) for i in picked]).T for name, build in builds.items()}
     kept = np.sqrt(1 - b)
     small = tilde if wrong else np.sqrt(tilde)
     for name, x, s, z in (
