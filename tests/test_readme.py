@@ -12,11 +12,21 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 def test_the_tour_runs_and_prints_a_posterior(capsys):
     names: dict[str, object] = {}
-    tour = [block for block in BLOCKS if "ExactModel(" in block or "step = model" in block]
+    tour = [block for block in BLOCKS if "ring(count" in block or "step = model" in block]
     assert len(tour) == 2
     for block in tour:
         exec(block, names)
     assert "GaussianMixture(8 x R^2" in capsys.readouterr().out
+
+
+def test_the_samplers_run_and_somebody_elses_is_recognised(capsys):
+    names: dict[str, object] = {}
+    blocks = [block for block in BLOCKS if "ring(count" in block or "impulse_response" in block]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert names["points"].shape == (1000, 2)
+    assert "DDIM, eta = 0.5: 10 evaluations" in capsys.readouterr().out
 
 
 def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refuses_its_negative():

@@ -2,9 +2,32 @@
 
     tableau.py       what a table is                       recorder.py     writing an algorithm that becomes one
     running.py       the NumPy loop                        propagation.py  the exact law of every stage, Gaussian data
-    conversions.py   predictions, coordinates, composing   order.py        measured orders
-    impulse.py       the table of a foreign sampler        storage.py      JSON and npz
-    times.py         grids                                 families.py     the list of all families
+    conversions.py   predictions, coordinates, composing   line.py         the exact output law of mixtures on the line
+    impulse.py       the table of a foreign sampler        order.py        measured orders; extended.py in more digits
+    times.py         grids                                 storage.py      JSON and npz
+    families.py      the list of all families              compare.py      exact distance against evaluations
 
-and one file for each family.
+and one file for each family (`from refdiff.samplers.ddim import ddim`), whose members `families()` has by name. Beside
+the tables stand the samplers that look at the data they meet: adaptive.py, picard.py (ParaDiGMS), norm_corrector.py,
+the state-dependent part of analytic.py, and flow maps and statistics that are functions in consistency.py and
+dpm_solver_v3.py.
 """
+
+from refdiff.samplers.compare import work_precision as work_precision
+from refdiff.samplers.conversions import butcher as butcher
+from refdiff.samplers.conversions import compose as compose
+from refdiff.samplers.conversions import to_coordinate as to_coordinate
+from refdiff.samplers.conversions import to_prediction as to_prediction
+from refdiff.samplers.conversions import truncate as truncate
+from refdiff.samplers.families import Family as Family
+from refdiff.samplers.families import families as families
+from refdiff.samplers.impulse import NotLinear as NotLinear
+from refdiff.samplers.impulse import impulse_response as impulse_response
+from refdiff.samplers.line import propagate_line as propagate_line
+from refdiff.samplers.order import measure_order as measure_order
+from refdiff.samplers.propagation import propagate as propagate
+from refdiff.samplers.recorder import Recorder as Recorder
+from refdiff.samplers.running import run as run
+from refdiff.samplers.storage import load as load
+from refdiff.samplers.storage import save as save
+from refdiff.samplers.tableau import Tableau as Tableau
