@@ -35,10 +35,11 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, whole_number
 from refdiff.processes import AffineProcess, BetaTable
-from refdiff.samplers.adams import RUNGE_KUTTA, STARTS, Flow, History, chosen, combined, runge_kutta
+from refdiff.samplers.adams import EARLY, STARTS, Flow, History, chosen, combined, runge_kutta_step
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, gauss_legendre, lagrange, lagrange_integrals, phi
 from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.runge_kutta import METHODS
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -78,7 +79,7 @@ def deis(
         if s.pure_noise or np.any(abs(nodes.value(t)) == np.inf):
             x = t.alpha * d + t.sigma * eps
         elif start == "runge-kutta" and not history.full and not t.clean:
-            x = runge_kutta(rec, flow, x, d, s, t, RUNGE_KUTTA["rk4"])
+            x = runge_kutta_step(rec, flow, x, d, s, t, METHODS["rk4"])
         else:
             weights = noise_weights(rec.process, s, t, history.nodes, clock)
             earlier: list[State] = [value - eps for value in history.values[1:]]
@@ -92,12 +93,12 @@ def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str 
     Args:
         process, times: the process and the decreasing grid; the first step from alpha = 0 is DDIM's, and so is the
             last one to sigma = 0 unless the method only looks between (midpoint).
-        method: heun (EDM's), midpoint, kutta (order 3) or rk4.
+        method: heun (EDM's), midpoint, kutta3, rk4, or another of METHODS in runge_kutta.py.
 
     Raises:
         ValueError: an unknown method, or a process that differs between the axes for a method that looks between.
     """
-    butcher = RUNGE_KUTTA[chosen("method", method, tuple(name for name in RUNGE_KUTTA if name != "euler"))]
+    rule = METHODS[chosen("method", method, tuple(METHODS))]
     rec = Recorder(f"DEIS rhoRK {method}", process, times, "denoiser")
     flow, x = Flow("rho", "x/alpha"), rec.start
     for s, t in rec.steps:
@@ -105,7 +106,7 @@ def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str 
         if s.pure_noise:
             x = t.alpha * d + t.sigma * (x - s.alpha * d) / s.sigma
         else:
-            x = runge_kutta(rec, flow, x, d, s, t, butcher)
+            x = runge_kutta_step(rec, flow, x, d, s, t, rule)
     return rec.finish(x)
 
 
@@ -189,10 +190,11 @@ def _adams(degree: int, clock: str, name: str) -> Family:
         exact_steps=degree,
         clock=clock,
         starts_pure=True,
+        measure=EARLY if clock == "rho" else {},
     )
 
 
-def _runge_kutta(method: str, order: int, nfe: str) -> Family:
+def _runge_kutta(method: str, order: int, nfe: str, on_gaussians: float | None = None) -> Family:
     return Family(
         f"deis-rho-{method}",
         deis_rk,
@@ -202,6 +204,7 @@ def _runge_kutta(method: str, order: int, nfe: str) -> Family:
         {"method": method},
         clock="rho",
         starts_pure=True,
+        on_gaussians=on_gaussians,
     )
 
 
@@ -220,8 +223,8 @@ FAMILIES = (
         clock="t",
         starts_pure=True,
     ),
-    _runge_kutta("midpoint", 2, "2n"),
+    _runge_kutta("midpoint", 2, "2n", on_gaussians=3),
     _runge_kutta("heun", 2, "2n"),
-    _runge_kutta("kutta", 3, "3n"),
+    _runge_kutta("kutta3", 3, "3n"),
     _runge_kutta("rk4", 4, "4n"),
 )

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import whole_number
 from refdiff.processes import AffineProcess
-from refdiff.samplers.adams import History, combined
+from refdiff.samplers.adams import EARLY, History, combined
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, lagrange_integrals
 from refdiff.samplers.recorder import Point, Recorder, State
@@ -161,6 +161,7 @@ FAMILIES = (
             exact_steps=k - 1,
             clock="rho",
             starts_pure=True,
+            measure=EARLY,
         )
         for k in (2, 3, 4)
     ),
