@@ -1,4 +1,4 @@
-"""Entropy and Kullback-Leibler divergence against quadrature, mpmath and the printed formula."""
+"""Entropy, divergences and distances of Gaussians against quadrature, mpmath and the printed formula."""
 
 import mpmath as mp
 import numpy as np
@@ -6,10 +6,11 @@ import plain
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal
+from scipy.linalg import sqrtm
+from scipy.stats import multivariate_normal, norm
 
 from refdiff import Gaussian, GaussianMixture, testing
-from refdiff.distributions import entropy, kl_divergence
+from refdiff.distributions import entropy, kl_divergence, total_variation, wasserstein
 
 GAUSSIANS = testing.distributions(dim=3, kinds=["gaussian"])
 
@@ -87,3 +88,69 @@ def test_only_gaussians_with_a_density_of_one_dimension_are_compared():
         kl_divergence(point, Gaussian([0.0], 1.0))
     with pytest.raises(ValueError, match="same dimension"):
         kl_divergence(Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0))
+
+
+# ---------------------------------------------------------------------- Wasserstein distance, total variation
+
+
+@given(st.integers(0, 2**32))
+def test_wasserstein_is_the_trace_formula_of_dowson_and_landau(seed):
+    rng = np.random.default_rng(seed)
+    a, b = (m @ m.T + 0.1 * np.eye(3) for m in rng.standard_normal((2, 3, 3)))
+    p, q = Gaussian(rng.standard_normal(3), a), Gaussian(rng.standard_normal(3), b)
+    square = np.sum((p.mean() - q.mean()) ** 2) + np.trace(a + b - 2 * sqrtm(sqrtm(a) @ b @ sqrtm(a)).real)
+    np.testing.assert_allclose(wasserstein(p, q), np.sqrt(square), rtol=1e-7)  # the formula's own cancellation
+    np.testing.assert_allclose(wasserstein(p, q), wasserstein(q, p), rtol=1e-10)
+
+
+def test_wasserstein_of_close_laws_keeps_its_digits():
+    base = np.array([[2.0, 0.5], [0.5, 1.0]])
+    # S (1 + e)^2: the optimal map is the factor 1 + e
+    for e in (1e-3, 1e-6, 1e-9):
+        found = wasserstein(Gaussian([0.0, 0.0], base), Gaussian([0.0, 0.0], base * (1 + e) ** 2))
+        np.testing.assert_allclose(found, e * np.sqrt(3.0), rtol=1e-15 * 100 / e)
+
+
+def test_wasserstein_to_a_point_is_the_root_mean_square_distance():
+    p = Gaussian([1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]])
+    np.testing.assert_allclose(wasserstein(p, Gaussian([0.0, 0.0], 0.0)), np.sqrt(5 + 3), rtol=1e-12)
+    np.testing.assert_allclose(wasserstein(Gaussian([0.0, 0.0], 0.0), p), np.sqrt(5 + 3), rtol=1e-12)
+    np.testing.assert_allclose(wasserstein(Gaussian([1.0], 4.0), Gaussian([1.0], 1.0)), 1.0, rtol=1e-15)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(0.1, 3), st.floats(0.1, 3))
+def test_total_variation_is_half_the_integral_of_the_difference(m, n, a, b):
+    y = np.linspace(-40, 40, 400001)
+    expected = np.trapezoid(np.abs(norm.pdf(y, m, a) - norm.pdf(y, n, b)), y) / 2
+    # kinks at the crossings: an error of h^2 times the jump of the slope
+    np.testing.assert_allclose(total_variation(Gaussian([m], a * a), Gaussian([n], b * b)), expected, atol=1e-6)
+
+
+def test_total_variation_of_close_laws_keeps_its_digits():
+    for e in (1e-4, 1e-8):
+        # shifts: 2 Phi(e/2) - 1; scales: e times the density's total of |x d log p/dx + 1| / 2
+        np.testing.assert_allclose(
+            total_variation(Gaussian([0.0], 1.0), Gaussian([e], 1.0)), e / np.sqrt(2 * np.pi), rtol=1e-7
+        )
+        np.testing.assert_allclose(
+            total_variation(Gaussian([0.0], 1.0), Gaussian([0.0], (1 + e) ** 2)),
+            2 * e * norm.pdf(1.0),
+            rtol=2 * e + 1e-7,
+        )
+
+
+def test_total_variation_of_points_is_zero_or_one():
+    assert total_variation(Gaussian([1.0], 0.0), Gaussian([1.0], 0.0)) == 0.0
+    assert total_variation(Gaussian([1.0], 0.0), Gaussian([1.0], 1.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wasserstein(Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)), "p and q must have the same dimension"),
+        (lambda: total_variation(*[Gaussian([0.0, 0.0], 1.0)] * 2), "p and q must have one dimension"),
+    ],
+)
+def test_distances_between_different_spaces_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

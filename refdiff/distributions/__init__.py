@@ -9,7 +9,7 @@ from refdiff.distributions.constructors import (
     swiss_roll,
     two_moons,
 )
-from refdiff.distributions.divergences import entropy, kl_divergence
+from refdiff.distributions.divergences import entropy, kl_divergence, total_variation, wasserstein
 from refdiff.distributions.mixture import Empirical, Gaussian, GaussianMixture
 from refdiff.distributions.principal_axes import PrincipalAxes, pca
 
@@ -27,5 +27,7 @@ __all__ = [
     "random_mixture",
     "ring",
     "swiss_roll",
+    "total_variation",
     "two_moons",
+    "wasserstein",
 ]

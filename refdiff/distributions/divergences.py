@@ -1,4 +1,4 @@
-r"""Entropy and Kullback-Leibler divergence of Gaussians.
+r"""Entropy, Kullback-Leibler divergence, 2-Wasserstein distance and total variation of Gaussians.
 
     H(N(m, S))     = (d log(2 pi e) + log det S) / 2
     KL(P || Q)     = ( |L^-1 (m_P - m_Q)|^2 + sum_i [e_i - log(1 + e_i)] ) / 2,    S_Q = L L'
@@ -52,21 +52,6 @@ def kl_divergence(p: GaussianMixture, q: GaussianMixture) -> float:
         )
         distance = (white @ (p.means[0] - q.means[0])) ** 2
     return float(0.5 * (distance.sum() + _excess_minus_log(excess, ratio).sum()))
-
-
-def _excess_minus_log(e: Array, ratio: Array) -> Array:
-    """e - log(ratio) with ratio = 1 + e, as e^2 2F1(1, 2; 3; -e) / 2 where the difference cancels."""
-    small = np.abs(e) < 0.5
-    e_small = np.where(small, e, 0.0)
-    return np.where(small, 0.5 * e_small**2 * hyp2f1(1, 2, 3, -e_small), e - np.log(np.where(small, 1.0, ratio)))
-
-
-def _gaussian(name: str, value: GaussianMixture, *, density: bool = True) -> Gaussian:
-    if not isinstance(value, Gaussian):
-        raise TypeError(f"{name} must be a Gaussian, got {value!r}")
-    if density and value.covariances.singular:
-        raise ValueError(NO_DENSITY.format(what=f"{name}'s covariance"))
-    return value
 
 
 def wasserstein(p: GaussianMixture, q: GaussianMixture) -> float:
@@ -128,3 +113,18 @@ def total_variation(p: GaussianMixture, q: GaussianMixture) -> float:
     v = (u - delta) / r
     inside = (ndtr(u[1]) - ndtr(v[1])) - (ndtr(u[0]) - ndtr(v[0]))
     return float(inside)
+
+
+def _excess_minus_log(e: Array, ratio: Array) -> Array:
+    """e - log(ratio) with ratio = 1 + e, as e^2 2F1(1, 2; 3; -e) / 2 where the difference cancels."""
+    small = np.abs(e) < 0.5
+    e_small = np.where(small, e, 0.0)
+    return np.where(small, 0.5 * e_small**2 * hyp2f1(1, 2, 3, -e_small), e - np.log(np.where(small, 1.0, ratio)))
+
+
+def _gaussian(name: str, value: GaussianMixture, *, density: bool = True) -> Gaussian:
+    if not isinstance(value, Gaussian):
+        raise TypeError(f"{name} must be a Gaussian, got {value!r}")
+    if density and value.covariances.singular:
+        raise ValueError(NO_DENSITY.format(what=f"{name}'s covariance"))
+    return value
