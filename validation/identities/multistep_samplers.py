@@ -289,8 +289,7 @@ def global_error(case: Case, wrong: bool) -> list[Sides]:
 )
 def ramp(case: Case, wrong: bool) -> list[Sides]:
     """The error of N steps over h^2, extrapolated, against what the one step of degree 0 leaves, carried to the end."""
-    bed = Bed(case)
-    sides = []
+    bed, sides = Bed(case), []
     for degree in (2, 3):
         ratios = []
         for count in COUNTS:
@@ -320,13 +319,13 @@ def figure(case: Case, wrong: bool) -> Sides:
     x = model.sample(4, times[0], case.rng)
     path = run(deis(FlowMatching(), times, degree=2), model, x, trajectory=True)
     noises = np.array([model.noise(stage, t)[:, 0] for stage, t in zip(path[:5], times, strict=False)])
-    window = slice(1, 4) if wrong else slice(2, 5)
-    fit = np.polyfit(times[window], noises[window], 2)
+    first = 1 if wrong else 2
+    fit = np.polyfit(times[first : first + 3], noises[first : first + 3], 2)
     u, w = legendre()
     tau = times[4] + (times[5] - times[4]) * u
     integral = (times[5] - times[4]) * (w / (1 - tau) ** 2) @ (tau[:, None] ** np.array([2, 1, 0]) @ fit)
-    left, right = 1 - times[4], 1 - times[5]
-    return Sides(path[5][:, 0], right / left * path[4][:, 0] + right * integral, np.abs(path).max())
+    exact = (1 - times[5]) * (path[4][:, 0] / (1 - times[4]) + integral)
+    return Sides(path[5][:, 0], exact, np.abs(path).max())
 
 
 @identity(
@@ -334,14 +333,13 @@ def figure(case: Case, wrong: bool) -> Sides:
     topic=TOPIC,
     formula=r"x(t) = x(s) + \int_s^t v\,d\tau,\qquad v = \tau^m,\ m < k:\quad \hat x(t) - \hat x(s) = \frac{t^{m+1} -"
     r" s^{m+1}}{m + 1}",
-    covers=["PODC9-18"],
+    covers=["PODC9-18", "PODD-56"],
     over="once",
     control="the weights of equal steps on uneven ones",
 )
 def integral_form(case: Case, wrong: bool) -> list[Sides]:
     """The last step of a run with v = t^m against the integral; the table's weights are those of its own grid."""
-    times = 0.95 - 0.9 * np.append(0.0, np.cumsum(0.4 + case.rng.random(6))) / 9
-    sides = []
+    times, sides = 0.95 - 0.9 * np.append(0.0, np.cumsum(0.4 + case.rng.random(6))) / 9, []
     for order in (1, 2, 3, 4, 5):
         grid = np.linspace(times[0], times[0] + 6 * (times[6] - times[5]), 7) if wrong else times
         table = to_prediction(adams_bashforth(FlowMatching(), grid, order=order), "velocity")
