@@ -9,13 +9,15 @@ r"""Writing a sampler once, as its algorithm: states are symbols, and the table 
 
 A `State` is a linear combination of the stages recorded so far, of the model's outputs there and of independent unit
 normals. Evaluating a state makes it a stage: later combinations refer to it by its index, which is what keeps the
-window of a table short.
+window of a table short. So a state is evaluated before it is used: in `a * x + b * rec.evaluate(x, s)` Python would
+multiply x while it is still the combination that it was made of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -55,18 +57,18 @@ class Point:
         """lambda = log(alpha / sigma), infinite at the ends."""
         return self.coefficients.log_snr
 
-    @property
+    @cached_property
     def rho(self) -> Number:
         """sigma / alpha, the noise level of x / alpha: infinite at alpha = 0."""
         with np.errstate(divide="ignore"):
             return self.sigma / self.alpha
 
-    @property
+    @cached_property
     def clean(self) -> bool:
         """Whether sigma = 0 (on any axis), where lambda is infinite."""
         return bool(np.any(self.sigma == 0))
 
-    @property
+    @cached_property
     def pure_noise(self) -> bool:
         """Whether alpha = 0 (on any axis), where lambda and rho are infinite."""
         return bool(np.any(self.alpha == 0))
@@ -101,11 +103,15 @@ class State:
 
 
 def _product(factor: Number, weight: Any) -> Any:
-    return operators.product(np.asarray(factor), weight) if np.ndim(weight) == 2 else factor * weight
+    return operators.product(np.asarray(factor), weight) if _is_matrix(weight) else factor * weight
 
 
 def _add(a: Any, b: Any) -> Any:
-    return operators.add(np.asarray(a), np.asarray(b)) if max(np.ndim(a), np.ndim(b)) == 2 else a + b
+    return operators.add(np.asarray(a), np.asarray(b)) if _is_matrix(a) or _is_matrix(b) else a + b
+
+
+def _is_matrix(weight: Any) -> bool:
+    return isinstance(weight, np.ndarray) and weight.ndim == 2
 
 
 @dataclass
@@ -147,13 +153,21 @@ class Recorder:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
         self.name, self.process, self.prediction = name, process, prediction
         grid = (increasing if towards_noise else decreasing)(times, process.T)
-        self.points = [self.at(float(t)) for t in grid]
+        self.points = self._points(grid)
         self.steps = list(pairwise(self.points))
         self._stages: list[_Stage] = [_Stage(self.points[0], {}, 0)]
         self._normals = 0
         self.start = State({("state", 0): 1.0})
 
     # ------------------------------------------------------------------ points of the process
+
+    def _points(self, times: Array) -> list[Point]:
+        """The Points at these times, of every schedule at once."""
+        if not isinstance(self.process, AffineProcess):
+            return [self.at(float(t)) for t in times]
+        each = [schedule.coefficients(times) for schedule in self.process.schedules]
+        parts = [np.stack(values, axis=1) if self.process.per_axis else values[0] for values in zip(*each, strict=True)]
+        return [Point(float(t), Coefficients(*values)) for t, *values in zip(times, *parts, strict=True)]
 
     def at(self, t: float) -> Point:
         """The Point at time t."""

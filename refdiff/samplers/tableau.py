@@ -15,6 +15,7 @@ the same unrolled form are the same sampler.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,11 +153,21 @@ class Tableau:
 
     def row(self, k: int) -> tuple[list[tuple[int, Array]], list[tuple[int, Array]], list[tuple[int, Array]]]:
         """The terms of stage k: (index, weight) of stages, outputs and normals with a weight that is not zero."""
+        states, outputs, noise = self._terms
+        return states[k], outputs[k], noise[k]
 
-        def terms(weights: Array, newest: int) -> list[tuple[int, Array]]:
-            return [(newest - 1 - i, w) for i, w in enumerate(weights) if np.any(w)]
+    @cached_property
+    def _terms(self) -> tuple[list[list[tuple[int, Array]]], ...]:
+        """The terms of every stage, found once."""
 
-        return terms(self.states[k], k), terms(self.outputs[k], k), terms(self.noise[k], int(self.normals[k]))
+        def of(weights: Array, newest: NDArray[np.int_]) -> list[list[tuple[int, Array]]]:
+            found: list[list[tuple[int, Array]]] = [[] for _ in range(self.stages)]
+            for k, i in zip(*(places.tolist() for places in _places(weights)), strict=True):
+                found[k].append((int(newest[k]) - 1 - i, weights[k, i]))
+            return found
+
+        stage = np.arange(self.stages)
+        return of(self.states, stage), of(self.outputs, stage), of(self.noise, self.normals)
 
     def unroll(self) -> Unrolled:
         """Every stage as a combination of the start, the outputs and the normals."""
