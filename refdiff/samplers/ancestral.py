@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.ddim import kept_share, posterior_std
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, exp, expm1, log, root, sqrt
 from refdiff.samplers.recorder import Point, Recorder
@@ -49,7 +49,7 @@ def mean_weights(s: Point, t: Point, eta: Number = 1.0) -> tuple[Number, Number]
     """
     drop = s.log_snr - t.log_snr
     q, fresh = exp(2 * drop), -expm1(2 * drop)
-    kept = (1 - eta) * (1 + eta) + eta**2 * q  # 1 - eta^2 (1 - q), which would cancel at eta = 1
+    kept = kept_share(s, t, eta)
     if np.any(kept < -1e-12):  # what rounding leaves at eta^2 (1 - q) = 1 is zero
         raise ValueError(f"eta must leave eta sqrt(1 - q) <= 1 of sigma_t, got {eta} in the step from {s.t} to {t.t}")
     kept = kept * (kept > 0)

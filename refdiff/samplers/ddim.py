@@ -39,6 +39,19 @@ def posterior_std(s: Point, t: Point) -> Number:
     return t.sigma * root(-expm1(2 * (s.log_snr - t.log_snr)))
 
 
+def kept_share(s: Point, t: Point, eta: Number) -> Number:
+    """1 - c^2 / sigma_t^2 for c = eta posterior_std(s, t), as 1 - eta^2 + eta^2 e^{2 (lambda_s - lambda_t)}.
+
+    Nothing cancels at eta = 1; negative where eta asks for more noise than sigma_t.
+    """
+    return (1 - eta) * (1 + eta) + eta**2 * exp(2 * (s.log_snr - t.log_snr))
+
+
+def split(s: Point, t: Point, eta: Number) -> tuple[Number, Number]:
+    """(kept, c) with kept^2 + c^2 = sigma_t^2: c is eta posterior_std(s, t), sigma_t at most."""
+    return t.sigma * root(kept_share(s, t, eta)), np.minimum(t.sigma, eta * posterior_std(s, t) if eta else 0.0)
+
+
 def _step(rec: Recorder, x: State, s: Point, t: Point, noise: Number, kept: Number) -> State:
     """alpha_t x* + kept eps* + noise z, with kept = sqrt(sigma_t^2 - noise^2)."""
     clean = rec.evaluate(x, s)
@@ -64,21 +77,23 @@ def ddim(
     name = f"DDIM, eta = {eta:g}" if eta else "DDIM" if noise is None else "DDIM with given noise"
     rec = Recorder(name, process, times, "denoiser")
     if noise is None:
-        chosen = [eta * posterior_std(s, t) if eta else 0.0 for s, t in rec.steps]
+        # what rounding leaves below zero where eta asks for all of sigma_t is zero
+        excessive = [t for s, t in rec.steps if np.any(kept_share(s, t, eta) < -1e-14)]
+        parts = [split(s, t, eta) for s, t in rec.steps]
     elif eta:
         raise ValueError(f"eta and noise exclude each other, got eta = {eta} and noise")
     else:
-        chosen = list(_each_step(noise, len(rec.steps)))
-    for c, (_, t) in zip(chosen, rec.steps, strict=True):
-        # eta = e^{...} can ask for all of sigma_t, and for its last digit too many
-        if np.any(c < 0) or np.any(c > t.sigma * (1 + 1e-14)):
-            asked = "noise" if noise is not None else f"eta = {eta}"
-            raise ValueError(f"{asked} must leave 0 <= c <= sigma_t in every step, got c = {c} where sigma_t = "
-                             f"{t.sigma} at t = {t.t}")  # fmt: skip
-    x = rec.start
-    for c, (s, t) in zip(chosen, rec.steps, strict=True):
+        given = _each_step(noise, len(rec.steps))
+        excessive = [t for c, (_, t) in zip(given, rec.steps, strict=True) if c < 0 or np.any(c > t.sigma)]
         # (sigma - c)(sigma + c) keeps the digits of sigma^2 - c^2 near c = sigma
-        x = _step(rec, x, s, t, c, root((t.sigma - c) * (t.sigma + c)))
+        parts = [(root((t.sigma - c) * (t.sigma + c)), c) for c, (_, t) in zip(given, rec.steps, strict=True)]
+    if excessive:
+        asked = "noise" if noise is not None else f"eta = {eta}"
+        raise ValueError(f"{asked} must leave 0 <= c <= sigma_t in every step, got another c where sigma_t = "
+                         f"{excessive[0].sigma} at t = {excessive[0].t}")  # fmt: skip
+    x = rec.start
+    for (kept, c), (s, t) in zip(parts, rec.steps, strict=True):
+        x = _step(rec, x, s, t, c, kept)
     return rec.finish(x)
 
 

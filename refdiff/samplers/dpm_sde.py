@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import real_scalar, whole_number
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.ddim import split
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, exp, expm1, log, phi, root
 from refdiff.samplers.recorder import Point, Recorder, State
@@ -270,13 +270,6 @@ def frozen(x: State, d: State, s: Point, t: Point, eta: float) -> State:
 def added(s: Point, t: Point, eta: float) -> Number:
     """The standard deviation that the SDE adds from s to t: sigma_t sqrt(1 - e^{-2 eta h})."""
     return t.sigma * root(-expm1(-2 * eta * (t.log_snr - s.log_snr))) if eta else 0.0
-
-
-def split(s: Point, t: Point, eta: float) -> tuple[Number, Number]:
-    """(kept, c) with kept^2 + c^2 = sigma_t^2: c is eta times the posterior's standard deviation, sigma_t at most."""
-    c = eta * posterior_std(s, t) if eta else 0.0 * t.sigma
-    c = c if c < t.sigma else t.sigma
-    return root(t.sigma**2 - c**2), c
 
 
 def to_kept(x: State, d: State, s: Point, t: Point, kept: Number) -> State:

@@ -23,21 +23,13 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import real_scalar
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.ddim import split
 from refdiff.samplers.edm import Churn, euler_step, moved, noise_prediction
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, exp, log, root
+from refdiff.samplers.numbers import log
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
-
-
-def ancestral_parts(s: Point, t: Point, eta: float) -> tuple[Number, Number]:
-    """alpha_t rho_down and alpha_t rho_up: how far an ancestral step goes down, and what it adds, as sigmas at t."""
-    up = np.minimum(t.sigma, eta * posterior_std(s, t))
-    # sigma_t^2 - up^2 without its cancellation: up^2 is eta^2 sigma_t^2 (1 - rho_t^2 / rho_s^2)
-    kept = (1 - eta) * (1 + eta) + eta**2 * exp(2 * (s.log_snr - t.log_snr))
-    return t.sigma * root(kept), up
 
 
 def euler_ancestral(
@@ -58,7 +50,7 @@ def euler_ancestral(
     x = rec.start
     for s, t in rec.steps:
         d = rec.evaluate(x, s)
-        down, up = ancestral_parts(s, t, eta)
+        down, up = split(s, t, eta)
         x = t.alpha * d + (down / s.sigma) * (x - s.alpha * d) + rec.noise(s_noise * up)
     return rec.finish(x)
 
@@ -118,7 +110,7 @@ def dpm2_ancestral(
     rec.scalar("a midpoint in log_snr")
     x = rec.start
     for s, t in rec.steps:
-        down, up = ancestral_parts(s, t, eta)
+        down, up = split(s, t, eta)
         if s.pure_noise or down == 0:
             d = rec.evaluate(x, s)
             x = t.alpha * d + (down / s.sigma) * (x - s.alpha * d) + rec.noise(s_noise * up)
