@@ -5,7 +5,7 @@ An error names the argument, what it was and what was expected, before any work 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,14 @@ def whole_number(name: str, value: Any, *, low: int = 0, high: int | None = None
         bound = f"at least {low}" if high is None else f"in {low}..{high}"
         raise ValueError(f"{name} must be {bound}, got {value}")
     return int(value)
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> str:
+    """`value` if it is one of the known words."""
+    words = tuple(known)
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}")
+    return value
 
 
 def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Array], Array]]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, points, real_array, single_precision
+from refdiff.arguments import Array, one_of, points, real_array, single_precision
 from refdiff.distributions.covariances import Diagonal, tiles
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
@@ -112,8 +112,7 @@ class ExactModel:
 
     def predict(self, x: ArrayLike, t: float, prediction: str) -> Any:
         """The prediction of this name: denoiser, noise, score, velocity or v_prediction."""
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        one_of("prediction", prediction, PREDICTIONS)
         return getattr(self, prediction)(x, t)
 
     # ------------------------------------------------------------------ second order

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, points, real_array
+from refdiff.arguments import Array, one_of, points, real_array
 from refdiff.processes.affine import AffineProcess
 from refdiff.schedules import Coefficients, Schedule
 
@@ -113,9 +113,8 @@ def weights(c: Coefficients, source: str, target: str) -> tuple[Array, Array]:
 
 
 def _known(source: str, target: str) -> None:
-    for name, kind in (("source", source), ("target", target)):
-        if kind not in _TABLE:
-            raise ValueError(f"{name} must be one of {', '.join(PREDICTIONS)}, got {kind!r}")
+    one_of("source", source, PREDICTIONS)
+    one_of("target", target, PREDICTIONS)
 
 
 def _made(c: Coefficients, x: Array, given: Array, source: str, target: str) -> Array:

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import whole_number
+from refdiff.arguments import one_of, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, lagrange_integrals, log
@@ -81,8 +81,8 @@ class Flow:
     """
 
     def __init__(self, clock: str, coordinate: str) -> None:
-        self.clock = CLOCKS[chosen("clock", clock, tuple(CLOCKS))]
-        self.coordinate = chosen("coordinate", coordinate, COORDINATES)
+        self.clock = CLOCKS[one_of("clock", clock, tuple(CLOCKS))]
+        self.coordinate = one_of("coordinate", coordinate, COORDINATES)
 
     def finite(self, p: Point) -> bool:
         """Whether c and z are finite at a point, and move there: betas that end in 1 jump after their last time."""
@@ -167,7 +167,7 @@ def adams_bashforth(
         ValueError: an order below 1, an unknown clock, coordinate or start.
     """
     order = whole_number("order", order, low=1)
-    flow, start = Flow(clock, coordinate), chosen("start", start, STARTS)
+    flow, start = Flow(clock, coordinate), one_of("start", start, STARTS)
     rec = Recorder(f"Adams-Bashforth {order} in {clock} for {coordinate}", process, times, "denoiser")
     return _multistep(rec, flow, order, start)
 
@@ -184,7 +184,7 @@ def lms(process: AffineProcess | Schedule, times: ArrayLike, *, order: int = 4, 
         ValueError: an order below 1, or an unknown start.
     """
     order = whole_number("order", order, low=1)
-    start = chosen("start", start, STARTS)
+    start = one_of("start", start, STARTS)
     return _multistep(Recorder(f"LMS {order}", process, times, "denoiser"), Flow("rho", "x/alpha"), order, start)
 
 
@@ -221,13 +221,6 @@ class History:
         """Take in the newest value, forget the oldest."""
         self.nodes = [node, *self.nodes][: self.length]
         self.values = [value, *self.values][: self.length]
-
-
-def chosen(name: str, value: str, known: tuple[str, ...]) -> str:
-    """The value, or ValueError unless it is one of the known ones."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return value
 
 
 # The h^2 of the first step is y''(rho_0): in equal steps of rho it shows early where rho_0 is no larger than the data.

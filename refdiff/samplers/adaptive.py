@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import RK23, RK45
 
-from refdiff.arguments import Array, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, one_of, points, real_array, real_scalar, whole_number
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.dpm_solver import dpm_solver
@@ -123,8 +123,7 @@ def adaptive(
         ValueError: an unknown name, ends that the clock does not reach, or tolerances that are both 0.
         RuntimeError: the end is not reached in `max_steps` attempts.
     """
-    if pair not in PAIRS:
-        raise ValueError(f"pair must be one of {', '.join(PAIRS)}, got {pair!r}")
+    one_of("pair", pair, PAIRS)
     methods, solver = PAIRS[pair], pair.startswith("dpm-solver")
     if solver and clock not in (None, "log_snr"):
         raise ValueError(f"clock must be log_snr for {pair}, got {clock!r}")

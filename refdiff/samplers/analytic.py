@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, generator, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, generator, one_of, points, real_array, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.operators import Operator
@@ -213,8 +213,7 @@ def analytic_dpm(
     """
     if (law is None) == (moments is None):
         raise ValueError("law or moments must be given, and not both")
-    if covariance not in SHAPES:
-        raise ValueError(f"covariance must be one of {', '.join(SHAPES)}, got {covariance!r}")
+    one_of("covariance", covariance, SHAPES)
     rec = Recorder("Analytic-DPM", process, times, "denoiser")
     shares = _shares(eta, len(rec.steps))
     ceiling = np.inf if data_range is None else _quarter(data_range)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refdiff.arguments import Array, real_scalar, whole_number
+from refdiff.arguments import Array, one_of, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
@@ -84,8 +84,7 @@ def work_precision(
         grid: the name of a time grid (`times.GRIDS`).
         start, end: its ends; `default_span` unless given.
     """
-    if grid not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}")
+    one_of("grid", grid, GRIDS)
     counts = [whole_number("steps", n, low=1) for n in steps]
     if law.count > 1 and law.dim > 1:
         raise ValueError(f"law must be Gaussian, or on the line, to have an exact distance, got {law!r}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refdiff.arguments import Array, whole_number
+from refdiff.arguments import Array, one_of, whole_number
 from refdiff.predictions import PREDICTIONS, weights
 from refdiff.samplers.tableau import COORDINATES, Tableau
 from refdiff.schedules import Coefficients
@@ -24,8 +24,7 @@ def to_prediction(tableau: Tableau, prediction: str) -> Tableau:
     Raises:
         ValueError: a stage is evaluated where the two predictions do not determine each other (alpha or sigma = 0).
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    one_of("prediction", prediction, PREDICTIONS)
     if prediction == tableau.prediction:
         return tableau
     c, scale = tableau.coefficients, tableau.scale
@@ -48,8 +47,7 @@ def to_coordinate(tableau: Tableau, coordinate: str) -> Tableau:
     Raises:
         ValueError: a stage lies where the new coordinate is infinite (alpha = 0, or sigma = 0).
     """
-    if coordinate not in COORDINATES:
-        raise ValueError(f"coordinate must be one of {', '.join(COORDINATES)}, got {coordinate!r}")
+    one_of("coordinate", coordinate, COORDINATES)
     if coordinate == tableau.coordinate:
         return tableau
     new = replace(tableau, coordinate=coordinate).scale
@@ -145,8 +143,7 @@ def butcher(tableau: Tableau, coordinate: str = "x/alpha") -> Butcher:
         ValueError: an unknown coordinate, a stochastic table, or stages that are not y_0 plus multiples of outputs
             (an exponential integrator in this coordinate).
     """
-    if coordinate not in FLOWS:
-        raise ValueError(f"coordinate must be one of {', '.join(FLOWS)}, got {coordinate!r}")
+    one_of("coordinate", coordinate, FLOWS)
     if tableau.stochastic or tableau.axes:
         raise ValueError("tableau must be deterministic and the same on all axes to be a Runge-Kutta method")
     table = to_coordinate(to_prediction(tableau, FLOWS[coordinate]), coordinate)

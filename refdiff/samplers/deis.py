@@ -33,9 +33,9 @@ from math import factorial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, whole_number
+from refdiff.arguments import Array, one_of, whole_number
 from refdiff.processes import AffineProcess, BetaTable
-from refdiff.samplers.adams import EARLY, STARTS, Flow, History, chosen, combined, runge_kutta_step
+from refdiff.samplers.adams import EARLY, STARTS, Flow, History, combined, runge_kutta_step
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, gauss_legendre, lagrange, lagrange_integrals, phi
 from refdiff.samplers.recorder import Point, Recorder, State
@@ -67,7 +67,7 @@ def deis(
         ValueError: a degree below 0, an unknown clock or start.
     """
     degree = whole_number("degree", degree)
-    clock, start = chosen("clock", clock, tuple(CLOCKS)), chosen("start", start, STARTS)
+    clock, start = one_of("clock", clock, tuple(CLOCKS)), one_of("start", start, STARTS)
     rec = Recorder(f"DEIS {CLOCKS[clock]}{degree}", process, times, "denoiser")
     flow, x = Flow("rho", "x/alpha"), rec.start
     history, nodes = History(degree + 1), Flow(clock, "x").clock
@@ -98,7 +98,7 @@ def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str 
     Raises:
         ValueError: an unknown method, or a process that differs between the axes for a method that looks between.
     """
-    rule = METHODS[chosen("method", method, tuple(METHODS))]
+    rule = METHODS[one_of("method", method, tuple(METHODS))]
     rec = Recorder(f"DEIS rhoRK {method}", process, times, "denoiser")
     flow, x = Flow("rho", "x/alpha"), rec.start
     for s, t in rec.steps:
@@ -119,7 +119,7 @@ def noise_weights(process: AffineProcess, s: Point, t: Point, nodes: list[Number
     Raises:
         ValueError: an unknown clock.
     """
-    chosen("clock", clock, tuple(CLOCKS))
+    one_of("clock", clock, tuple(CLOCKS))
     if clock == "rho":
         return [t.alpha * weight for weight in lagrange_integrals(nodes, s.rho, t.rho)]
     if clock == "log_snr":

@@ -16,9 +16,9 @@ from itertools import accumulate
 
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import whole_number
+from refdiff.arguments import one_of, whole_number
 from refdiff.processes import AffineProcess
-from refdiff.samplers.dpm_solver import check_start, known, single_step
+from refdiff.samplers.dpm_solver import SOLVER_TYPES, check_start, single_step
 from refdiff.samplers.families import Family
 from refdiff.samplers.recorder import Recorder
 from refdiff.samplers.tableau import Tableau
@@ -55,8 +55,8 @@ def dpm_solver_fast(
         ValueError: a grid that does not have nfe // 3 + 1 steps, an unknown prediction or solver_type, or a start
             at alpha = 0 with the noise.
     """
-    known("solver_type", solver_type)
-    known("prediction", prediction, ("noise", "denoiser"))
+    one_of("solver_type", solver_type, SOLVER_TYPES)
+    one_of("prediction", prediction, ("noise", "denoiser"))
     rec = Recorder("DPM-Solver-fast", process, times, prediction)
     check_start(rec)
     count = len(rec.steps)
@@ -96,8 +96,8 @@ def dpm_solver_singlestep(
             prediction or solver_type, or a start at alpha = 0 with the noise.
     """
     order = whole_number("order", order, low=1, high=3)
-    known("solver_type", solver_type)
-    known("prediction", prediction, ("noise", "denoiser"))
+    one_of("solver_type", solver_type, SOLVER_TYPES)
+    one_of("prediction", prediction, ("noise", "denoiser"))
     rec = Recorder(f"DPM-Solver-{order} on the grid", process, times, prediction)
     check_start(rec)
     count = len(rec.steps)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_scalar, whole_number
+from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import split
 from refdiff.samplers.families import Family
@@ -56,7 +56,7 @@ def sde_dpm_solver(
         ValueError: a grid that starts at alpha = 0, an order or solver type that does not exist.
     """
     order = whole_number("order", order, low=1, high=2)
-    _member("solver_type", solver_type, SOLVER_TYPES)
+    one_of("solver_type", solver_type, SOLVER_TYPES)
     rec = Recorder(f"SDE-DPM-Solver-{order}" + "M" * (order > 1), process, times, "noise")
     rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
     x, earlier = rec.start, None
@@ -100,7 +100,7 @@ def sde_dpm_solver_pp(
         ValueError: an order or solver type that does not exist, negative eta or s_noise.
     """
     order = whole_number("order", order, low=1, high=2)
-    _member("solver_type", solver_type, SOLVER_TYPES)
+    one_of("solver_type", solver_type, SOLVER_TYPES)
     eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
     rec = Recorder(f"SDE-DPM-Solver++-{order}" + "M" * (order > 1), process, times, "denoiser")
     x, earlier = rec.start, None
@@ -194,7 +194,7 @@ def dpmpp_sde(
     """
     r = real_scalar("r", r, low=0, high=1, open_low=True)
     eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
-    _member("path", path, PATHS)
+    one_of("path", path, PATHS)
     rec = Recorder("DPM++ SDE", process, times, "denoiser")
     rec.scalar("a point between in log_snr")
     x = rec.start
@@ -277,11 +277,6 @@ def to_kept(x: State, d: State, s: Point, t: Point, kept: Number) -> State:
     ratio = kept / s.sigma
     moved: State = ratio * x + (t.alpha - ratio * s.alpha) * d
     return moved
-
-
-def _member(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 # Orders are weak: W2 of the output law. Extrapolating D by its newest values gives weak order 2 and not more, however

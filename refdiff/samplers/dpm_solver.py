@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_scalar, whole_number
+from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, expm1, phi
@@ -121,7 +121,7 @@ def singlestep_table(
 ) -> Tableau:
     """Every step of the grid by `single_step`, with inner points at given parts of it in lambda."""
     order, parts = whole_number("order", order, low=1, high=3), inner_parts(order, r1, r2)
-    known("solver_type", solver_type)
+    one_of("solver_type", solver_type, SOLVER_TYPES)
     rec = Recorder(f"{name}-{order}" if prediction == "noise" else name, process, times, prediction)
     check_start(rec)
     x = rec.start
@@ -145,7 +145,7 @@ def multistep_table(
 ) -> Tableau:
     """Every step of the grid by `multi_step`, with as many evaluations as there are, up to `order`."""
     order = whole_number("order", order, low=1, high=3)
-    known("solver_type", solver_type)
+    one_of("solver_type", solver_type, SOLVER_TYPES)
     rec = Recorder(name, process, times, prediction)
     check_start(rec)
     x, history, count = rec.start, list[tuple[Point, State]](), len(rec.steps)
@@ -168,12 +168,6 @@ def inner_parts(order: int, r1: float | None, r2: float | None) -> tuple[float, 
     if order == 3 and parts[0] >= parts[1]:
         raise ValueError(f"r1 must be less than r2, got r1 = {parts[0]} and r2 = {parts[1]}")
     return parts
-
-
-def known(name: str, value: str, among: tuple[str, ...] = SOLVER_TYPES) -> None:
-    """ValueError unless the value is one of the names."""
-    if value not in among:
-        raise ValueError(f"{name} must be one of {', '.join(among)}, got {value!r}")
 
 
 def check_start(rec: Recorder) -> None:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
+from refdiff.arguments import one_of
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, exp, log, phi
@@ -64,8 +65,7 @@ def exponential_heun(process: AffineProcess | Schedule, times: ArrayLike, *, pre
     Raises:
         ValueError: an unknown prediction, or a grid that reaches an end where lambda is infinite.
     """
-    if prediction not in FORMS:
-        raise ValueError(f"prediction must be one of {', '.join(FORMS)}, got {prediction!r}")
+    one_of("prediction", prediction, FORMS)
     name = "Heun in log_snr" if prediction == "velocity" else f"Exponential Heun, {prediction}"
     rec = Recorder(name, process, times, prediction)
     rec.finite_log_snr("steps in lambda are finite")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_array, real_scalar, whole_number
+from refdiff.arguments import one_of, real_array, real_scalar, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, sqrt
@@ -35,7 +35,6 @@ from refdiff.samplers.reverse_sde import (
     exponential_euler_maruyama_step,
     finish,
     finite_rates,
-    one_of,
     reverse_diffusion_step,
 )
 from refdiff.samplers.tableau import Tableau

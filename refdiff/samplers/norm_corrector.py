@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, generator, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, generator, one_of, points, real_array, real_scalar, whole_number
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers import reverse_sde
@@ -51,7 +51,7 @@ def norm_step_size(
         ValueError: scores that vanish, for which no step has the ratio; or shapes that do not fit.
     """
     ratio, factor = real_scalar("snr", snr, low=0), real_scalar("scale", scale, low=0)
-    reverse_sde.one_of("norm", norm, NORMS)
+    one_of("norm", norm, NORMS)
     s, z = real_array("score", score, ndim=(2,)), real_array("normals", normals, ndim=(2,))
     if s.shape != z.shape or not len(s):
         raise ValueError(f"normals must have the shape of score (n, d), n >= 1, got {z.shape} and {s.shape}")
@@ -128,9 +128,9 @@ def norm_predictor_corrector(
     Raises:
         ValueError: final = "mean" with a corrector after the last prediction; see also the predictors.
     """
-    reverse_sde.one_of("predictor", predictor, tuple(PREDICTORS))
-    reverse_sde.one_of("first", first, ("predictor", "corrector"))
-    reverse_sde.one_of("final", final, ("noisy", "mean"))
+    one_of("predictor", predictor, tuple(PREDICTORS))
+    one_of("first", first, ("predictor", "corrector"))
+    one_of("final", final, ("noisy", "mean"))
     if isinstance(process, Schedule):
         process = AffineProcess(process)
     if process.per_axis:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, real_array
+from refdiff.arguments import Array, one_of, real_array
 from refdiff.predictions import PREDICTIONS
 from refdiff.processes import AffineProcess
 from refdiff.samplers.numbers import Number
@@ -149,8 +149,7 @@ class Recorder:
             process = AffineProcess(process)
         if not isinstance(process, AffineProcess) and not hasattr(process, "coefficients"):
             raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        one_of("prediction", prediction, PREDICTIONS)
         self.name, self.process, self.prediction = name, process, prediction
         grid = (increasing if towards_noise else decreasing)(times, process.T)
         self.points = self._points(grid)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_array, real_scalar, whole_number
+from refdiff.arguments import one_of, real_array, real_scalar, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.edm import at_rho, euler_step, raised, second_order_step
 from refdiff.samplers.families import Family
@@ -71,8 +71,7 @@ def restart(
         ValueError: an unknown solver, an interval that is empty, lies outside the process or the grid, or (with steps
             of its own) starts where alpha = 0 or on a per-axis process.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    one_of("solver", solver, SOLVERS)
     s_noise = real_scalar("s_noise", s_noise, low=0)
     exponent = real_scalar("exponent", exponent, low=0, open_low=True)
     rec = Recorder(f"Restart, {solver}", process, times, "denoiser")

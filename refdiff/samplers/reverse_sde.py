@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_scalar
+from refdiff.arguments import one_of, real_scalar
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ancestral import step_variance
 from refdiff.samplers.ddim import posterior_std
@@ -297,12 +297,6 @@ def finite_rates(rec: Recorder, points: list[Point] | None = None) -> None:
 def alpha_divides(rec: Recorder) -> None:
     """ValueError for a start at alpha = 0."""
     rec.finite_log_snr("a step divides by alpha", last=False)
-
-
-def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    """ValueError for a value that is none of the known ones."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 _SONG = "(Song et al. 2021)"

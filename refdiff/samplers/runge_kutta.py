@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import DOP853, RK23, RK45
 
-from refdiff.arguments import Array, real_array
+from refdiff.arguments import Array, one_of, real_array
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, log
@@ -106,8 +106,7 @@ def clock_named(name: str) -> Clock:
     Raises:
         ValueError: an unknown name.
     """
-    if name not in CLOCKS:
-        raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got {name!r}")
+    one_of("clock", name, CLOCKS)
     return CLOCKS[name]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refdiff import operators
-from refdiff.arguments import Array, real_array
+from refdiff.arguments import Array, one_of, real_array
 from refdiff.predictions import PREDICTIONS
 from refdiff.schedules import Coefficients
 
@@ -71,8 +71,8 @@ class Tableau:
     coordinate: str = "x"
 
     def __post_init__(self) -> None:
-        _member("prediction", self.prediction, PREDICTIONS)
-        _member("coordinate", self.coordinate, COORDINATES)
+        one_of("prediction", self.prediction, PREDICTIONS)
+        one_of("coordinate", self.coordinate, COORDINATES)
         for name in ("times", "states", "outputs", "noise"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         object.__setattr__(self, "evaluated", np.asarray(self.evaluated, dtype=bool))
@@ -240,11 +240,6 @@ def _numbers(name: str, value: Any) -> Array:
     """Finite numbers; mpmath numbers, in an array of objects, pass."""
     array = np.asarray(value)
     return array if array.dtype == object else real_array(name, array)
-
-
-def _member(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def _places(weights: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit, logit
 
-from refdiff.arguments import Array, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, one_of, real_array, real_scalar, whole_number
 from refdiff.processes import AffineProcess, BetaTable
 from refdiff.samplers.angles import least_loss
 from refdiff.schedules import Schedule
@@ -85,8 +85,7 @@ def uniform_in(
     Raises:
         ValueError: an unknown clock, one that is infinite at an end, or a process with one schedule for each axis.
     """
-    if clock not in CLOCKS:
-        raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got {clock!r}")
+    one_of("clock", clock, CLOCKS)
     return _spaced(process, steps, CLOCKS[clock], clock, start, end)
 
 

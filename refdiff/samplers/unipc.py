@@ -22,7 +22,7 @@ from math import factorial
 
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import whole_number
+from refdiff.arguments import one_of, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, expm1, phi
@@ -68,12 +68,8 @@ def unipc(
             exist, noise prediction on a grid that starts at alpha = 0.
     """
     order = whole_number("order", order, low=1)
-    for name, value, known in (
-        ("solver_type", solver_type, tuple(B)),
-        ("prediction", prediction, ("denoiser", "noise")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    one_of("solver_type", solver_type, B)
+    one_of("prediction", prediction, ("denoiser", "noise"))
     rec = Recorder(f"Uni{'PC' if corrector else 'P'}-{order}", process, times, prediction)
     steps = len(rec.steps)
     skipped = {whole_number("disable_corrector", step, high=steps - 1) for step in disable_corrector} | {steps - 1}
