@@ -107,6 +107,7 @@ def made(check, **changes):
         "tolerance": 1e-12,
         "control": "c",
         "needs": lambda _: True,
+        "most": None,
         "check": check,
     }
     return Identity(**{**parts, **changes})
@@ -117,6 +118,21 @@ CASES = [Case("one", 0), Case("two", 1)]
 
 def test_the_worst_of_several_sides_counts():
     assert made(lambda c, w: [Sides([1.0], [1.0]), Sides([2.0], [1.0])]).error(CASES[0]) == 0.5
+
+
+def test_a_costly_check_runs_on_some_of_its_cases_and_on_all_when_thorough():
+    seen = []
+
+    def check(case, wrong):
+        seen.append(case.name)
+        return Sides(1.0, 2.0 if wrong else 1.0)
+
+    cases = [Case(f"case {i}", i) for i in range(10)]
+    one = made(check, most=3, needs=lambda case: case.name != "case 0")
+    assert run(one, cases).cases == 3
+    assert list(dict.fromkeys(seen)) == ["case 1", "case 4", "case 7"]
+    assert run(one, cases, "thorough").cases == 9
+    assert run(one, cases[:3]).cases == 2
 
 
 def test_a_check_without_sides_does_not_pass():

@@ -220,7 +220,7 @@ def test_malformed_calls_are_refused_by_the_name_of_their_argument(argument):
 
 
 def made(over, check, needs=lambda _: True):
-    return Identity("made", "t", "f", (), (), over, ROUNDING, 1e-12, "c", needs, check)
+    return Identity("made", "t", "f", (), (), over, ROUNDING, 1e-12, "c", needs, None, check)
 
 
 @given(testing.models(kinds=testing.WITH_DENSITY), st.data())

@@ -30,6 +30,7 @@ def outcome(name="a = b", error=1e-15, control=1e12, cases=3, raised="", topic="
         1e-12,
         "b + 1",
         lambda _: True,
+        None,
         lambda *_: Sides(1, 1),
     )
     return Outcome(one, error, "draw <0>", control, cases, 0.25, raised)

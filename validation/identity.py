@@ -93,6 +93,7 @@ class Identity:
         evidence: the kind of evidence; `tolerance` is its tolerance unless the check states another, with a reason.
         control: what the negative control changes, in words.
         needs: which cases the check applies to.
+        most: a costly check runs on at most so many of them, evenly spread, except in a thorough run.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Identity:
     tolerance: float
     control: str
     needs: Callable[[Any], bool]
+    most: int | None
     check: Check
 
     def error(self, case: Any, wrong: bool = False) -> float:
@@ -129,6 +131,7 @@ def identity(
     tolerance: float | None = None,
     refutes: Iterable[str] = (),
     needs: Callable[[Any], bool] = lambda _: True,
+    most: int | None = None,
 ) -> Callable[[Check], Check]:
     """Register a check; see `Identity` for the arguments.
 
@@ -150,6 +153,7 @@ def identity(
             evidence.tolerance if tolerance is None else tolerance,
             control,
             needs,
+            most,
             check,
         )
         return check

@@ -58,10 +58,12 @@ def run(chosen: Identity, cases: Iterable[Case], level: str = "default") -> Outc
     """
     start = time.perf_counter()
     error, worst, control, count = 0.0, "", 0.0, 0
+    applicable: list[Case] = []
     try:
         for case in cases:
-            if not chosen.needs(case):
-                continue
+            if chosen.needs(case):
+                applicable.append(case)
+        for case in _share(chosen, applicable, level):
             count += 1
             worst = worst or case.name
             found = chosen.error(case)
@@ -75,6 +77,13 @@ def run(chosen: Identity, cases: Iterable[Case], level: str = "default") -> Outc
     except Exception as problem:  # a check that breaks is a failure to report, not to stop at
         return Outcome(chosen, np.inf, case.name, control, count, time.perf_counter() - start, f"{problem!r}")
     return Outcome(chosen, error, worst, control, count, time.perf_counter() - start)
+
+
+def _share(chosen: Identity, applicable: list[Case], level: str) -> list[Case]:
+    """All cases that an identity applies to; of a costly one `most` of them, evenly spread, unless thorough."""
+    if level == "thorough" or chosen.most is None or len(applicable) <= chosen.most:
+        return applicable
+    return [applicable[i * len(applicable) // chosen.most] for i in range(chosen.most)]
 
 
 def run_all(

@@ -47,6 +47,7 @@ def reduced(matrix: Array, shape: str) -> Array:
     evidence=QUADRATURE,
     control="the plug-in sampler, without gamma^2 times what D leaves unknown",
     needs=small,
+    most=6,
 )
 def kept_covariance(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The weights of the tables on a grid over p_s, their noise added, against the exact law of x_t."""
@@ -78,6 +79,7 @@ def kept_covariance(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     evidence=QUADRATURE,
     control="sigma^2 in place of sigma^2 / alpha^2",
     needs=small,
+    most=6,
 )
 def from_noise(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes' covariances summed by `averaged_covariance`, against the noise and the denoiser on a grid over p_t."""
@@ -125,6 +127,7 @@ def exact_on_gaussians(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     covers=["TOPA-88", "TOPA-91", "TOPA-96", "TOPA-99"],
     over="processes",
     control="beta as the upper end, which only data of variance at most 1 respect",
+    most=6,
 )
 def ends(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Noise of the tables for one point, standard normal data and estimates beyond all bounds."""
@@ -165,6 +168,7 @@ def polynomial(case: ModelCase, degree: int) -> Denoiser:
     evidence=QUADRATURE,
     control="the squared norm in place of the elementwise square, as (8.10) prints: the same in one dimension only",
     needs=lambda case: case.law.dim <= 2 and case.law.count <= 8,
+    most=6,
 )
 def imperfect_mean(case: ModelCase, wrong: bool) -> list[Sides]:
     """`averaged_covariance` with a cubic denoiser, against exact cubature over (x_0, eps) and the likelihood."""
@@ -201,6 +205,7 @@ def shifted(case: ModelCase) -> Denoiser:
     covers=["TOPA-107", "TOPA-109"],
     control="each taken for the other, which only an exact mean allows",
     needs=lambda case: case.law.dim <= 16,
+    most=11,
 )
 def state_variances(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """`conditional_variance` against raw second moments of the noise, summed over the posterior's components."""
@@ -232,6 +237,7 @@ def state_variances(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     evidence=QUADRATURE,
     control="the optimum of SN-DPM, which differs as the mean is not exact",
     needs=small,
+    most=6,
 )
 def regression(case: ModelCase, wrong: bool) -> Sides:
     """Two losses of cubic fields by exact cubature over (x_0, eps), against their distances from g* on a grid."""
@@ -262,6 +268,7 @@ def regression(case: ModelCase, wrong: bool) -> Sides:
     covers=["TOPA-90", "TOPA-103", "TOPA-107"],
     control="the square root of the matrix left out",
     needs=lambda case: case.law.dim <= 5,
+    most=9,
 )
 def true_covariance(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The sampler run on unit normals, one for each axis, against Gaussian conditioning of the law of x_t."""

@@ -108,6 +108,7 @@ def frozen_bayes(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["DMI-23", "PHY-46", "PODB-11"],
     control="half the score, the step of the probability flow",
     needs=lambda case: case.law.dim <= 16,
+    most=12,
 )
 def conditional_mean(case: ModelCase, wrong: bool) -> list[Sides]:
     """The table run on the exact denoiser without its noise, against the score, and against the reversed mixture."""
@@ -130,6 +131,7 @@ def conditional_mean(case: ModelCase, wrong: bool) -> list[Sides]:
     refutes=["DMI-23", "DMI-52"],
     over="processes",
     control="zero noise in DDPM's kernel taken for DDIM: the same weight on x",
+    most=12,
 )
 def silent(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Two tables against the log-SNRs; the propagated gain of the silent one against the product, which telescopes."""
@@ -184,6 +186,7 @@ def output_variance(case: TableCase, wrong: bool) -> Iterator[Sides]:
     refutes=["TOPA-88"],
     over="processes",
     control="the variance taken for the standard deviation, as L1006 has it",
+    most=12,
 )
 def exact_data(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The propagated law of four uneven steps against p_t, for one point and, on VP processes, N(0, 1)."""

@@ -50,6 +50,7 @@ def several(case: Any) -> bool:
     control="the classifier of the clean data in place of the noisy one",
     evidence=DERIVATIVE,
     needs=lambda case: several(case) and not case.law.covariances.singular,
+    most=9,
 )
 def conditional_score(case: ModelCase, wrong: bool) -> Sides:
     """The score of the label's own model against the stencil of the logarithm of a sum of responsibilities."""
@@ -132,6 +133,7 @@ def measurement(case: ModelCase, wrong: bool) -> Sides:
     control="grad log l where grad l is needed",
     evidence=DERIVATIVE,
     needs=several,
+    most=6,
 )
 def loss_gradient(case: ModelCase, wrong: bool) -> Sides:
     """A quadratic loss through Bayes' denoiser by stencil against the posterior covariance."""

@@ -54,6 +54,7 @@ def terms(a: Coefficients, b: Coefficients, x: Array, denoiser: Array) -> Array:
     r" = \alpha_s x^* - \sigma_s\sigma_t s^*",
     covers=["PODC9-08", "PODC8-13", "PODC9-24", "PODC9-07"],
     control="e^h - 1 with h half as large: lambda as the whole log signal-to-noise ratio",
+    most=12,
 )
 def parameterizations(case: ModelCase, wrong: bool) -> list[Sides]:
     """Forms with the differentiated log density against the form with Bayes' denoiser."""
@@ -109,6 +110,7 @@ def rotation(case: ModelCase, wrong: bool) -> list[Sides]:
     r" \nabla\log p_t",
     covers=["PODD-11"],
     control="the ratio of the noises left out",
+    most=12,
 )
 def one_point(case: ModelCase, wrong: bool) -> list[Sides]:
     """The conditional step for drawn pairs, and its average over the posterior against the step with the score."""
@@ -139,6 +141,7 @@ def one_point(case: ModelCase, wrong: bool) -> list[Sides]:
     control="sigma^2 in place of sigma in the ratio of the map",
     evidence=DERIVATIVE,
     needs=lambda case: smooth(case) and case.law.count < 100,
+    most=12,
 )
 def conditional_flow(case: ModelCase, wrong: bool) -> list[Sides]:
     """The map by stencil in its end time, in two parts, and its velocity averaged by Bayes against the score's."""
@@ -176,6 +179,7 @@ def conditional_flow(case: ModelCase, wrong: bool) -> list[Sides]:
     refutes=["PODC9-10"],
     control="v* = -eps*",
     needs=scalar,
+    most=12,
 )
 def edm(case: ModelCase, wrong: bool) -> list[Sides]:
     """The case's law on the EDM schedule, between times with the case's ratios sigma / alpha."""
@@ -203,6 +207,7 @@ def edm(case: ModelCase, wrong: bool) -> list[Sides]:
     refutes=["PODC9-09", "PODC9-17"],
     control="plain Euler on the velocity in the schedule's own time, said to be DDIM for every schedule",
     needs=scalar,
+    most=12,
 )
 def coordinates(case: ModelCase, wrong: bool) -> list[Sides]:
     """The probability-flow velocity in each coordinate is a prediction, and Euler's step there is the DDIM step."""

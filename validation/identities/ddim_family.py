@@ -84,6 +84,7 @@ def marginals_kept(case: TableCase, wrong: bool) -> Iterator[Sides]:
     r"\ \frac{\sigma^2 \sigma_t^2}{\sigma_s^2}\right)",
     covers=["TOPA-43", "TOPA-40", "DMI-32", "DMI-34"],
     control="the Markov kernel from s to t for every member, not only for DDPM's",
+    most=12,
 )
 def implied_forward(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """Marginal and reversal of the kernel as a channel, for three sigma and for DDPM's, where x_0 drops out."""
@@ -168,6 +169,7 @@ def inadmissible(case: Case, wrong: bool) -> Iterator[Sides]:  # noqa: ARG001
     covers=["DMI-22", "DMI-35", "DMI-36", "PODA-221", "TOPA-31", "TOPA-44", "TOPA-45", "TOPA-47", "TOPA-49"],
     refutes=["TOPA-49"],
     control="the bracket of (4.13): eps multiplies the root only",
+    most=12,
 )
 def step_forms(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The denoiser from Bayes' rule against the noise from the score, for sigma from DDIM's to the largest."""
@@ -190,6 +192,7 @@ def step_forms(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     covers=["TOPA-40", "TOPA-90", "DMI-34"],
     control="x_0 drawn anew from the data, not from its posterior given x_t",
     needs=lambda case: case.law.dim <= 5,
+    most=12,
 )
 def law_kept(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The joint law of (x_0, x_t) pushed through one channel, against p_s: densities at points, mean, covariance."""

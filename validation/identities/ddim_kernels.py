@@ -42,6 +42,7 @@ TOPIC = "DDIM family"
     refutes=["PODC9-15"],
     over="processes",
     control="times exchanged as printed: sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2 and sigma_t / sigma_s",
+    most=12,
 )
 def family(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Channels pushed from t to s, in one step and in two; the variance of eta = 1 against Bayes' posterior."""

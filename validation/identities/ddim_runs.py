@@ -59,6 +59,7 @@ def descent(case: ModelCase, steps: int) -> Array:
     covers=["DMI-76", "PODC9-10", "TOPA-51", "TOPA-53", "DMI-74"],
     control="the times of the straight path taken for those of the other schedule",
     needs=lambda case: scalar(case) and small(case),
+    most=6,
 )
 def one_sampler(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The run under the case's schedule against plain Euler steps of the velocity under the two others."""
@@ -110,6 +111,7 @@ def two_in_one(process: AffineProcess, teacher: Predictor, grid: Array, wrong: b
     covers=["PODC10-05", "PODC10-14", "PODC10-15"],
     control="the target at t = 0, the two-step result itself, at every t",
     needs=lambda case: scalar(case) and small(case),
+    most=8,
 )
 def target(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """One step with the target as its clean point against the run of two; the last step to clean data."""
@@ -134,6 +136,7 @@ def target(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     covers=["PODC10-16", "PODC10-17", "PODC10-05"],
     control="the student's step taken with the teacher's clean point at its start",
     needs=lambda case: scalar(case) and small(case),
+    most=7,
 )
 def distilled(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """Three rounds of students on a grid of eight steps, each the teacher of the next, against the run of eight."""

@@ -165,6 +165,7 @@ def each_process(case: ProcessCase) -> bool:
     over="processes",
     control="the angle without the standard deviation of the data",
     needs=each_process,
+    most=6,
 )
 def cosines(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The exact law of runs over random grids of all of [0, T], for three axes at once."""
@@ -189,6 +190,7 @@ def cosines(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     over="processes",
     control="a round trip that returns: the encoder's factor the reciprocal of the decoder's",
     needs=each_process,
+    most=6,
 )
 def inversion(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The exact laws of the encoder and of the round trip over random grids of all of [0, T]."""
@@ -213,6 +215,7 @@ def inversion(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     over="processes",
     control="the noise added to the deterministic step, whose direction is not shortened",
     needs=each_process,
+    most=8,
 )
 def one_point(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Laws of all stages for data that are one point, with random noises and with all of sigma."""
@@ -237,6 +240,7 @@ def one_point(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["PODC9-16", "DMI-36", "PODC9-15"],
     over="processes",
     control="the lost term left out: the step taken to keep the variance",
+    most=11,
 )
 def lost_variance(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """One step of eta = 0, 1/2, 1 and of k = 0, 1/2, 1, 2 on three axes, propagated, against Bayes and closed forms."""
@@ -305,6 +309,7 @@ def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     evidence=ORDER,
     control="a = 1 for every k",
     needs=each_process,
+    most=6,
 )
 def first_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Propagated runs of 8 to 32 steps, extrapolated, with data between the noises of the two ends."""

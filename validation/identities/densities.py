@@ -257,6 +257,7 @@ def density_from_score(case: LawCase, wrong: bool) -> list[Sides]:
     evidence=DERIVATIVE,
     control="the likelihood of clean data, p(y | x_0) at x_0 = x",
     needs=lambda case: case.law.dim <= 2,
+    most=12,
 )
 def posterior_score(case: ModelCase, wrong: bool) -> list[Sides]:
     """y a linear measurement of x_0, then y the component x_0 came from: conditioned first, or likelihood last."""

@@ -87,6 +87,7 @@ def data_moments(case: ProcessCase, wrong: bool) -> Sides:
     over="processes",
     control="half of the parabola's second derivative in 3M, as in the released code",
     evidence=QUADRATURE,
+    most=12,
 )
 def interpolants(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Rows in Newton's form (differences) against quadrature of monomials and of the Lagrange basis."""
@@ -121,6 +122,7 @@ def interpolants(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-37"],
     over="processes",
     control="DEIS in the schedule's own time, said to be the same whatever the time",
+    most=12,
 )
 def newton_and_lagrange(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Two families written in different bases, converted to one prediction, row by row."""

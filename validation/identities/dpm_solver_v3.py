@@ -184,6 +184,7 @@ def first_order_error(case: ModelCase, wrong: bool) -> Sides:
     control="alpha / sigma without the square",
     evidence=QUADRATURE,
     needs=lambda case: scalar(case) and small(case) and case.law.count <= 25,
+    most=6,
 )
 def best_linear_part(case: ModelCase, wrong: bool) -> list[Sides]:
     """The Hessian's expectation, Bayes' variances, the squared noise and the loss itself, by sums over x_t."""

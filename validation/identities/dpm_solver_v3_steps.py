@@ -188,6 +188,7 @@ def higher_order_error(case: Case, wrong: bool) -> list[Sides]:
     refutes=["PODC9-46"],
     over="processes",
     control="(0, -1, 0) and (1, 0, 0) for every schedule",
+    most=6,
 )
 def special_cases(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The table of two steps against DDIM's, for a model that answers the noise."""

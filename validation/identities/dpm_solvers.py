@@ -82,6 +82,7 @@ def moments(schedule: Schedule, table: Tableau, start: float, degree: int) -> Si
     over="processes",
     control="half the weight of eps_s for h eps', as in the algorithm boxes",
     evidence=QUADRATURE,
+    most=12,
 )
 def noise_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The last row of tables of order 1, 2 and 3, single step and multistep, against quadrature in lambda."""
@@ -103,6 +104,7 @@ def noise_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-24"],
     over="processes",
     control="h with the whole log signal-to-noise ratio for lambda",
+    most=12,
 )
 def first_order(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The rows of both DPM-Solver-1 tables, of DDIM's in noise, and of e^h - 1, to sigma = 0 where that is the end."""

@@ -57,6 +57,7 @@ def increments(table: Tableau) -> Array:
     refutes=["PODB-66", "PODC9-09"],
     over="processes",
     control="plain Euler on the velocity in the schedule's own time",
+    most=12,
 )
 def three_coordinates(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Weights of DDIM's table in each coordinate against differences of the clock."""
@@ -84,6 +85,7 @@ def three_coordinates(case: ProcessCase, wrong: bool) -> list[Sides]:
     refutes=["PODB-66"],
     control="plain Euler on the velocity in the schedule's own time",
     needs=lambda case: scalar(case) and case.law.count < 100,
+    most=12,
 )
 def one_map(case: ModelCase, wrong: bool) -> list[Sides]:
     """DDIM's table run on the case's process, against loops on the exact models of EDM and of flow matching."""
@@ -145,6 +147,7 @@ def edm_step(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-55"],
     over="processes",
     control="the weights of Heun with the node in the middle",
+    most=10,
 )
 def runge_kutta(case: ProcessCase, wrong: bool) -> list[Sides]:
     """One step's table read as a Butcher tableau against Heun's, the midpoint rule's and Ralston's."""
@@ -193,6 +196,7 @@ def geometric_midpoint(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-26", "PODC9-55"],
     control="the second slope at the denoiser of the first",
     needs=lambda case: scalar(case) and case.law.count < 100,
+    most=12,
 )
 def schedule_free(case: ModelCase, wrong: bool) -> list[Sides]:
     """Tables run on the case's process against the steps on numbers under EDM's schedule."""
@@ -251,6 +255,7 @@ def ancestral_posterior(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-15", "PODC9-09"],
     over="processes",
     control="eta^2 in place of eta",
+    most=12,
 )
 def ancestral_family(case: ProcessCase, wrong: bool) -> list[Sides]:
     """k-diffusion's steps in y and rho, by numbers, against the tables of DDIM and of Euler ancestral."""

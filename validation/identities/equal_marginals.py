@@ -73,6 +73,7 @@ def family(case: ModelCase, wrong: bool) -> list[Sides]:
     evidence=QUADRATURE,
     control="the drift +[f - g^2 s] of the decreasing clock run in the elapsed time",
     needs=lambda case: not isinstance(case.schedule, BetaTable) and case.s < 0.5 * case.process.T,
+    most=9,
 )
 def family_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Moment equations integrated back to s (and forward to t) against the pushed moments and the closed form."""

@@ -147,6 +147,7 @@ def variation_of_constants(case: ModelCase, wrong: bool) -> list[Sides]:
     control="-t for the straight path too",
     evidence=DERIVATIVE,
     needs=smooth,
+    most=12,
 )
 def lambda_grid(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The inverse schedule differentiated in lambda, for the case's family, the straight path and EDM."""

@@ -64,6 +64,7 @@ def ddim_equation(case: ModelCase, wrong: bool) -> list[Sides]:
     over="processes",
     evidence=QUADRATURE,
     control="e^lambda in place of e^-lambda",
+    most=12,
 )
 def exponential_integral(case: ProcessCase, wrong: bool) -> Sides:
     """The closed path of one-dimensional Gaussian data, the model's noise along it integrated by Gauss-Legendre."""

@@ -109,6 +109,7 @@ def average_velocity(case: ModelCase, h: float) -> Array:
     evidence=ORDER,
     control="x - v for the limit, as the source writes at one place",
     needs=lambda case: smooth(case, 3),
+    most=12,
 )
 def secant(case: ModelCase, wrong: bool) -> list[Sides]:
     """Short steps of the flow, extrapolated, against velocity and acceleration; the limit against Bayes' denoiser."""

@@ -40,6 +40,7 @@ def rate_by_stencil(case: ModelCase) -> Array:
     covers=["DMI-55", "DMI-57", "PODA-410", "PODB-14", "PODB-23", "PODB-37", "TOPB-19", "TOPB-20", "PHY-02"],
     refutes=["PODB-23"],
     control="the partial derivative in time in place of the derivative along the path",
+    most=12,
 )
 def continuity(case: ModelCase, wrong: bool) -> Sides:
     """Component rates in time against the divergence of the velocity, which is made of Bayes' denoiser."""

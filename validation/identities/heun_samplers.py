@@ -125,6 +125,7 @@ def roomy(case: ProcessCase) -> bool:
     evidence=ORDER,
     control="the error of the quadrature alone, 1/2 - 3/4 of the node, without that of the stage",
     needs=smooth,
+    most=6,
 )
 def second_order_family(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Excess gains of one step for three nodes over (Delta rho)^3, extrapolated, against the constant."""
@@ -156,6 +157,7 @@ def second_order_family(case: ProcessCase, wrong: bool) -> list[Sides]:
     evidence=ORDER,
     control="the error of the stage left out",
     needs=smooth,
+    most=12,
 )
 def midpoint_error(case: ProcessCase, wrong: bool) -> Sides:
     """Excess gains of one step over h^3, extrapolated: local order 3, global order 2, and with which constant."""
@@ -176,6 +178,7 @@ def midpoint_error(case: ProcessCase, wrong: bool) -> Sides:
     evidence=ORDER,
     control="the error of the stage twice as large",
     needs=roomy,
+    most=6,
 )
 def heun_errors(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Excess gains of one step over h^3, extrapolated, for all three ways to split off a linear part."""
@@ -200,6 +203,7 @@ def heun_errors(case: ProcessCase, wrong: bool) -> list[Sides]:
     evidence=ORDER,
     control="no difference",
     needs=roomy,
+    most=6,
 )
 def not_equal(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Differences of the two tables' gains over h^3, extrapolated, against the difference of the two expansions."""
@@ -265,6 +269,7 @@ def affine_force(case: Case, wrong: bool) -> list[Sides]:
     evidence=DERIVATIVE,
     control="L = d log sigma / d lambda, with the noise",
     needs=roomy,
+    most=10,
 )
 def plain_heun(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The table for the velocity, converted to the noise, against L by stencils in lambda."""

@@ -128,6 +128,7 @@ def stability(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODA-317"],
     over="processes",
     control="the step 2 r^2 sigma in place of 2 (r sigma)^2",
+    most=12,
 )
 def corrected(case: ProcessCase, wrong: bool) -> list[Sides]:
     """One step of reverse diffusion with corrections, propagated, against both recursions; 60 forget the predictor."""

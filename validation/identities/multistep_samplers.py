@@ -122,6 +122,7 @@ def lagrange_basis(case: Case, wrong: bool) -> list[Sides]:
     control="the ratio alpha_tau / alpha_t",
     evidence=QUADRATURE,
     needs=smooth,
+    most=12,
 )
 def deis_weights(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Every row of a table that ramps from degree 0 to 3 against 64-point quadrature of the printed integrand."""

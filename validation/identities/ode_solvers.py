@@ -81,6 +81,7 @@ def jacobian(case: ModelCase, wrong: bool) -> list[Sides]:
     evidence=QUADRATURE,
     control="v in place of -v in the reversed clock",
     needs=smooth,
+    most=11,
 )
 def integral_form(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The model's velocity summed along the exact path of Gaussian data, in either clock, against the ends."""
@@ -128,6 +129,7 @@ def classical(name: str, v: Callable[[Array, float], Array], x: Array, times: Ar
     covers=["PODD-57", "PODD-58", "PODD-59", "PODD-61", "PODD-56"],
     control="Heun's correction with the first slope twice: Euler",
     needs=lambda case: case.law.dim <= 5 and case.law.count < 20,
+    most=6,
 )
 def tables(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The tables run on the model against the steps of A.1, and those with the reversed field."""
@@ -155,6 +157,7 @@ def tables(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     evidence=ORDER,
     control="the change of a left out: the error of a constant rate",
     needs=smooth,
+    most=10,
 )
 def euler_constant(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Gains of the two tables at four numbers of steps, extrapolated, against a quadrature."""
@@ -187,6 +190,7 @@ def euler_constant(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     refutes=["PODB-66"],
     control="plain Euler on v is DDIM, as claimed for every schedule",
     needs=lambda case: not case.process.per_axis and case.law.dim <= 5,
+    most=12,
 )
 def euler_against_ddim(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """Tables of Euler on velocity and on the score, converted to three predictions, against DDIM's table."""

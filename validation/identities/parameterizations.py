@@ -92,6 +92,7 @@ def variance_preserving(case: Any) -> bool:
     covers=["PODB-56", "PODA-329", "PODA-221", "DMI-28"],
     refutes=["PODB-56"],
     control="v* = alpha x* + sigma eps*, without the primes",
+    most=12,
 )
 def conversions(case: ModelCase, wrong: bool) -> list[Sides]:
     """Every head from Bayes' denoiser against every head from the differentiated log density."""
@@ -109,6 +110,7 @@ def conversions(case: ModelCase, wrong: bool) -> list[Sides]:
     r" s^* = \frac{\alpha v^* - \alpha' x}{\sigma W},\quad W = \alpha'\sigma - \alpha\sigma'",
     covers=["PODB-56"],
     control="W with a plus sign",
+    most=12,
 )
 def from_velocity(case: ModelCase, wrong: bool) -> list[Sides]:
     """The velocity built from Bayes' denoiser is inverted; the noise and the score come from the log density."""
@@ -133,6 +135,7 @@ def from_velocity(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODB-56", "DMI-28"],
     control="the v of Salimans and Ho taken for the velocity",
     needs=lambda case: case.law.dim <= 5,
+    most=12,
 )
 def every_pair(case: ModelCase, wrong: bool) -> list[Sides]:
     """`convert` on all ordered pairs of five, each started from and compared with the exact model."""
@@ -164,6 +167,7 @@ def every_pair(case: ModelCase, wrong: bool) -> list[Sides]:
     r" = f x + \sigma^2\lambda' s^* = \alpha' x^* + \sigma'\epsilon^*",
     covers=["PODB-57", "PODC9-02"],
     control="lambda as the whole log signal-to-noise ratio: lambda' doubled",
+    most=12,
 )
 def five_forms(case: ModelCase, wrong: bool) -> list[Sides]:
     """Forms with the Bayes denoiser against forms with the score; lambda' is the schedule's own."""

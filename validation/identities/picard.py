@@ -109,6 +109,7 @@ def linear_flow(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-50"],
     control="the sum up to and with the point itself",
     needs=small,
+    most=7,
 )
 def sweeps(case: ModelCase, wrong: bool) -> list[Sides]:
     """Sweeps on numbers against DDIM's trajectory, point by point; the table of three sweeps against the third."""
@@ -160,6 +161,7 @@ def algorithm_8(case: ModelCase, times: Array, window: int, tolerance: float, pr
     refutes=["PODC9-52"],
     control="the anchor of the printed algorithm, point j for point j + 1",
     needs=small,
+    most=6,
 )
 def sliding_window(case: ModelCase, wrong: bool) -> list[Sides]:
     """The algorithm on numbers and the library's against DDIM without tolerance, against each other with one."""
@@ -227,6 +229,7 @@ def trapezoidal(case: Case, wrong: bool) -> list[Sides]:
     control="the parabola through the noise in the order of the times reversed",
     evidence=QUADRATURE,
     needs=lambda case: small(case) and not tabulated(case.process),
+    most=10,
 )
 def figures(case: ModelCase, wrong: bool) -> list[Sides]:
     """What each figure draws, from formulas, against the tables of DDIM, DEIS and Heun and against the window."""

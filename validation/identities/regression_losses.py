@@ -72,6 +72,7 @@ def conditional(case: ModelCase, wrong: bool) -> list[Sides]:
     evidence=QUADRATURE,
     control="alpha / sigma to the first power",
     needs=small,
+    most=8,
 )
 def irreducible(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes' variance on the grid against the second moment of the data less that of the model's optimum."""

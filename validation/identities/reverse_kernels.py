@@ -94,6 +94,7 @@ def normal_logpdf(x: Array, mean: Array, variance: Array) -> Array:
     r"\ v = \tfrac{b \sigma_s^2}{\sigma_t^2}",
     covers=["PODB-07", "PHY-25", "PHY-26", "PODA-215"],
     control="sigma_s / sigma_t in place of their squares",
+    most=12,
 )
 def posterior_between(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """Letters against the dense joint of (x_s, x_t) given x_0 conditioned, and against the channel turned round."""
@@ -127,6 +128,7 @@ def posterior_between(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     formula=r"q(x_s \mid x_t, x_0)\, q(x_t \mid x_0) = q(x_t \mid x_s)\, q(x_s \mid x_0)",
     covers=["PODB-05", "TOPA-27", "DMI-19", "PODA-213", "PHY-25"],
     control="the normaliser q(x_t | x_0) taken at time s",
+    most=12,
 )
 def bayes_quotient(case: ModelCase, wrong: bool) -> Sides:
     """Three channel densities at points x_s that are not special, against the density in letters."""
@@ -149,6 +151,7 @@ def bayes_quotient(case: ModelCase, wrong: bool) -> Sides:
     r" = \int q(x_s \mid x_t, x_0)\,p(x_0 \mid x_t)\,dx_0",
     covers=["TOPA-27", "TOPA-90", "PODA-213", "PODA-214", "PHY-24", "DMI-38"],
     control="the posterior given x_0 with x_0 replaced by its posterior mean",
+    most=12,
 )
 def reverse_mixture(case: ModelCase, wrong: bool) -> list[Sides]:
     """The quotient of densities, Bayes on components, and the posterior given x_0 pushed through p(x_0 | x_t)."""
@@ -205,6 +208,7 @@ def precision_form(case: ModelCase, wrong: bool) -> list[Sides]:
     formula=r"\mathbb{E}[x_s \mid x_t] = A\,\mathbb{E}[x_0 \mid x_t] + B\,x_t",
     covers=["TOPA-30", "PODB-08", "PODA-220", "PODA-226"],
     control="A and B that sum to 1, an affine interpolation of x_t and the clean prediction",
+    most=12,
 )
 def plug_in_mean(case: ModelCase, wrong: bool) -> Sides:
     """Bayes on the channel s -> t with prior p_s against Bayes on the kernel 0 -> t with prior p_0."""
@@ -221,6 +225,7 @@ def plug_in_mean(case: ModelCase, wrong: bool) -> Sides:
     r"\mathbb{E}[\epsilon_t \mid x_t] = \frac{\sqrt{b}}{\sigma_t}\,\mathbb{E}[\bar\epsilon \mid x_t]",
     covers=["TOPA-05", "TOPA-10", "TOPA-33", "DMI-23", "PODA-218", "TOPA-38b"],
     control="the network of the total noise used where the step noise belongs: sqrt(b) eps*",
+    most=12,
 )
 def step_tweedie(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes on the channel s -> t against the score of p_t; and the posterior mean of the step's own noise."""
@@ -244,6 +249,7 @@ def step_tweedie(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["TOPA-38b", "TOPA-91", "PODA-216", "PODB-08"],
     control="the posterior variance v alone, as if the data were known",
     needs=lambda case: case.law.count * case.law.dim**2 <= 10**6,
+    most=12,
 )
 def reverse_covariance(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes on the channel s -> t against Bayes on the kernel 0 -> t, and against the Hessian of log p_t."""

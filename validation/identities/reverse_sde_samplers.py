@@ -115,6 +115,7 @@ def moments(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     evidence=ORDER,
     control="the curvature of P left out",
     needs=smooth,
+    most=8,
 )
 def leading_error(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The sampler's law at four numbers of steps, extrapolated, against integrals of the schedule."""
@@ -173,6 +174,7 @@ def boundary_term(case: Case, wrong: bool) -> list[Sides]:
     evidence=ORDER,
     control="without w', what a step does not see of the path inside",
     needs=smooth,
+    most=11,
 )
 def strong_error(case: ProcessCase, wrong: bool) -> Sides:
     """Exact and numerical solution driven by one path: the table's weights of each increment against w, squared."""

@@ -40,6 +40,7 @@ from refdiff.validation.numeric import derivative, extrapolate
     evidence=ORDER,
     control="the sign of f^2 in the weight of x",
     needs=smooth,
+    most=11,
 )
 def second_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """One step of each table at six lengths, extrapolated, against derivatives of f and g^2."""

@@ -125,6 +125,7 @@ def euler_tables(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-55"],
     control="the same method on equal steps in each schedule's own time",
     needs=lambda case: scalar(case) and case.law.dim <= 16 and not tabulated(case.process),
+    most=12,
 )
 def one_trajectory(case: ModelCase, wrong: bool) -> Sides:
     """RK4 in sigma/alpha on the case's process and on EDM's with equal sigma/alpha, from the same y."""

@@ -47,6 +47,7 @@ TOPIC = "Equivalence of schedules"
     covers=["PODB-58", "DMI-65"],
     control="the velocity of the straight path without the factor c tau'",
     needs=scalar,
+    most=12,
 )
 def straight(case: ModelCase, wrong: bool) -> list[Sides]:
     """Velocity, score and log density of the case's model against the flow-matching model at (x / c, tau)."""
@@ -78,6 +79,7 @@ def straight(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODB-59", "PODD-22"],
     control="tan u = sigma_d sigma / alpha",
     needs=lambda case: scalar(case) and case.law.count < 100 and spread(case),
+    most=12,
 )
 def arc(case: ModelCase, wrong: bool) -> list[Sides]:
     """The case's model against the model of the arc with the standard deviation of the data, and with 1."""
@@ -216,6 +218,7 @@ def rebuilt(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["PODB-58"],
     control="the source's drift without tau'",
     needs=lambda case: scalar(case) and case.law.count < 100,
+    most=12,
 )
 def two_schedules(case: ModelCase, wrong: bool) -> list[Sides]:
     """The case's velocity against those of three other families at the time of equal signal-to-noise ratio."""

@@ -155,6 +155,7 @@ def posterior(case: ProcessCase, wrong: bool) -> list[Sides]:
     control="DPM++ 3M SDE with the published weights, which count the quadratic term half",
     evidence=QUADRATURE,
     needs=smooth,
+    most=12,
 )
 def polynomials(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """2M (heun), 3M with the whole parabola and SA-Solver on random polynomials against quadrature in time."""

@@ -44,6 +44,7 @@ def pictured(case: ProcessCase) -> bool:
     over="processes",
     control="the parabola replaced by the value at its last point, the diagonal by one of its sides",
     needs=pictured,
+    most=12,
 )
 def end_points(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Figures 9.1, 9.2 and 9.3: one step of DDIM, the third of DEIS, one of Heun, from their constructions."""

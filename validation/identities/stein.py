@@ -126,6 +126,7 @@ def stein_polynomials(case: Case, wrong: bool) -> list[Sides]:
     evidence=QUADRATURE,
     control="sigma in place of sigma^2",
     needs=lambda case: case.law.dim == 1 or (case.law.dim == 2 and case.law.count <= 25),
+    most=8,
 )
 def stein_denoiser(case: ModelCase, wrong: bool) -> Sides:
     """A sum over the noise of one x_0: the exact denoiser against the trace of its Jacobian, axis by axis."""
@@ -153,6 +154,7 @@ def stein_denoiser(case: ModelCase, wrong: bool) -> Sides:
     evidence=QUADRATURE,
     control="sigma^2 div D without its factor 2",
     needs=planar,
+    most=10,
 )
 def sure(case: ModelCase, wrong: bool) -> Sides:
     """Sums over the noise of one x = alpha x_0, for a denoiser that is deliberately not the best one."""

@@ -115,6 +115,7 @@ def second_order(case: ModelCase, wrong: bool) -> list[Sides]:
     evidence=DERIVATIVE,
     control="sigma in place of sigma^2",
     needs=lambda case: case.law.dim <= 5 and spread(case),
+    most=12,
 )
 def denoiser_jacobian(case: ModelCase, wrong: bool) -> Sides:
     """Differences of the denoiser against Bayes' posterior covariance."""
@@ -142,6 +143,7 @@ def third_cumulant(law: GaussianMixture) -> Array:
     evidence=DERIVATIVE,
     control="sigma^4 in place of sigma^6",
     needs=lambda case: case.law.dim <= 5 and spread(case),
+    most=12,
 )
 def third_order(case: ModelCase, wrong: bool) -> Sides:
     """The third cumulants of the posterior mixtures against differences of the Hessian."""
@@ -182,6 +184,7 @@ def extent(law: GaussianMixture, u: Array) -> float:
     evidence=DERIVATIVE,
     control="log q_0 left out",
     needs=lambda case: case.law.dim <= 16 and spread(case),
+    most=12,
 )
 def log_normaliser(case: ModelCase, wrong: bool) -> list[Sides]:
     """Cumulants of u'x_0 from Bayes' components against derivatives of log p_t - log q_0 along a line."""

@@ -46,6 +46,7 @@ TOPIC = "UniPC"
     control="a_1 = 1/2 in UniP-2 and UniC-1, as the paper sets it",
     evidence=QUADRATURE,
     needs=smooth,
+    most=12,
 )
 def polynomials(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The rows of the table on random polynomials against the flow integrated in the schedule's own time."""
