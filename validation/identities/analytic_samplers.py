@@ -121,8 +121,8 @@ def exact_on_gaussians(case: ModelCase, wrong: bool) -> Iterator[Sides]:
 @identity(
     "Analytic-DPM between its two ends, and clipped",
     topic=TOPIC,
-    formula=r"V = 0:\ \tilde\beta;\quad p_0 = \mathcal{N}(0, I):\ \beta\ (\text{VP});\quad"
-    r"V = \tfrac{\sigma_s^2}{\alpha_s^2}:\ \tfrac{\sigma_{s|t}^2}{\alpha_{s|t}^2};\quad"
+    formula=r"V = 0:\ \tilde\beta;\quad p_0 = \mathcal{N}(0, I):\ \beta\ (\text{VP});\quad "
+    r"V = \tfrac{\sigma_s^2}{\alpha_s^2}:\ \tfrac{\sigma_{s|t}^2}{\alpha_{s|t}^2};\quad "
     r"V = \tfrac{(b-a)^2}{4}:\ \tilde\beta + \gamma^2 \tfrac{(b-a)^2}{4}",
     covers=["TOPA-88", "TOPA-91", "TOPA-96", "TOPA-99"],
     over="processes",

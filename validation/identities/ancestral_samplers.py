@@ -59,7 +59,7 @@ def true_variance(case: ProcessCase, t: Array, data: float) -> Array:
     topic=TOPIC,
     formula=r"x_{t-1} = \tfrac{1}{\sqrt{1-\beta_t}}"
     r"\big(x_t - \tfrac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\hat\epsilon\big) + \sigma_t z,\quad"
-    r" \sigma_t^2 \in \big\{\tilde\beta_t = \tfrac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t} \beta_t,\ \beta_t\big\}",
+    r" \sigma_t^2 \in \{\tilde\beta_t = \tfrac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t} \beta_t,\ \beta_t\}",
     covers=["DMI-23", "PODA-225", "PHY-46", "PHY-47", "TOPA-49", "TOPA-50"],
     refutes=["PHY-47"],
     over="tables",

@@ -61,8 +61,8 @@ def weights(tableau: Tableau) -> tuple[Array, Array]:
     "Weights of DDIM for every prediction",
     topic=TOPIC,
     formula=r"\hat x_0: \frac{\sigma_t}{\sigma_s},\ \alpha_t - \alpha_s\frac{\sigma_t}{\sigma_s};\quad"
-    r"\hat\epsilon: \frac{\alpha_t}{\alpha_s},\ -\sigma_t(e^h - 1);\quad"
-    r"s: \frac{\alpha_t}{\alpha_s},\ \sigma_s^2\Big(\frac{\alpha_t}{\alpha_s} - \frac{\sigma_t}{\sigma_s}\Big);\quad"
+    r"\hat\epsilon: \frac{\alpha_t}{\alpha_s},\ -\sigma_t(e^h - 1);\quad "
+    r"s: \frac{\alpha_t}{\alpha_s},\ \sigma_s^2\Big(\frac{\alpha_t}{\alpha_s} - \frac{\sigma_t}{\sigma_s}\Big);\quad "
     r"v: \frac{\alpha_s\alpha_t + \sigma_s\sigma_t}{R},\ \frac{\alpha_s\sigma_t - \alpha_t\sigma_s}{R}",
     covers=["PODC9-08", "TOPA-47", "DMI-35"],
     over="processes",
@@ -235,7 +235,7 @@ def one_point(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     "What is lost in variance, step by step",
     topic=TOPIC,
     formula=r"\mathrm{Var}(x_t) + \Big(\alpha_t - \alpha_s\frac{\sqrt{\sigma_t^2-c^2}}{\sigma_s}\Big)^2"
-    r"\,\mathbb{E}\,\mathrm{Cov}(x_0|x_s) = V_t,\qquad"
+    r"\,\mathbb{E}\,\mathrm{Cov}(x_0|x_s) = V_t,\qquad "
     r"V_t - \mathrm{Var}(x_t) = \alpha_t^2 s^2 \frac{u_s}{1+u_s}\big(1 - e^{-(1+k^2)h}\big)^2",
     covers=["PODC9-16", "DMI-36", "PODC9-15"],
     over="processes",
@@ -262,8 +262,8 @@ def lost_variance(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
 @identity(
     "Frozen predictions in the family of reverse equations",
     topic=TOPIC,
-    formula=r"dx = \Big[f x - \tfrac{1+k^2}{2} g^2 s\Big]dt + k g\,dw:\quad"
-    r"s = \frac{\alpha\hat x - x}{\sigma^2}:\ e^{-k^2 h}\frac{\sigma_t}{\sigma_s},\ \sigma_t^2(1 - e^{-2k^2h});\quad"
+    formula=r"dx = \Big[f x - \tfrac{1+k^2}{2} g^2 s\Big]dt + k g\,dw:\quad "
+    r"s = \frac{\alpha\hat x - x}{\sigma^2}:\ e^{-k^2 h}\frac{\sigma_t}{\sigma_s},\ \sigma_t^2(1 - e^{-2k^2h});\quad "
     r"s = -\frac{\hat\epsilon}{\sigma}:\ -(1+k^2)\sigma_t(e^h-1),\ k^2\sigma_t^2(e^{2h}-1)",
     covers=["PODC9-15"],
     over="processes",
