@@ -6,6 +6,7 @@ from scipy.integrate import solve_ivp
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPLinear
 from refdiff.samplers.adaptive import PAIRS, adaptive
+from refdiff.samplers.clocks import CLOCKS
 from refdiff.samplers.consistency import flow_map
 from refdiff.samplers.order import reference_flow
 from refdiff.samplers.runge_kutta import runge_kutta
@@ -44,7 +45,7 @@ def test_the_error_follows_the_tolerance_down_to_the_exact_flow(pair):
 
 
 @pytest.mark.parametrize("pair", RUNGE_KUTTA)
-@pytest.mark.parametrize("clock", ["t", "rho", "1/rho", "ratio", "log_snr"])
+@pytest.mark.parametrize("clock", list(CLOCKS))
 def test_an_accepted_grid_replayed_as_a_table_gives_the_same_points(pair, clock):
     schedule = FlowMatching()
     model = ExactModel(MIXTURE, schedule)
@@ -137,7 +138,7 @@ def test_as_accurate_and_as_cheap_as_scipys_solver_of_the_same_pair(pair, name):
 def test_the_flow_is_followed_from_alpha_zero_to_sigma_zero():
     for schedule in (FlowMatching(), VPLinear(), VEPower()):
         model = ExactModel(GAUSSIAN, schedule)
-        for clock in ("t", "ratio"):
+        for clock in ("t", "ratio", "angle"):
             found = adaptive(schedule, model, X, clock=clock, rtol=1e-8, atol=1e-8)
             assert np.abs(found.x - flow_map(model)(X, schedule.T, 0.0)).max() < 1e-6
 

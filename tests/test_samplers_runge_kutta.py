@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPCosine, VPLinear
+from refdiff.samplers.clocks import CLOCKS
 from refdiff.samplers.conversions import butcher
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.order import measure_order
 from refdiff.samplers.propagation import propagate
-from refdiff.samplers.runge_kutta import CLOCKS, FAMILIES, METHODS, Method, defect, nodes, rooted_trees, runge_kutta
+from refdiff.samplers.runge_kutta import FAMILIES, METHODS, Method, defect, nodes, rooted_trees, runge_kutta
 from refdiff.samplers.running import run
 from refdiff.samplers.times import uniform, uniform_log_snr
 
@@ -36,6 +37,12 @@ def in_clock(schedule, clock):
             lambda t: a(t) + s(t),
             lambda u: inverse(np.log((1 - u) / u)),
             lambda m, x, t: m.noise(x, t) - m.denoiser(x, t),
+        ),
+        "angle": (
+            lambda t: np.arctan(s(t) / a(t)),
+            lambda t: np.hypot(a(t), s(t)),
+            lambda u: inverse(-np.log(np.tan(u))),
+            lambda m, x, t: (a(t) * m.noise(x, t) - s(t) * m.denoiser(x, t)) / np.hypot(a(t), s(t)),
         ),
         "log_snr": (
             schedule.log_snr,
@@ -245,14 +252,14 @@ def test_a_trajectory_in_x_over_alpha_and_rho_is_the_same_for_every_schedule():
 
 class TestEnds:
     @pytest.mark.parametrize("name", METHODS)
-    @pytest.mark.parametrize("clock", ["t", "rho", "1/rho", "ratio"])
+    @pytest.mark.parametrize("clock", ["t", "rho", "1/rho", "ratio", "angle"])
     def test_the_last_step_may_end_at_sigma_zero(self, name, clock):
         for schedule in (FlowMatching(), VPLinear(), VEPower()):
             table = runge_kutta(schedule, schedule.T * np.array([0.7, 0.3, 0.0]), method=name, clock=clock)
             out = run(table, ExactModel(GAUSSIAN, schedule), [[0.3], [2.0]])
             assert all(np.isfinite(part).all() for part in (table.states, table.outputs, out))
 
-    @pytest.mark.parametrize("clock", ["t", "1/rho", "ratio"])
+    @pytest.mark.parametrize("clock", ["t", "1/rho", "ratio", "angle"])
     def test_the_first_step_may_start_at_alpha_zero(self, clock):
         for name in METHODS:
             table = runge_kutta(FlowMatching(), [1.0, 0.6, 0.2], method=name, clock=clock)
@@ -295,7 +302,9 @@ class TestEnds:
 class TestPerAxis:
     PROCESS = AffineProcess([VPLinear(), FlowMatching()])
 
-    @pytest.mark.parametrize(("clock", "name"), [("t", "rk4"), ("rho", "heun"), ("1/rho", "euler"), ("ratio", "heun")])
+    @pytest.mark.parametrize(
+        ("clock", "name"), [("t", "rk4"), ("rho", "heun"), ("1/rho", "euler"), ("ratio", "heun"), ("angle", "heun")]
+    )
     def test_axes_are_sampled_as_if_alone(self, clock, name):
         law = Gaussian([0.7, -0.2], np.array([0.25, 1.5]))
         x = np.array([[0.3, 1.1], [-1.0, 0.2]])

@@ -30,9 +30,10 @@ from scipy.integrate import RK23, RK45
 from refdiff.arguments import Array, one_of, points, real_array, real_scalar, whole_number
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
+from refdiff.samplers.clocks import Clock, clock_named
 from refdiff.samplers.dpm_solver import dpm_solver
 from refdiff.samplers.recorder import Point, Recorder
-from refdiff.samplers.runge_kutta import METHODS, Clock, Method, clock_named, runge_kutta
+from refdiff.samplers.runge_kutta import METHODS, Method, runge_kutta
 from refdiff.samplers.running import Model, run
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -107,13 +108,13 @@ def adaptive(
 
     Args:
         process: an AffineProcess that is the same on all axes, or a Schedule.
-        model: an ExactModel, or a function (x, t) -> what the pair asks for: the velocity in t, ratio and log_snr, the
-            noise in rho and for DPM-Solver, the denoiser in 1/rho.
+        model: an ExactModel, or a function (x, t) -> what the pair asks for: the velocity in t and log_snr, the
+            v_prediction in ratio and angle, the noise in rho and for DPM-Solver, the denoiser in 1/rho.
         x: points at the first time, shape (..., d).
         pair: the name of one in PAIRS.
-        clock: t, rho, 1/rho, ratio or log_snr; t unless given, and log_snr for DPM-Solver, which has no other.
-        start, end: the first and the last time, T and 0 unless given. sigma = 0 at the end in t and ratio only, alpha
-            = 0 at the start in t, 1/rho and ratio only.
+        clock: t, rho, 1/rho, ratio, angle or log_snr; t unless given, and log_snr for DPM-Solver, which has no other.
+        start, end: the first and the last time, T and 0 unless given. sigma = 0 at the end in t, ratio and angle only,
+            alpha = 0 at the start in these and 1/rho only.
         rtol, atol: the tolerances.
         first_step: the first step as a part of the way in the clock.
         safety, pi: of the step control; pi = (1, 0) is plain proportional control.
@@ -168,7 +169,7 @@ class _Way:
         first, last = rec.points
         if first.pure_noise and not self.clock.starts_pure:
             raise ValueError(f"start must have alpha > 0 in {name}, got {start}")
-        if last.clean and name not in ("t", "ratio"):
+        if last.clean and name not in ("t", "ratio", "angle"):
             raise ValueError(f"end must have sigma > 0 in {name}: the last step would have no error, got {end}")
         self.start, self.end, self._rec = first.t, last.t, rec
         self.first, self.last = self._value(first), self._value(last)

@@ -35,11 +35,13 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, one_of, whole_number
 from refdiff.processes import AffineProcess, BetaTable
-from refdiff.samplers.adams import EARLY, STARTS, Flow, History, combined, runge_kutta_step
+from refdiff.samplers import clocks
+from refdiff.samplers.adams import EARLY, STARTS, History
+from refdiff.samplers.edm import euler_step
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, gauss_legendre, lagrange, lagrange_integrals, phi
 from refdiff.samplers.recorder import Point, Recorder, State
-from refdiff.samplers.runge_kutta import METHODS
+from refdiff.samplers.runge_kutta import METHODS, combined, runge_kutta_step
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -69,17 +71,16 @@ def deis(
     degree = whole_number("degree", degree)
     clock, start = one_of("clock", clock, tuple(CLOCKS)), one_of("start", start, STARTS)
     rec = Recorder(f"DEIS {CLOCKS[clock]}{degree}", process, times, "denoiser")
-    flow, x = Flow("rho", "x/alpha"), rec.start
-    history, nodes = History(degree + 1), Flow(clock, "x").clock
+    x, history, node = rec.start, History(degree + 1), clocks.CLOCKS[clock].value
     for s, t in rec.steps:
         d = rec.evaluate(x, s)
         eps = (x - s.alpha * d) / s.sigma
-        if not np.any(abs(nodes.value(s)) == np.inf):
-            history.add(nodes.value(s), eps)
-        if s.pure_noise or np.any(abs(nodes.value(t)) == np.inf):
-            x = t.alpha * d + t.sigma * eps
+        if not np.any(abs(node(s)) == np.inf):
+            history.add(node(s), eps)
+        if s.pure_noise or np.any(abs(node(t)) == np.inf):
+            x = euler_step(rec, x, s, t)
         elif start == "runge-kutta" and not history.full and not t.clean:
-            x = runge_kutta_step(rec, flow, x, d, s, t, METHODS["rk4"])
+            x = runge_kutta_step(rec, clocks.CLOCKS["rho"], x, s, t, METHODS["rk4"])
         else:
             weights = noise_weights(rec.process, s, t, history.nodes, clock)
             earlier: list[State] = [value - eps for value in history.values[1:]]
@@ -100,13 +101,9 @@ def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str 
     """
     rule = METHODS[one_of("method", method, tuple(METHODS))]
     rec = Recorder(f"DEIS rhoRK {method}", process, times, "denoiser")
-    flow, x = Flow("rho", "x/alpha"), rec.start
+    rho, x = clocks.CLOCKS["rho"], rec.start
     for s, t in rec.steps:
-        d = rec.evaluate(x, s)
-        if s.pure_noise:
-            x = t.alpha * d + t.sigma * (x - s.alpha * d) / s.sigma
-        else:
-            x = runge_kutta_step(rec, flow, x, d, s, t, rule)
+        x = euler_step(rec, x, s, t) if s.pure_noise else runge_kutta_step(rec, rho, x, s, t, rule)
     return rec.finish(x)
 
 

@@ -6,7 +6,7 @@ r"""Picard iteration, and ParaDiGMS: all steps of a grid at once, until nothing 
 After k sweeps from a constant path the first k + 1 points are those of Euler's method, so as many sweeps as steps give
 all of it; far fewer do to a tolerance, and the evaluations of one sweep do not wait for each other. In the coordinates
 x/alpha against sigma/alpha, or any other in which Euler's step is DDIM, the fixed point is DDIM (clocks of
-`runge_kutta`).
+`clocks`).
 
 A sliding window of p steps holds its left end l fixed, updates l + 1 .. l + p from there, and moves on to the first
 point that still changes: that point has its final value, because all before it had. The trapezoidal rule
@@ -30,8 +30,8 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, points, real_array, whole_number
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
+from refdiff.samplers.clocks import Clock, clock_named
 from refdiff.samplers.recorder import Point, Recorder, State
-from refdiff.samplers.runge_kutta import Clock, clock_named
 from refdiff.samplers.running import Model
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -59,10 +59,10 @@ def picard(process: AffineProcess | Schedule, times: ArrayLike, *, sweeps: int =
     """A fixed number of Picard sweeps over the whole grid from the constant path, as a table.
 
     Args:
-        process, times: the process and the decreasing grid, which may end where sigma = 0 in the clocks t, rho and
-            ratio, and start where alpha = 0 in t, 1/rho and ratio.
+        process, times: the process and the decreasing grid, which may end where sigma = 0 in the clocks t, rho,
+            ratio and angle, and start where alpha = 0 in t, 1/rho, ratio and angle.
         sweeps: as many as steps, or more, are Euler's method in the clock.
-        clock: t, rho, 1/rho, ratio or log_snr.
+        clock: t, rho, 1/rho, ratio, angle or log_snr.
 
     Raises:
         ValueError: an unknown clock, or a grid with an end where it is infinite.
@@ -107,7 +107,7 @@ def paradigms(
         window: p, how many steps are taken at once; the whole grid unless given. 1 is Euler's method.
         tolerance: how much |x^(k+1) - x^(k)|^2, summed over the axes, may be at a point that counts as settled: a
             number, or one for each time of the grid but the first. 0 gives Euler's method to rounding.
-        clock: t, rho, 1/rho, ratio or log_snr.
+        clock: t, rho, 1/rho, ratio, angle or log_snr.
         trapezoidal: the rule of second order in place of left endpoints. Its points follow from their own slopes, so
             the window stops before the first point that still changes, and the tolerance must not be 0.
         max_sweeps: how many sweeps to make.

@@ -24,10 +24,11 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import whole_number
 from refdiff.processes import AffineProcess
-from refdiff.samplers.adams import EARLY, History, combined
+from refdiff.samplers.adams import EARLY, History
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, lagrange_integrals
 from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.runge_kutta import combined
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 

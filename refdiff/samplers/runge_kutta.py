@@ -2,23 +2,14 @@ r"""Runge-Kutta methods on the probability flow, in any time variable.
 
     k_i = F(y + h sum_j A_ij k_j, u + c_i h),     y + h sum_i b_i k_i      for dy/du = F(y, u)
 
-In each clock u a coordinate y = x / m turns the velocity v of the flow into
-
-    clock       u                         m                 F = dy/du
-    t           t                         1                 v                          flow matching
-    rho         sigma / alpha             alpha             noise prediction           EDM, DEIS, DDIM
-    1/rho       alpha / sigma             sigma             denoiser
-    ratio       sigma / (alpha + sigma)   alpha + sigma     noise - denoiser           the straight path
-    log_snr     lambda                    1                 v / lambda'
-
-so Euler's method in rho, 1/rho or ratio is DDIM, and on the straight path x_t = (1 - t) x_0 + t eps in t as well. A
-method is data, its order a matter of algebra: b . Phi(tree) = 1 / gamma(tree) for every rooted tree of that size.
+The clocks u, their coordinates y and rates F are those of `clocks`: t, rho, 1/rho, ratio, angle and log_snr. A method
+is data, its order a matter of algebra: b . Phi(tree) = 1 / gamma(tree) for every rooted tree of that size.
 Sources: PODD-57..59, PODC9-09, PODC9-28, PODC9-55, DMI-76; Hairer, Norsett, Wanner, Solving ODEs I (1993).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import combinations_with_replacement
@@ -32,83 +23,12 @@ from scipy.integrate import DOP853, RK23, RK45
 
 from refdiff.arguments import Array, one_of, real_array
 from refdiff.processes import AffineProcess
+from refdiff.samplers.clocks import CLOCKS, Clock, clock_named
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, log
+from refdiff.samplers.numbers import Number
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
-
-# ---------------------------------------------------------------------- clocks
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A time variable u of the probability flow with the coordinate y = x / scale in which dy/du is simple.
-
-    Attributes:
-        prediction: what the model answers.
-        value, scale: u and m at a Point.
-        log_snr: u to lambda, for the points between; None for t itself.
-        rate: (x, answer, point) to dy/du, for arrays and symbolic states alike.
-        starts_pure, ends_clean: whether u is finite where alpha = 0, and where sigma = 0.
-    """
-
-    prediction: str
-    value: Callable[[Point], Number]
-    scale: Callable[[Point], Number]
-    log_snr: Callable[[Number], Number] | None
-    rate: Callable[[Any, Any, Point], Any]
-    starts_pure: bool
-    ends_clean: bool
-
-
-def _answer(x: Any, answer: Any, point: Point) -> Any:  # noqa: ARG001
-    return answer
-
-
-def _along_log_snr(x: Any, velocity: Any, point: Point) -> Any:  # noqa: ARG001
-    return velocity * (-2 * point.sigma**2 / point.coefficients.g2)
-
-
-def _along_ratio(x: Any, velocity: Any, point: Point) -> Any:
-    """noise - denoiser from x = alpha D + sigma e and v = alpha' D + sigma' e."""
-    c, total = point.coefficients, point.alpha + point.sigma
-    if np.isfinite(c.dsigma).all():
-        turn = c.dalpha * c.sigma - c.dsigma * c.alpha
-        return x * ((c.dalpha + c.dsigma) / turn) - velocity * (total / turn)
-    # times 2 sigma, as (sigma^2)' is finite where sigma' is not
-    turn = 2 * c.dalpha * c.sigma**2 - c.dvariance * c.alpha
-    return x * ((2 * c.sigma * c.dalpha + c.dvariance) / turn) - velocity * (2 * c.sigma * total / turn)
-
-
-def _total(p: Point) -> Number:
-    return p.alpha + p.sigma
-
-
-def _ratio(p: Point) -> Number:
-    return p.sigma / _total(p)
-
-
-CLOCKS: Mapping[str, Clock] = MappingProxyType(
-    {
-        "t": Clock("velocity", lambda p: p.t, lambda _: 1.0, None, _answer, True, True),
-        "rho": Clock("noise", lambda p: p.rho, lambda p: p.alpha, lambda u: -log(u), _answer, False, True),
-        "1/rho": Clock("denoiser", lambda p: p.alpha / p.sigma, lambda p: p.sigma, log, _answer, True, False),
-        "ratio": Clock("velocity", _ratio, _total, lambda u: log(1 / u - 1), _along_ratio, True, True),
-        "log_snr": Clock("velocity", lambda p: p.log_snr, lambda _: 1.0, lambda u: u, _along_log_snr, False, False),
-    }
-)  # fmt: skip
-
-
-def clock_named(name: str) -> Clock:
-    """The clock of that name.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    one_of("clock", name, CLOCKS)
-    return CLOCKS[name]
-
 
 # ---------------------------------------------------------------------- methods
 
@@ -227,17 +147,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 )
 
 
-def method_named(name: str) -> Method:
-    """The method of that name.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if name not in METHODS:
-        raise ValueError(f"method must be a Method or one of {', '.join(METHODS)}, got {name!r}")
-    return METHODS[name]
-
-
 # ---------------------------------------------------------------------- the sampler
 
 
@@ -247,54 +156,51 @@ def runge_kutta(
     """An explicit Runge-Kutta method on the probability flow.
 
     Args:
-        process, times: the process and the decreasing grid. It may start where alpha = 0 in the clocks t, 1/rho and
-            ratio, and end where sigma = 0 in all but log_snr: in t and ratio the model is asked for the velocity at
+        process, times: the process and the decreasing grid. It may start where alpha = 0 in the clocks t, 1/rho,
+            ratio and angle, and end where sigma = 0 in all but log_snr: in t, ratio and angle the model is asked at
             the end where a stage lies there (c = 1), in rho such a method takes Euler's step last, as EDM does, and
             in 1/rho, infinite at the end, every method does.
         method: a Method, or the name of one in METHODS.
-        clock: t, rho, 1/rho, ratio or log_snr.
+        clock: a key of CLOCKS, t, rho, 1/rho, ratio, angle or log_snr: the model answers the clock's prediction.
 
     Raises:
         ValueError: an unknown name, a grid with an end where the clock has no step, or a process with one schedule for
             each axis where a stage lies inside a step of a clock other than t.
     """
-    rule = method_named(method) if isinstance(method, str) else method
+    rule = method if isinstance(method, Method) else METHODS[one_of("method", method, METHODS)]
+    name = "Runge-Kutta" if isinstance(method, Method) else method
     time = clock_named(clock)
-    rec = Recorder(
-        f"{method if isinstance(method, str) else 'Runge-Kutta'} in {clock}", process, times, time.prediction
-    )
+    rec = Recorder(f"{name} in {clock}", process, times, time.prediction)
     if not time.starts_pure:
-        rec.finite_log_snr(f"{clock} is infinite there", last=clock == "log_snr")
+        rec.finite_log_snr(f"{clock} is infinite there", last=not time.ends_clean)
     x = rec.start
     for s, t in rec.steps:
-        if t.clean and clock == "1/rho":
-            x = t.alpha * rec.evaluate(x, s)  # the limit of Euler's step
-        else:
-            last = t.clean and clock == "rho" and bool((rule.c == 1).any())
-            x = _step(rec, x, s, t, METHODS["euler"] if last else rule, time)
+        infinite = t.clean and not time.ends_clean  # in 1/rho, where Euler's step has a limit
+        x = t.alpha * rec.evaluate(x, s) if infinite else runge_kutta_step(rec, time, x, s, t, rule)
     return rec.finish(x)
 
 
-def _step(rec: Recorder, x: State, s: Point, t: Point, rule: Method, clock: Clock) -> State:
-    start, h = clock.value(s), clock.value(t) - clock.value(s)
-    points: dict[float, Point] = {0.0: s, 1.0: t}
-    slopes: list[State] = []
+def runge_kutta_step(rec: Recorder, clock: Clock, x: State, s: Point, t: Point, rule: Method) -> State:
+    """One step in a clock, from the clock's own prediction or from the denoiser (see `Clock.slope`).
 
-    def moved(weights: Array, point: Point) -> State:
-        """scale (y + h sum_j weights_j k_j)."""
-        total: State = x / clock.scale(s)
-        for weight, slope in zip(weights, slopes, strict=False):
-            total = total + (h * weight) * slope if weight else total
-        result: State = total * clock.scale(point)
-        return result
+    A method with a stage at t cannot ask for the noise or the denoiser at sigma = 0: there the step is Euler's.
+    """
+    if t.clean and rec.prediction in ("noise", "denoiser") and (rule.c == 1).any():
+        rule = METHODS["euler"]
+    h = clock.value(t) - clock.value(s)
+    slopes = [clock.slope(rec, x, s)]
+    for row, part in zip(rule.A[1:].tolist(), rule.c[1:].tolist(), strict=True):
+        inside = clock.between(rec, s, t, part)
+        slopes.append(clock.slope(rec, clock.moved(x, s, inside, h * combined(row, slopes)), inside))
+    return clock.moved(x, s, t, h * combined(rule.b.tolist(), slopes))
 
-    for c, row in zip(rule.c.tolist(), rule.A, strict=True):
-        if c not in points:
-            u = start + c * h
-            points[c] = rec.at(float(u)) if clock.log_snr is None else rec.at_log_snr(clock.log_snr(u))
-        stage = moved(row, points[c]) if slopes else x
-        slopes.append(clock.rate(stage, rec.evaluate(stage, points[c]), points[c]))
-    return moved(rule.b, t)
+
+def combined(weights: Iterable[Number], states: Iterable[State]) -> State:
+    """sum_j weights_j states_j, without the terms of weight zero, over as many as there are."""
+    total = State({})
+    for weight, state in zip(weights, states, strict=False):
+        total = total + weight * state if np.any(weight) else total
+    return total
 
 
 def _family(name: str, method: str, clock: str = "t", source: str = "PODD-57..59") -> Family:
