@@ -57,7 +57,7 @@ TOPIC = "DPM-Solver++"
     topic=TOPIC,
     formula=r"\sigma_t\int_{\lambda_s}^{\lambda_t} e^\lambda\frac{(\lambda - \lambda_s)^k}{k!}d\lambda ="
     r" \alpha_t h^{k+1}\varphi_{k+1}(-h),\quad k = 0, 1, 2",
-    covers=["PODC9-32", "PODC9-31"],
+    covers=["PODC9-32"],
     refutes=["PODC9-32"],
     over="processes",
     control="e^lambda_s h^(k+1) phi_(k+1)(h), which holds for k = 0 only",

@@ -191,14 +191,18 @@ def higher_order_error(case: Case, wrong: bool) -> list[Sides]:
     most=6,
 )
 def special_cases(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """The table of two steps against DDIM's, for a model that answers the noise."""
+    """The table of two steps against DDIM's, for a model that answers the noise; a against alpha' and sigma'."""
     times = [case.t, (case.s + case.t) / 2, case.s]
     start, outputs, _ = to_prediction(ddim(case.process, times), "noise").unroll()
     given: tuple[Statistics, Statistics] = (noise_statistics(case.process), denoiser_statistics(case.process))
     if wrong:
         given = (linear(0.0, -1.0), linear(1.0, 0.0))
+    c, lam = case.schedule.coefficients(case.t), np.atleast_1d(case.schedule.log_snr(case.t))
+    speed = case.schedule.dlog_snr(case.t)
+    rates = (c.dsigma / c.sigma / speed, c.dalpha / c.alpha / speed)
     sides = []
-    for statistics in given:
+    for statistics, rate in zip(given, rates, strict=True):
+        sides.append(Sides(statistics.scaling(lam)[0, 0], rate, 1.0))
         one, others, _ = dpm_solver_v3(case.process, times, statistics=statistics, order=1).unroll()
         sides += [Sides(one, start), Sides(others, outputs)]
     return sides

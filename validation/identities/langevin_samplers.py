@@ -71,13 +71,13 @@ def annealed(case: Case, wrong: bool) -> list[Sides]:
 )
 def last_level(case: Case, wrong: bool) -> list[Sides]:
     """So many steps that the start is forgotten to rounding, for one point and for a spread out law; and one step."""
-    sigmas, sides = levels(case.rng, 4), []
-    relative = case.rng.uniform(0.15, 0.4)
+    sigmas, sides = levels(case.rng, 3), []
+    relative = case.rng.uniform(0.3, 0.6)
     visited = sigmas[:-1] if wrong else sigmas
     for data in (0.0, 0.5 * sigmas[-1] ** 2):
         delta = relative * sigmas[-1] ** 2
         own = delta * (visited[-1] / sigmas[-1]) ** 2  # eta at the last level visited
-        table = annealed_langevin(PROCESS, visited, step_size=own, steps=150)
+        table = annealed_langevin(PROCESS, visited, step_size=own, steps=90)
         target = data + sigmas[-1] ** 2
         sides.append(Sides(propagate(table, Gaussian([0.0], data)).output.cov(), target / (1 - delta / (2 * target))))
     first, eta = sigmas[0], 0.1 * sigmas[0] ** 2
@@ -145,7 +145,8 @@ def corrected(case: ProcessCase, wrong: bool) -> list[Sides]:
         for _ in range(count):
             v = (1 - eta / target) ** 2 * v + 2 * eta
         size = max(v, ((2 + factor + spread / start) ** 2 * start + spread) * abs(1 - eta / target) ** (2 * count))
-        sides.append(Sides(propagate(table, Gaussian([0.0], data)).output.cov(), v, scale=size))
+        found = propagate(table, Gaussian([0.0], data)).output.cov()
+        sides.append(Sides(found, v, scale=size))
     if eta / target > 0.25:
-        sides.append(Sides(v, target / (1 - eta / (2 * target))))
+        sides.append(Sides(found, target / (1 - eta / (2 * target))))
     return sides

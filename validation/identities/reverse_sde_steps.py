@@ -74,7 +74,8 @@ def second_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     topic=TOPIC,
     formula=r"x_t = E x_s + \tfrac{1+k^2}{2} S \int_t^s E(u \to t)\, g_u^2\, du"
     r" + k \int_t^s E(u \to t)\, g_u\, dw,\quad E(u \to t) = e^{-\int_t^u f} = \alpha_t / \alpha_u",
-    covers=["PODD-55", "PODB-65"],
+    covers=["PODC9-09"],
+    refutes=["PODC9-09"],
     over="processes",
     evidence=QUADRATURE,
     control="the noise prediction frozen in place of the score: DDIM's weight",
@@ -99,7 +100,7 @@ def frozen_score(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["TOPA-88"],
     refutes=["TOPA-88"],
     over="tables",
-    control="sigma_t = beta-tilde: the variance taken for the standard deviation, as (L1006) prints",
+    control="sigma_t = g^2 dt: the variance taken for the standard deviation, as (L1022) prints",
     needs=lambda case: bool((case.table.betas[-1] < 1) and case.table.steps <= 1000),
 )
 def chain(case: TableCase, wrong: bool) -> list[Sides]:
@@ -115,10 +116,9 @@ def chain(case: TableCase, wrong: bool) -> list[Sides]:
     }
     found = {name: np.array([np.ravel(row(build(i))) for i in picked]).T for name, build in builds.items()}
     kept = np.sqrt(1 - b)
-    small = tilde if wrong else np.sqrt(tilde)
     for name, x, s, z in (
-        ("reverse", 2 - kept, b, np.sqrt(b)),
-        ("small", 1 / kept, b / kept, small),
+        ("reverse", 2 - kept, b, b if wrong else np.sqrt(b)),
+        ("small", 1 / kept, b / kept, np.sqrt(tilde)),
         ("large", 1 / kept, b / kept, np.sqrt(b)),
     ):
         # a small beta is a difference of two log abar, which are known to eps of their size

@@ -103,7 +103,7 @@ def compared(
     r" \sigma_t\sqrt{e^{2h} - 1}\,z",
     covers=["PODA-226", "PODC9-07"],
     over="processes",
-    control="noise of variance 1 - e^{-h}: the rate 2 eta of the squared noise forgotten",
+    control="the share of the noise squared: eta taken for tau, where tau^2 = eta",
     evidence=QUADRATURE,
     needs=smooth,
 )
@@ -111,13 +111,9 @@ def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The tables of order 1 against means and variances by quadrature in time."""
     times, constant = [case.t, case.s], np.ones_like
     for eta in (0.0, 0.4, 1.0):
-        yield from compared(case, sde_dpm_solver_pp(case.process, times, order=1, eta=eta), eta, constant)
-    table = sde_dpm_solver(case.process, times, order=1)
-    yield from compared(case, table, 1.0, constant)
-    if wrong:
-        a, b = case.schedule.coefficients(case.t), case.schedule.coefficients(case.s)
-        slip = b.sigma**2 * -np.expm1(a.log_snr - b.log_snr)
-        yield Sides(slip, moments(case.schedule, case.t, case.s, 1.0, "denoiser", constant)[2])
+        table = sde_dpm_solver_pp(case.process, times, order=1, eta=eta)
+        yield from compared(case, table, eta**2 if wrong else eta, constant)
+    yield from compared(case, sde_dpm_solver(case.process, times, order=1), 1.0, constant)
 
 
 @identity(
@@ -158,23 +154,32 @@ def posterior(case: ProcessCase, wrong: bool) -> list[Sides]:
     most=12,
 )
 def polynomials(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
-    """2M (heun), 3M with the whole parabola and SA-Solver on random polynomials against quadrature in time."""
+    """2M (heun), 3M with the whole parabola and SA-Solver on random polynomials against quadrature in time.
+
+    With the noise prediction SDE-DPM-Solver-2M as well.
+    """
     rng = case.rng
     times, centre = between(case, 5, rng), float(case.schedule.log_snr(case.s))
     length = centre - float(case.schedule.log_snr(case.t))
+    tables = [(1.0, 1, sde_dpm_solver(case.process, times, solver_type="heun"))]
     for tau in (0.0, 0.8):
-        for degree, table in (
-            (1, sde_dpm_solver_pp(case.process, times, solver_type="heun", eta=tau**2)),
-            (2, dpmpp_3m_sde(case.process, times, eta=tau**2, published=wrong)),
-            (3, sa_solver(case.process, times, predictor_order=4, corrector_order=0, tau=tau)),
-            (2, sa_solver(case.process, times, predictor_order=3, corrector_order=0, tau=tau, prediction="noise")),
-        ):
-            c = rng.standard_normal(degree + 1)
+        tables += [
+            (tau**2, 1, sde_dpm_solver_pp(case.process, times, solver_type="heun", eta=tau**2)),
+            (tau**2, 2, dpmpp_3m_sde(case.process, times, eta=tau**2, published=wrong)),
+            (tau**2, 3, sa_solver(case.process, times, predictor_order=4, corrector_order=0, tau=tau)),
+            (
+                tau**2,
+                2,
+                sa_solver(case.process, times, predictor_order=3, corrector_order=0, tau=tau, prediction="noise"),
+            ),
+        ]
+    for share, degree, table in tables:
+        c = rng.standard_normal(degree + 1)
 
-            def output(lam: Array, c: Array = c) -> Array:
-                return np.asarray(np.polynomial.polynomial.polyval((lam - centre) / length, c))
+        def output(lam: Array, c: Array = c) -> Array:
+            return np.asarray(np.polynomial.polynomial.polyval((lam - centre) / length, c))
 
-            yield from compared(case, table, tau**2, output, 24)  # a fifth of the way
+        yield from compared(case, table, share, output, 24)  # a fifth of the way
 
 
 @identity(

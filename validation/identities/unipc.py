@@ -41,7 +41,7 @@ TOPIC = "UniPC"
     topic=TOPIC,
     formula=r"\sum_i r_i^{j-1}a_i = \frac{j!\,k\,\varphi_{j+1}(k)}{B(k)}:\quad\text{UniP-}p\text{ exact for}"
     r"\text{ degree} < p,\ \text{UniC-}p\text{ for degree} \le p",
-    covers=["PODC9-21", "PODC9-31", "PODC9-23", "PODC9-32"],
+    covers=["PODC9-21", "PODC9-31"],
     over="processes",
     control="a_1 = 1/2 in UniP-2 and UniC-1, as the paper sets it",
     evidence=QUADRATURE,
@@ -118,10 +118,11 @@ def first_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     ratio, size = c.sigma[1:] / c.sigma[:-1], c.alpha[1:] + c.alpha[:-1] * c.sigma[1:] / c.sigma[:-1]
     for prediction in ("denoiser", "noise"):
         table = to_prediction(unip(case.process, times, order=1, prediction=prediction), "denoiser")
-        scale = c.alpha[1:] / c.sigma[1:] if wrong and prediction == "noise" else 1.0
-        # in the noise form alpha_t / alpha_s is taken apart again
-        terms = np.maximum(ratio, c.alpha[1:] / c.alpha[:-1])
-        yield Sides(table.states[1:, 0], scale * ratio, terms)
+        # in the noise form alpha_t / alpha_s is taken apart again: what eps takes from x is the rest
+        carry = c.alpha[1:] / c.alpha[:-1]
+        terms = np.maximum(ratio, carry)
+        slip = c.alpha[1:] / c.sigma[1:] if wrong and prediction == "noise" else 1.0
+        yield Sides(table.states[1:, 0], carry - slip * (carry - ratio), terms)
         yield Sides(table.outputs[1:, 0], c.alpha[1:] - ratio * c.alpha[:-1], size + terms * c.alpha[:-1])
 
 
