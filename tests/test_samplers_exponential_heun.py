@@ -1,5 +1,6 @@
 """Heun in lambda, plain and exponential, against the equations on numbers."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +13,10 @@ from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.edm import edm_heun
-from refdiff.samplers.exponential_heun import FAMILIES, exponential_heun, heun_log_snr
+from refdiff.samplers.exponential_heun import FAMILIES, exponential_heun
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.order import fit, gaussian_error, reference_flow
+from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
 from refdiff.samplers.times import uniform_log_snr
 from refdiff.schedules import FlowMatching, Transformed, VEPower, VPLinear
@@ -23,7 +25,7 @@ MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.25, 0.36], [0.4, 0.6])
 GAUSSIAN = Gaussian([0.7], 0.25)
 SCHEDULES = [VEPower(T=100.0), VPLinear(), FlowMatching()]
 ENDS = {VEPower: (60.0, 0.02), VPLinear: (0.9, 0.02), FlowMatching: (0.98, 0.02)}
-NAMED = {**{family.name: family for family in FAMILIES}, "heun-log-snr": heun_log_snr}
+NAMED = {**{family.name: family for family in FAMILIES}, "velocity": partial(exponential_heun, prediction="velocity")}
 LINEAR = {"noise": 1.0, "score": 1.0, "denoiser": 1.0, "velocity": 0.0}
 
 
@@ -125,7 +127,12 @@ def test_without_a_linear_part_exponential_heun_is_plain_heun():
     # alpha = 1: the noise form has L = 0
     schedule = VEPower(T=100.0)
     times = grid(schedule, 4)
-    assert to_prediction(heun_log_snr(schedule, times), "noise").close(exponential_heun(schedule, times))
+    heun = runge_kutta(schedule, times, method="heun", clock="log_snr")
+    assert to_prediction(heun, "noise").close(exponential_heun(schedule, times))
+    for schedule in SCHEDULES:
+        times = grid(schedule, 4)
+        heun = runge_kutta(schedule, times, method="heun", clock="log_snr")
+        assert heun.difference(exponential_heun(schedule, times, prediction="velocity")) < 1e-13
 
 
 @given(st.floats(0.3, 3.0))
@@ -134,7 +141,7 @@ def test_plain_heun_in_lambda_does_not_depend_on_the_speed_of_time(power):
     slow = VPLinear()
     fast = Transformed(slow, lambda u: (u**power, power * u ** (power - 1), power * (power - 1) * u ** (power - 2)))
     times = grid(slow, 3)
-    one, two = heun_log_snr(slow, times), heun_log_snr(fast, times ** (1 / power))
+    one, two = NAMED["velocity"](slow, times), NAMED["velocity"](fast, times ** (1 / power))
     one, two = (to_prediction(table, "noise").unroll() for table in (one, two))
     np.testing.assert_allclose(one.outputs, two.outputs, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(one.start, two.start, rtol=1e-11)

@@ -11,7 +11,8 @@ with E = int L d lambda over the step and h = lambda_t - lambda_s. Exponential H
 
     x_mid = e^E x + h phi_1(E) N_s,      x_t = x_mid + h phi_2(E) (N_mid - N_s),      N_mid = N at (x_mid, t)
 
-and plain Heun is its case E = 0: x_t = x + h (F_s + F_mid) / 2 with F = v* / lambda'. It is exact for constant L and N
+and its case E = 0, x_t = x + h (F_s + F_mid) / 2 with F = v* / lambda', is plain Heun, the family heun-log-snr of
+`runge_kutta`. It is exact for constant L and N
 affine in lambda, and of order 2 otherwise. None of the three is DPM-Solver-2, from which each differs by O(h^3).
 Sources: PODC9-28, PODC9-29, PODC9-30 (Lai et al. 2025, equations 9.4.13 and 9.4.14).
 """
@@ -78,18 +79,6 @@ def exponential_heun(process: AffineProcess | Schedule, times: ArrayLike, *, pre
         second = form.force(t) * rec.evaluate(x, t)
         x = x + h * phi(2, e) * (second - first)
     return rec.finish(x)
-
-
-def heun_log_snr(process: AffineProcess | Schedule, times: ArrayLike) -> Tableau:
-    """Plain Heun in lambda, the whole of dx / d lambda averaged over both ends.
-
-    Args:
-        process, times: the process and the decreasing grid, within 0 < alpha and 0 < sigma.
-
-    Raises:
-        ValueError: a grid that reaches an end where lambda is infinite.
-    """
-    return exponential_heun(process, times, prediction="velocity")
 
 
 _PAPER = "PODC9-29 (Lai et al. 2025)"

@@ -25,8 +25,8 @@ from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.deis import deis
 from refdiff.samplers.dpm_solver import dpm_solver, dpm_solver_multistep, expansion
 from refdiff.samplers.dpm_solver_pp import dpm_solver_pp, dpm_solver_pp_multistep
-from refdiff.samplers.exponential_heun import heun_log_snr
 from refdiff.samplers.recorder import Recorder
+from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.times import uniform_log_snr
@@ -275,7 +275,7 @@ def measured_table(case: Case, wrong: bool) -> list[Sides]:
         Sides(one_step(path, dpm_solver, 3), midpoint, 1.0),
         Sides(one_step(path, dpm_solver_pp, 3), -midpoint, 1.0),
         Sides(multistep_error(path, 2), -q * p * (2 - 5 * q) / 4, 1.0),
-        Sides(one_step(path, heun_log_snr, 3), midpoint if wrong else heun, 1.0),
+        Sides(one_step(path, runge_kutta, 3, method="heun", clock="log_snr"), midpoint if wrong else heun, 1.0),
     ]
     # first order: DDIM is Euler's step in sigma, and in lambda Euler's step is another one
     euler = remainder(path, lambda t: _euler(path, t, in_sigma=False), 2)

@@ -15,6 +15,7 @@ A table's exact gain less the flow's, over h^3, is the other side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.edm import edm_heun
-from refdiff.samplers.exponential_heun import exponential_heun, heun_log_snr
+from refdiff.samplers.exponential_heun import exponential_heun
 from refdiff.samplers.kdiffusion import dpm2
 from refdiff.samplers.propagation import propagate
+from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule, VEPower
@@ -36,6 +38,7 @@ from refdiff.validation.numeric import derivative, extrapolate, legendre
 TOPIC = "Samplers as tables"
 VARIANCE = 0.4
 STEPS = [0.2 / 2**k for k in range(4)]  # in lambda
+plain_table = partial(runge_kutta, method="heun", clock="log_snr")
 
 
 def later(schedule: Schedule, t: float, h: float) -> float:
@@ -217,7 +220,7 @@ def not_equal(case: ProcessCase, wrong: bool) -> list[Sides]:
     kept = 0.0 if wrong else 1.0
     exponential, heuns, dpm = (
         constant(lambda times, build=build: build(case.process, times), case)  # type: ignore[misc]
-        for build in (exponential_heun, heun_log_snr, dpm2)
+        for build in (exponential_heun, plain_table, dpm2)
     )
     return [
         Sides(exponential - dpm, kept * parts.sum(), np.abs(parts).sum()),
@@ -253,7 +256,7 @@ def affine_force(case: Case, wrong: bool) -> list[Sides]:
             return np.asarray(-(linear * x + a + b * schedule.log_snr(t)) / t)
 
         integral = h * weights @ (np.exp(linear * h * (1 - u)) * (a + b * (start + h * u)))
-        table = heun_log_snr(schedule, times) if wrong else exponential_heun(schedule, times, prediction=head)
+        table = plain_table(schedule, times) if wrong else exponential_heun(schedule, times, prediction=head)
         found = run(table, velocity if wrong else outputs, x)
         sides.append(Sides(found, np.exp(linear * h) * x + integral, np.abs(x).max() + h * (abs(a) + 2 * abs(b))))
     return sides
@@ -275,7 +278,7 @@ def plain_heun(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The table for the velocity, converted to the noise, against L by stencils in lambda."""
     schedule, h = case.schedule, 0.3
     times = [case.t, later(schedule, case.t, h)]
-    rolled = to_prediction(heun_log_snr(case.process, times), "noise").unroll()
+    rolled = to_prediction(plain_table(case.process, times), "noise").unroll()
     lam = float(schedule.log_snr(case.t))
     sigma = schedule.sigma(np.array(times))
 

@@ -15,7 +15,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.deis import deis
-from refdiff.samplers.exponential_heun import heun_log_snr
+from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
 from refdiff.validation.cases import ProcessCase
 from refdiff.validation.identity import Sides, identity
@@ -65,6 +65,10 @@ def end_points(case: ProcessCase, wrong: bool) -> list[Sides]:
     two = h * model.velocity(x + one, case.s) / p.dlog_snr(case.s)
     half = one if wrong else (one + two) / 2
     sides.append(
-        Sides(run(heun_log_snr(p, [case.t, case.s]), model, x), x + half, (np.abs(x) + np.abs(one) + np.abs(two)).max())
+        Sides(
+            run(runge_kutta(p, [case.t, case.s], method="heun", clock="log_snr"), model, x),
+            x + half,
+            (np.abs(x) + np.abs(one) + np.abs(two)).max(),
+        )
     )
     return sides
