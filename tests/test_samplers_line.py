@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from refdiff import Empirical, ExactModel, Gaussian, GaussianMixture, VPLinear
+from refdiff import Empirical, ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
 from refdiff.distributions.divergences import kl_divergence
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.line import log_probability, propagate_line, quantile
@@ -90,11 +90,53 @@ def test_quantiles_invert_both_tails():
     np.testing.assert_allclose(quantile(MIXTURE, np.log([0.7]), np.log([0.3])), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("nodes", [500, 2000])
+def test_steep_maps_between_separated_points_are_resolved(nodes):
+    process, law = FlowMatching(), Empirical([[-1.0], [1.0]])
+    s, t = (process.coefficients(time) for time in (0.5, 0.2))
+    found = propagate_line(ddim(process, [0.5, 0.2]), law, nodes)
+
+    def error(x):
+        """phi(x) less the quantile of the target: one step of DDIM on two points, half of the line."""
+        clean = np.tanh(s.alpha * x / s.sigma**2)
+        above = norm.sf(x, s.alpha, s.sigma) + norm.sf(x, -s.alpha, s.sigma)
+        right = brentq(
+            lambda y: norm.sf(y, t.alpha, t.sigma) + norm.sf(y, -t.alpha, t.sigma) - above, -1, 9, xtol=1e-14
+        )
+        return t.alpha * clean + t.sigma / s.sigma * (x - s.alpha * clean) - right
+
+    def integrand(x):
+        return (norm.pdf(x, s.alpha, s.sigma) + norm.pdf(x, -s.alpha, s.sigma)) * error(x) ** 2
+
+    pieces = pairwise([0.0, *np.geomspace(1e-4, 1.0, 9), 4.5])
+    expected = np.sqrt(sum(quad(integrand, a, b, epsabs=1e-15)[0] for a, b in pieces))
+    np.testing.assert_allclose(found.wasserstein(), expected, rtol=1e-9)
+
+
+def test_the_first_nodes_do_not_matter_where_modes_are_narrow():
+    law = GaussianMixture.isotropic([[-1.0], [1.0]], 1e-4)
+    few, many = (propagate_line(ddim(PROCESS, np.geomspace(1.0, 0.002, 11)), law, nodes) for nodes in (400, 3000))
+    for number in ("variance", "wasserstein", "kl"):
+        np.testing.assert_allclose(getattr(few, number)(), getattr(many, number)(), rtol=1e-9)
+
+
+def test_the_distance_to_points_is_that_of_their_quantiles():
+    # one step to sigma = 0 puts every x at D(x) = tanh(alpha x / sigma^2), between the points
+    process = FlowMatching()
+    found = propagate_line(ddim(process, [0.5, 0.0]), Empirical([[-1.0], [1.0]]))
+    c = process.coefficients(0.5)
+
+    def integrand(x):
+        return (norm.pdf(x, c.alpha, c.sigma) + norm.pdf(x, -c.alpha, c.sigma)) * (1 - np.tanh(2.0 * x)) ** 2
+
+    np.testing.assert_allclose(found.wasserstein(), np.sqrt(quad(integrand, 0, 7, epsabs=1e-15)[0]), rtol=1e-10)
+
+
 def test_point_data_have_moments_at_the_end_and_no_density():
     found = propagate_line(ddim(PROCESS, np.linspace(1.0, 0.0, 6)), Empirical([[-1.0], [1.0]]))
     assert abs(found.mean()) < 1e-13
     assert 0 < found.variance() < 1
-    with pytest.raises(ValueError, match=r"target must have a density|must be an increasing map"):
+    with pytest.raises(ValueError, match="target must have a density"):
         found.kl()
 
 
