@@ -25,7 +25,7 @@ from scipy.integrate import solve_ivp
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
 from refdiff.processes import BetaTable, beta_table
-from refdiff.samplers.conversions import to_coordinate, to_prediction
+from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim, ddim_inversion, ddim_round_trip, gddim
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.tableau import Tableau
@@ -74,39 +74,19 @@ def table_weights(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     table, c = ddim(case.process, times), case.schedule.coefficients(times)
     a, b, s, t = c.alpha[:-1], c.alpha[1:], c.sigma[:-1], c.sigma[1:]
     h, norm = np.diff(c.log_snr), a**2 + s**2
+    one, none = np.ones(5), np.zeros(5)
+    # the weights, and D's of x and of the output: D = (x - s eps) / a = (x + s^2 score) / a = (a x - s v) / R
     expected = {
-        "denoiser": (t / s, b - a * t / s),
-        "noise": (b / a, -t * np.expm1(h / 2 if wrong else h)),
-        "score": (b / a, s**2 * (b / a - t / s)),
-        "v_prediction": ((a * b + s * t) / norm, (a * t - b * s) / norm),
+        "denoiser": (t / s, b - a * t / s, none, one),
+        "noise": (b / a, -t * np.expm1(h / 2 if wrong else h), 1 / a, s / a),
+        "score": (b / a, s**2 * (b / a - t / s), 1 / a, s**2 / a),
+        "v_prediction": ((a * b + s * t) / norm, (a * t - b * s) / norm, a / norm, s / norm),
     }
-    for prediction, (of_state, of_output) in expected.items():
+    for prediction, (of_state, of_output, in_state, in_output) in expected.items():
         states, outputs = weights(to_prediction(table, prediction))
-        size = s**2 * b / a if prediction == "score" else b / a * (1 + s) + t
-        yield Sides(states, of_state, size if prediction != "score" else b / a)
-        yield Sides(outputs, of_output, size)
-
-
-@identity(
-    "DDIM's table is Euler's in two coordinates",
-    topic=TOPIC,
-    formula=r"\frac{x_t}{\alpha_t} = \frac{x_T}{\alpha_T} + \sum_i \Big(\frac{\sigma_{i+1}}{\alpha_{i+1}} -"
-    r" \frac{\sigma_i}{\alpha_i}\Big)\hat\epsilon_i,\qquad"
-    r" \frac{x_t}{\sigma_t} = \frac{x_T}{\sigma_T} + \sum_i \Big(\frac{\alpha_{i+1}}{\sigma_{i+1}} -"
-    r" \frac{\alpha_i}{\sigma_i}\Big)\hat x_i",
-    covers=["TOPA-51", "PODC9-55", "DMI-76", "PODC9-10"],
-    over="processes",
-    control="both ratios inverted",
-)
-def euler(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
-    """The whole run written out from its start in x/alpha and x/sigma, against differences of e^{-+lambda}."""
-    times = between(case, 6, case.rng)
-    table, lam = ddim(case.process, times), case.schedule.log_snr(times)
-    for prediction, coordinate, sign in (("noise", "x/alpha", -1), ("denoiser", "x/sigma", 1)):
-        rolled = to_coordinate(to_prediction(table, prediction), coordinate).unroll()
-        clock = np.exp((-sign if wrong else sign) * lam)
-        yield Sides(rolled.start, np.ones(7))
-        yield Sides(rolled.outputs[-1, :-1], np.diff(clock), scale=np.maximum(clock[:-1], clock[1:]))
+        # D's own weight is b - a t / s
+        yield Sides(states, of_state, t / s + b * in_state)
+        yield Sides(outputs, of_output, b * in_output)
 
 
 @identity(
@@ -319,7 +299,7 @@ def first_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     u1, u0 = ((c.sigma / c.alpha) ** 2 / variance for c in (a, b))
     for k, prediction in ((0.0, "denoiser"), (1.0, "denoiser"), (1.0, "noise")):
         power = 1.0 if wrong else 1 + k**2
-        front, fall = length * (1 + k**2) / (4 * (1 + u0)), ((1 + u0) / (1 + u1)) ** power
+        front, fall = length * power / (4 * (1 + u0)), ((1 + u0) / (1 + u1)) ** power
         limit = -front * (1 - fall) if prediction == "denoiser" else front * (u0 - u1 * fall)
         errors = []
         for n in (8, 16, 32):

@@ -53,7 +53,7 @@ def increments(table: Tableau) -> Array:
     r" x^*\,\Delta\frac{\alpha}{\sigma},\qquad \Delta\frac{x}{\alpha+\sigma} ="
     r" v_{\mathrm{FM}}\,\Delta\frac{\sigma}{\alpha+\sigma},\qquad \Delta x = v^*\Delta t\ \text{only for affine}\ "
     r"\alpha, \sigma",
-    covers=["DMI-76", "PODC9-09", "PODC9-55", "PODB-66"],
+    covers=["DMI-76", "PODC9-09", "PODC9-55", "PODB-66", "TOPA-51"],
     refutes=["PODB-66", "PODC9-09"],
     over="processes",
     control="plain Euler on the velocity in the schedule's own time",
@@ -118,6 +118,7 @@ def one_map(case: ModelCase, wrong: bool) -> list[Sides]:
     refutes=["PODC9-10"],
     over="processes",
     control="v* = -eps*",
+    most=12,
 )
 def edm_step(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The converted tables of one step between the case's ratios sigma / alpha, against the four printed steps."""
@@ -164,27 +165,6 @@ def runge_kutta(case: ProcessCase, wrong: bool) -> list[Sides]:
             Sides(found.c, [0.0, node], size),
         ]
     return sides
-
-
-@identity(
-    "DPM-Solver-2 is the midpoint rule in sigma / alpha with its node at the geometric mean",
-    topic=TOPIC,
-    formula=r"\rho_m = \sqrt{\rho_s\rho_t}:\quad c_2 = A_{21} = \frac{\rho_s - \rho_m}{\rho_s - \rho_t} ="
-    r" \frac{1}{1 + e^{-h/2}},\quad b = (0, 1)",
-    covers=["PODC9-26", "PODC9-55"],
-    over="processes",
-    control="the node at the arithmetic mean",
-)
-def geometric_midpoint(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """One step's table read as a Butcher tableau against its numbers."""
-    found, lam = butcher(dpm2(case.process, [case.t, case.s])), case.schedule.log_snr([case.t, case.s])
-    node = 0.5 if wrong else 1 / (1 + np.exp((lam[0] - lam[1]) / 2))
-    size = 1 / -np.expm1(lam[0] - lam[1])
-    return [
-        Sides(found.A, [[0.0, 0.0], [node, 0.0]], size),
-        Sides(found.b, [0.0, 1.0], size),
-        Sides(found.c, [0.0, node], size),
-    ]
 
 
 @identity(
@@ -252,7 +232,7 @@ def ancestral_posterior(case: ProcessCase, wrong: bool) -> list[Sides]:
     topic=TOPIC,
     formula=r"\sqrt{\sigma_t^2 - c^2}\,\epsilon^* + \alpha_t x^* + c z,\quad c = \eta\,\alpha_t\sigma_{\mathrm{up}}:"
     r"\qquad \eta = 0 \Rightarrow x_t = \alpha_t\Big(\frac{x_s}{\alpha_s} + (\rho_t - \rho_s)\epsilon^*\Big)",
-    covers=["PODC9-15", "PODC9-09"],
+    covers=["PODC9-15"],
     over="processes",
     control="eta^2 in place of eta",
     most=12,
@@ -280,9 +260,10 @@ def ancestral_family(case: ProcessCase, wrong: bool) -> list[Sides]:
     formula=r"\hat\rho = (1 + \gamma)\rho:\quad \hat y = y + \sqrt{\hat\rho^2 - \rho^2}\,z\ \Leftrightarrow\ \hat x"
     r" \sim \mathcal{N}\Big(\frac{\hat\alpha}{\alpha}x, \hat\sigma^2 - \frac{\hat\alpha^2}{\alpha^2}\sigma^2\Big),"
     r"\qquad x\sim p_s \Rightarrow \hat x\sim p_{\hat s}",
-    covers=["PODC9-55"],
+    covers=["PODB-06"],
     over="processes",
     control="noise of standard deviation rho_hat - rho",
+    most=12,
 )
 def churn(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The churned stage of a table against the channel of the process, and the law of it for Gaussian data."""

@@ -151,26 +151,6 @@ def second_order_family(case: ProcessCase, wrong: bool) -> list[Sides]:
 
 
 @identity(
-    "Local error of DPM-Solver-2 on Gaussian data",
-    topic=TOPIC,
-    formula=r"y = m + \sqrt{v + \rho^2}\,z:\quad \frac{\Phi - \Psi}{z} = -\rho\Big(\frac{q'}{12} - \frac{q''}{24} +"
-    r" \frac{\rho J q'}{8}\Big)h^3 + O(h^4),\quad q = \frac{\rho}{\sqrt{v + \rho^2}},\ J = \frac{\rho}{v + \rho^2}",
-    covers=["PODC9-26"],
-    over="processes",
-    evidence=ORDER,
-    control="the error of the stage left out",
-    needs=smooth,
-    most=12,
-)
-def midpoint_error(case: ProcessCase, wrong: bool) -> Sides:
-    """Excess gains of one step over h^3, extrapolated: local order 3, global order 2, and with which constant."""
-    rho, w, dq, _ = coefficients(case)
-    expected, size = dpm_solver_2(case)
-    expected += rho**3 * dq / (8 * w**1.5) if wrong else 0.0
-    return Sides(constant(lambda times: dpm2(case.process, times), case), expected, size)
-
-
-@identity(
     "Local error of Heun in lambda, plain and exponential",
     topic=TOPIC,
     formula=r"\dot x = L x + N:\quad \Phi - \Psi = \Big(\frac{\ddot n}{12} - \frac{\dot L n}{12} -"

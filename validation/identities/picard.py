@@ -21,7 +21,6 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
 from refdiff.model import ExactModel
 from refdiff.samplers.ddim import ddim
-from refdiff.samplers.deis import deis
 from refdiff.samplers.picard import paradigms, picard
 from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
@@ -29,7 +28,6 @@ from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.identities.parameterizations import scalar
 from refdiff.validation.identity import QUADRATURE, Sides, identity
-from refdiff.validation.numeric import legendre
 from refdiff.validation.steps import tabulated
 
 TOPIC = "Picard iteration"
@@ -68,12 +66,13 @@ def in_rho(case: ModelCase, times: Array) -> tuple[Array, Array, Callable[[Array
     control="x^(k+1) as k applications of the operator",
     evidence=QUADRATURE,
     needs=lambda case: scalar(case) and case.law.count == 1 and not tabulated(case.process),
+    most=5,
 )
 def linear_flow(case: ModelCase, wrong: bool) -> list[Sides]:
     """Five applications with the model's noise and Chebyshev integrals against the series in the eigenbasis."""
     schedule, mean = case.process.schedules[0], case.law.mean()
     lams = schedule.log_snr(np.array([case.t, case.s]))
-    count, span = 48, lams[1] - lams[0]
+    count, span = 32, lams[1] - lams[0]
     z = chebyshev.chebpts1(count)
     here = lams[0] + (z + 1) / 2 * span
     times, rho = schedule.time_of_log_snr(here), np.exp(-here)
@@ -217,55 +216,3 @@ def trapezoidal(case: Case, wrong: bool) -> list[Sides]:
         Sides(single.x, euler, size),
         Sides([single.sweeps, single.nfe], [8, 8]),
     ]
-
-
-@identity(
-    "End points of the figures of solvers",
-    topic=TOPIC,
-    formula=r"\text{secant } \alpha_t x^* + \sigma_t\epsilon^*;\quad \text{parabola through } \epsilon_2, \epsilon_3,"
-    r" \epsilon_4 \text{ over } [t_5, t_4];\quad \text{Heun's mean slope};\quad"
-    r" \text{a window of 4, one sweep and its stride}",
-    covers=["PODC9-54"],
-    control="the parabola through the noise in the order of the times reversed",
-    evidence=QUADRATURE,
-    needs=lambda case: small(case) and not tabulated(case.process),
-    most=10,
-)
-def figures(case: ModelCase, wrong: bool) -> list[Sides]:
-    """What each figure draws, from formulas, against the tables of DDIM, DEIS and Heun and against the window."""
-    schedule, x, model = case.process.schedules[0], case.x, case.model
-    a, b = schedule.coefficients(case.t), schedule.coefficients(case.s)
-    score = model.score(x, case.t)
-    secant = b.alpha * (x + a.sigma**2 * score) / a.alpha - b.sigma * a.sigma * score
-    sides = [Sides(run(ddim(case.process, [case.t, case.s]), model, x), secant)]
-    # DEIS: the last of three steps, where the polynomial has reached degree 2
-    times = np.linspace(case.t, case.s, 4)
-    path = run(deis(case.process, times, degree=2), model, x, trajectory=True)
-    slopes = [model.noise(y, float(t)) for y, t in zip(path[:3], times[:3], strict=True)]
-    u, w = legendre(64)
-    inner = times[2] + u * (times[3] - times[2])
-    c, nodes = schedule.coefficients(inner), times[2::-1] if wrong else times[:3]
-    lagrange = [np.prod([(inner - q) / (p - q) for q in nodes if q != p], axis=0) for p in nodes]
-    kernel = w * (times[3] - times[2]) * -c.g2 / (2 * c.sigma) * b.alpha / c.alpha
-    weights = [-(kernel @ value) for value in lagrange]
-    end = b.alpha / schedule.alpha(times[2]) * path[2] + sum(v * e for v, e in zip(weights, slopes, strict=True))
-    sides.append(Sides(path[3], end, np.abs(path).max() + np.abs(slopes).max()))
-    # Heun in lambda: the mean of the slopes at both ends of the secant
-    h = schedule.log_snr(case.s) - schedule.log_snr(case.t)
-
-    def velocity(y: Array, t: float) -> Array:
-        at = schedule.coefficients(t)
-        rate = -2 * at.sigma**2 / at.g2  # dt / dlambda
-        return np.asarray(rate * at.f * y - at.sigma * model.noise(y, t))
-
-    first = velocity(x, case.t)
-    corner = x + h * first
-    heun = x + h * (first + velocity(corner, case.s)) / 2
-    table = runge_kutta(case.process, [case.t, case.s], method="heun", clock="log_snr")
-    sides.append(Sides(run(table, model, x), heun, np.abs(x).max() + np.abs(corner).max()))
-    # a window of 4: the first point is final after one sweep, and the window moves on to it
-    times = grid(case)
-    found = paradigms(case.process, model, x, times, window=4, tolerance=0.0)
-    rho, alpha, slope = in_rho(case, times)
-    one = alpha[1] * (x / alpha[0] + (rho[1] - rho[0]) * slope(x / alpha[0], 0))
-    return [*sides, Sides(found.path[1], one), Sides(float(found.strides[0]), 1.0)]

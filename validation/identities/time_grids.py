@@ -177,6 +177,7 @@ def table_grids(case: TableCase, wrong: bool) -> Iterator[Sides]:
     evidence=ORDER,
     control="equal steps of alpha_bar taken for equal steps of log alpha_bar",
     needs=lambda case: each_process(case) and variance_preserving(case),
+    most=3,
 )
 def constants(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Propagated runs of 8 to 64 steps on the grid of every clock, extrapolated, against the integral over lambda."""
@@ -233,6 +234,7 @@ def best(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["PODC9-11"],
     over="once",
     control="equal angles for the mean standard deviation",
+    most=2,
 )
 def best_of_several(case: Case, wrong: bool) -> list[Sides]:
     """The propagated W2 on the grid against the least that a search without derivatives finds in log-SNR."""
@@ -248,6 +250,6 @@ def best_of_several(case: Case, wrong: bool) -> list[Sides]:
         lambda lam: distance(np.array([1.0, *(1 / (1 + np.exp(lam))), 0.0])) if lam[0] < lam[1] else np.inf,
         inner + case.rng.uniform(-0.1, 0.1, 2),
         method="Nelder-Mead",
-        options={"xatol": 1e-9, "fatol": 1e-14},
+        options={"xatol": 1e-7, "fatol": 1e-14},
     )
     return [Sides(distance(found), search.fun)]
