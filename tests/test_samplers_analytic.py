@@ -23,7 +23,8 @@ from refdiff import (
 )
 from refdiff.distributions import random_mixture, ring
 from refdiff.samplers import analytic, times
-from refdiff.samplers.analytic import analytic_dpm, averaged_covariance, conditional_variance, state_dependent_dpm
+from refdiff.samplers.analytic import analytic_dpm, state_dependent_dpm
+from refdiff.samplers.analytic_moments import averaged_covariance, conditional_variance
 from refdiff.samplers.ancestral import ddpm
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim
@@ -371,9 +372,10 @@ def test_bad_input_is_refused():
         ({"moments": [[[1.0, 2.0], [2.0, 1.0]]] * 2}, "moments must be positive semi-definite"),
         ({"law": law, "eta": -0.1}, "eta must not be negative"),
         ({"law": law, "eta": 9.0}, "eta must leave"),
-        ({"law": law, "eta": [0.1]}, "eta must have one entry"),
+        ({"law": law, "eta": [0.1]}, "eta must be one number or one entry"),
         ({"law": law, "data_range": (1, -1)}, "data_range must be"),
         ({"law": law, "data_range": (1, 2, 3)}, "data_range must be"),
+        ({"law": law, "data_range": 3}, "data_range must have 1 dimensions"),
         ({"law": random_mixture(3, 2, 1, "full")}, "seed must be given"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -392,7 +394,7 @@ def test_bad_input_is_refused():
         ({}, "seed or normals"),
         ({"seed": 1, "normals": np.zeros((2, 2, 1))}, "seed or normals"),
         ({"normals": np.zeros((1, 2, 1))}, "normals must have shape"),
-        ({"seed": 1, "covariance": "isotropic"}, "covariance must be npr, sn or full"),
+        ({"seed": 1, "covariance": "isotropic"}, "covariance must be one of npr, sn, full"),
         ({"seed": 1, "eta": 9.0}, "eta must leave"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -25,6 +25,7 @@ from refdiff.samplers import ancestral, times
 from refdiff.samplers.ancestral import ddpm, mean_weights, step_variance
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.families import families
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.order import measure_order
 from refdiff.samplers.propagation import propagate
@@ -312,6 +313,32 @@ def test_axes_with_their_own_schedules_are_sampled_alone(kind):
         np.testing.assert_allclose(together.noise[1:3, 0, axis], alone.noise[1:3, 0], rtol=1e-14)
 
 
+def test_a_beta_of_zero_leaves_the_clipping_of_a_later_step_alone():
+    table = ddpm(BetaTable([0.1, 0.0]), [2.0, 1.0, 0.0], variance="interpolated", final_noise=True)
+    assert not table.noise[1].any()
+    assert table.noise[2, 0] == pytest.approx(np.sqrt(0.1), rel=1e-14)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_seven_names_of_one_step(process):
+    """With x_0 = D the posterior's step is DDIM's with eta = 1, gDDIM's with k = 1, and those of other papers."""
+    grid = np.array([0.9, 0.5, 0.2, 0.05])
+    table = ddpm(PROCESSES[process], grid)
+    for name, options in (
+        ("ddim-eta1", {}),
+        ("gddim", {"stochasticity": 1.0}),
+        ("euler-ancestral", {}),
+        ("sde-dpmpp-1", {}),
+        ("sa-solver-p1", {}),
+        ("score-ancestral", {}),
+        ("analytic-dpm", {"moments": [0.0, 0.0, 0.0]}),
+    ):
+        other = to_prediction(families()[name](PROCESSES[process], grid, **options), "denoiser")
+        assert other.difference(table) < 1e-13, name
+    large = to_prediction(families()["score-ancestral-large"](PROCESSES[process], grid), "denoiser")
+    assert large.difference(ddpm(PROCESSES[process], grid, variance="beta")) < 1e-13
+
+
 def test_bad_input_is_refused():
     grid = [0.9, 0.5, 0.1]
     for options, message in (
@@ -320,7 +347,7 @@ def test_bad_input_is_refused():
         ({"variance": [0.1]}, "one entry for each of 2 steps"),
         ({"variance": [0.1, np.nan]}, "variance must be finite"),
         ({"variance": np.ones((2, 2, 2))}, "variance must have 1 or 2 dimensions"),
-        ({"variance": "interpolated", "v": [0.5]}, "v must have one entry"),
+        ({"variance": "interpolated", "v": [0.5]}, "v must be one number or one entry"),
         ({"variance": "interpolated", "v": np.inf}, "v must be finite"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPCosine, VPLinear
+from refdiff import (
+    AffineProcess,
+    ExactModel,
+    FlowMatching,
+    Gaussian,
+    GaussianMixture,
+    VEGeometric,
+    VEPower,
+    VPCosine,
+    VPLinear,
+)
 from refdiff.samplers.consistency import (
     FAMILIES,
     consistency_boundary,
@@ -153,6 +163,32 @@ def test_a_consistency_function_is_the_identity_where_its_network_starts():
     assert lcm_boundary()(Recorder("", VPLinear(), [1.0, 0.5]).at(0.0)) == (1.0, 0.0)
 
 
+def test_a_boundary_at_pure_noise_is_its_limit():
+    near, pure = Recorder("", FlowMatching(), [1.0, 0.5]).at(1 - 1e-9), Recorder("", FlowMatching(), [1.0, 0.5]).at(1.0)
+    skip, out = consistency_boundary()(pure)
+    assert (skip, out) == (0.0, 0.5)
+    np.testing.assert_allclose(consistency_boundary()(near), (skip, out), atol=1e-8)
+    c = FlowMatching().coefficients(0.7)
+    rho = c.sigma / c.alpha - 0.002
+    np.testing.assert_allclose(
+        consistency_boundary()(Recorder("", FlowMatching(), [1.0, 0.7]).points[1]),
+        (0.25 / (rho**2 + 0.25) / c.alpha, 0.5 * rho / np.sqrt((rho + 0.002) ** 2 + 0.25)),
+        rtol=1e-14,
+    )
+    table = gamma_sampling(FlowMatching(), [1.0, 0.5, 0.1], boundary=consistency_boundary())
+    assert np.isfinite(table.outputs).all()
+
+
+def test_where_no_time_is_as_clean_as_the_middle_the_map_goes_to_time_zero():
+    schedule, z = VEGeometric(0.1, 10.0), 0.7
+    carry, x = flow_map(ExactModel(GAUSSIAN, schedule)), np.array([[0.3]])
+    found = sample_flow_map(carry, schedule, [0.5, 0.1], x, Fixed(z), gamma=0.9)
+    least, level = schedule.sigma(0.0), schedule.sigma(0.1)
+    assert np.sqrt(1 - 0.9**2) * level < least
+    np.testing.assert_allclose(found, carry(x, 0.5, 0.0) + np.sqrt(level**2 - least**2) * z, rtol=1e-14)
+    np.testing.assert_array_equal(sample_flow_map(carry, schedule, [0.5, 0.0], x, 0, gamma=0.9), carry(x, 0.5, 0.0))
+
+
 @pytest.mark.parametrize("boundary", [consistency_boundary(), lcm_boundary(timesteps=1000)])
 def test_a_boundary_turns_a_network_into_the_consistency_function(boundary):
     schedule = VEPower()
@@ -201,6 +237,7 @@ def test_tables_hold_for_each_axis_and_at_both_ends():
         (lambda: consistency_boundary(sigma_data=0), "sigma_data must lie in"),
         (lambda: sample_flow_map(lambda x, s, t: x[0], VPLinear(), GRID, [[0.0]]), "carry must answer"),
         (lambda: sample_flow_map(lambda x, s, t: x, VPLinear(), GRID[::-1], [[0.0]]), "times must decrease"),
+        (lambda: sample_flow_map(lambda x, s, t: x, VPLinear(), GRID, 0.0), "x must have shape"),
         (
             lambda: sample_flow_map(lambda x, s, t: x, AffineProcess([VPLinear()]), GRID, [[0.0]]),
             "process must be the same on all axes",
@@ -210,3 +247,10 @@ def test_tables_hold_for_each_axis_and_at_both_ends():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_is_no_function_or_process_is_refused():
+    with pytest.raises(TypeError, match="boundary must be a function"):
+        gamma_sampling(VPLinear(), GRID, boundary=0.5)
+    with pytest.raises(TypeError, match="process must be"):
+        sample_flow_map(lambda x, s, t: x, 3, GRID, [[0.0]])

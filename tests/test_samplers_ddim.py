@@ -310,6 +310,44 @@ def test_every_axis_has_its_own_process():
             np.testing.assert_allclose(whole.noise[..., j], alone.noise, rtol=1e-13, atol=1e-15)
 
 
+def test_a_noise_for_each_axis_is_used_on_its_axis():
+    process, times = AffineProcess([VPLinear(), FlowMatching()]), [0.9, 0.5, 0.2]
+    noise = np.array([[0.1, 0.3], [0.05, 0.0]])
+    whole = ddim(process, times, noise=noise)
+    for j, schedule in enumerate(process.schedules):
+        alone = ddim(schedule, times, noise=noise[:, j])
+        np.testing.assert_allclose(whole.outputs[..., j], alone.outputs, rtol=1e-13)
+        np.testing.assert_array_equal(whole.noise[1:, 0, j], noise[:, j])
+
+
+# ---------------------------------------------------------------------- the ends of eta
+
+
+def test_more_noise_than_the_posteriors_leaves_a_step_to_clean_data_as_it_is():
+    table = ddim(VPLinear(), [0.5, 0.45, 0.4, 0.0], eta=1.1)
+    assert table.outputs[-1, 0] == 1
+    assert not table.noise[-1].any()
+    with pytest.raises(ValueError, match="eta must leave"):
+        ddim(VPLinear(), [0.5, 0.0001], eta=1.1)
+
+
+@given(st.floats(-4, 4), st.floats(-14, 0))
+def test_an_eta_that_asks_for_all_of_sigma_is_taken_in_spite_of_rounding(lam, log_step):
+    process = VPLinear()
+    s, t = (float(process.time_of_log_snr(value)) for value in (lam, lam + np.exp(log_step)))
+    a, b = process.coefficients(s), process.coefficients(t)
+    eta = 1 / np.sqrt(1 - (a.alpha * b.sigma / (b.alpha * a.sigma)) ** 2)
+    found = ddim(process, [s, t], eta=eta)
+    assert found.noise[-1, 0] == pytest.approx(b.sigma, rel=1e-6)
+    with pytest.raises(ValueError, match="eta must leave"):
+        ddim(process, [s, t], eta=eta * 1.001)
+
+
+def test_a_stochasticity_whose_square_vanishes_is_ddim():
+    times = [1.0, 0.5, 0.0]
+    assert gddim(FlowMatching(), times, stochasticity=1e-170).difference(ddim(FlowMatching(), times)) == 0
+
+
 # ---------------------------------------------------------------------- bad input
 
 
@@ -318,20 +356,26 @@ def test_every_axis_has_its_own_process():
     [
         (lambda: ddim(VPLinear(), [1, 0.5], eta=-1), "eta must"),
         (lambda: ddim(VPLinear(), [1, 0.5], eta=np.nan), "eta must"),
-        (lambda: ddim(VPLinear(), [1, 0.5], eta=5), "eta = 5.0 must leave 0 <= c"),
-        (lambda: ddim(VPLinear(), [1, 0.5], noise=-0.1), "noise must leave 0 <= c"),
-        (lambda: ddim(VPLinear(), [1, 0.5, 0], noise=0.1), "noise must leave 0 <= c"),
-        (lambda: ddim(VPLinear(), [1, 0.5, 0], noise=[0.1, 0, 0]), "noise must be one number or one for each of 2"),
+        (lambda: ddim(VPLinear(), [1, 0.5], eta=5), "eta must leave .* got 5.0 in the step from 1.0 to 0.5"),
+        (lambda: ddim(VPLinear(), [1, 0.5], noise=-0.1), "noise must not be negative"),
+        (lambda: ddim(VPLinear(), [1, 0.5, 0], noise=0.1), "noise must be at most sigma_t, 0.0 at t = 0.0, got 0.1"),
+        (
+            lambda: ddim(VPLinear(), [1, 0.5, 0], noise=[0.1, 0, 0]),
+            "noise must be one number or one entry for each of 2",
+        ),
         (lambda: ddim(VPLinear(), [1, 0.5], noise=0.1, eta=1), "exclude each other"),
         (lambda: ddim(VPLinear(), [0.5, 1]), "times must decrease"),
         (lambda: gddim(VPLinear(), [1, 0.5], stochasticity=-1), "stochasticity must"),
-        (lambda: gddim(VPLinear(), [1, 0.5], frozen="score"), "frozen must be denoiser or noise"),
+        (lambda: gddim(VPLinear(), [1, 0.5], frozen="score"), "frozen must be one of denoiser, noise"),
         (lambda: gddim(FlowMatching(), [1, 0.5], frozen="noise"), "alpha > 0"),
         (lambda: ddim_inversion(VPLinear(), [1, 0.5]), "times must increase"),
         (lambda: ddim_inversion(VPLinear(), [0.5, 0.5]), "times must increase"),
         (lambda: ddim_inversion(VPLinear(), [0.5]), "at least two times"),
         (lambda: ddim_inversion(VPLinear(), [0.5, 2]), "times must lie in"),
-        (lambda: ddim_inversion(VPLinear(), [0.5, 1], evaluate_at="middle"), "evaluate_at must be cleaner or noisier"),
+        (
+            lambda: ddim_inversion(VPLinear(), [0.5, 1], evaluate_at="middle"),
+            "evaluate_at must be one of cleaner, noisier",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -224,7 +224,10 @@ def test_every_axis_has_its_own_process():
         (lambda: predictor_corrector(VP, [1.0, 0.5], first="both"), "first must be one of"),
         (lambda: predictor_corrector(VP, [1.0, 0.5], snr=None), "snr or step_sizes must be given"),
         (lambda: predictor_corrector(VP, [1.0, 0.5], step_sizes=0.1), "snr and step_sizes exclude each other"),
-        (lambda: predictor_corrector(VP, [1, 0.5], snr=None, step_sizes=[0.1] * 3), "step_sizes must be one number or"),
+        (
+            lambda: predictor_corrector(VP, [1, 0.5], snr=None, step_sizes=[0.1] * 3),
+            "step_sizes must be one number or one entry",
+        ),
         (lambda: predictor_corrector(VP, [1.0, 0.5], snr=None, step_sizes=-0.1), "step_sizes must not be negative"),
         (lambda: predictor_corrector(VP, [1.0, 0.5], corrector_steps=-1), "corrector_steps must be at least 0"),
         (lambda: predictor_corrector(FlowMatching(), [1.0, 0.5], predictor="ancestral"), "times must start where"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
@@ -21,7 +19,7 @@ VP = VPLinear()
 
 
 def plain(model, schedule, times, x, rng, snr, norm, first, count=1):
-    """Algorithms 4 and 5 around the reverse-diffusion predictor, with alpha = 1 - beta of the step."""
+    """Algorithms 4 and 5 around the reverse-diffusion predictor, with alpha_i of the corrected level i."""
 
     def correct(x, t, scale):
         for _ in range(count):
@@ -33,14 +31,14 @@ def plain(model, schedule, times, x, rng, snr, norm, first, count=1):
             x = x + step[:, None] * grad + np.sqrt(step * 2)[:, None] * z
         return x
 
-    for s, t in pairwise(times):
+    for s, t, after in zip(times[:-1], times[1:], [*times[2:], 0.0], strict=True):
         a = schedule.alpha(s) / schedule.alpha(t)
         if first == "corrector":
             x = correct(x, s, a**2)
         variance = schedule.sigma(s) ** 2 - a**2 * schedule.sigma(t) ** 2
         x = (2 - a) * x + variance * model.score(x, s) + np.sqrt(variance) * rng.standard_normal(x.shape)
         if first == "predictor":
-            x = correct(x, t, a**2)
+            x = correct(x, t, (schedule.alpha(t) / schedule.alpha(after)) ** 2)
     return x
 
 
@@ -137,6 +135,18 @@ MODEL, X = ExactModel(MIXTURE, VP), np.zeros((2, 3)) + 0.1
             lambda: norm_predictor_corrector(FlowMatching(), [1.0, 0.1], MODEL, X, predictor="ancestral", seed=0),
             ValueError,
             "times must start where alpha > 0",
+        ),
+        (lambda: norm_corrector(lambda x, _: x, X, np.nan, seed=0), ValueError, "t must be finite"),
+        (lambda: norm_predictor_corrector(3, [0.5, 0.1], MODEL, X, seed=0), TypeError, "process must be"),
+        (
+            lambda: norm_predictor_corrector(VP, [0.5, 0.0], MODEL, X, norm="all", seed=0),
+            ValueError,
+            "norm must be one of",
+        ),
+        (
+            lambda: norm_predictor_corrector(VP, [0.5, 0.1], MODEL, X, corrector_steps=-1, seed=0),
+            ValueError,
+            "corrector_steps must be at least 0",
         ),
         (
             lambda: norm_predictor_corrector(VP, [0.1, 0.5], MODEL, X, seed=0),

@@ -10,25 +10,25 @@ With V = Cov[x_0 | x_s] this is mean and covariance of the exact kernel, for eve
     NPR-DPM          V(x) = E[(x_0 - D)^2 | x_s = x], axis by axis                        of the state: beside the table
     SN-DPM           V(x) = sigma^2 / alpha^2 (E[eps^2 | x_s = x] - eps_D^2)              the same where D is exact
 
-Here V is exact, where a text fits it. For a mean D that is not exact, V is the mean square error E (x_0 - D)(x_0 - D)',
-which an average of the noise's square, 1 - E eps_D^2, is not. Sources: TOPA-90..110, PODC9-16.
+Here V is exact (analytic_moments.py), where a text fits it. Sources: TOPA-90..110, PODC9-16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, generator, one_of, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, generator, one_of, points, real_array
 from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ancestral import mean_weights, per_step, share
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.analytic_moments import Mean, answer, averaged_covariance, conditional_variance
+from refdiff.samplers.ancestral import mean_weights
+from refdiff.samplers.ddim import per_step, posterior_std
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, root
 from refdiff.samplers.recorder import Point, Recorder
@@ -36,144 +36,6 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
 SHAPES = ("isotropic", "diagonal", "full")
-Mean = Callable[[Array, float], ArrayLike]  # a denoiser (x, t) -> D
-
-# Trapezoidal sums over a component end 8.5 standard deviations out (2e-17 of its mass) and have this many nodes in the
-# least standard deviation: two components at any distance then leave an error of e^-31 and e^-22 of the terms.
-REACH, FINE = 8.5, {1: 10, 2: 6}
-MOST = 40_000_000  # nodes times components (at least ten, for the memory of the nodes): some seconds
-ROWS = 4096  # points whose covariance matrices are held at a time
-
-
-# ---------------------------------------------------------------------- moments
-
-
-def averaged_covariance(
-    model: ExactModel,
-    t: float,
-    *,
-    denoiser: Mean | None = None,
-    draws: int = 10_000,
-    seed: int | np.random.Generator | None = None,
-) -> Array:
-    """E Cov[x_0 | x_t], shape (d, d); with another denoiser, its mean square error E (x_0 - D)(x_0 - D)'.
-
-    In closed form for Gaussian data (with the exact denoiser), by trapezoidal sums against p_t in one and two
-    dimensions, to about 1e-13 and 1e-9 of the largest variance; as an average over seeded draws of x_t otherwise,
-    which leaves a relative error near draws^(-1/2).
-
-    Args:
-        model, t: the exact model, and a time with sigma > 0.
-        denoiser: (x, t) -> D for points x (n, d), where it is not the exact one.
-        draws, seed: of x_t, where the average is not a sum; unused where it is.
-
-    Raises:
-        ValueError: no seed where there is neither a closed form nor an affordable sum.
-    """
-    t = real_scalar("t", t, low=0, high=model.process.T)
-    if (model.process.coefficients(t).sigma == 0).any():
-        raise ValueError(f"t must have sigma > 0, got {t}")
-    draws = whole_number("draws", draws, low=1)
-    if model.distribution.count == 1 and denoiser is None:
-        return _semi_definite(model.posterior_covariance(model.marginal(t).mean(), t))
-    nodes = _nodes(model.marginal(t))
-    if nodes is None:
-        if seed is None:
-            raise ValueError(f"seed must be given where the average is over draws, as for {model.distribution!r}")
-        x = model.sample(draws, t, generator(seed))
-        nodes = iter([(x, np.full(len(x), 1 / len(x)))])
-    total = np.zeros((model.dim, model.dim))
-    for x, weights in nodes:
-        for rows in np.array_split(np.arange(len(x)), -(-len(x) // ROWS)):
-            part, w = x[rows], weights[rows]
-            total += np.einsum("n,nij->ij", w, model.posterior_covariance(part, t))
-            if denoiser is not None:
-                off = _answer(denoiser, part, t) - model.denoiser(part, t)
-                total += (w[:, None] * off).T @ off
-    return _semi_definite(total)
-
-
-def _semi_definite(matrix: Array) -> Array:
-    """A covariance without what rounding, relative to the data's covariance, left below zero."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
-
-
-def _nodes(law: GaussianMixture) -> Iterator[tuple[Array, Array]] | None:
-    """Points and weights for p_t; None where there would be too many.
-
-    In one box around all components, or in one for each along its principal axes, whichever has fewer points: the
-    components of a noisy time overlap, those of an early one lie apart.
-    """
-    if law.dim > 2:
-        return None
-    matrices = np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim))
-    values, vectors = np.linalg.eigh(matrices)
-    std = np.sqrt(values)
-    step, reach = std.min() / FINE[law.dim], REACH * np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
-    low, high = (law.means - reach).min(axis=0), (law.means + reach).max(axis=0)
-    whole, each = np.ceil((high - low) / step), np.ceil(REACH * std / step)  # each: on either side of the mean
-    if min(together := (whole + 1).prod(), apart := (2 * each + 1).prod(axis=1).sum()) * max(law.count, 10) > MOST:
-        return None
-
-    def component(k: int) -> tuple[Array, Array]:
-        z = _product([REACH / n * np.arange(-n, n + 1) for n in each[k]])
-        weights = np.exp(-0.5 * (z**2).sum(axis=1))
-        return law.means[k] + (std[k] * z) @ vectors[k].T, law.weights[k] * weights / weights.sum()
-
-    if apart < together:
-        return (component(k) for k in range(law.count))
-    x = _product([a + (b - a) / n * np.arange(n + 1) for a, b, n in zip(low, high, whole, strict=True)])
-    weights = np.exp(law.logpdf(x))
-    return iter([(x, weights / weights.sum())])
-
-
-def _product(lines: list[Array]) -> Array:
-    """All points with these coordinates, shape (n, d)."""
-    return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
-
-
-def conditional_variance(
-    model: ExactModel, x: ArrayLike, t: float, kind: str = "npr", *, denoiser: Mean | None = None
-) -> Array:
-    """V(x), axis by axis: what NPR-DPM and SN-DPM regress on, in closed form, shape (..., d).
-
-    npr: E[(x_0 - D)^2 | x_t = x].    sn: sigma^2 / alpha^2 (E[eps^2 | x_t = x] - eps_D^2), which may be negative.
-    The two differ by 2 sigma^2 / alpha^2 eps_D (eps_D - eps*), zero for the exact denoiser.
-
-    Args:
-        model: the exact model.
-        x, t: points (..., d) and a time with sigma > 0.
-        kind: npr or sn.
-        denoiser: the mean D of the sampler, (x, t) -> D, where it is not the exact one.
-
-    Raises:
-        ValueError: sn with a denoiser that is not the exact one, at alpha = 0, where it is infinite.
-
-    Source: TOPA-107..109 (Bao et al. 2022, Estimating the optimal covariance with imperfect mean).
-    """
-    if kind not in ("npr", "sn"):
-        raise ValueError(f"kind must be npr or sn, got {kind!r}")
-    rows, restore = points("x", x, model.dim)
-    exact = np.asarray(np.diagonal(model.posterior_covariance(rows, t), axis1=1, axis2=2))
-    if denoiser is None:
-        return restore(exact)
-    best, mean, alpha = model.denoiser(rows, t), _answer(denoiser, rows, t), model.process.coefficients(t).alpha
-    if kind == "npr":
-        return restore(exact + (mean - best) ** 2)
-    if (alpha == 0).any():
-        raise ValueError(f"t must have alpha > 0 for sn with a denoiser that is not the exact one, got {t}")
-    # sigma^2 / alpha^2 (eps*^2 - eps_D^2), as a difference of denoisers
-    return restore(exact + (mean - best) * (2 * rows / alpha - mean - best))
-
-
-def _answer(denoiser: Mean, x: Array, t: float) -> Array:
-    found = real_array("denoiser(x, t)", denoiser(x, t))
-    if found.shape != x.shape:
-        raise ValueError(f"denoiser must answer with the shape of its points, {x.shape}, got {found.shape}")
-    return found
-
-
 # ---------------------------------------------------------------------- the table
 
 
@@ -211,14 +73,17 @@ def analytic_dpm(
 
     Source: TOPA-91, TOPA-96, TOPA-99, TOPA-102, TOPA-103 (Bao et al. 2022, Analytic-DPM).
     """
-    if (law is None) == (moments is None):
-        raise ValueError("law or moments must be given, and not both")
     one_of("covariance", covariance, SHAPES)
     rec = Recorder("Analytic-DPM", process, times, "denoiser")
-    shares = _shares(eta, len(rec.steps))
+    shares = per_step("eta", eta, len(rec.steps), negative=False)
     ceiling = np.inf if data_range is None else _quarter(data_range)
     starts = [s for s, _ in rec.steps]
-    left = _given(moments, starts) if law is None else _exact(ExactModel(law, process), starts, covariance, draws, seed)
+    if moments is not None and law is None:
+        left = _given(moments, starts)
+    elif law is not None and moments is None:
+        left = _exact(ExactModel(law, process), starts, covariance, draws, seed)
+    else:
+        raise ValueError("law or moments must be given, and not both")
     x = rec.start
     for (s, t), part, own in zip(rec.steps, shares, left, strict=True):
         kappa, gamma = mean_weights(s, t, part)
@@ -230,27 +95,18 @@ def analytic_dpm(
     return rec.finish(x)
 
 
-def _shares(eta: ArrayLike, steps: int) -> Array:
-    shares = share("eta", eta, steps)
-    if (shares < 0).any():
-        raise ValueError(f"eta must not be negative, got {shares.min()}")
-    return shares
-
-
 def _quarter(data_range: tuple[float, float]) -> float:
-    low, high = real_array("data_range", data_range, ndim=(1,)) if len(data_range) == 2 else (0.0, 0.0)
-    if not low < high:
+    ends = real_array("data_range", data_range, ndim=(1,))
+    if len(ends) != 2 or not ends[0] < ends[1]:
         raise ValueError(f"data_range must be (a, b) with a < b, got {data_range}")
-    return float((high - low) ** 2 / 4)
+    return float((ends[1] - ends[0]) ** 2 / 4)
 
 
-def _given(moments: ArrayLike | Callable[[Point], ArrayLike] | None, starts: list[Point]) -> list[Operator]:
+def _given(moments: ArrayLike | Callable[[Point], ArrayLike], starts: list[Point]) -> list[Operator]:
     if callable(moments):
         found = [np.asarray(moments(s)) for s in starts]  # mpmath numbers, in arrays of objects, pass
         return [v if v.dtype == object else operators.covariance("moments", v) for v in found]
-    if moments is None:
-        raise ValueError("moments must be given without a law")
-    return [operators.covariance("moments", v) for v in per_step("moments", moments, len(starts), (1, 2, 3))]
+    return [operators.covariance("moments", v) for v in per_step("moments", moments, len(starts), ndim=(1, 2, 3))]
 
 
 def _exact(
@@ -317,25 +173,24 @@ def state_dependent_dpm(
 
     Source: TOPA-103, TOPA-107..109 (Bao et al. 2022, Estimating the optimal covariance with imperfect mean).
     """
-    if covariance not in ("npr", "sn", "full"):
-        raise ValueError(f"covariance must be npr, sn or full, got {covariance!r}")
-    if (seed is None) == (normals is None):
-        raise ValueError("seed or normals must be given, and not both")
+    one_of("covariance", covariance, ("npr", "sn", "full"))
     steps = Recorder("NPR-DPM", model.process, times).steps
     rows, restore = points("x", x, model.dim)
-    shares = _shares(eta, len(steps))
-    if normals is not None:
+    shares = per_step("eta", eta, len(steps), negative=False)
+    if normals is not None and seed is None:
         z = real_array("normals", normals)
         if z.shape != (len(steps), *np.shape(x)):
             raise ValueError(f"normals must have shape {(len(steps), *np.shape(x))}, got {z.shape}")
         drawn = iter(z.reshape(len(steps), *rows.shape))
-    else:
-        rng = generator(seed)  # type: ignore[arg-type]
+    elif seed is not None and normals is None:
+        rng = generator(seed)
         drawn = (rng.standard_normal(rows.shape) for _ in steps)
+    else:
+        raise ValueError("seed or normals must be given, and not both")
     for (s, t), part, noise in zip(steps, shares, drawn, strict=True):
         kappa, gamma = mean_weights(s, t, part)
         best = np.asarray(model.denoiser(rows, s.t))
-        mean = best if denoiser is None else _answer(denoiser, rows, s.t)
+        mean = best if denoiser is None else answer(denoiser, rows, s.t)
         c, noisy = part * posterior_std(s, t), final_noise or t.sigma > 0
         if covariance == "full":
             off = mean - best

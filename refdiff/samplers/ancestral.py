@@ -22,12 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, real_array, real_scalar
+from refdiff.arguments import Array
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import kept_share, posterior_std
+from refdiff.samplers.ddim import fitting_share, per_step, posterior_std
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, exp, expm1, log, root, sqrt
 from refdiff.samplers.recorder import Point, Recorder
@@ -49,10 +48,7 @@ def mean_weights(s: Point, t: Point, eta: Number = 1.0) -> tuple[Number, Number]
     """
     drop = s.log_snr - t.log_snr
     q, fresh = exp(2 * drop), -expm1(2 * drop)
-    kept = kept_share(s, t, eta)
-    if np.any(kept < -1e-12):  # what rounding leaves at eta^2 (1 - q) = 1 is zero
-        raise ValueError(f"eta must leave eta sqrt(1 - q) <= 1 of sigma_t, got {eta} in the step from {s.t} to {t.t}")
-    kept = kept * (kept > 0)
+    kept = fitting_share(s, t, eta)
     kappa = t.sigma / s.sigma * sqrt(kept)
     gamma = t.alpha * fresh * (1 + eta**2 * q) / (1 + sqrt(q * kept))
     return kappa, gamma
@@ -93,12 +89,9 @@ def ddpm(
     rec = Recorder(f"DDPM, {kind} variance", process, times, "denoiser")
     variances: Iterator[Number]
     if not isinstance(variance, str):
-        given = per_step("variance", variance, len(rec.steps))
-        if (given < 0).any():
-            raise ValueError(f"variance must not be negative, got {given.min()}")
-        variances = iter(given)
+        variances = iter(per_step("variance", variance, len(rec.steps), ndim=(1, 2), negative=False))
     elif kind == "interpolated":
-        variances = _interpolated(rec, share("v", v, len(rec.steps)), final_noise)
+        variances = _interpolated(rec, per_step("v", v, len(rec.steps)), final_noise)
     elif kind == "beta":
         variances = (step_variance(s, t) * (final_noise or t.sigma > 0) for s, t in rec.steps)
     else:
@@ -113,27 +106,13 @@ def ddpm(
 
 def _interpolated(rec: Recorder, shares: Array, final_noise: bool) -> Iterator[Number]:
     """exp(v log beta + (1 - v) log posterior), with the posterior of the step before where it is zero."""
-    before: Number = None
+    last: Number = 0.0  # the newest posterior variance that is not zero
     for (s, t), w in zip(rec.steps, shares, strict=True):
         beta, small = step_variance(s, t), posterior_std(s, t) ** 2
         moves = beta > 0  # a table may hold a beta of zero
-        beta = beta + (1 - moves)
-        small = small + (beta if before is None else before) * (small == 0)
-        before = small
-        yield exp(w * log(beta) + (1 - w) * log(small)) * (moves * (final_noise or t.sigma > 0))
-
-
-def per_step(name: str, value: ArrayLike, steps: int, ndim: tuple[int, ...] = (1, 2)) -> Array:
-    """Numbers with one row for each step, shape (steps, ...)."""
-    array = real_array(name, value, ndim=ndim)
-    if len(array) != steps:
-        raise ValueError(f"{name} must have one entry for each of {steps} steps, got shape {array.shape}")
-    return array
-
-
-def share(name: str, value: ArrayLike, steps: int) -> Array:
-    """One number for all steps, or one row for each."""
-    return np.full(steps, real_scalar(name, value)) if np.ndim(value) == 0 else per_step(name, value, steps)
+        beta, last = beta + (1 - moves), small + last * (small == 0)
+        clipped = last + beta * (last == 0)
+        yield exp(w * log(beta) + (1 - w) * log(clipped)) * (moves * (final_noise or t.sigma > 0))
 
 
 # Weak order 1 for every choice: a step's variance is off by a multiple of h^2, and Gaussian means are exact.

@@ -31,11 +31,12 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, generator, points, real_array, real_scalar
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ddim import flow_step
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, sqrt
 from refdiff.samplers.order import reference_flow
 from refdiff.samplers.propagation import flow
-from refdiff.samplers.recorder import Point, Recorder, decreasing
+from refdiff.samplers.recorder import Point, Recorder
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -58,6 +59,8 @@ def gamma_sampling(
         ValueError: gamma outside [0, 1].
     """
     gamma = real_scalar("gamma", gamma, low=0, high=1)
+    if boundary is not None and not callable(boundary):
+        raise TypeError(f"boundary must be a function of a Point, got {boundary!r}")
     name = "consistency sampling" if gamma == 1 else f"gamma sampling, gamma = {gamma:g}"
     rec = Recorder(name, process, times, "denoiser")
     kept = sqrt((1 - gamma) * (1 + gamma))
@@ -67,8 +70,7 @@ def gamma_sampling(
         if boundary is not None:
             skip, out = boundary(s)
             g = skip * x + out * g
-        noise = rec.noise(gamma * t.sigma)
-        x = t.alpha * g + noise if gamma == 1 else t.alpha * g + kept * t.sigma * (x - s.alpha * g) / s.sigma + noise
+        x = flow_step(x, g, s, t, kept * t.sigma) + rec.noise(gamma * t.sigma)
     return rec.finish(x)
 
 
@@ -76,13 +78,15 @@ def consistency_boundary(sigma_data: float = 0.5, sigma_min: float = 0.002) -> B
     """c_skip and c_out of Song et al. (2023) for a network on x / alpha at noise level rho = sigma / alpha.
 
     c_skip = sd^2 / ((rho - e)^2 + sd^2) / alpha and c_out = sd (rho - e) / sqrt(rho^2 + sd^2), with e = sigma_min the
-    level at which f is the identity on x / alpha.
+    level at which f is the identity on x / alpha. At alpha = 0 they are 0 and sd.
     """
     sd, least = real_scalar("sigma_data", sigma_data, low=0, open_low=True), real_scalar("sigma_min", sigma_min, low=0)
 
     def weights(p: Point) -> tuple[Number, Number]:
-        gap = p.rho - least
-        return sd**2 / (gap**2 + sd**2) / p.alpha, sd * gap / sqrt(p.rho**2 + sd**2)
+        # times alpha above and below the line, where rho may be infinite
+        gap = p.sigma - least * p.alpha
+        skip = sd**2 * p.alpha / (gap**2 + (sd * p.alpha) ** 2)
+        return skip, sd * gap / sqrt(p.sigma**2 + (sd * p.alpha) ** 2)
 
     return weights
 
@@ -149,31 +153,35 @@ def sample_flow_map(
             the first.
         x: points at the first time, shape (..., d).
         seed: for the noise: an int or a generator.
-        gamma: the share of fresh noise, in [0, 1].
+        gamma: the share of fresh noise, in [0, 1]. Where no time is as clean as m, time 0 is m.
 
     Returns:
         Points at the last time, shape (..., d).
 
     Raises:
-        ValueError: gamma outside [0, 1], one schedule for each axis, or a map whose answer has another shape.
+        ValueError: gamma outside [0, 1], x that is one number, one schedule for each axis, or a map whose answer has
+            another shape.
     """
     gamma, rng = real_scalar("gamma", gamma, low=0, high=1), generator(seed)
-    process = AffineProcess(process) if isinstance(process, Schedule) else process
-    if process.per_axis:
-        raise ValueError("process must be the same on all axes for a flow map, got one schedule for each axis")
-    schedule, grid = process.schedules[0], decreasing(times, process.T)
-    rows, restore = points("x", x, real_array("x", x).shape[-1])
-    for s, t in pairwise(grid.tolist()):
+    rec = Recorder("flow map", process, times)
+    rec.scalar("a flow map")
+    schedule, grid = rec.process.schedules[0], [point.t for point in rec.points]
+    start = real_array("x", x)
+    if start.ndim == 0:
+        raise ValueError("x must have shape (..., d), got one number")
+    rows, restore = points("x", x, start.shape[-1])
+    for s, t in pairwise(grid):
         c, middle = schedule.coefficients(t), t
         if gamma == 1:
             middle = 0.0
         elif gamma > 0 and c.sigma > 0:
-            middle = schedule.time_of_log_snr(c.log_snr - 0.5 * np.log1p(-(gamma**2)))
+            cleanest = schedule.coefficients(0.0).log_snr
+            middle = schedule.time_of_log_snr(min(c.log_snr - 0.5 * np.log1p(-(gamma**2)), cleanest))
         answer = np.asarray(carry(rows, s, float(middle)), dtype=float)
         if answer.shape != rows.shape:
             raise ValueError(f"carry must answer with the shape of its points, {rows.shape}, got {answer.shape}")
         m = schedule.coefficients(middle)
-        # what is missing of sigma_t, so that a least noise sigma(0) > 0 is not counted twice
+        # what is missing of sigma_t: gamma sigma_t, or less where there is no time of noise rho_m or of none
         fresh = c.alpha * np.sqrt(max(float((c.sigma / c.alpha) ** 2 - (m.sigma / m.alpha) ** 2), 0.0))
         rows = c.alpha / m.alpha * answer + fresh * rng.standard_normal(rows.shape)
     return restore(rows)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, real_array, real_scalar
+from refdiff.arguments import Array, one_of, real_array, real_scalar
 from refdiff.processes import AffineProcess
 from refdiff.samplers.conversions import compose, to_prediction
 from refdiff.samplers.families import Family
@@ -47,17 +47,51 @@ def kept_share(s: Point, t: Point, eta: Number) -> Number:
     return (1 - eta) * (1 + eta) + eta**2 * exp(2 * (s.log_snr - t.log_snr))
 
 
+def fitting_share(s: Point, t: Point, eta: Number) -> Number:
+    """`kept_share`, which must not be negative where sigma_t > 0.
+
+    Raises:
+        ValueError: eta asks for more noise than sigma_t.
+    """
+    kept = kept_share(s, t, eta)
+    # at eta^2 (1 - e^{-2h}) = 1 rounding, of the size of eta^2 times that of lambda, may leave less than zero
+    if np.any((kept < -1e-13 * (1 + eta**2)) & (t.sigma > 0)):
+        raise ValueError(f"eta must leave eta sqrt(1 - e^(-2h)) <= 1, the noise at most sigma_t, got {eta} in the "
+                         f"step from {s.t} to {t.t}")  # fmt: skip
+    return kept * (kept > 0)
+
+
 def split(s: Point, t: Point, eta: Number) -> tuple[Number, Number]:
     """(kept, c) with kept^2 + c^2 = sigma_t^2: c is eta posterior_std(s, t), sigma_t at most."""
     return t.sigma * root(kept_share(s, t, eta)), np.minimum(t.sigma, eta * posterior_std(s, t) if eta else 0.0)
 
 
-def _step(rec: Recorder, x: State, s: Point, t: Point, noise: Number, kept: Number) -> State:
-    """alpha_t x* + kept eps* + noise z, with kept = sqrt(sigma_t^2 - noise^2)."""
-    clean = rec.evaluate(x, s)
-    eps = (x - s.alpha * clean) / s.sigma
-    moved: State = t.alpha * clean + kept * eps + rec.noise(noise)
+def sde_split(s: Point, t: Point, square: Number) -> tuple[Number, Number]:
+    """(kept, c) = sigma_t (e^{-k^2 h}, sqrt(1 - e^{-2 k^2 h})), of the reverse SDE with k^2 = square."""
+    if not square:  # h may be infinite
+        return t.sigma, 0.0
+    h = t.log_snr - s.log_snr
+    return t.sigma * exp(-square * h), t.sigma * root(-expm1(-2 * square * h))
+
+
+def flow_step(x: State, clean: State, s: Point, t: Point, kept: Number) -> State:
+    """alpha_t x* + kept eps*: the probability flow with x* frozen, to where alpha_t x_0 has noise of size kept."""
+    ratio = kept / s.sigma
+    moved: State = ratio * x + (t.alpha - ratio * s.alpha) * clean
     return moved
+
+
+def per_step(
+    name: str, value: ArrayLike, steps: int, *, ndim: tuple[int, ...] = (0, 1, 2), negative: bool = True
+) -> Array:
+    """One number for all steps, or one row for each, shape (steps, ...)."""
+    array = real_array(name, value, ndim=ndim)
+    if array.ndim and len(array) != steps:
+        least = "be one number or" if 0 in ndim else "have"
+        raise ValueError(f"{name} must {least} one entry for each of {steps} steps, got shape {array.shape}")
+    if not negative and (array < 0).any():
+        raise ValueError(f"{name} must not be negative, got {array.min()}")
+    return array if array.ndim else np.full(steps, array)
 
 
 def ddim(
@@ -67,8 +101,9 @@ def ddim(
 
     Args:
         process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
-        eta: 0 deterministic, 1 the DDPM posterior; larger values while the noise fits into sigma_t.
-        noise: the standard deviation c of each step, a number or one for each step, in place of eta.
+        eta: 0 deterministic, 1 the DDPM posterior; larger values while the noise fits into sigma_t (a step to
+            sigma = 0 adds none).
+        noise: the standard deviation c of each step, in place of eta: one number, or one for each step, (n,) or (n, d).
 
     Raises:
         ValueError: a step's noise below 0 or above sigma_t; both eta and noise.
@@ -77,31 +112,22 @@ def ddim(
     name = f"DDIM, eta = {eta:g}" if eta else "DDIM" if noise is None else "DDIM with given noise"
     rec = Recorder(name, process, times, "denoiser")
     if noise is None:
-        # what rounding leaves below zero where eta asks for all of sigma_t is zero
-        excessive = [t for s, t in rec.steps if np.any(kept_share(s, t, eta) < -1e-14)]
+        for s, t in rec.steps:
+            fitting_share(s, t, eta)
         parts = [split(s, t, eta) for s, t in rec.steps]
     elif eta:
         raise ValueError(f"eta and noise exclude each other, got eta = {eta} and noise")
     else:
-        given = _each_step(noise, len(rec.steps))
-        excessive = [t for c, (_, t) in zip(given, rec.steps, strict=True) if c < 0 or np.any(c > t.sigma)]
+        given = per_step("noise", noise, len(rec.steps), negative=False)
+        for c, (_, t) in zip(given, rec.steps, strict=True):
+            if np.any(c > t.sigma):
+                raise ValueError(f"noise must be at most sigma_t, {t.sigma} at t = {t.t}, got {c}")
         # (sigma - c)(sigma + c) keeps the digits of sigma^2 - c^2 near c = sigma
         parts = [(root((t.sigma - c) * (t.sigma + c)), c) for c, (_, t) in zip(given, rec.steps, strict=True)]
-    if excessive:
-        asked = "noise" if noise is not None else f"eta = {eta}"
-        raise ValueError(f"{asked} must leave 0 <= c <= sigma_t in every step, got another c where sigma_t = "
-                         f"{excessive[0].sigma} at t = {excessive[0].t}")  # fmt: skip
     x = rec.start
     for (kept, c), (s, t) in zip(parts, rec.steps, strict=True):
-        x = _step(rec, x, s, t, c, kept)
+        x = flow_step(x, rec.evaluate(x, s), s, t, kept) + rec.noise(c)
     return rec.finish(x)
-
-
-def _each_step(noise: ArrayLike, steps: int) -> Array:
-    given = real_array("noise", noise, ndim=(0, 1))
-    if given.ndim and given.size != steps:
-        raise ValueError(f"noise must be one number or one for each of {steps} steps, got {given.size}")
-    return np.broadcast_to(given, (steps,))
 
 
 def gddim(
@@ -124,20 +150,19 @@ def gddim(
     Source: RDX-09; Zhang, Tao and Chen 2022, theorem 1 (their alpha is this alpha^2); Lu et al. 2022.
     """
     k = real_scalar("stochasticity", stochasticity, low=0)
-    if frozen not in ("denoiser", "noise"):
-        raise ValueError(f"frozen must be denoiser or noise, got {frozen!r}")
+    one_of("frozen", frozen, ("denoiser", "noise"))
     rec = Recorder(f"gDDIM, k = {k:g}, {frozen} frozen", process, times, "denoiser")
     if frozen == "noise":
         rec.finite_log_snr("a frozen noise is carried by alpha_t / alpha_s", last=False)
     x = rec.start
     for s, t in rec.steps:
-        h = t.log_snr - s.log_snr  # infinite at either end, where k = 0 must win
+        clean = rec.evaluate(x, s)
         if frozen == "denoiser":
-            kept, fresh = (t.sigma * exp(-(k**2) * h), t.sigma * root(-expm1(-2 * k**2 * h))) if k else (t.sigma, 0.0)
-            x = _step(rec, x, s, t, fresh, kept)
+            kept, fresh = sde_split(s, t, k * k)
+            x = flow_step(x, clean, s, t, kept) + rec.noise(fresh)
         else:
             # sigma_t e^h = alpha_t rho_s stays finite where sigma_t = 0
-            eps = (x - s.alpha * rec.evaluate(x, s)) / s.sigma
+            h, eps = t.log_snr - s.log_snr, (x - s.alpha * clean) / s.sigma
             carried, level = t.alpha / s.alpha, t.alpha * s.rho
             x = carried * x + (1 + k**2) * level * expm1(-h) * eps + rec.noise(k * level * root(-expm1(-2 * h)))
     return rec.finish(x)
@@ -158,8 +183,7 @@ def ddim_inversion(process: AffineProcess | Schedule, times: ArrayLike, *, evalu
 
     Source: Song, Meng and Ermon 2021, section 4.3; Mokady et al. 2023 for the noisier time.
     """
-    if evaluate_at not in ("cleaner", "noisier"):
-        raise ValueError(f"evaluate_at must be cleaner or noisier, got {evaluate_at!r}")
+    one_of("evaluate_at", evaluate_at, ("cleaner", "noisier"))
     rec = Recorder("DDIM inversion", process, times, "noise", towards_noise=True)
     x = rec.start
     for t, s in rec.steps:

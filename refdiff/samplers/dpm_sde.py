@@ -17,7 +17,7 @@ The noise prediction eps in place of D has (eta = 1)
     x_t = alpha_t / alpha_s x_s - 2 sigma_t (e^h - 1) eps_s + sigma_t sqrt(e^{2h} - 1) z
 
 DPM++ SDE and DPM++ 2S ancestral evaluate a point between s and t; they split a step to t as DDIM does, into a part of
-x that is kept and fresh noise c z, c = eta times the posterior's standard deviation.
+x that is kept and fresh noise c z, c = eta times the posterior's standard deviation. Both splits are in ddim.py.
 Sources: Lu et al. 2022b (DPM-Solver++, SDE-DPM-Solver++), k-diffusion (Crowson 2022), PODA-226.
 """
 
@@ -27,10 +27,10 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import split
+from refdiff.samplers.ddim import flow_step, sde_split, split
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, exp, expm1, log, phi, root
-from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.numbers import Number, expm1, log, phi, root
+from refdiff.samplers.recorder import Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -106,13 +106,14 @@ def sde_dpm_solver_pp(
     x, earlier = rec.start, None
     for s, t in rec.steps:
         d, h = rec.evaluate(x, s), t.log_snr - s.log_snr
-        x = frozen(x, d, s, t, eta)
+        kept, c = sde_split(s, t, eta)
+        x = flow_step(x, d, s, t, kept)
         if order == 2 and earlier is not None and not t.clean:
             h_last, d_last = earlier
             H = (1 + eta) * h
             share = H * phi(2, -H) if solver_type == "heun" else -expm1(-H) / 2
             x = x + t.alpha * share * (h / h_last) * (d - d_last)
-        x = x + rec.noise(s_noise * added(s, t, eta))
+        x = x + rec.noise(s_noise * c)
         earlier = h, d
     return rec.finish(x)
 
@@ -147,7 +148,8 @@ def dpmpp_3m_sde(
     history: list[tuple[Number, State]] = []  # (lambda, D), newest first, of finite lambda
     for s, t in rec.steps:
         d, h = rec.evaluate(x, s), t.log_snr - s.log_snr
-        x = frozen(x, d, s, t, eta)
+        kept, c = sde_split(s, t, eta)
+        x = flow_step(x, d, s, t, kept)
         if history and not t.clean:
             H = (1 + eta) * h
             lam, d_last = history[0]
@@ -160,7 +162,7 @@ def dpmpp_3m_sde(
                 slope = slope + (s.log_snr - lam) / h * curve
             # int H e^{-H (1 - u)} (u, u^2) du = H phi_2(-H), 2 H phi_3(-H)
             x = x + t.alpha * (H * phi(2, -H) * slope + (1 if published else 2) * H * phi(3, -H) * curve)
-        x = x + rec.noise(s_noise * added(s, t, eta))
+        x = x + rec.noise(s_noise * c)
         history = [] if s.pure_noise else [(s.log_snr, d), *history[:1]]
     return rec.finish(x)
 
@@ -202,18 +204,18 @@ def dpmpp_sde(
         d = rec.evaluate(x, s)
         kept, c = split(s, t, eta)
         if s.pure_noise or t.clean:
-            x = to_kept(x, d, s, t, kept) + rec.noise(s_noise * c)
+            x = flow_step(x, d, s, t, kept) + rec.noise(s_noise * c)
             continue
-        m, h = rec.between(s, t, r), t.log_snr - s.log_snr
+        m, h = t if r == 1 else rec.between(s, t, r), t.log_snr - s.log_snr
         kept_m, c_m = split(s, m, eta)
-        u, whole = to_kept(x, d, s, m, kept_m), State({})
+        u, whole = flow_step(x, d, s, m, kept_m), State({})
         if eta * s_noise > 0:
             part = rec.normal()
             u = u + s_noise * c_m * part
             share = {"sigma": expm1(-r * h) / expm1(-h), "snr": expm1(2 * r * h) / expm1(2 * h)}.get(path, 0.0)
             whole = root(share) * part + rec.noise(root(1 - share))
         d = (1 - 1 / (2 * r)) * d + 1 / (2 * r) * rec.evaluate(u, m)
-        x = to_kept(x, d, s, t, kept) + s_noise * c * whole
+        x = flow_step(x, d, s, t, kept) + s_noise * c * whole
     return rec.finish(x)
 
 
@@ -242,7 +244,7 @@ def dpmpp_2s_ancestral(
         d = rec.evaluate(x, s)
         kept, c = split(s, t, eta)
         if s.pure_noise or kept == 0:  # the latter also where t is clean
-            x = to_kept(x, d, s, t, kept)
+            x = flow_step(x, d, s, t, kept)
         else:
             below = log(t.alpha / kept)
             middle = t.log_snr if eta == 1 else (s.log_snr + below) / 2
@@ -250,33 +252,10 @@ def dpmpp_2s_ancestral(
                 raise ValueError(f"eta must leave the point between within the process, log_snr at most {cleanest}, "
                                  f"got eta = {eta} and {middle}")  # fmt: skip
             m = t if eta == 1 else rec.at_log_snr(middle)
-            u = to_kept(x, d, s, m, m.sigma)
-            x = to_kept(x, rec.evaluate(u, m), s, t, kept)
+            u = flow_step(x, d, s, m, m.sigma)
+            x = flow_step(x, rec.evaluate(u, m), s, t, kept)
         x = x + rec.noise(s_noise * c)
     return rec.finish(x)
-
-
-# ---------------------------------------------------------------------- parts of a step
-
-
-def frozen(x: State, d: State, s: Point, t: Point, eta: float) -> State:
-    """The mean of the reverse SDE at t, given x at s, with the denoiser frozen at d."""
-    h = t.log_snr - s.log_snr
-    decay = exp(-eta * h) if eta else 1.0  # h may be infinite
-    mean: State = t.sigma / s.sigma * decay * x - t.alpha * expm1(-(1 + eta) * h) * d
-    return mean
-
-
-def added(s: Point, t: Point, eta: float) -> Number:
-    """The standard deviation that the SDE adds from s to t: sigma_t sqrt(1 - e^{-2 eta h})."""
-    return t.sigma * root(-expm1(-2 * eta * (t.log_snr - s.log_snr))) if eta else 0.0
-
-
-def to_kept(x: State, d: State, s: Point, t: Point, kept: Number) -> State:
-    """alpha_t D + kept eps, the probability flow with the denoiser frozen at d, where x has noise kept at alpha_t."""
-    ratio = kept / s.sigma
-    moved: State = ratio * x + (t.alpha - ratio * s.alpha) * d
-    return moved
 
 
 # Orders are weak: W2 of the output law. Extrapolating D by its newest values gives weak order 2 and not more, however

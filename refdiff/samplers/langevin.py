@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import one_of, real_array, real_scalar, whole_number
+from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ddim import per_step
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, sqrt
 from refdiff.samplers.recorder import Point, Recorder, State
@@ -73,8 +73,7 @@ def langevin(
     """
     eta, count = real_scalar("step_size", step_size, low=0, open_low=True), whole_number("steps", steps, low=1)
     one_of("final", final, ENDS)
-    t = real_scalar("t", t, low=0, high=process.T, open_low=True)
-    rec = Recorder("Langevin", process, [t, 0.0], "score")
+    rec = Recorder("Langevin", process, [real_scalar("t", t, low=0, open_low=True), 0.0], "score")
     p = rec.points[0]
     x = langevin_steps(rec, rec.start, p, eta, count)
     return finish(rec, x, final, p)
@@ -179,13 +178,7 @@ def _corrector_sizes(points: list[Point], snr: float | None, step_sizes: ArrayLi
         return [2 * (ratio * p.sigma) ** 2 for p in points]
     if snr is not None:
         raise ValueError("snr and step_sizes exclude each other, got both: pass snr=None")
-    sizes = real_array("step_sizes", step_sizes, ndim=(0, 1))
-    if sizes.ndim and sizes.size != len(points):
-        raise ValueError(f"step_sizes must be one number or {len(points)}, one for each corrected time, "
-                         f"got {sizes.size}")  # fmt: skip
-    if (sizes < 0).any():
-        raise ValueError(f"step_sizes must not be negative, got {sizes.min()}")
-    return list(np.broadcast_to(sizes, len(points)))
+    return list(per_step("step_sizes", step_sizes, len(points), ndim=(0, 1), negative=False))
 
 
 FAMILIES = (

@@ -2,15 +2,17 @@ r"""Score-SDE's corrector with measured norms: a Langevin step whose size depend
 
     eps = 2 a (r |z| / |S|)^2,      x <- x + eps S + sqrt(2 eps) z,      S = grad log p_t(x),  z ~ N(0, 1)
 
-r is the signal-to-noise ratio of the step and a = 1 for an exploding variance, alpha_s^2 / alpha_t^2 = 1 - beta of the
-step for a preserved one. The norms are means over the batch, or each point's own. No table of numbers can hold it: the
-size of a step is not linear in x. Where |S| is 1 / sigma times |z|, as for a spread out p_t, eps = 2 a (r sigma)^2,
-which is what `predictor_corrector(snr=r)` takes. Source: Song et al. 2021 (appendix G, Algorithms 4 and 5).
+r is the signal-to-noise ratio of the step, and a = 1 for an exploding variance, 1 - beta_i at level i for a preserved
+one: (alpha_i / alpha_{i-1})^2, of the corrected time and the next cleaner one. The norms are means over the batch, or
+each point's own. No table of numbers can hold it: the size of a step is not linear in x. Where |S| is 1 / sigma times
+|z|, as for a spread out p_t, eps = 2 a (r sigma)^2, which (with a = 1) is what `predictor_corrector(snr=r)` takes.
+Source: Song et al. 2021 (appendix G, Algorithms 4 and 5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,22 +20,14 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, generator, one_of, points, real_array, real_scalar, whole_number
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
-from refdiff.samplers import reverse_sde
-from refdiff.samplers.langevin import PREDICTORS
-from refdiff.samplers.recorder import decreasing
+from refdiff.samplers.langevin import PREDICTORS, predictor_corrector
+from refdiff.samplers.recorder import Point, Recorder
 from refdiff.samplers.running import run
-from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
 Model = ExactModel | Callable[[Array, float], ArrayLike]
 
 NORMS = ("batch", "sample")
-SAMPLERS: dict[str, Callable[..., Tableau]] = {
-    "euler-maruyama": reverse_sde.euler_maruyama,
-    "reverse-diffusion": reverse_sde.reverse_diffusion,
-    "ancestral": reverse_sde.ancestral,
-    "exponential": reverse_sde.exponential_euler_maruyama,
-}
 
 
 def norm_step_size(
@@ -86,7 +80,8 @@ def norm_corrector(
     Returns:
         The corrected points, in the shape of x.
     """
-    count, rng = whole_number("steps", steps), generator(seed)
+    count, rng, t = whole_number("steps", steps), generator(seed), real_scalar("t", t, low=0)
+    one_of("norm", norm, NORMS)
     start = real_array("x", x)
     if start.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")
@@ -120,7 +115,8 @@ def norm_predictor_corrector(
         model: an ExactModel, or a function (x, t) -> the score at points (n, d).
         x: where to start, shape (..., d).
         predictor: euler-maruyama, reverse-diffusion, ancestral or exponential.
-        corrector_steps, snr, norm: the corrector; its factor a is alpha_s^2 / alpha_t^2 of the step from s to t.
+        corrector_steps, snr, norm: the corrector; its factor a is (alpha_p / alpha_q)^2, with p the corrected time and
+            q the next one of the grid, 0 after the last.
         first: predictor (the paper's Algorithm 1) or corrector (its code); nothing is corrected where sigma = 0.
         final: noisy, or mean, which leaves out the noise of the last prediction where nothing corrects after it.
         seed: an int or a generator.
@@ -131,29 +127,26 @@ def norm_predictor_corrector(
     one_of("predictor", predictor, tuple(PREDICTORS))
     one_of("first", first, ("predictor", "corrector"))
     one_of("final", final, ("noisy", "mean"))
-    if isinstance(process, Schedule):
-        process = AffineProcess(process)
-    if process.per_axis:
-        raise ValueError("process must be the same on all axes for norms over axes, got one schedule for each axis")
-    grid, rng, build = decreasing(times, process.T), generator(seed), SAMPLERS[predictor]
-    build(process, grid)  # the predictor's own errors, before any work
-    c = [process.coefficients(float(t)) for t in grid]
-    closes = first == "corrector" or c[-1].sigma == 0 or corrector_steps == 0
-    if final == "mean" and not closes:
+    one_of("norm", norm, NORMS)
+    count, snr, rng = whole_number("corrector_steps", corrector_steps), real_scalar("snr", snr, low=0), generator(seed)
+    build = partial(predictor_corrector, predictor=predictor, corrector_steps=0)
+    build(process, times)  # the predictor's own errors, before any work
+    rec = Recorder("norm corrector", process, times, "score")
+    rec.scalar("norms over axes")
+    if final == "mean" and first == "predictor" and count and not rec.points[-1].clean:
         raise ValueError("final must be noisy where a corrector with fresh noise comes last, got 'mean'")
-    y = x
-    for i in range(len(grid) - 1):
-        at = i if first == "corrector" else i + 1
-        count = 0 if c[at].sigma == 0 else corrector_steps
-        scale = float((c[i].alpha / c[i + 1].alpha) ** 2)
 
-        def correct(points: ArrayLike, t: float = float(grid[at]), n: int = count, a: float = scale) -> Array:
-            return norm_corrector(model, points, t, snr=snr, steps=n, scale=a, norm=norm, seed=rng)
+    def correct(y: ArrayLike, p: Point, q: Point) -> ArrayLike:
+        if p.clean:
+            return y
+        scale = float((p.alpha / q.alpha) ** 2)
+        return norm_corrector(model, y, p.t, snr=snr, steps=count, scale=scale, norm=norm, seed=rng)
 
-        last = final if i == len(grid) - 2 else "noisy"
-        y = correct(y) if first == "corrector" else y
-        y = run(build(process, grid[i : i + 2], final=last), model, y, rng)
-        y = correct(y) if first == "predictor" else y
+    y, cleaner = x, [*rec.points[2:], rec.at(0.0)]
+    for (s, t), after in zip(rec.steps, cleaner, strict=True):
+        y = correct(y, s, t) if first == "corrector" else y
+        y = run(build(rec.process, [s.t, t.t], final=final if t is rec.points[-1] else "noisy"), model, y, rng)
+        y = correct(y, t, after) if first == "predictor" else y
     return np.asarray(y)
 
 

@@ -24,10 +24,11 @@ from math import factorial
 
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import real_scalar, whole_number
+from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ddim import sde_split
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, exp, expm1, phi, root
+from refdiff.samplers.numbers import Number, expm1, phi, root
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.unipc import vandermonde
@@ -70,19 +71,19 @@ def sa_solver(
     p, q = whole_number("predictor_order", predictor_order, low=1), whole_number("corrector_order", corrector_order)
     if not callable(tau):
         real_scalar("tau", tau, low=0)
-    if prediction not in ("denoiser", "noise"):
-        raise ValueError(f"prediction must be one of denoiser, noise, got {prediction!r}")
+    one_of("prediction", prediction, ("denoiser", "noise"))
     rec = Recorder(f"SA-Solver, predictor {p}, corrector {q}", process, times, prediction)
     steps = len(rec.steps)
     if prediction == "noise":
         rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
     x, known = rec.start, [(rec.points[0], rec.evaluate(rec.start, rec.points[0]))]  # evaluations, newest first
     for i, (s, t) in enumerate(rec.steps):
-        amount = tau(s.t) if callable(tau) else tau
-        square = real_scalar("tau", amount, low=0) ** 2
+        amount = real_scalar("tau", tau(s.t) if callable(tau) else tau, low=0)
+        square = amount * amount
         if t.clean:
             return rec.finish(_denoised(x, known[0][1], s, t, prediction))
-        base, noise = _linear(x, s, t, square, prediction), rec.noise(added(s, t, square, prediction))
+        factor, std = _linear(s, t, square, prediction)
+        base, noise = factor * x, rec.noise(std)
         values = known[: 1 if s.pure_noise else p]
         predicted = base + _integral(values, s, t, square, prediction, few_steps) + noise
         if i == steps - 1:
@@ -95,20 +96,12 @@ def sa_solver(
     raise AssertionError("a grid has at least one step")
 
 
-def _linear(x: State, s: Point, t: Point, square: float, prediction: str) -> State:
+def _linear(s: Point, t: Point, square: float, prediction: str) -> tuple[Number, Number]:
+    """The factor of x_s and the standard deviation of the noise, with tau^2 = square."""
     if prediction == "noise":
-        factor = t.alpha / s.alpha
-    else:
-        factor = t.sigma / s.sigma * (exp(-square * (t.log_snr - s.log_snr)) if square else 1.0)
-    return State.__mul__(x, factor)
-
-
-def added(s: Point, t: Point, square: float, prediction: str = "denoiser") -> Number:
-    """The standard deviation of the noise of a step with tau^2 = square."""
-    if not square:
-        return 0.0
-    h = t.log_snr - s.log_snr
-    return t.sigma * root(square * expm1(2 * h) if prediction == "noise" else -expm1(-2 * square * h))
+        return t.alpha / s.alpha, t.sigma * root(square * expm1(2 * (t.log_snr - s.log_snr)))
+    kept, c = sde_split(s, t, square)
+    return kept / s.sigma, c
 
 
 def _integral(

@@ -17,7 +17,8 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian
-from refdiff.samplers.analytic import analytic_dpm, averaged_covariance, conditional_variance, state_dependent_dpm
+from refdiff.samplers.analytic import analytic_dpm, state_dependent_dpm
+from refdiff.samplers.analytic_moments import averaged_covariance, conditional_variance
 from refdiff.samplers.ancestral import ddpm, step_variance
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.recorder import Recorder
