@@ -89,7 +89,7 @@ def ends(case: ModelCase) -> tuple[Schedule, float, float]:
     formula=r"\frac{dx}{d\lambda} = \Big(\frac{d\log\alpha}{d\lambda} - \ell\Big)x - (\sigma\epsilon^* - \ell x)"
     r"\quad\forall\,\ell\in\mathbb{R}^D",
     covers=["PODC9-38"],
-    refutes=["PODC9-38"],
+    refutes=["PODC9-40"],
     control="dx = L x + N with the same N, as the text goes on",
     needs=scalar,
 )

@@ -110,7 +110,7 @@ def moments(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     topic=TOPIC,
     formula=r"n\,(V - P_e) \to D \int \Phi^2 \left(b^2 P - \tfrac12 P''\right) dt,\quad"
     r" n\,(\mu - \alpha_e m) \to -\tfrac{D}{2} \int \Phi\, \alpha'' m\, dt",
-    covers=["PODA-419", "PODA-420", "TOPA-77", "PODD-62"],
+    covers=["PODA-419", "TOPA-77", "PODD-62"],
     over="processes",
     evidence=ORDER,
     control="the curvature of P left out",
@@ -123,7 +123,7 @@ def leading_error(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     length, (u, weights) = case.t - e, panels(case.schedule, e, case.t)
     c, there = case.schedule.coefficients(u), case.schedule.coefficients(e)
     bend = 2 * (c.dalpha**2 + c.alpha * c.d2alpha) * data + c.d2variance
-    for k in (0.0, 1.0):
+    for k in (0.6, 1.0):
         laws = [
             (n, *after(euler_maruyama(case.process, np.linspace(case.t, e, n + 1), noise=k), mean, data))
             for n in COUNTS
