@@ -12,6 +12,7 @@ with a polynomial D, or from raw moments of the posterior law.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,9 +20,8 @@ from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian
 from refdiff.samplers.analytic import analytic_dpm, state_dependent_dpm
 from refdiff.samplers.analytic_moments import averaged_covariance, conditional_variance
-from refdiff.samplers.ancestral import ddpm, step_variance
+from refdiff.samplers.ancestral import ddpm
 from refdiff.samplers.propagation import propagate
-from refdiff.samplers.recorder import Recorder
 from refdiff.validation.cases import ModelCase, ProcessCase
 from refdiff.validation.expectations import cubics, grid, joint, small
 from refdiff.validation.identities.ancestral_samplers import PARTS, descending
@@ -92,7 +92,7 @@ def from_noise(case: ModelCase, wrong: bool) -> list[Sides]:
     explained = (nodes.weights[:, None] * centred).T @ centred
     return [
         Sides(found, np.outer(ratio, ratio) * (np.eye(d) - second), scale=ratio.max() ** 2),
-        Sides(np.diagonal(found), ratio**2 * (1 - np.diagonal(second)), scale=ratio.max() ** 2),
+        Sides(np.diagonal(found), ratio**2 * (1 - nodes.mean(eps**2)), scale=ratio.max() ** 2),
         Sides(found, case.law.cov() - explained, scale=np.abs(case.law.cov()).max()),
     ]
 
@@ -104,6 +104,7 @@ def from_noise(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["TOPA-91", "TOPA-103", "PODC9-16"],
     control="the moments of the end of each step in place of those of its start",
     needs=lambda case: case.law.count == 1,
+    most=6,
 )
 def exact_on_gaussians(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """The propagated law of four uneven steps with the full covariance, against p_t."""
@@ -133,15 +134,15 @@ def exact_on_gaussians(case: ModelCase, wrong: bool) -> Iterator[Sides]:
 def ends(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Noise of the tables for one point, standard normal data and estimates beyond all bounds."""
     times = descending(case)
-    steps = Recorder("", case.process, times).steps
     kernel, beta = ddpm(case.process, times), ddpm(case.process, times, variance="beta")
     yield Sides(analytic_dpm(case.process, times, law=Empirical([[0.4]])).noise, kernel.noise)
     c = case.schedule.coefficients(times)
     if np.abs(c.alpha**2 + c.sigma**2 - 1).max() < 1e-12:
         yield Sides(analytic_dpm(case.process, times, law=Gaussian([0.3], 1.0)).noise, beta.noise)
     wild = analytic_dpm(case.process, times, moments=np.full(4, 1e30))
-    ratio = np.array([1.0 if wrong else s.alpha / t.alpha for s, t in steps])
-    top = np.array([step_variance(s, t) for s, t in steps]) / ratio**2
+    forward = [case.process.channel(t, s) for s, t in pairwise(times.tolist())]
+    ratio = np.array([1.0 if wrong else float(step.gain) for step in forward])
+    top = np.array([float(step.noise) for step in forward]) / ratio**2
     yield Sides(wild.noise[1:, 0] ** 2 / top, np.ones(4))
     bound = 0.01 * float(np.min((c.sigma / c.alpha) ** 2))
     ranged = analytic_dpm(case.process, times, moments=np.full(4, 1e30), data_range=(1.0, 1.0 + 2 * np.sqrt(bound)))
@@ -221,8 +222,8 @@ def state_variances(case: ModelCase, wrong: bool) -> Iterator[Sides]:
         eps = (row - c.alpha * law.means) / c.sigma
         within = np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2) / ratio
         residuals, squares = law.weights @ ((eps - guess[n]) ** 2 + within), law.weights @ (eps**2 + within)
-        # x - alpha mu is exact to rounding of x, and so are the squares of it
-        size = ratio * (squares + guess[n] ** 2) + np.abs(row).max() ** 2 / c.alpha**2
+        # x - alpha mu is exact to rounding of x, and its square to that times 2 |x - alpha mu|
+        size = ratio * (squares + guess[n] ** 2) + np.abs(row).max() * np.sqrt(ratio * squares) / c.alpha
         yield Sides(npr[n], ratio * residuals, scale=size)
         yield Sides(sn[n], ratio * (squares - guess[n] ** 2), scale=size)
         yield Sides(npr[n] - sn[n], 2 * ratio * guess[n] * (guess[n] - best[n]), scale=size)
@@ -266,7 +267,7 @@ def regression(case: ModelCase, wrong: bool) -> Sides:
     topic=TOPIC,
     formula=r"x_t = \kappa x_s + \gamma D + (\tilde\beta I + \gamma^2\,\mathrm{Cov}[x_0|x_s])^{1/2} z:\quad"
     r"\mathbb{E}[x_t|x_s],\ \mathrm{Cov}[x_t|x_s]\ \text{of}\ q(x_t|x_s) \propto q(x_s|x_t)\,p_t(x_t)",
-    covers=["TOPA-90", "TOPA-103", "TOPA-107"],
+    covers=["TOPA-91", "TOPA-103"],
     control="the square root of the matrix left out",
     needs=lambda case: case.law.dim <= 5,
     most=9,
