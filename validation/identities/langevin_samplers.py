@@ -6,8 +6,8 @@ At one noise level of variance T, and with the step eta_l = delta sigma_l^2 / si
     stable for eta < 2 T:                delta / sigma_1^2 < 2 (1 + S / sigma_l^2)
 
 The printed algorithm visits the levels L..2 and starts at N(0, I). Its output is a draw for sigma_2 and not for
-sigma_1: for one data point .02926 in place of .01053 on ten levels from 10 to .1. The loop has to go on to level 1,
-and its start is N(0, sigma_L^2).
+sigma_1: for one data point .02929 in place of .01053, on ten levels from 10 to .1 with delta = .001. The loop has to go
+on to level 1, and its start is N(0, sigma_L^2).
 """
 
 from __future__ import annotations

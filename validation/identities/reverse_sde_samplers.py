@@ -160,7 +160,7 @@ def boundary_term(case: Case, wrong: bool) -> list[Sides]:
             errors.append(np.asarray(n * (after(table, 0.0, data)[1] - data - e * e)))
         shrink = ((data + e * e) / (data + reach * reach)) ** (1 if wrong else 2)
         constant = (reach - e) / 2 * (2 * e - 2 * reach * shrink)
-        sides.append(Sides(extrapolate(errors), constant, scale=(reach - e) * (e + reach * shrink) + data))
+        sides.append(Sides(extrapolate(errors), constant, scale=(reach - e) * (e + reach * shrink)))
     return sides
 
 
