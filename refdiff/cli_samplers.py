@@ -61,15 +61,21 @@ def laws() -> dict[str, GaussianMixture]:
     }
 
 
-def _named(table: Callable[[], Mapping[str, Any]], what: str) -> Callable[..., Any]:
-    """A click callback: the name, if the table has it."""
+class Named(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A name in a table that is made when it is asked for: --help of another command does not wait for SciPy."""
 
-    def check(context: click.Context, option: click.Parameter, name: str) -> str:  # noqa: ARG001
-        if name not in table():
-            raise click.BadParameter(f"{name!r} must be a {what}: {', '.join(table())}")
-        return name
+    def __init__(self, what: str, table: Callable[[], Mapping[str, Any]]) -> None:
+        self.name, self.table = what, table
 
-    return check
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        """The names, for --help."""
+        return f"[{'|'.join(self.table())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if the table has it."""
+        if value not in self.table():
+            self.fail(f"{value!r} must be a {self.name}: {', '.join(self.table())}", param, ctx)
+        return value
 
 
 def _settings(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG001
@@ -93,13 +99,13 @@ def _grids() -> Mapping[str, Any]:
 
 
 PROCESS = click.option(
-    "--process", default="vp", show_default=True, callback=_named(processes, "process"), help="The noising process."
+    "--process", default="vp", show_default=True, type=Named("process", processes), help="The noising process."
 )
 GRID = click.option(
     "--grid",
     default="uniform-log-snr",
     show_default=True,
-    callback=_named(_grids, "grid"),
+    type=Named("grid", _grids),
     help="How times are spaced.",
 )
 START = click.option("--start", type=float, help="The first (noisiest) time  [default: T, or where lambda = -5]")
@@ -132,6 +138,8 @@ def samplers(name: str | None, only: re.Pattern[str] | None, measure: bool, **sh
     method starts with lower-order steps also the order as run, the evaluations for n steps, and whether it adds noise.
     """
     console = command_line.console()
+    if name is not None and only is not None:
+        raise click.UsageError("NAME and --only exclude each other")
     if name is None:
         _list(console, only, measure)
     else:
@@ -141,7 +149,7 @@ def samplers(name: str | None, only: re.Pattern[str] | None, measure: bool, **sh
 @click.command()
 @click.argument("names", nargs=-1)
 @PROCESS
-@click.option("--law", default="gaussian", show_default=True, callback=_named(laws, "law"), help="The data.")
+@click.option("--law", default="gaussian", show_default=True, type=Named("law", laws), help="The data.")
 @click.option("--data", type=command_line.FILE, help="A Gaussian with the mean and covariance of your points, as data.")
 @click.option("--steps", default="5,10,20,40,80", show_default=True, help="Numbers of steps, with commas.")
 @GRID
@@ -168,8 +176,14 @@ def compare(
     For Gaussian data by exact propagation, for a mixture on the line by quadrature: no Monte Carlo. Without names, some
     usual samplers.
     """
+    from refdiff import plotting
     from refdiff.samplers.compare import work_precision
 
+    try:
+        if plot is not None:
+            plotting.drawable(plot)
+    except (ImportError, ValueError) as error:
+        raise click.ClickException(f"{plot} cannot be drawn: {error}") from None
     try:
         counts = [int(text) for text in steps.split(",")]
     except ValueError:
@@ -186,13 +200,11 @@ def compare(
     if json_file is not None:
         files.write_text(json_file, json.dumps([vars(row) for row in rows], indent=1))
     if plot is not None:
-        from refdiff import plotting
-
         try:
             plotting.work_precision(
                 rows, plot, f"{law if data is None else data.name} data, process {process}, grid {grid}"
             )
-        except (ImportError, ValueError) as error:
+        except ValueError as error:
             raise click.ClickException(f"{plot} was not drawn: {error}") from None
 
 
@@ -236,18 +248,18 @@ def _show(
     coordinate: str | None,
     file: Path | None,
 ) -> None:
-    from refdiff.samplers.compare import default_span
+    from refdiff.samplers.compare import grid_times
     from refdiff.samplers.conversions import to_coordinate, to_prediction
     from refdiff.samplers.storage import save
-    from refdiff.samplers.times import GRIDS
 
-    schedule = processes()[process]()
-    span = default_span(schedule)
-    try:
-        times = GRIDS[grid](
-            schedule, steps, start=span[0] if start is None else start, end=span[1] if end is None else end
+    known = [p for p in inspect.signature(family.build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := options.keys() - {p.name for p in known}:
+        raise click.UsageError(
+            f"{unknown.pop()!r} must be an option of {family.name}: {', '.join(p.name for p in known)}"
         )
-        tableau = family(schedule, times, **options)
+    schedule = processes()[process]()
+    try:
+        tableau = family(schedule, grid_times(schedule, grid, steps, start, end), **options)
         tableau = to_prediction(tableau, prediction) if prediction else tableau
         tableau = to_coordinate(tableau, coordinate) if coordinate else tableau
         if file is not None:
@@ -255,7 +267,6 @@ def _show(
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from None
     head = (inspect.getdoc(family.build) or "").split("\n\n")[0].replace("\n", " ")
-    known = [p for p in inspect.signature(family.build).parameters.values() if p.kind is p.KEYWORD_ONLY]
     given = {**family.options, **options}
     console.print(f"{family.name}: {head}", soft_wrap=True)
     console.print(f"source   {family.source}", soft_wrap=True)
@@ -277,12 +288,17 @@ def _list(console: Console, only: re.Pattern[str] | None, measure: bool) -> None
     if not chosen:
         raise click.UsageError(f"no sampler matches --only {only.pattern if only else ''!r}")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("sampler", "order", *(["measured", "as run"] if measure else []), "nfe", "noise", "source"):
-        numeric = column in ("order", "measured", "as run", "nfe")
-        least = max(map(len, chosen)) if column == "sampler" else None
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True, min_width=least)
-    for name, family in command_line.track(chosen.items(), len(chosen), "orders"):
-        table.add_row(name, *_entries(family, measure))
+    head = ["sampler", "order", *(["measured", "as run"] if measure else []), "nfe", "noise", "source"]
+    rows = [
+        [name, *_entries(family, measure)] for name, family in command_line.track(chosen.items(), len(chosen), "orders")
+    ]
+    for column, cells in zip(head, zip(*rows, strict=True), strict=True):
+        # where the console is narrow, only the source is cut
+        least = None if column == "source" else max(map(len, [column, *cells]))
+        number = column in ("order", "measured", "as run", "nfe")
+        table.add_column(column, justify="right" if number else "left", no_wrap=True, min_width=least)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -322,5 +338,5 @@ def _print_comparison(console: Console, rows: list[Measured], counts: list[int])
         cells = ["-" if row.wasserstein is None else f"{row.wasserstein:.2e} ({row.nfe})" for row in found]
         table.add_row(name, *cells)
     console.print(table)
-    for problem in dict.fromkeys(f"{row.sampler}: {row.problem}" for row in rows if row.problem):
-        console.print(problem, soft_wrap=True)
+    for name, problem in {row.sampler: row.problem for row in reversed(rows) if row.problem}.items():
+        console.print(f"{name}: {problem}", soft_wrap=True)

@@ -11,21 +11,36 @@ from refdiff.samplers.compare import Measured
 MARKERS = "osD^v<>ph*X+"
 
 
-def work_precision(rows: Sequence[Measured], path: str | Path, title: str = "") -> None:
-    """W2 against evaluations, both on logarithmic axes, one line for each sampler; written as the path's ending says.
+def drawable(path: str | Path) -> Path:
+    """A file that a picture can be written to.
 
     Raises:
-        ValueError: nothing to plot, or an ending that matplotlib does not write.
+        ImportError: matplotlib is not installed.
+        ValueError: an ending that matplotlib does not write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise ImportError("pictures need matplotlib: pip install 'refdiff[plot]'") from None
     target = Path(path)
     known = FigureCanvasAgg.get_supported_filetypes()
     if target.suffix[1:].lower() not in known:
         raise ValueError(
             f"path must end in one of {', '.join('.' + kind for kind in sorted(known))}, got {str(path)!r}"
         )
+    return target
+
+
+def work_precision(rows: Sequence[Measured], path: str | Path, title: str = "") -> None:
+    """W2 against evaluations, both on logarithmic axes, one line for each sampler; written as the path's ending says.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: nothing to plot, or an ending that matplotlib does not write.
+    """
+    target = drawable(path)
+    from matplotlib.figure import Figure
+
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row.wasserstein is not None and row.wasserstein > 0:

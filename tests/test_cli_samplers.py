@@ -1,12 +1,13 @@
 """`refdiff samplers` and `refdiff compare` as their users meet them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from refdiff import Gaussian, VPLinear, plotting
+from refdiff import Gaussian, VEGeometric, VPCosine, VPLinear, plotting
 from refdiff.cli import main
 from refdiff.samplers.compare import default_span, work_precision
 from refdiff.samplers.ddim import ddim
@@ -98,9 +99,17 @@ def test_a_sampler_that_cannot_run_there_does_not_stop_the_others():
         (["samplers", "ddim", "--grid", "x"], "'x' must be a grid: uniform,"),
         (["samplers", "ddim", "--set", "eta"], "'eta' must be KEY=VALUE"),
         (["samplers", "ddim", "--set", "eta=-1"], "eta must lie in"),
-        (["samplers", "ddim", "--set", "theta=1"], "unexpected keyword argument 'theta'"),
+        (["samplers", "ddim", "--set", "theta=1"], "'theta' must be an option of ddim: eta, noise"),
+        (["samplers", "ddim", "--set", "process=1"], "'process' must be an option of ddim: eta, noise"),
+        (["samplers", "ddim", "--only", "ddim"], "NAME and --only exclude each other"),
+        (["samplers", "ddim", "--grid", "leading"], "process must be a"),
+        (
+            ["samplers", "ddim", "--grid", "leading", "--process", "ddpm", "--end", "9"],
+            "must not be given with grid leading",
+        ),
         (["samplers", "ddim", "--prediction", "x0"], "prediction must be one of"),
-        (["samplers", "ddim", "--start", "0"], "start"),
+        (["samplers", "ddim", "--start", "0"], "start must be noisier (later) than end"),
+        (["samplers", "ddim", "--start", "7"], "start must lie in [0, 1.0], got 7.0"),
         (["samplers", "ddim", "--save", "t.txt"], "path must end in .json or .npz"),
         (["samplers", "--only", "("], "must be a regular expression"),
         (["samplers", "--only", "nothing like it"], "no sampler matches"),
@@ -118,6 +127,38 @@ def test_what_is_not_understood_is_said(arguments, message, tmp_path, monkeypatc
     assert result.exit_code in (1, 2)
     assert message in " ".join(result.output.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_help_names_what_can_be_chosen():
+    text = "".join(refdiff("compare", "--help").output.split())
+    for names in ("vp|vp-cosine", "gaussian|normal", "uniform|quadratic"):
+        assert names in text
+
+
+def test_grids_of_a_table_run_through_it():
+    text = refdiff("samplers", "ddim", "--process", "ddpm", "--grid", "trailing", "--steps", 4).output
+    assert [line.split()[3] for line in text.splitlines()[-5:]] == ["1000", "750", "500", "250", "0"]
+
+
+def test_narrow_consoles_cut_the_source_and_no_number(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    row = refdiff("samplers", "--only", "^dpmpp-3m$").output.splitlines()[1].split()
+    assert row[:5] == ["dpmpp-3m", "3", "3.00", "2.00", "n"]
+
+
+def test_default_spans_stop_where_the_process_does():
+    assert default_span(VPCosine()) == pytest.approx(
+        (VPCosine().time_of_log_snr(-5.0), VPCosine().time_of_log_snr(4.0))
+    )
+    narrow = VEGeometric(0.1, 10.0)  # sigma / alpha from 0.1 to 10: inside of lambda = -5 to 4
+    assert default_span(narrow) == (narrow.T, 0.0)
+
+
+def test_a_plot_without_matplotlib_is_refused_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    result = refdiff("compare", "ddim", "--plot", tmp_path / "p.png")
+    assert "pictures need matplotlib: pip install 'refdiff[plot]'" in result.output
+    assert "W2" not in result.output
 
 
 def test_a_mixture_in_the_plane_has_no_exact_distance():

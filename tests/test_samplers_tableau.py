@@ -43,6 +43,15 @@ def test_tables_with_other_predictions_or_numbers_of_evaluations_are_not_compara
     assert tableau.difference(ddim(VPLinear(), TIMES[:-1])) == np.inf
     assert tableau.difference(replace(tableau, prediction="noise")) == np.inf
     assert tableau.difference(ddim(VPLinear(), TIMES, eta=1.0)) == np.inf
+    assert tableau.difference(replace(tableau, coordinate="x/alpha")) == np.inf
+
+
+def test_tables_differ_in_their_start_their_noise_and_their_times():
+    tableau = ddim(VPLinear(), TIMES, eta=1.0)
+    for name, index in (("states", (1, 0)), ("noise", (1, 0)), ("times", 1)):
+        changed = getattr(tableau, name).copy()
+        changed[index] += 0.01
+        assert 1e-3 < tableau.difference(replace(tableau, **{name: changed})) < 0.1
 
 
 def test_a_stage_without_evaluation_changes_no_sampler():
@@ -92,6 +101,8 @@ def at(index, value):
         (fields(evaluated=at(1, False)), "outputs must refer to evaluated stages, got a weight on stage 1"),
         (fields(evaluated=at(-1, True)), "evaluated must be False at the last stage"),
         (fields(normals=at(3, 0)), "normals must start at 0 and never decrease"),
+        (fields(normals=lambda n: n + 1), "normals must start at 0"),
+        (fields(noise=at((0, 0), 1.0)), "noise must refer to normals that have been drawn, after stage 0"),
         (fields(normals=lambda n: 0 * n), "noise must refer to normals that have been drawn"),
         (fields(coefficients=lambda c: c._replace(alpha=c.alpha[1:])), "coefficients must each have 5 entries"),
     ],
@@ -142,6 +153,13 @@ def test_a_matrix_may_weigh_noise():
     tableau = rec.finish(2.0 * rec.start + 0.5 * (z + rec.noise(3.0)))
     assert tableau.noise.shape[2:] == (2, 2)
     np.testing.assert_allclose(tableau.unroll().noise[-1], [0.5 * matrix, 1.5 * np.eye(2)])
+
+
+def test_a_matrix_of_noise_is_scaled_axis_by_axis():
+    matrix, factors = np.array([[1.0, 0.5], [0.0, 2.0]]), np.array([2.0, 3.0])
+    rec = Recorder("matrix", AffineProcess([VPLinear(), FlowMatching()]), [0.9, 0.5, 0.2])
+    x = rec.keep(rec.start + rec.noise(matrix), rec.points[1])
+    np.testing.assert_allclose(rec.finish(factors * x).unroll().noise[-1, 0], np.diag(factors) @ matrix)
 
 
 @pytest.mark.parametrize(

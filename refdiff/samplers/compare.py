@@ -20,7 +20,7 @@ from refdiff.samplers.families import Family
 from refdiff.samplers.line import propagate_line
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.tableau import Tableau
-from refdiff.samplers.times import GRIDS
+from refdiff.samplers.times import GRIDS, TABLE_GRIDS
 from refdiff.schedules import Schedule
 
 # Half log-SNRs between which samplers are compared where a process reaches beyond: sigma / alpha from 148 to 0.018.
@@ -65,6 +65,25 @@ def default_span(process: AffineProcess | Schedule) -> tuple[float, float]:
     return float(first), float(last)
 
 
+def grid_times(
+    process: AffineProcess | Schedule, grid: str, steps: int, start: float | None = None, end: float | None = None
+) -> Array:
+    """A grid by its name, between the ends of `default_span` unless others are given.
+
+    Raises:
+        ValueError: an unknown grid, ends outside the process, or ends for a grid that chooses entries of a table.
+    """
+    one_of("grid", grid, GRIDS)
+    if grid in TABLE_GRIDS:
+        if start is not None or end is not None:
+            raise ValueError(f"start and end must not be given with grid {grid}, which runs through a whole table")
+        return GRIDS[grid](process, steps)
+    first, last = default_span(process)
+    first = first if start is None else real_scalar("start", start, low=0, high=process.T)
+    last = last if end is None else real_scalar("end", end, low=0, high=process.T)
+    return GRIDS[grid](process, steps, start=first, end=last)
+
+
 def work_precision(
     samplers: Mapping[str, Family],
     process: AffineProcess | Schedule,
@@ -83,19 +102,15 @@ def work_precision(
         steps: numbers of steps, at least 1.
         grid: the name of a time grid (`times.GRIDS`).
         start, end: its ends; `default_span` unless given.
+
+    Raises:
+        ValueError: a number of steps below 1, a mixture in more dimensions, or what `grid_times` refuses.
     """
-    one_of("grid", grid, GRIDS)
     counts = [whole_number("steps", n, low=1) for n in steps]
     if law.count > 1 and law.dim > 1:
         raise ValueError(f"law must be Gaussian, or on the line, to have an exact distance, got {law!r}")
-    first, last = default_span(process)
-    first = first if start is None else real_scalar("start", start, low=0, high=process.T)
-    last = last if end is None else real_scalar("end", end, low=0, high=process.T)
-    return (
-        _measured(name, family, process, law, GRIDS[grid](process, n, start=first, end=last))
-        for name, family in samplers.items()
-        for n in counts
-    )
+    grids = [grid_times(process, grid, n, start, end) for n in counts]
+    return (_measured(name, family, process, law, times) for name, family in samplers.items() for times in grids)
 
 
 def _measured(

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refdiff import operators
 from refdiff.arguments import Array, one_of, real_array
 from refdiff.predictions import PREDICTIONS
 from refdiff.schedules import Coefficients
@@ -180,7 +179,7 @@ class Tableau:
             for j, w in states:
                 start[k] += w * start[j]
                 outputs[k] += w * outputs[j]
-                noise[k] += operators.product(w, noise[j]) if noise.ndim == 4 else w * noise[j]
+                noise[k] += (np.asarray(w)[..., None] if noise.ndim == 4 else w) * noise[j]
             for j, w in own:
                 outputs[k, j] += w
             for m, w in drawn:
