@@ -163,6 +163,13 @@ def test_a_consistency_function_is_the_identity_where_its_network_starts():
     assert lcm_boundary()(Recorder("", VPLinear(), [1.0, 0.5]).at(0.0)) == (1.0, 0.0)
 
 
+def test_the_boundary_of_latent_consistency_models_is_relative_to_scaled_timesteps():
+    point = Recorder("", VPLinear(), [1.0, 0.3]).points[1]
+    tau = 10 * 300
+    expected = (0.25 / (tau**2 + 0.25), tau / np.sqrt(tau**2 + 0.25))
+    np.testing.assert_allclose(lcm_boundary(timesteps=1000)(point), expected, rtol=1e-14)
+
+
 def test_a_boundary_at_pure_noise_is_its_limit():
     near, pure = Recorder("", FlowMatching(), [1.0, 0.5]).at(1 - 1e-9), Recorder("", FlowMatching(), [1.0, 0.5]).at(1.0)
     skip, out = consistency_boundary()(pure)

@@ -302,6 +302,12 @@ def test_axes_have_their_own_steps_where_no_point_lies_between():
             build(process, times)
 
 
+def test_a_whole_step_between_ends_at_the_time_of_the_grid():
+    table = dpmpp_sde(VP, [0.9, 0.4, 0.1], r=1.0)
+    np.testing.assert_array_equal(table.times, [0.9, 0.4, 0.4, 0.1, 0.1])
+    assert table.draws == 2  # the path ends with the part, nothing is left to draw
+
+
 def test_a_large_eta_of_2s_ancestral_is_the_noised_denoiser_or_refused():
     # eta so large that nothing of x is kept: x_t = alpha_t D + sigma_t z
     table = dpmpp_2s_ancestral(VP, [0.5, 0.4], eta=50.0)

@@ -78,6 +78,8 @@ def ancestral(
 ) -> Tableau:
     """Score-SDE's ancestral sampler: the exact mean of x_t given x_s, with a fixed variance.
 
+    In terms of the denoiser it is `ddpm` with the variance posterior or (and `final_noise`) beta.
+
     Args:
         process, times: the process and the decreasing grid, alpha > 0 at its start; it may end where sigma = 0.
         variance: small, that of x_t given x_s and x_0 (score-SDE for an exploding variance); or large, b^2 (beta,
