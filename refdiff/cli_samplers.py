@@ -61,7 +61,7 @@ def laws() -> dict[str, GaussianMixture]:
     }
 
 
-class Named(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+class Named(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click
     """A name in a table that is made when it is asked for: --help of another command does not wait for SciPy."""
 
     def __init__(self, what: str, table: Callable[[], Mapping[str, Any]]) -> None:

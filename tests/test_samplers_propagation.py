@@ -83,6 +83,7 @@ def test_predictions_and_coordinates_do_not_change_the_law(tableau, prediction):
     one, two = (propagate(table, law).output for table in (
         tableau, to_coordinate(to_prediction(tableau, prediction), "x/sigma")))  # fmt: skip
     np.testing.assert_allclose(two.cov(), one.cov(), rtol=0, atol=1e-10 * max(1, np.abs(one.cov()).max()))
+    np.testing.assert_allclose(two.mean(), one.mean(), rtol=0, atol=1e-10 * max(1, np.abs(one.mean()).max()))
 
 
 def test_noise_with_a_matrix_weight_adds_that_matrix():

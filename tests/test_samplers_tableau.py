@@ -158,8 +158,51 @@ def test_a_matrix_may_weigh_noise():
 def test_a_matrix_of_noise_is_scaled_axis_by_axis():
     matrix, factors = np.array([[1.0, 0.5], [0.0, 2.0]]), np.array([2.0, 3.0])
     rec = Recorder("matrix", AffineProcess([VPLinear(), FlowMatching()]), [0.9, 0.5, 0.2])
-    x = rec.keep(rec.start + rec.noise(matrix), rec.points[1])
-    np.testing.assert_allclose(rec.finish(factors * x).unroll().noise[-1, 0], np.diag(factors) @ matrix)
+    direct = factors * rec.noise(matrix)
+    x = rec.keep(rec.start + direct, rec.points[1])
+    found = rec.finish(factors * x).unroll().noise[:, 0]
+    np.testing.assert_allclose(found[1], np.diag(factors) @ matrix)
+    np.testing.assert_allclose(found[2], np.diag(factors**2) @ matrix)
+
+
+def test_a_number_and_a_matrix_on_one_normal_add_up_on_the_diagonal():
+    matrix = np.array([[1.0, 0.5], [0.2, 2.0]])
+    rec = Recorder("matrix", VPLinear(), [0.9, 0.5])
+    z = rec.normal()
+    np.testing.assert_allclose(rec.finish(rec.start + 3.0 * z + matrix * z).noise[-1, 0], matrix + 3.0 * np.eye(2))
+
+
+def test_a_multiple_of_a_stage_is_another_stage():
+    rec = Recorder("doubled", VPLinear(), [0.9, 0.5])
+    d = rec.evaluate(2.0 * rec.start, rec.points[0])
+    tableau = rec.finish(d)
+    assert tableau.stages == 3
+    np.testing.assert_array_equal(tableau.unroll().start, [1.0, 2.0, 0.0])
+
+
+def test_the_output_may_lie_at_another_time_than_the_last():
+    rec = Recorder("elsewhere", VPLinear(), [0.9, 0.5])
+    assert rec.finish(0.5 * rec.start, rec.at(0.2)).times.tolist() == [0.9, 0.2]
+
+
+def test_normals_that_nothing_uses_make_no_sampler_stochastic():
+    rec = Recorder("unused", VPLinear(), [0.9, 0.5])
+    rec.normal()
+    tableau = rec.finish(0.5 * rec.start)
+    assert tableau.draws == 1
+    assert not tableau.stochastic
+
+
+def test_a_grid_towards_noise_increases():
+    rec = Recorder("inversion", VPLinear(), [0.1, 0.5, 0.9], towards_noise=True)
+    assert [point.t for point in rec.points] == [0.1, 0.5, 0.9]
+    for times, message in (([0.5, 0.1], "must increase from data to noise, got 0.5"), ([0.5, 1.5], "must lie in")):
+        with pytest.raises(ValueError, match=message):
+            Recorder("x", VPLinear(), times, towards_noise=True)
+
+
+def test_a_clean_end_may_be_allowed():
+    Recorder("x", FlowMatching(), [0.9, 0.0]).finite_log_snr("the last step is another", last=False)
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,9 @@ def impulse_response(
 
     Raises:
         NotLinear: the sampler clips, adapts its steps to what it sees, or mixes the points of a batch.
+        ValueError: a process with one schedule for each axis, or points of another shape than x.
     """
-    if isinstance(process, Schedule):
+    if not isinstance(process, AffineProcess):
         process = AffineProcess(process)
     if process.per_axis:
         raise ValueError("process must be the same on all axes to read a sampler point by point")
@@ -65,11 +66,10 @@ def impulse_response(
     pulses = np.eye(1 + nfe + draws)
     heard = _Listener(pulses[:, :1], pulses[1 : 1 + nfe], pulses[1 + nfe :])
     rows = heard.listen(sampler)
-    if len(heard.times) != nfe or heard.drawn != draws:
-        raise NotLinear(f"sampler must call its model {nfe} times whatever it answers, got {len(heard.times)} calls")
+    _check_calls(silent, heard)
     times = np.array([time(t) for t in heard.times])
     table = _unrolled(rows, heard, nfe)
-    _check_linear(sampler, table, nfe, draws, tolerance)
+    _check_linear(sampler, table, silent, tolerance)
     first = times[0] if start_time is None and nfe else start_time
     stages = np.concatenate([[process.T if first is None else first], times, [end_time]])
     each = [process.coefficients(float(t)) for t in stages]
@@ -95,7 +95,10 @@ class _Listener:
         self.drawn = 0
 
     def listen(self, sampler: Sampler) -> Array:
-        return np.asarray(sampler(self.model, self.start.copy(), self.normal), dtype=float)[:, 0]
+        output = np.asarray(sampler(self.model, self.start.copy(), self.normal), dtype=float)
+        if output.shape != self.start.shape:
+            raise ValueError(f"sampler must return points of the shape of x, {self.start.shape}, got {output.shape}")
+        return output[:, 0]
 
     def model(self, x: Array, t: Any) -> Array:
         done = len(self.times)
@@ -125,14 +128,24 @@ def _unrolled(rows: Array, heard: _Listener, nfe: int) -> Array:
     return table
 
 
-def _check_linear(sampler: Sampler, table: Array, nfe: int, draws: int, tolerance: float) -> None:
-    # numbers of four sizes: what clips does so at one of them
-    values = np.random.default_rng(0).standard_normal((1 + nfe + draws, 4)) * [0.01, 1.0, 100.0, 10000.0]
-    heard = _Listener(values[0][:, None], values[1 : 1 + nfe], values[1 + nfe :])
+def _check_calls(one: _Listener, other: _Listener) -> None:
+    """The same evaluations at the same times, and as many normals, whatever the answers were."""
+    calls = [f"{len(run.times)} calls and {run.drawn} normals" for run in (one, other)]
+    if calls[0] != calls[1]:
+        raise NotLinear(f"sampler must make the same calls whatever its model answers, got {calls[0]}, then {calls[1]}")
+    changed = [(first, second) for first, second in zip(one.times, other.times, strict=True) if first != second]
+    if changed:
+        raise NotLinear(f"sampler must ask at the same times whatever its model answers, got {changed[0][0]}, then "
+                        f"{changed[0][1]}")  # fmt: skip
+
+
+def _check_linear(sampler: Sampler, table: Array, silent: _Listener, tolerance: float) -> None:
+    # numbers of many sizes: what clips does so at one of them
+    values = np.random.default_rng(0).standard_normal((table.shape[1], 5)) * [0.01, 1.0, 100.0, 1e4, 1e8]
+    heard = _Listener(values[0][:, None], values[1 : len(table)], values[len(table) :])
     output = heard.listen(sampler)
+    _check_calls(silent, heard)
     states = np.array([*heard.states, output])
-    if len(states) != len(table):
-        raise NotLinear(f"sampler must call its model {nfe} times whatever it answers, got {len(states) - 1} calls")
     expected, size = table @ values, np.abs(table) @ np.abs(values)
     gap = np.abs(states - expected) / np.maximum(size, np.finfo(float).tiny)
     if not np.isfinite(gap).all() or gap.max() > tolerance:
