@@ -36,7 +36,7 @@ STEPS = 6
 
 def small(case: ModelCase) -> bool:
     """One schedule, and a model that is quick to ask."""
-    return scalar(case) and case.law.dim <= 5 and case.law.count <= 25
+    return scalar(case) and case.law.dim <= 3 and case.law.count <= 8
 
 
 def grid(case: ModelCase) -> Array:
@@ -66,13 +66,13 @@ def in_rho(case: ModelCase, times: Array) -> tuple[Array, Array, Callable[[Array
     control="x^(k+1) as k applications of the operator",
     evidence=QUADRATURE,
     needs=lambda case: scalar(case) and case.law.count == 1 and not tabulated(case.process),
-    most=5,
+    most=4,
 )
 def linear_flow(case: ModelCase, wrong: bool) -> list[Sides]:
     """Five applications with the model's noise and Chebyshev integrals against the series in the eigenbasis."""
     schedule, mean = case.process.schedules[0], case.law.mean()
     lams = schedule.log_snr(np.array([case.t, case.s]))
-    count, span = 32, lams[1] - lams[0]
+    count, span = 40, lams[1] - lams[0]
     z = chebyshev.chebpts1(count)
     here = lams[0] + (z + 1) / 2 * span
     times, rho = schedule.time_of_log_snr(here), np.exp(-here)
