@@ -162,7 +162,10 @@ def test_a_batch_keeps_its_shape_and_its_precision():
         ({"rtol": 0, "atol": 0}, "must not both be 0"),
         ({"rtol": -1.0}, "rtol must lie in"),
         ({"first_step": 0}, "first_step must lie in"),
-        ({"start": 0.1, "end": 0.2}, "times must decrease"),
+        ({"start": 0.1, "end": 0.2}, "end must lie in"),
+        ({"start": 1.5}, "start must lie in"),
+        ({"pi": (0.7,)}, "pi must be two numbers"),
+        ({"pi": (0.7, -0.4)}, "pi must be two numbers"),
     ],
 )
 def test_bad_input(options, message):
@@ -170,7 +173,17 @@ def test_bad_input(options, message):
         adaptive(VPLinear(), ExactModel(GAUSSIAN, VPLinear()), X, **options)
 
 
+def test_a_model_that_no_step_follows_is_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(RuntimeError, match=r"no step from t = 1\.0 meets rtol"):
+        adaptive(FlowMatching(), lambda x, t: 1e300 * rng.standard_normal(x.shape), X, end=0.1)
+
+
 def test_more_bad_input():
+    with pytest.raises(ValueError, match="x must have shape"):
+        adaptive(VPLinear(), ExactModel(GAUSSIAN, VPLinear()), 0.3)
+    with pytest.raises(TypeError, match="process must be an AffineProcess or a Schedule"):
+        adaptive(0.3, ExactModel(GAUSSIAN, VPLinear()), X)
     model = ExactModel(GAUSSIAN, FlowMatching())
     with pytest.raises(ValueError, match="start must have alpha > 0 in rho"):
         adaptive(FlowMatching(), model, X, clock="rho", end=0.1)

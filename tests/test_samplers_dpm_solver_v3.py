@@ -251,3 +251,17 @@ class TestStatistics:
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dpm_solver_v3(VPLinear(), [0.9, 0.1], statistics=None), "statistics must be Statistics"),
+        (lambda: noise_statistics(0.5), "process must be an AffineProcess or a Schedule"),
+        (lambda: gaussian_statistics(0.5, VPLinear()), "law must be a Gaussian"),
+        (lambda: optimal_statistics(Gaussian([0.0], 1.0), 0.9, 0.1), "model must be an ExactModel"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

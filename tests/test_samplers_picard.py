@@ -187,6 +187,8 @@ def test_bad_input(options, message):
 
 
 def test_more_bad_input():
+    with pytest.raises(ValueError, match="x must have shape"):
+        paradigms(FlowMatching(), ExactModel(MIXTURE, FlowMatching()), 0.3, [0.9, 0.1])
     with pytest.raises(ValueError, match="sweeps must be at least 1"):
         picard(FlowMatching(), [0.9, 0.1], sweeps=0)
     with pytest.raises(ValueError, match="times must end where sigma > 0"):

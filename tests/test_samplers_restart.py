@@ -217,6 +217,12 @@ def test_options_out_of_range_are_refused(options, message):
         restart(FlowMatching(), [0.9, 0.5, 0.1], **options)
 
 
+@pytest.mark.parametrize("intervals", [0.5, [0.5], [(0.5,)], [(0.5, 0.9, 1, 2, 3)]])
+def test_intervals_that_are_none_are_refused(intervals):
+    with pytest.raises(TypeError, match="intervals must be tuples"):
+        restart(FlowMatching(), [0.9, 0.5, 0.1], intervals=intervals)
+
+
 def test_steps_of_its_own_refuse_a_process_for_each_axis():
     with pytest.raises(ValueError, match="same on all axes"):
         restart(AffineProcess([VPLinear(), FlowMatching()]), [0.9, 0.5, 0.1], intervals=[(0.5, 0.8, 1, 2)])

@@ -239,3 +239,9 @@ def test_bad_input_is_refused(call, message):
 def test_a_table_may_come_as_a_process():
     table = BetaTable(np.array([0.1, 0.2, 0.3]))
     np.testing.assert_array_equal(trailing(AffineProcess(table), 3), [3, 2, 1, 0])
+
+
+@pytest.mark.parametrize("grid", GRIDS.values())
+def test_a_process_that_is_none_is_refused(grid):
+    with pytest.raises(TypeError, match="process must be an AffineProcess or a Schedule"):
+        grid(0.5, 5)

@@ -221,3 +221,8 @@ def test_axes_have_their_own_steps():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         unipc(VP, [0.9, 0.5, 0.1], **options)
+
+
+def test_steps_that_are_no_collection_are_refused():
+    with pytest.raises(TypeError, match="disable_corrector must be a collection of steps"):
+        unipc(FM, [0.9, 0.5], disable_corrector=0)

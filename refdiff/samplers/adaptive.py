@@ -36,6 +36,7 @@ from refdiff.samplers.recorder import Point, Recorder
 from refdiff.samplers.runge_kutta import METHODS, Method, runge_kutta
 from refdiff.samplers.running import Model, run
 from refdiff.samplers.tableau import Tableau
+from refdiff.samplers.times import one_schedule
 from refdiff.schedules import Schedule
 
 
@@ -122,7 +123,8 @@ def adaptive(
 
     Raises:
         ValueError: an unknown name, ends that the clock does not reach, or tolerances that are both 0.
-        RuntimeError: the end is not reached in `max_steps` attempts.
+        RuntimeError: the end is not reached in `max_steps` attempts, or no step is short enough (the model's answers
+            are not finite, or jump).
     """
     one_of("pair", pair, PAIRS)
     methods, solver = PAIRS[pair], pair.startswith("dpm-solver")
@@ -135,8 +137,8 @@ def adaptive(
         raise ValueError("rtol and atol must not both be 0")
     part = real_scalar("first_step", first_step, low=0, high=1, open_low=True)
     process = AffineProcess(process) if isinstance(process, Schedule) else process
-    way = _Way(process, name, process.T if start is None else start, end)
-    rows, restore = points("x", x, real_array("x", x).shape[-1])
+    way = _Way(process, name, start, end)
+    rows, restore = points("x", x, np.atleast_1d(real_array("x", x)).shape[-1])
     ask = _Remembering(model, "noise" if solver else clock_named(name).prediction)
     control = _Control(safety, pi, methods.order + 1, part * (way.last - way.first))
     u, times, errors, rejected = way.first, [way.start], [], 0
@@ -145,6 +147,8 @@ def adaptive(
         # a step that all but reaches the end reaches it
         final = abs(way.last - u) <= 1.01 * abs(control.step)
         t = way.end if final else way.time(v)
+        if not t < times[-1]:
+            raise RuntimeError(f"no step from t = {times[-1]} meets rtol = {rtol} and atol = {atol}, however short")
         low, high = (run(build(process, [times[-1], t], **options), ask, rows) for build in (methods.low, methods.high))
         scale = atol + rtol * np.maximum(np.abs(rows), np.abs(high))
         error = float(np.sqrt(np.mean(((high - low) / scale) ** 2, axis=1)).max())
@@ -162,10 +166,11 @@ def adaptive(
 class _Way:
     """The way from one time to another in a clock."""
 
-    def __init__(self, process: AffineProcess, name: str, start: float, end: float) -> None:
+    def __init__(self, process: AffineProcess, name: str, start: float | None, end: float) -> None:
         self.clock: Clock = clock_named(name)
-        rec = Recorder(name, process, [start, end])
-        rec.scalar("adaptive steps")
+        one_schedule(process, "adaptive steps")
+        start = process.T if start is None else real_scalar("start", start, low=0, high=process.T)
+        rec = Recorder(name, process, [start, real_scalar("end", end, low=0, high=start)])
         first, last = rec.points
         if first.pure_noise and not self.clock.starts_pure:
             raise ValueError(f"start must have alpha > 0 in {name}, got {start}")
@@ -187,16 +192,19 @@ class _Control:
 
     def __init__(self, safety: float, pi: tuple[float, float], order: int, step: float) -> None:
         self.safety = real_scalar("safety", safety, low=0, high=1, open_low=True)
-        self.integral, self.proportional = (real_scalar("pi", part, low=0) / order for part in pi)
+        powers = real_array("pi", pi, ndim=(1,))
+        if powers.shape != (2,) or (powers < 0).any():
+            raise ValueError(f"pi must be two numbers, none negative, got {pi}")
+        self.integral, self.proportional = (powers / order).tolist()
         self.order, self.step, self.before, self.refused = order, step, 1.0, False
 
     def accepts(self, error: float) -> bool:
         """Whether the step is accepted; the step is the next one's from then on."""
-        error = max(error, 1e-10)  # an error of 0 says nothing about how much longer a step may be
-        if error > 1:
+        if not error <= 1:  # nor is a step accepted that overflows
             self.refused = True
             self.step *= max(0.2, self.safety * error ** (-1 / self.order))
             return False
+        error = max(error, 1e-10)  # an error of 0 says nothing about how much longer a step may be
         factor = self.safety * error**-self.integral * self.before**self.proportional
         # five times longer at the most, and not longer right after a rejection
         self.step *= min(1.0 if self.refused else 5.0, max(0.2, factor))

@@ -106,7 +106,7 @@ def sample_dpm_solver_v3(
         ValueError: a grid with an infinite lambda, or statistics of another dimension than the points.
     """
     rec, steps = _prepared(process, times, statistics, order)
-    rows, restore = points("x", x, real_array("x", x).shape[-1])
+    rows, restore = points("x", x, np.atleast_1d(real_array("x", x)).shape[-1])
     if steps[0].gain.shape not in ((1,), rows.shape[1:]):
         raise ValueError(f"statistics must have 1 or {rows.shape[1]} axes like x, got {steps[0].gain.shape[0]}")
     history: list[Array] = []
@@ -126,6 +126,8 @@ def _prepared(
     process: AffineProcess | Schedule, times: ArrayLike, statistics: Statistics, order: int
 ) -> tuple[Recorder, list[Step]]:
     order = whole_number("order", order, low=1)
+    if not isinstance(statistics, Statistics):
+        raise TypeError(f"statistics must be Statistics, got {statistics!r}")
     rec = Recorder(f"DPM-Solver-v3, order {order}", process, times, "noise")
     rec.scalar("DPM-Solver-v3")
     rec.finite_log_snr("DPM-Solver-v3 runs over lambda")

@@ -130,7 +130,7 @@ def paradigms(
     if trapezoidal and rec.points[-1].clean and clock == "rho":
         raise ValueError("times must end where sigma > 0: the trapezoidal rule asks for the noise there, got 0")
     limits = np.broadcast_to(allowed, (steps,))
-    rows, restore = points("x", x, real_array("x", x).shape[-1])
+    rows, restore = points("x", x, np.atleast_1d(real_array("x", x)).shape[-1])
     drift = _Drift(time, model, rec)
     path = np.stack([_coordinates(time, rec.points[0], rows)] * (steps + 1))
     left, strides = 0, list[int]()

@@ -77,7 +77,7 @@ def restart(
     rec = Recorder(f"Restart, {solver}", process, times, "denoiser")
     if intervals is None:
         intervals = [Interval(rec.points[-1].t, rec.points[0].t)]
-    paths = [_path(rec, Interval(*one), exponent) for one in intervals]
+    paths = [_path(rec, interval, exponent) for interval in _intervals(intervals)]
     step = SOLVERS[solver]
     x = rec.start
     for s, t in rec.steps:
@@ -88,6 +88,13 @@ def restart(
                 for a, b in pairwise(down):
                     x = step(rec, x, a, b)
     return rec.finish(x)
+
+
+def _intervals(given: Sequence[Interval | tuple[float, ...]]) -> list[Interval]:
+    try:
+        return [Interval(*one) for one in given]
+    except TypeError:
+        raise TypeError(f"intervals must be tuples (low, high, repeats, steps), got {given!r}") from None
 
 
 def _path(rec: Recorder, interval: Interval, exponent: float) -> tuple[int, list[Point]]:

@@ -284,17 +284,35 @@ def _count(steps: int) -> int:
     return whole_number("steps", steps, low=1)
 
 
-def _schedule(process: Process) -> Schedule:
+def one_schedule(process: Process, use: str) -> Schedule:
+    """The schedule of a process that is the same on all axes.
+
+    Raises:
+        TypeError: neither a process nor a schedule.
+        ValueError: a process with one schedule for each axis, which has no `use`.
+    """
+    process = _process(process)
     if isinstance(process, Schedule):
         return process
     if process.per_axis:
-        raise ValueError("process must be the same on all axes for a grid that is not in t")
+        raise ValueError(f"process must be the same on all axes for {use}, got one schedule for each axis")
     return process.schedules[0]
 
 
+def _schedule(process: Process) -> Schedule:
+    return one_schedule(process, "a grid that is not in t")
+
+
+def _process(process: Process) -> Process:
+    if not isinstance(process, AffineProcess | Schedule):
+        raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
+    return process
+
+
 def _ends(process: Process, start: float | None, end: float | None) -> tuple[float, float]:
-    first = process.T if start is None else real_scalar("start", start, low=0, high=process.T)
-    last = 0.0 if end is None else real_scalar("end", end, low=0, high=process.T)
+    final = _process(process).T
+    first = final if start is None else real_scalar("start", start, low=0, high=final)
+    last = 0.0 if end is None else real_scalar("end", end, low=0, high=final)
     if first <= last:
         raise ValueError(f"start must be noisier (later) than end, got start = {first} and end = {last}")
     return first, last

@@ -72,6 +72,8 @@ def unipc(
     one_of("prediction", prediction, ("denoiser", "noise"))
     rec = Recorder(f"Uni{'PC' if corrector else 'P'}-{order}", process, times, prediction)
     steps = len(rec.steps)
+    if not isinstance(disable_corrector, Collection):
+        raise TypeError(f"disable_corrector must be a collection of steps, got {disable_corrector!r}")
     skipped = {whole_number("disable_corrector", step, high=steps - 1) for step in disable_corrector} | {steps - 1}
     if prediction == "noise":
         rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)

@@ -25,12 +25,13 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.dpm_solver_v3 import Statistics
+from refdiff.samplers.times import one_schedule
 from refdiff.schedules import Schedule
 
 
 def noise_statistics(process: AffineProcess | Schedule) -> Statistics:
     """(l, a, b) = (0, (log sigma)', 0), with which N_new is sigma_s times the noise: DDIM at order 1."""
-    schedule = _schedule(process)
+    schedule = one_schedule(process, "statistics in lambda")
     return Statistics(
         _zero,
         lambda lams: log_alpha_rate(schedule, lams) - 1,
@@ -42,7 +43,7 @@ def noise_statistics(process: AffineProcess | Schedule) -> Statistics:
 
 def denoiser_statistics(process: AffineProcess | Schedule) -> Statistics:
     """(l, a, b) = (1, (log alpha)', 0), with which N_new is -alpha_s times the denoiser: DDIM at order 1."""
-    schedule = _schedule(process)
+    schedule = one_schedule(process, "statistics in lambda")
     return Statistics(
         lambda lams: np.ones((len(lams), 1)),
         lambda lams: log_alpha_rate(schedule, lams),
@@ -60,7 +61,9 @@ def gaussian_statistics(law: GaussianMixture, process: AffineProcess | Schedule)
     Raises:
         ValueError: a law that is not one Gaussian along the axes.
     """
-    covariance, mean, schedule = law.cov(), law.mean(), _schedule(process)
+    if not isinstance(law, GaussianMixture):
+        raise TypeError(f"law must be a Gaussian, got {law!r}")
+    covariance, mean, schedule = law.cov(), law.mean(), one_schedule(process, "statistics in lambda")
     variances = np.diagonal(covariance)
     if law.count > 1 or (covariance - np.diag(variances)).any():
         raise ValueError(f"law must be a Gaussian with a diagonal covariance, got {law!r}")
@@ -105,9 +108,12 @@ def optimal_statistics(
     Raises:
         ValueError: more than one dimension without samples, or times of infinite lambda.
     """
-    schedule, law = _schedule(model.process), model.distribution
+    if not isinstance(model, ExactModel):
+        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    schedule, law = one_schedule(model.process, "statistics in lambda"), model.distribution
     count = whole_number("count", count, low=2)
-    low, high = (float(schedule.log_snr(real_scalar("time", t, low=0, high=schedule.T))) for t in (start, end))
+    ends = [real_scalar(name, t, low=0, high=schedule.T) for name, t in (("start", start), ("end", end))]
+    low, high = (float(schedule.log_snr(t)) for t in ends)
     if not np.isfinite([low, high]).all() or low >= high:
         raise ValueError(f"start must be noisier than end, both of finite lambda, got lambda = {low} and {high}")
     if samples is None and law.dim > 1:
@@ -209,14 +215,6 @@ class _Table:
 
     def integral(self) -> _Table:
         return _Table(self.low, self.high, chebyshev.chebint(self.series, scl=(self.high - self.low) / 2).astype(float))
-
-
-def _schedule(process: AffineProcess | Schedule) -> Schedule:
-    if isinstance(process, Schedule):
-        return process
-    if process.per_axis:
-        raise ValueError("process must be the same on all axes for statistics in lambda")
-    return process.schedules[0]
 
 
 def _alpha(schedule: Schedule, lams: Array) -> Array:
