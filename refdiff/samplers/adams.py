@@ -167,5 +167,6 @@ FAMILIES = (
         clock="rho",
         exact_steps=3,
         starts_pure=True,
+        measure=EARLY,
     ),
 )
