@@ -302,6 +302,15 @@ def test_axes_have_their_own_steps_where_no_point_lies_between():
             build(process, times)
 
 
+def test_the_two_normals_of_a_step_are_increments_of_one_path_in_its_clock():
+    s, t, r = 0.9, 0.4, 0.3
+    lam = [float(VP.log_snr(s)), float(VP.log_snr(t))]
+    rho = np.exp(-np.array([lam[0], lam[0] + r * (lam[1] - lam[0]), lam[1]]))
+    for path, clock in (("sigma", rho), ("snr", rho**-2)):
+        fresh, shared = dpmpp_sde(VP, [s, t], r=r, path=path).noise[-1] ** 2
+        assert shared / (shared + fresh) == pytest.approx((clock[1] - clock[0]) / (clock[2] - clock[0]), rel=1e-12)
+
+
 def test_a_whole_step_between_ends_at_the_time_of_the_grid():
     table = dpmpp_sde(VP, [0.9, 0.4, 0.1], r=1.0)
     np.testing.assert_array_equal(table.times, [0.9, 0.4, 0.4, 0.1, 0.1])

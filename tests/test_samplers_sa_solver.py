@@ -193,6 +193,16 @@ def test_from_pure_noise_to_data_everything_is_finite_and_the_last_step_gives_th
     assert (states, [w for _, w in outputs], drawn) == ([], [1.0], [])
 
 
+def test_a_step_from_pure_noise_is_of_order_one_and_not_corrected_and_later_steps_start_afresh():
+    table = sa_solver(FM, [1.0, 0.7, 0.4, 0.2], predictor_order=3, corrector_order=3)
+    assert table.row(1)[1] == [(0, pytest.approx(FM.alpha(0.7)))]
+    later = sa_solver(FM, [0.7, 0.4, 0.2], predictor_order=3, corrector_order=3)
+    assert table.stages == later.stages + 1
+    model, x, z = ExactModel(Gaussian([0.7], 0.25), FM), np.array([[0.3]]), np.array([1.0, -0.5, 0.8])[:, None, None]
+    path = run(table, model, x, normals=z, trajectory=True)
+    np.testing.assert_allclose(run(later, model, path[1], normals=z[1:]), path[-1], rtol=1e-13)
+
+
 def test_the_noise_prediction_gives_the_denoised_point_and_is_refused_at_pure_noise():
     states, outputs, drawn = sa_solver(FM, [0.9, 0.5, 0.2, 0.0], prediction="noise").row(5)
     assert states[0][1] == pytest.approx(1 / FM.alpha(0.2))

@@ -145,7 +145,7 @@ def dpmpp_3m_sde(
     eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
     rec = Recorder("DPM++ 3M SDE" if published else "DPM++ 3M SDE, full parabola", process, times, "denoiser")
     x = rec.start
-    history: list[tuple[Number, State]] = []  # (lambda, D), newest first, of finite lambda
+    history: list[tuple[Number, State]] = []  # (lambda, D), newest first; -inf has no weight
     for s, t in rec.steps:
         d, h = rec.evaluate(x, s), t.log_snr - s.log_snr
         kept, c = sde_split(s, t, eta)
@@ -163,7 +163,7 @@ def dpmpp_3m_sde(
             # int H e^{-H (1 - u)} (u, u^2) du = H phi_2(-H), 2 H phi_3(-H)
             x = x + t.alpha * (H * phi(2, -H) * slope + (1 if published else 2) * H * phi(3, -H) * curve)
         x = x + rec.noise(s_noise * c)
-        history = [] if s.pure_noise else [(s.log_snr, d), *history[:1]]
+        history = [(s.log_snr, d), *history[:1]]
     return rec.finish(x)
 
 

@@ -84,8 +84,7 @@ def sa_solver(
             return rec.finish(_denoised(x, known[0][1], s, t, prediction))
         factor, std = _linear(s, t, square, prediction)
         base, noise = factor * x, rec.noise(std)
-        values = known[: 1 if s.pure_noise else p]
-        predicted = base + _integral(values, s, t, square, prediction, few_steps) + noise
+        predicted = base + _integral(known[:p], s, t, square, prediction, few_steps) + noise
         if i == steps - 1:
             return rec.finish(predicted)
         known = [(t, rec.evaluate(predicted, t)), *([] if s.pure_noise else known)][: max(p, q, 1)]
