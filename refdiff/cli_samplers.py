@@ -338,5 +338,6 @@ def _print_comparison(console: Console, rows: list[Measured], counts: list[int])
         cells = ["-" if row.wasserstein is None else f"{row.wasserstein:.2e} ({row.nfe})" for row in found]
         table.add_row(name, *cells)
     console.print(table)
-    for name, problem in {row.sampler: row.problem for row in reversed(rows) if row.problem}.items():
-        console.print(f"{name}: {problem}", soft_wrap=True)
+    for name, found in by_name.items():
+        if problems := [row.problem for row in found if row.problem]:
+            console.print(f"{name}: {problems[0]}", soft_wrap=True)

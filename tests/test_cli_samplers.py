@@ -91,6 +91,11 @@ def test_a_sampler_that_cannot_run_there_does_not_stop_the_others():
     assert "(4)" in result.output
 
 
+def test_a_refusal_is_said_once():
+    text = refdiff("compare", "dpmpp-2m-sde", "ddim", "--law", "mixture", "--steps", "4,5").output
+    assert text.count("dpmpp-2m-sde: tableau must add noise only at the end of a step") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
