@@ -78,6 +78,28 @@ def test_a_history_is_not_cut_off():
         truncate(tableau, 1)
 
 
+def test_a_normal_that_is_used_again_is_not_cut_off():
+    rec = Recorder("one normal twice", PROCESS, [0.9, 0.6, 0.3])
+    z = rec.normal()
+    x = rec.keep(rec.start + z, rec.points[1])
+    tableau = rec.finish(x - 0.5 * z)
+    with pytest.raises(ValueError, match="stage must not cut off what stage 2 refers to, got 1"):
+        truncate(tableau, 1)
+
+
+def test_tables_with_numbers_and_with_matrices_of_noise_follow_each_other():
+    matrix = np.array([[1.0, 0.5], [0.0, 2.0]])
+    rec = Recorder("matrix", PROCESS, [0.6, 0.3])
+    first, second = ddim(PROCESS, [0.9, 0.6], eta=1.0), rec.finish(0.5 * rec.start + rec.noise(matrix))
+    found = compose(first, to_coordinate(second, "x/sigma")).unroll().noise[-1]
+    np.testing.assert_allclose(found, [0.5 * first.noise[1, 0] * np.eye(2), matrix], rtol=1e-14)
+
+
+def test_a_stochastic_table_is_no_runge_kutta_method():
+    with pytest.raises(ValueError, match="tableau must be deterministic"):
+        butcher(ddim(PROCESS, [0.8, 0.3], eta=1.0))
+
+
 def test_a_midpoint_step_is_the_midpoint_method_in_its_coordinate():
     rec = Recorder("midpoint", FlowMatching(), [0.8, 0.4], "velocity")
     s, t = rec.points

@@ -3,7 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refdiff.samplers.numbers import exp, expm1, lagrange, lagrange_integrals, log, phi, root, sqrt
@@ -13,6 +13,8 @@ EPS = np.finfo(float).eps
 
 @pytest.mark.parametrize("m", range(6))
 @given(h=st.floats(-30, 30))
+@example(h=1.0)  # where the series is longest
+@example(h=-1.0)
 def test_phi_functions_have_no_cancellation(m, h):
     with mpmath.workdps(60):
         expected = mpmath.hyp1f1(1, m + 1, mpmath.mpf(h)) / mpmath.factorial(m)

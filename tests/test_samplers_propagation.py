@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm
 from tables import tableaus
 
 from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
@@ -130,6 +132,19 @@ def test_a_point_is_reached_by_any_number_of_steps():
         found = propagate(ddim(PROCESS, np.linspace(1, 0, steps + 1)), Empirical([[1.5, -2.0]]))
         np.testing.assert_allclose(found.output.mean(), [1.5, -2.0], rtol=1e-13)
         assert found.wasserstein() < 1e-13
+
+
+def test_distances_are_those_of_the_stage_to_its_own_target():
+    found = propagate(ddim(PROCESS, [0.9, 0.5, 0.2], eta=1.0), Gaussian([0.7], 0.25))
+    for k in (1, 2, -1):
+        law, target = found.law(k), found.target(k)
+        (m, s), (n, r) = ((float(g.mean()[0]), float(g.cov()[0, 0]) ** 0.5) for g in (law, target))
+        np.testing.assert_allclose(found.wasserstein(k), np.hypot(m - n, s - r), rtol=1e-12)
+        expected = np.log(s / r) + (r**2 + (m - n) ** 2) / (2 * s**2) - 0.5  # KL(target || law)
+        np.testing.assert_allclose(found.kl(k), expected, rtol=1e-10)
+        gap, _ = quad(lambda x: abs(norm.pdf(x, m, s) - norm.pdf(x, n, r)), -9, 9, limit=200, epsabs=1e-12)  # noqa: B023
+        np.testing.assert_allclose(found.total_variation(k), gap / 2, rtol=1e-8)
+    assert found.wasserstein(1) != found.wasserstein()
 
 
 def test_an_exact_history_leaves_the_error_of_the_last_step():
