@@ -39,6 +39,12 @@ def test_phi_at_zero_is_one_over_a_factorial_and_arrays_keep_their_shape():
     assert phi(2, np.array([[-2.0, 0.0, 0.5], [3.0, 1e-9, -1.0]])).shape == (2, 3)
 
 
+@pytest.mark.parametrize("m", range(6))
+def test_phi_of_an_array_is_phi_of_its_numbers(m):
+    h = np.array([-1e30, -2.0, -1.0, -0.3, 0.0, 0.7, 1.5, 20.0])
+    np.testing.assert_allclose(phi(m, h), [phi(m, float(one)) for one in h], rtol=16 * EPS)
+
+
 def test_functions_accept_extended_numbers():
     x = mpmath.mpf("0.3")
     for function, theirs in ((exp, mpmath.exp), (expm1, mpmath.expm1), (log, mpmath.log), (sqrt, mpmath.sqrt)):
