@@ -36,6 +36,7 @@ from refdiff.samplers.running import run
 MIXTURE = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.09, 1.0, 0.25], [0.5, 0.3, 0.2])
 TABLE = beta_table.linear(20, 0.01, 0.6)
 PROCESSES = {"VP": VPLinear(), "FM": FlowMatching(), "EDM": VEPower(T=80.0), "table": TABLE}
+VP = VPLinear()
 
 
 # ---------------------------------------------------------------------- the paper's box, on numbers
@@ -359,6 +360,36 @@ def test_a_negative_sn_variance_is_taken_as_zero():
 
 
 # ---------------------------------------------------------------------- bad input
+
+
+def test_isotropic_is_the_mean_over_axes():
+    law, grid = Gaussian([0.0, 1.0, 0.5], [0.1, 0.5, 2.0]), [0.9, 0.5, 0.2]
+    left = [np.mean([v * VP.sigma(s) ** 2 / (VP.alpha(s) ** 2 * v + VP.sigma(s) ** 2) for v in (0.1, 0.5, 2.0)])
+            for s in grid[:-1]]  # fmt: skip
+    assert analytic_dpm(VP, grid, law=law).close(analytic_dpm(VP, grid, moments=left), 1e-13)
+
+
+def test_moments_of_standard_normal_data_are_these_datas_own_where_variance_is_not_preserved():
+    grid, law = [0.9, 0.5, 0.2], Gaussian([0.0], 1.0)
+    table = analytic_dpm(FlowMatching(), grid, moments=analytic.standard_normal)
+    assert table.close(analytic_dpm(FlowMatching(), grid, law=law), 1e-13)
+
+
+@pytest.mark.parametrize("covariance", ["npr", "sn", "full"])
+def test_another_mean_adds_its_error_to_the_noise_of_a_step(covariance):
+    law, (s, t), x, z = Gaussian([0.7], 0.25), (0.6, 0.3), np.array([[0.4], [1.5]]), np.array([[[0.8], [-0.3]]])
+    model, other = ExactModel(law, VP), lambda y, _: 0.8 * y + 0.1
+    (a, b), best = VP.coefficients([s, t]).alpha, model.denoiser(x, s)
+    rho2 = (VP.sigma(s) / a) ** 2
+    posterior, mean = 0.25 * rho2 / (0.25 + rho2), other(x, s)
+    noise, noise_best = (x - a * mean) / VP.sigma(s), (x - a * best) / VP.sigma(s)
+    second = posterior / rho2 + noise_best**2  # E[eps^2 | x]
+    v = rho2 * (second - noise**2) if covariance == "sn" else posterior + (mean - best) ** 2
+    q = (a * VP.sigma(t) / (b * VP.sigma(s))) ** 2
+    step = b * (mean + q * (x / a - mean))
+    expected = step + np.sqrt(VP.sigma(t) ** 2 * (1 - q) + (b * (1 - q)) ** 2 * np.maximum(v, 0)) * z[0]
+    found = state_dependent_dpm(model, [s, t], x, covariance=covariance, denoiser=other, normals=z)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_bad_input_is_refused():

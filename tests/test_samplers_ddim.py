@@ -343,6 +343,17 @@ def test_an_eta_that_asks_for_all_of_sigma_is_taken_in_spite_of_rounding(lam, lo
         ddim(process, [s, t], eta=eta * 1.001)
 
 
+@pytest.mark.parametrize("k", [0.0, 0.5, 1.0, 2.0])
+def test_a_frozen_noise_moves_x_over_alpha_by_its_share_of_the_step_in_rho(k):
+    process, (s, t) = FlowMatching(), (0.8, 0.3)
+    table = to_prediction(gddim(process, [s, t], stochasticity=k, frozen="noise"), "noise")
+    rho = [process.sigma(u) / process.alpha(u) for u in (s, t)]
+    assert table.states[-1, 0] == pytest.approx(process.alpha(t) / process.alpha(s), rel=1e-14)
+    assert table.outputs[-1, 0] == pytest.approx((1 + k**2) * (rho[1] - rho[0]) * process.alpha(t), rel=1e-13)
+    if k:
+        assert table.noise[-1, 0] == pytest.approx(k * process.alpha(t) * np.sqrt(rho[0] ** 2 - rho[1] ** 2), rel=1e-13)
+
+
 def test_a_stochasticity_whose_square_vanishes_is_ddim():
     times = [1.0, 0.5, 0.0]
     assert gddim(FlowMatching(), times, stochasticity=1e-170).difference(ddim(FlowMatching(), times)) == 0
