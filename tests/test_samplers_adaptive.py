@@ -173,6 +173,15 @@ def test_bad_input(options, message):
         adaptive(VPLinear(), ExactModel(GAUSSIAN, VPLinear()), X, **options)
 
 
+def test_the_lower_methods_have_their_published_weights():
+    published = {
+        "bogacki-shampine": [7 / 24, 1 / 4, 1 / 3, 1 / 8],
+        "dormand-prince": [5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40],
+    }
+    for name, weights in published.items():
+        np.testing.assert_allclose(PAIRS[name].low.keywords["method"].b, weights, rtol=0, atol=1e-15)
+
+
 def test_a_model_that_no_step_follows_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(RuntimeError, match=r"no step from t = 1\.0 meets rtol"):

@@ -206,6 +206,7 @@ def test_each_axis_of_a_per_axis_process_is_restarted_on_its_own():
         ({"intervals": [(0.05, 0.6)]}, "low must lie within the grid"),
         ({"intervals": [(0.5, 0.5)]}, "intervals must hold a step"),
         ({"intervals": [(0.5, 0.4, 1, 3)]}, "high must be noisier than low"),
+        ({"intervals": [(0.5, 0.5, 1, 3)]}, "high must be noisier than low"),
         ({"intervals": [(0.5, 1.4)]}, "high must lie in"),
         ({"intervals": [(0.5, 0.7, -1)]}, "repeats"),
         ({"intervals": [(0.5, 0.7, 1, 0)]}, "steps"),
