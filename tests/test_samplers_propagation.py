@@ -140,7 +140,7 @@ def test_distances_are_those_of_the_stage_to_its_own_target():
         law, target = found.law(k), found.target(k)
         (m, s), (n, r) = ((float(g.mean()[0]), float(g.cov()[0, 0]) ** 0.5) for g in (law, target))
         np.testing.assert_allclose(found.wasserstein(k), np.hypot(m - n, s - r), rtol=1e-12)
-        expected = np.log(s / r) + (r**2 + (m - n) ** 2) / (2 * s**2) - 0.5  # KL(target || law)
+        expected = np.log(r / s) + (s**2 + (m - n) ** 2) / (2 * r**2) - 0.5  # KL(law || target)
         np.testing.assert_allclose(found.kl(k), expected, rtol=1e-10)
         gap, _ = quad(lambda x: abs(norm.pdf(x, m, s) - norm.pdf(x, n, r)), -9, 9, limit=200, epsabs=1e-12)  # noqa: B023
         np.testing.assert_allclose(found.total_variation(k), gap / 2, rtol=1e-8)

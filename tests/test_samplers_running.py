@@ -72,6 +72,20 @@ def test_the_trajectory_begins_with_the_start_and_ends_with_the_output():
     assert np.array_equal(path[-1], run(tableau, MODEL, x))
 
 
+def test_given_stages_are_put_in_place_of_computed_ones():
+    tableau, x = ddim(VPLinear(), TIMES), MODEL.sample(3, 1.0, 0)
+    path = run(tableau, MODEL, x, trajectory=True)
+    moved = run(tableau, MODEL, x, given={2: path[2] + 1.0}, trajectory=True)
+    assert np.array_equal(moved[:2], path[:2])
+    assert np.array_equal(moved[2], path[2] + 1.0)
+    rest = ddim(VPLinear(), TIMES[2:])
+    assert np.array_equal(moved[-1], run(rest, MODEL, path[2] + 1.0))
+    with pytest.raises(ValueError, match=r"given must hold stages 1..5 of shape \(3, 2\), got 6"):
+        run(tableau, MODEL, x, given={6: x})
+    with pytest.raises(ValueError, match="given must hold stages"):
+        run(tableau, MODEL, x, given={2: x[:1]})
+
+
 def test_progress_counts_every_evaluation():
     seen = []
     run(ddim(VPLinear(), TIMES), MODEL, MODEL.sample(2, 1.0, 0), progress=lambda done, all_: seen.append((done, all_)))

@@ -87,8 +87,8 @@ class Propagation:
         return wasserstein(self.law(stage), self.target(stage))
 
     def kl(self, stage: int = -1) -> float:
-        """KL(target || law of the stage), in nats."""
-        return kl_divergence(self.target(stage), self.law(stage))
+        """KL(law of the stage || target), in nats."""
+        return kl_divergence(self.law(stage), self.target(stage))
 
     def total_variation(self, stage: int = -1) -> float:
         """The total variation between a stage's law and its target, in one dimension."""

@@ -7,7 +7,7 @@ Only the window is kept, so a thousand steps of many points need the memory of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ def run(
     seed: int | np.random.Generator | None = None,
     *,
     normals: ArrayLike | None = None,
+    given: Mapping[int, ArrayLike] | None = None,
     trajectory: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Array:
@@ -39,6 +40,7 @@ def run(
         x: where to start, shape (..., d), in the tableau's coordinate.
         seed: for the normals of a stochastic sampler: an int or a generator.
         normals: the normals themselves, shape (draws, ..., d), in place of a seed.
+        given: stages that are put where they are given, shape of x, and not computed: an exact history, a correction.
         trajectory: return every stage, shape (stages, ..., d), and not only the output.
         progress: called with (evaluations done, evaluations in all) after each evaluation.
 
@@ -56,6 +58,13 @@ def run(
     _fits(tableau, rows.shape[1])
     draw = _drawing(tableau, seed, normals, start.shape, rows.shape)
     predict = _asking(tableau, model)
+    placed = {k: real_array("given", y) for k, y in (given or {}).items()}
+    for k, y in placed.items():
+        if not 0 < k < tableau.stages or y.shape != start.shape:
+            raise ValueError(
+                f"given must hold stages 1..{tableau.stages - 1} of shape {start.shape}, got {k}: {y.shape}"
+            )
+    placed = {k: y.reshape(rows.shape) for k, y in placed.items()}
     scale = tableau.scale
     width = max(tableau.window[:2])
     stages: dict[int, Array] = {0: rows}
@@ -71,7 +80,7 @@ def run(
             for source, terms in zip((stages, outputs, drawn), tableau.row(k), strict=True):
                 for j, weight in terms:
                     y = y + operators.apply(weight, source[j])
-            stages[k] = y
+            stages[k] = y = placed.get(k, y)
             if trajectory:
                 kept.append(y)
         if tableau.evaluated[k]:
