@@ -182,6 +182,18 @@ def test_the_lower_methods_have_their_published_weights():
         np.testing.assert_allclose(PAIRS[name].low.keywords["method"].b, weights, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("pi", [(0.7, 0.4), (0.5, 0.2)])
+def test_steps_follow_the_errors_of_the_last_two(pi):
+    model = ExactModel(GAUSSIAN, FlowMatching())
+    found = adaptive(FlowMatching(), model, X, pair="bogacki-shampine", pi=pi, end=0.1, first_step=0.002, safety=0.8)
+    assert found.rejected == 0
+    before = np.append(1.0, found.errors[:-2])
+    factors = 0.8 * found.errors[:-1] ** (-pi[0] / 3) * before ** (pi[1] / 3)
+    # the last step goes to the end
+    steps = np.diff(found.times)
+    np.testing.assert_allclose(steps[1:-1] / steps[:-2], np.clip(factors, 0.2, 5.0)[:-1], rtol=1e-9)
+
+
 def test_a_model_that_no_step_follows_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(RuntimeError, match=r"no step from t = 1\.0 meets rtol"):
