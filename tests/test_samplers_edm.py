@@ -176,6 +176,7 @@ def test_churn_outside_its_range_of_noise_levels_does_nothing():
     table = edm_euler(schedule, times, s_churn=1.0, s_tmin=low, s_tmax=high)
     assert table.draws == 2
     assert edm_euler(schedule, times, s_churn=1.0, s_tmin=high + 1e-6, s_tmax=high + 2e-6).draws == 0
+    assert edm_euler(schedule, times, s_churn=1.0, s_tmin=high + 1e-6, s_tmax=high + 1e-6).draws == 0
 
 
 @pytest.mark.parametrize("build", [edm_euler, edm_heun])

@@ -26,7 +26,7 @@ from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import split
 from refdiff.samplers.edm import Churn, euler_step, moved, noise_prediction
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import log
+from refdiff.samplers.numbers import Number, log
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -49,10 +49,14 @@ def euler_ancestral(
     rec = Recorder(f"Euler ancestral, eta = {eta:g}", process, times, "denoiser")
     x = rec.start
     for s, t in rec.steps:
-        d = rec.evaluate(x, s)
-        down, up = split(s, t, eta)
-        x = t.alpha * d + (down / s.sigma) * (x - s.alpha * d) + rec.noise(s_noise * up)
+        x = _euler_step(rec, x, s, t, *split(s, t, eta), s_noise)
     return rec.finish(x)
+
+
+def _euler_step(rec: Recorder, x: State, s: Point, t: Point, down: Number, up: Number, s_noise: float) -> State:
+    d = rec.evaluate(x, s)
+    result: State = t.alpha * d + (down / s.sigma) * (x - s.alpha * d) + rec.noise(s_noise * up)
+    return result
 
 
 def dpm2(
@@ -112,8 +116,7 @@ def dpm2_ancestral(
     for s, t in rec.steps:
         down, up = split(s, t, eta)
         if s.pure_noise or down == 0:
-            d = rec.evaluate(x, s)
-            x = t.alpha * d + (down / s.sigma) * (x - s.alpha * d) + rec.noise(s_noise * up)
+            x = _euler_step(rec, x, s, t, down, up, s_noise)
             continue
         middle = rec.at_log_snr((s.log_snr + log(t.alpha) - log(down)) / 2)
         first = noise_prediction(rec, x, s)
