@@ -285,12 +285,7 @@ def _count(steps: int) -> int:
 
 
 def one_schedule(process: Process, use: str) -> Schedule:
-    """The schedule of a process that is the same on all axes.
-
-    Raises:
-        TypeError: neither a process nor a schedule.
-        ValueError: a process with one schedule for each axis, which has no `use`.
-    """
+    """The schedule of a process that is the same on all axes; TypeError or ValueError, with its use, otherwise."""
     process = _process(process)
     if isinstance(process, Schedule):
         return process
