@@ -177,7 +177,8 @@ def mixture_error(tableau: Tableau, model: ExactModel, until: float | None = Non
         raise ValueError("tableau must be deterministic to be compared with a flow map; take Gaussian data")
     table = to_coordinate(tableau, "x")
     x = model.sample(count, float(table.times[0]), 0)
-    exact, path = x, {}
+    exact = x
+    path: dict[int, Array] = {}
     for k in range(1, table.stages):
         if k == table.stages - 1 or (until is not None and table.times[k] >= until):
             exact = reference_flow(model, exact, float(table.times[max(path, default=0)]), float(table.times[k]))
