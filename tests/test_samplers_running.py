@@ -121,6 +121,11 @@ def test_bad_input_is_named(change, message):
         run(ddim(VPLinear(), TIMES, eta=1.0), **arguments)
 
 
+def test_what_is_no_table_is_refused():
+    with pytest.raises(TypeError, match="tableau must be a Tableau, got 'ddim'"):
+        run("ddim", MODEL, np.ones((3, 2)))
+
+
 def test_a_model_that_is_no_function_is_refused():
     with pytest.raises(TypeError, match="model must be an ExactModel or a function"):
         run(ddim(VPLinear(), TIMES), "denoiser", np.ones((3, 2)))

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tables import tableaus
 
-from refdiff import AffineProcess, FlowMatching, VPLinear
+from refdiff import AffineProcess, BetaTable, FlowMatching, VPLinear
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.recorder import Recorder
 
@@ -233,6 +233,13 @@ def test_a_clean_end_may_be_allowed():
 def test_bad_grids_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_only_the_noisy_end_may_be_pure_noise():
+    table = BetaTable(np.array([0.1, 0.2, 1.0]))  # alpha = 0 from right after index 2
+    with pytest.raises(ValueError, match="times must have alpha > 0 but at the noisy end of the grid"):
+        Recorder("x", table, [3.0, 2.5, 1.0])
+    assert Recorder("x", table, [3.0, 2.0, 1.0]).points[0].pure_noise
 
 
 def test_a_process_that_is_none_is_refused():

@@ -119,6 +119,8 @@ def propagate(
         TypeError: a law that is not Gaussian.
         ValueError: a law of another dimension than the weights, or a stage evaluated where p_t has no density.
     """
+    if not isinstance(tableau, Tableau):
+        raise TypeError(f"tableau must be a Tableau, got {tableau!r}")
     data = as_gaussian("gaussian", gaussian)
     table = to_coordinate(tableau, "x")
     dim, c = data.dim, table.coefficients

@@ -153,6 +153,8 @@ class Recorder:
         self.name, self.process, self.prediction = name, process, prediction
         grid = (increasing if towards_noise else decreasing)(times, process.T)
         self.points = self._points(grid)
+        if any(point.pure_noise for point in (self.points[:-1] if towards_noise else self.points[1:])):
+            raise ValueError("times must have alpha > 0 but at the noisy end of the grid, got two with alpha = 0")
         self.steps = list(pairwise(self.points))
         self._stages: list[_Stage] = [_Stage(self.points[0], {}, 0)]
         self._normals = 0

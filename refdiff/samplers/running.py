@@ -51,6 +51,8 @@ def run(
         ValueError: neither seed nor normals for a stochastic sampler, or both; a model's answer of another shape than
             its points, or not finite.
     """
+    if not isinstance(tableau, Tableau):
+        raise TypeError(f"tableau must be a Tableau, got {tableau!r}")
     start = real_array("x", x)
     if start.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")
