@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import factorial
 
-import mpmath
 import numpy as np
 
 from refdiff.arguments import Array
@@ -143,6 +142,16 @@ def local_errors(p: int, h: float, lam: float, v: float) -> tuple[float, float]:
     return results[0], results[1]
 
 
+def denoiser_series(lam: float, v: float, degree: int) -> list[float]:
+    """The Taylor coefficients of D = v / sqrt(v + e^{-2 lambda}) at lambda, by the recurrence of a power of a series."""
+    w = [np.exp(-2 * lam) * (-2.0) ** k / factorial(k) for k in range(degree + 1)]
+    w[0] += v
+    power = [w[0] ** -0.5]
+    for n in range(1, degree + 1):  # n w_0 p_n = sum_k (-k/2 - n + k) w_k p_{n-k}
+        power.append(sum((k / 2 - n) * w[k] * power[n - k] for k in range(1, n + 1)) / (n * w[0]))
+    return [float(v * p) for p in power]
+
+
 @identity(
     "Local errors of UniP-p and UniC-p",
     topic=TOPIC,
@@ -156,8 +165,7 @@ def local_errors(p: int, h: float, lam: float, v: float) -> tuple[float, float]:
 def constants(case: Case, wrong: bool) -> Iterator[Sides]:
     """Errors of one step from an exact history, divided by their power of h and extrapolated, against the constants."""
     lam, v = case.rng.uniform(-0.5, 0.5), case.rng.uniform(0.3, 1.5)
-    with mpmath.workdps(40):
-        taylor = [float(a) for a in mpmath.taylor(lambda u: v / mpmath.sqrt(v + mpmath.exp(-2 * u)), lam, 4)]
+    taylor = denoiser_series(lam, v, 4)
     slope = v / (v + np.exp(-2 * lam))
     for p in (1, 2, 3):
         basis = np.polynomial.Polynomial.fromroots(-np.arange(p))
