@@ -143,7 +143,7 @@ def local_errors(p: int, h: float, lam: float, v: float) -> tuple[float, float]:
 
 
 def denoiser_series(lam: float, v: float, degree: int) -> list[float]:
-    """The Taylor coefficients of D = v / sqrt(v + e^{-2 lambda}) at lambda, by the recurrence of a power of a series."""
+    """Taylor coefficients of D = v / sqrt(v + e^{-2 lambda}) at lambda, by the recurrence of a power of a series."""
     w = [np.exp(-2 * lam) * (-2.0) ** k / factorial(k) for k in range(degree + 1)]
     w[0] += v
     power = [w[0] ** -0.5]
