@@ -133,6 +133,7 @@ def test_a_costly_check_runs_on_some_of_its_cases_and_on_all_when_thorough():
     assert list(dict.fromkeys(seen)) == ["case 1", "case 4", "case 7"]
     assert run(one, cases, "thorough").cases == 9
     assert run(one, cases[:3]).cases == 2
+    assert run(one, cases, "quick").cases == 2
 
 
 def test_a_check_without_sides_does_not_pass():

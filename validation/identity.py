@@ -93,7 +93,8 @@ class Identity:
         evidence: the kind of evidence; `tolerance` is its tolerance unless the check states another, with a reason.
         control: what the negative control changes, in words.
         needs: which cases the check applies to.
-        most: a costly check runs on at most so many of them, evenly spread, except in a thorough run.
+        most: a costly check runs on at most so many of them, evenly spread (half as many in a quick run, all in a
+            thorough one).
     """
 
     name: str

@@ -80,10 +80,11 @@ def run(chosen: Identity, cases: Iterable[Case], level: str = "default") -> Outc
 
 
 def _share(chosen: Identity, applicable: list[Case], level: str) -> list[Case]:
-    """All cases that an identity applies to; of a costly one `most` of them, evenly spread, unless thorough."""
-    if level == "thorough" or chosen.most is None or len(applicable) <= chosen.most:
+    """All cases that an identity applies to; of a costly one `most` of them, evenly spread, half as many if quick."""
+    if level == "thorough" or chosen.most is None:
         return applicable
-    return [applicable[i * len(applicable) // chosen.most] for i in range(chosen.most)]
+    count = min(len(applicable), chosen.most if level == "default" else (chosen.most + 1) // 2)
+    return [applicable[i * len(applicable) // count] for i in range(count)]
 
 
 def run_all(
