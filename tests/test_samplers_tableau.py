@@ -202,7 +202,11 @@ def test_a_grid_towards_noise_increases():
 
 
 def test_a_clean_end_may_be_allowed():
-    Recorder("x", FlowMatching(), [0.9, 0.0]).finite_log_snr("the last step is another", last=False)
+    rec = Recorder("x", FlowMatching(), [0.9, 0.0])
+    rec.finite_log_snr("the last step is another", last=False)
+    assert rec.points[-1].clean
+    with pytest.raises(ValueError, match="times must end where sigma > 0: it is the same"):
+        rec.finite_log_snr("it is the same")
 
 
 @pytest.mark.parametrize(

@@ -215,16 +215,12 @@ class Recorder:
 
     def noise(self, weight: Number) -> State:
         """weight times a fresh unit normal; nothing is drawn where the weight is zero."""
-        return State({}) if not np.any(weight) else State({("normal", self._next()): weight})
+        return self.normal() * weight if np.any(weight) else State({})
 
     def finish(self, x: State, point: Point | None = None) -> Tableau:
         """The table whose output is x, at the last time of the grid unless another point is given."""
         self._append(x, self.points[-1] if point is None else point)
         return _tableau(self.name, self.prediction, self._stages, self._normals)
-
-    def _next(self) -> int:
-        self._normals += 1
-        return self._normals - 1
 
     def _index(self, x: State, point: Point) -> int:
         """The stage that x is at this time, made on the way if there is none."""
