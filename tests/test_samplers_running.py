@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import follow, tableaus
 
-from refdiff import ExactModel, FlowMatching, GaussianMixture, VPLinear
+from refdiff import ExactModel, FlowMatching, GaussianMixture, VPLinear, random
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.running import run
 
@@ -43,14 +43,37 @@ def test_the_same_seed_gives_the_same_points_and_another_seed_others():
     tableau, x = ddim(VPLinear(), TIMES, eta=1.0), MODEL.sample(5, 1.0, 0)
     first = run(tableau, MODEL, x, 3)
     assert np.array_equal(first, run(tableau, MODEL, x, 3))
-    assert np.array_equal(first, run(tableau, MODEL, x, np.random.default_rng(3)))
     assert (first != run(tableau, MODEL, x, 4)).all()
+
+
+def test_a_generator_gives_each_run_a_key():
+    tableau, x = ddim(VPLinear(), TIMES, eta=1.0), MODEL.sample(5, 1.0, 0)
+    rng = np.random.default_rng(3)
+    first, second = run(tableau, MODEL, x, rng), run(tableau, MODEL, x, rng)
+    assert (first != second).all()
+    keys = np.random.default_rng(3).integers(2**64, size=2, dtype=np.uint64)
+    assert np.array_equal(first, run(tableau, MODEL, x, int(keys[0])))
+    assert np.array_equal(second, run(tableau, MODEL, x, int(keys[1])))
 
 
 def test_given_normals_are_the_seeds_normals():
     tableau, x = ddim(VPLinear(), TIMES, eta=1.0), MODEL.sample(5, 1.0, 0)
-    normals = np.random.default_rng(3).standard_normal((tableau.draws, 5, 2))
+    normals = np.stack([random.normals(3, 5, m, 2) for m in range(tableau.draws)])
     assert np.array_equal(run(tableau, MODEL, x, 3), run(tableau, MODEL, x, normals=normals))
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 12), st.integers(1, 11))
+def test_a_batch_in_parts_has_the_points_of_the_batch_in_one(seed, particle, cut):
+    tableau, x = ddim(VPLinear(), TIMES, eta=1.0), MODEL.sample(12, 1.0, 0)
+    whole = run(tableau, MODEL, x, seed, particle=particle)
+    parts = [
+        run(tableau, MODEL, x[:cut], seed, particle=particle),
+        run(tableau, MODEL, x[cut:], seed, particle=particle + cut),
+    ]
+    # a matrix product of few rows may be summed in another order than one of many
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-12, atol=1e-13)
+    again = run(tableau, MODEL, x[cut:], seed, particle=particle)
+    assert not np.isclose(again, whole[cut:], rtol=1e-6).any()
 
 
 def test_points_of_any_leading_shape_and_precision():
@@ -109,6 +132,10 @@ def test_the_model_is_asked_at_the_points_and_times_of_the_process():
         ({"x": 1.0}, "x must have shape"),
         ({"x": [[np.nan, 1.0]]}, "x must be finite"),
         ({"seed": None}, "seed must be given for a sampler that draws 4 normals"),
+        ({"seed": -1}, "seed must be in 0..18446744073709551615, got -1"),
+        ({"seed": 2**64}, "seed must be in 0..18446744073709551615"),
+        ({"particle": -1}, "particle must be in 0..18446744073709551613, got -1"),
+        ({"particle": 2**64 - 2}, "particle must be in 0..18446744073709551613"),
         ({"normals": np.zeros((4, 3, 2))}, "seed and normals exclude each other"),
         ({"seed": None, "normals": np.zeros((4, 3, 1))}, r"normals must have shape \(4, 3, 2\)"),
         ({"model": lambda x, t: x[:1]}, "model must answer with the shape of its points"),

@@ -2,7 +2,8 @@ r"""Running a table: the NumPy loop.
 
     y_k = sum_i states[k, i] y_{k-1-i} + sum_i outputs[k, i] o_{k-1-i} + sum_i noise[k, i] z_{n_k - 1 - i}
 
-Only the window is kept, so a thousand steps of many points need the memory of a few.
+Only the window is kept, so a thousand steps of many points need the memory of a few. Normals are drawn when they are
+needed, by counter: z_m of a particle depends on the seed, the particle's number and m, and not on the batch it is in.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff import operators
-from refdiff.arguments import Array, generator, points, real_array
+from refdiff import operators, random
+from refdiff.arguments import Array, points, real_array, whole_number
 from refdiff.model import ExactModel
 from refdiff.samplers.tableau import Tableau
 
@@ -27,6 +28,7 @@ def run(
     x: ArrayLike,
     seed: int | np.random.Generator | None = None,
     *,
+    particle: int = 0,
     normals: ArrayLike | None = None,
     given: Mapping[int, ArrayLike] | None = None,
     trajectory: bool = False,
@@ -38,7 +40,9 @@ def run(
         tableau: the sampler.
         model: an ExactModel, or a function (x, t) -> the tableau's prediction at points x of shape (n, d).
         x: where to start, shape (..., d), in the tableau's coordinate.
-        seed: for the normals of a stochastic sampler: an int or a generator.
+        seed: for the normals of a stochastic sampler: an int in [0, 2^64), or a generator, from which a key is drawn.
+            Draw m of row i of x is `random.normals(seed, [particle + i], m, d)`.
+        particle: the number of the first row of x: with it, a batch in parts has the points of the batch in one.
         normals: the normals themselves, shape (draws, ..., d), in place of a seed.
         given: stages that are put where they are given, shape of x, and not computed: an exact history, a correction.
         trajectory: return every stage, shape (stages, ..., d), and not only the output.
@@ -58,7 +62,8 @@ def run(
         raise ValueError("x must have shape (..., d), got one number")
     rows, restore = points("x", x, start.shape[-1])
     _fits(tableau, rows.shape[1])
-    draw = _drawing(tableau, seed, normals, start.shape, rows.shape)
+    first = whole_number("particle", particle, high=random.PARTICLES - len(rows))
+    draw = _drawing(tableau, seed, first, normals, start.shape, rows.shape)
     predict = _asking(tableau, model)
     placed = {k: real_array("given", y) for k, y in (given or {}).items()}
     for k, y in placed.items():
@@ -106,9 +111,14 @@ def _fits(tableau: Tableau, dim: int) -> None:
 
 
 def _drawing(
-    tableau: Tableau, seed: Any, normals: ArrayLike | None, shape: tuple[int, ...], flat: tuple[int, ...]
+    tableau: Tableau,
+    seed: Any,
+    first: int,
+    normals: ArrayLike | None,
+    shape: tuple[int, ...],
+    flat: tuple[int, ...],
 ) -> Callable[[int], Array]:
-    """m -> z_m, drawn in order."""
+    """m -> z_m of all rows."""
     if normals is not None:
         if seed is not None:
             raise ValueError("seed and normals exclude each other, got both")
@@ -120,8 +130,8 @@ def _drawing(
         return lambda m: np.zeros(flat)
     if seed is None:
         raise ValueError(f"seed must be given for a sampler that draws {tableau.draws} normals, got None")
-    rng = generator(seed)
-    return lambda m: rng.standard_normal(flat)
+    key, particles = random.seed_key(seed), range(first, first + flat[0])
+    return lambda m: random.normals(key, particles, m, flat[1])
 
 
 def _asking(tableau: Tableau, model: Model) -> Callable[[Array, float], Array]:
