@@ -92,11 +92,21 @@ def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw:
     u = _pairs(seed, particles, draw, dim)
     z = np.empty_like(u)
     for rows in _slices(len(u), u.shape[1] // 2):
-        radius = np.sqrt(-2.0 * np.log(u[rows, 0::2]))
-        cosine, sine = _turn(u[rows, 1::2])
-        z[rows, 0::2] = radius * cosine
-        z[rows, 1::2] = radius * sine
+        z[rows, 0::2], z[rows, 1::2] = box_muller(u[rows, 0::2], u[rows, 1::2])
     return np.ascontiguousarray(z[:, :dim])
+
+
+def unit(low: Words, high: Words) -> Array:
+    """The upper 53 bits of two 32-bit words (kept in uint64) as a multiple of 2^-53 in (0, 1]."""
+    bits = (high << np.uint64(21)) | (low >> np.uint64(11))
+    return (bits + np.uint64(1)).astype(np.float64) * 2.0**-53
+
+
+def box_muller(u: Array, v: Array) -> tuple[Array, Array]:
+    """Two independent unit normals from two independent uniforms in (0, 1]: (r cos(2 pi v), r sin(2 pi v))."""
+    radius = np.sqrt(-2.0 * np.log(u))
+    cosine, sine = _turn(v)
+    return radius * cosine, radius * sine
 
 
 def _pairs(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
@@ -110,8 +120,8 @@ def _pairs(seed: int | np.random.Generator, particles: ArrayLike | range, draw: 
     for rows in _slices(len(numbers), len(groups)):
         own = numbers[rows, None]
         w = _rounds([own & _LOW, own >> _HALF, np.uint64(draw), groups], halves, ROUNDS)
-        out[rows, 0::2] = _unit(w[0], w[1])
-        out[rows, 1::2] = _unit(w[2], w[3])
+        out[rows, 0::2] = unit(w[0], w[1])
+        out[rows, 1::2] = unit(w[2], w[3])
     return out
 
 
@@ -123,12 +133,6 @@ def _rounds(counter: list[Words] | list[np.uint64], key: tuple[Words, Words], ro
         c0, c1, c2, c3 = (second >> _HALF) ^ c1 ^ k0, second & _LOW, (first >> _HALF) ^ c3 ^ k1, first & _LOW
         k0, k1 = (k0 + np.uint64(WEYL[0])) & _LOW, (k1 + np.uint64(WEYL[1])) & _LOW
     return [c0, c1, c2, c3]
-
-
-def _unit(low: Words, high: Words) -> Array:
-    """The upper 53 of 64 bits as a multiple of 2^-53 in (0, 1]."""
-    bits = (high << np.uint64(21)) | (low >> np.uint64(11))
-    return (bits + np.uint64(1)).astype(np.float64) * 2.0**-53
 
 
 def _turn(u: Array) -> tuple[Array, Array]:
