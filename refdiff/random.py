@@ -61,7 +61,7 @@ def philox(counter: ArrayLike, key: ArrayLike, rounds: int = ROUNDS) -> NDArray[
         np.broadcast_shapes(c.shape[:-1], k.shape[:-1])
     except ValueError:
         raise ValueError(f"counter and key must broadcast, got shapes {c.shape} and {k.shape}") from None
-    made = _rounds([c[..., i] for i in range(4)], (k[..., 0], k[..., 1]), whole_number("rounds", rounds))
+    made = _rounds(c[..., 0], c[..., 1], c[..., 2], c[..., 3], k[..., 0], k[..., 1], whole_number("rounds", rounds))
     return np.stack(np.broadcast_arrays(*made), axis=-1).astype(np.uint32)
 
 
@@ -114,25 +114,23 @@ def _pairs(seed: int | np.random.Generator, particles: ArrayLike | range, draw: 
     numbers = _particles(particles)
     draw, dim = whole_number("draw", draw, high=DRAWS - 1), whole_number("dim", dim, low=1)
     key = seed_key(seed)
-    halves = (np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32))
+    c2, k0, k1 = (np.asarray(word, dtype=np.uint64) for word in (draw, key & 0xFFFFFFFF, key >> 32))
     groups = np.arange((dim + 1) // 2, dtype=np.uint64)
     out = np.empty((len(numbers), 2 * len(groups)))
     for rows in _slices(len(numbers), len(groups)):
         own = numbers[rows, None]
-        w = _rounds([own & _LOW, own >> _HALF, np.uint64(draw), groups], halves, ROUNDS)
+        w = _rounds(own & _LOW, own >> _HALF, c2, groups, k0, k1, ROUNDS)
         out[rows, 0::2] = unit(w[0], w[1])
         out[rows, 1::2] = unit(w[2], w[3])
     return out
 
 
-def _rounds(counter: list[Words] | list[np.uint64], key: tuple[Words, Words], rounds: int) -> list[Words]:
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+def _rounds(c0: Words, c1: Words, c2: Words, c3: Words, k0: Words, k1: Words, rounds: int) -> tuple[Words, ...]:
     for _ in range(rounds):
         first, second = np.uint64(MULTIPLIERS[0]) * c0, np.uint64(MULTIPLIERS[1]) * c2
         c0, c1, c2, c3 = (second >> _HALF) ^ c1 ^ k0, second & _LOW, (first >> _HALF) ^ c3 ^ k1, first & _LOW
         k0, k1 = (k0 + np.uint64(WEYL[0])) & _LOW, (k1 + np.uint64(WEYL[1])) & _LOW
-    return [c0, c1, c2, c3]
+    return c0, c1, c2, c3
 
 
 def _turn(u: Array) -> tuple[Array, Array]:
