@@ -1,21 +1,25 @@
 r"""Elementary functions that compile into straight vector code.
 
 A call to the C library keeps a loop scalar. Written as a reduction to a short interval, a polynomial there and
-arithmetic on the exponent's bits, without a branch, the same function becomes vector instructions in any loop:
+arithmetic on the bits of the exponent, without a branch, the same function becomes vector instructions in any loop:
 
-    exp     x = n ln 2 + r, |r| <= ln(2)/2:          e^x = 2^n e^r
-    log     x = 2^e m, sqrt(1/2) <= m < sqrt(2):     log x = e ln 2 + log m,  log m = 2 artanh((m - 1)/(m + 1))
+    exp       x = n ln 2 + r, |r| <= ln(2)/2                 e^x = 2^n e^r
+    expm1     the same                                       e^x - 1 = (2^n - 1) + 2^n (e^r - 1)
+    log       x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)  log x = e ln 2 + 2 artanh s, s = f / (2 + f)
+    log1p     1 + x = u + c, u rounded                       log u + c / u
+    sincos    x = n pi/2 + r, |r| <= pi/4                    (sin r, cos r) turned by n quarters
 
 Each function takes a float64 or a float32 (anything else counts as float64) and answers in kind, from compiled code
 and from Python alike; Python's call also takes arrays, and does the same arithmetic with NumPy. No step depends on
 whether a product and a sum are fused into one operation.
 
-Coefficients are minimax: found by Remez exchange in 60 digits for the relative error of the function, the
-leading ones fixed at their exact values, then rounded.
+Polynomials are minimax: Remez exchange in 60 digits for the relative error of the function on its interval, the
+coefficients left out fixed at their exact values (1 + r of e^r, r of sin r, 1 - r^2/2 of cos r), then rounded.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,26 +27,63 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import lower_builtin, overload, type_callable
+from numba.extending import lower_builtin, overload, register_jitable, type_callable
 
 from refdiff.kernels.numba.compiling import FAST
 
-# ---------------------------------------------------------------------- steps Python has no words for
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": FAST, "forceinline": True}
+
+# ---------------------------------------------------------------------- steps that Python has no words for
+
+DIGITS = {64: 52, 32: 23}  # of the mantissa
+SQRT_HALF = {64: 0x3FE6A09E667F3BCD, 32: 0x3F3504F3}  # the bits of sqrt(1/2)
+ONE = {64: 0x3FF0000000000000, 32: 0x3F800000}
+WHOLE = {
+    64: 0x4330000000000000,
+    32: 0x4B000000,
+}  # the bits of 2^52 and 2^23: in their mantissa a whole number is itself
 
 
-def _choose(condition: Any, yes: Any, no: Any) -> Any:
-    """One of two values, both computed: a select, never a branch."""
+def _size(x: Any) -> tuple[int, Any, Any]:
+    """How many bits x has, and the kinds of whole and of real numbers of that size."""
+    return (64, np.uint64, np.float64) if x.dtype == np.float64 else (32, np.uint32, np.float32)
+
+
+def _lowers(name: Callable[..., Any], *arguments: Any, result: Any = None) -> Callable[..., Any]:
+    """The decorated function writes the LLVM code of a Python function: (builder, *values) -> value.
+
+    The result is of the type of the first argument unless another is given.
+    """
+
+    @type_callable(name)
+    def typing(_context):  # type: ignore[no-untyped-def]
+        def answer(*given):  # type: ignore[no-untyped-def]
+            return result or given[0]
+
+        answer.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
+        return answer
+
+    def lowered(lower: Callable[..., Any]) -> Callable[..., Any]:
+        lower_builtin(name, *arguments)(lambda _context, builder, _signature, values: lower(builder, *values))
+        return lower
+
+    return lowered
+
+
+def _as_bits(builder: Any, value: Any) -> tuple[Any, Any, int]:
+    """The bits of a float as a whole number, the type of that, and its size."""
+    size = 64 if value.type == ir.DoubleType() else 32
+    return builder.bitcast(value, ir.IntType(size)), ir.IntType(size), size
+
+
+def _choose(yes: Any, no: Any, condition: Any) -> Any:
+    """`yes` where the condition holds, else `no`; both are computed, nothing branches."""
     return np.where(condition, yes, no)
 
 
-@type_callable(_choose)
-def _type_choose(context):  # type: ignore[no-untyped-def]
-    return lambda condition, yes, no: yes if yes == no else None
-
-
-@lower_builtin(_choose, types.Boolean, types.Float, types.Float)
-def _lower_choose(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    return builder.select(*arguments)
+@_lowers(_choose, types.Float, types.Float, types.Boolean)
+def _(builder: Any, yes: Any, no: Any, condition: Any) -> Any:
+    return builder.select(condition, yes, no)
 
 
 def _polynomial(x: Any, coefficients: tuple[Any, ...]) -> Any:
@@ -53,15 +94,9 @@ def _polynomial(x: Any, coefficients: tuple[Any, ...]) -> Any:
     return value
 
 
-@type_callable(_polynomial)
-def _type_polynomial(context):  # type: ignore[no-untyped-def]
-    return lambda x, coefficients: x
-
-
-@lower_builtin(_polynomial, types.Float, types.UniTuple)
-def _lower_polynomial(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    x, coefficients = arguments
-    terms = [builder.extract_value(coefficients, i) for i in range(signature.args[1].count)]
+@_lowers(_polynomial, types.Float, types.UniTuple)
+def _(builder: Any, x: Any, coefficients: Any) -> Any:
+    terms = [builder.extract_value(coefficients, i) for i in range(coefficients.type.count)]
     value = terms[-1]
     for c in terms[-2::-1]:
         value = builder.fadd(builder.fmul(value, x, flags=("contract",)), c, flags=("contract",))
@@ -70,42 +105,97 @@ def _lower_polynomial(context, builder, signature, arguments):  # type: ignore[n
 
 def _times_power(y: Any, shifted: Any) -> Any:
     """2^n y by adding n to the exponent of y, for shifted = n + SHIFT; y and 2^n y are normal numbers."""
-    kind = y.dtype.type
-    whole, digits = (np.int64, 52) if kind is np.float64 else (np.int32, 23)
-    return ((shifted.view(whole) << whole(digits)) + y.view(whole)).view(kind)
+    size, whole, real = _size(y)
+    return ((shifted.view(whole) << whole(DIGITS[size])) + y.view(whole)).view(real)
 
 
-@type_callable(_times_power)
-def _type_times_power(context):  # type: ignore[no-untyped-def]
-    return lambda y, shifted: y
+@_lowers(_times_power, types.Float, types.Float)
+def _(builder: Any, y: Any, shifted: Any) -> Any:
+    (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
+    return builder.bitcast(builder.add(builder.shl(n, whole(DIGITS[size])), bits), y.type)
 
 
-@lower_builtin(_times_power, types.Float, types.Float)
-def _lower_times_power(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    y, shifted = arguments
-    whole, digits = (ir.IntType(64), 52) if signature.return_type == types.float64 else (ir.IntType(32), 23)
-    power = builder.shl(builder.bitcast(shifted, whole), whole(digits))
-    return builder.bitcast(builder.add(power, builder.bitcast(y, whole)), y.type)
+def _times_power_or_zero(y: Any, shifted: Any, condition: Any) -> Any:
+    """2^n y where the condition holds, else 0: chosen among whole numbers, the zero costs no instruction of its own."""
+    return np.where(condition, _times_power(y, shifted), y.dtype.type(0))
+
+
+@_lowers(_times_power_or_zero, types.Float, types.Float, types.Boolean)
+def _(builder: Any, y: Any, shifted: Any, condition: Any) -> Any:
+    (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
+    product = builder.add(builder.shl(n, whole(DIGITS[size])), bits)
+    return builder.bitcast(builder.select(condition, product, whole(0)), y.type)
+
+
+def _exponent(x: Any) -> Any:
+    """e of x = 2^e m with sqrt(1/2) <= m < sqrt(2), for a positive normal x."""
+    size, whole, real = _size(x)
+    biased = (x.view(whole) + whole(ONE[size] - SQRT_HALF[size])) >> whole(DIGITS[size])
+    return (biased | whole(WHOLE[size])).view(real) - real(2.0 ** DIGITS[size] + (ONE[size] >> DIGITS[size]))
+
+
+@_lowers(_exponent, types.Float)
+def _(builder: Any, x: Any) -> Any:
+    # without a conversion from whole numbers, which AVX2 has not in 64 bits
+    bits, whole, size = _as_bits(builder, x)
+    biased = builder.lshr(builder.add(bits, whole(ONE[size] - SQRT_HALF[size])), whole(DIGITS[size]))
+    real = builder.bitcast(builder.or_(biased, whole(WHOLE[size])), x.type)
+    return builder.fsub(real, x.type(2.0 ** DIGITS[size] + (ONE[size] >> DIGITS[size])))
+
+
+def _mantissa(x: Any) -> Any:
+    """m of x = 2^e m with sqrt(1/2) <= m < sqrt(2), for a positive normal x."""
+    size, whole, real = _size(x)
+    moved = x.view(whole) + whole(ONE[size] - SQRT_HALF[size])
+    return ((moved & whole(2 ** DIGITS[size] - 1)) + whole(SQRT_HALF[size])).view(real)
+
+
+@_lowers(_mantissa, types.Float)
+def _(builder: Any, x: Any) -> Any:
+    bits, whole, size = _as_bits(builder, x)
+    moved = builder.add(bits, whole(ONE[size] - SQRT_HALF[size]))
+    kept = builder.and_(moved, whole(2 ** DIGITS[size] - 1))
+    return builder.bitcast(builder.add(kept, whole(SQRT_HALF[size])), x.type)
+
+
+def _odd(shifted: Any) -> Any:
+    """Whether n is odd, for shifted = n + SHIFT."""
+    _, whole, _ = _size(shifted)
+    return (shifted.view(whole) & whole(1)) != 0
+
+
+@_lowers(_odd, types.Float, result=types.boolean)
+def _(builder: Any, shifted: Any) -> Any:
+    bits, whole, _ = _as_bits(builder, shifted)
+    return builder.icmp_unsigned("!=", builder.and_(bits, whole(1)), whole(0))
+
+
+def _turned(y: Any, shifted: Any) -> Any:
+    """y, or -y where n modulo 4 is 2 or 3, for shifted = n + SHIFT."""
+    size, whole, real = _size(y)
+    return (((shifted.view(whole) & whole(2)) << whole(size - 2)) ^ y.view(whole)).view(real)
+
+
+@_lowers(_turned, types.Float, types.Float)
+def _(builder: Any, y: Any, shifted: Any) -> Any:
+    (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
+    sign = builder.shl(builder.and_(n, whole(2)), whole(size - 2))
+    return builder.bitcast(builder.xor(sign, bits), y.type)
 
 
 # ---------------------------------------------------------------------- one body for two precisions
 
-LN2_HIGH = {np.float64: 6.93147180369123816490e-01, np.float32: 0.693359375}  # n times it is exact for every exponent n
-LN2_LOW = {np.float64: 1.90821492927058770002e-10, np.float32: -2.12194440e-4}
-SHIFT = {np.float64: 1.5 * 2.0**52, np.float32: 1.5 * 2.0**23}  # adding it rounds to an integer in the lowest bits
-
-# (e^r - 1 - r) / r^2 on |r| <= ln(2)/2; the error of e^r is 2^-57.9 and 2^-28.3 of it
-EXP = {
-    np.float64: (0.5000000000000011, 0.16666666666666413, 0.041666666666530155, 0.008333333333494466,
-                 0.0013888888943630153, 0.00019841269506567152, 2.4801493098862284e-05, 2.7557586384852627e-06,
-                 2.763024839522162e-07, 2.500005795652183e-08),
-    np.float32: (0.4999999344778962, 0.16666520631801726, 0.04166838804854759, 0.008368716870689998,
-                 0.0013814598416706768),
-}  # fmt: skip
+SHIFT = {np.float64: 1.5 * 2.0**52, np.float32: 1.5 * 2.0**23}  # adding it rounds to a whole number in the lowest bits
+# ln 2 in two parts, the first so short that its product with an exponent is exact
+LN2_HIGH = {np.float64: 6.93147180369123816490e-01, np.float32: 0.693359375}
+LN2_LOW = {np.float64: 1.90821492927058770002e-10, np.float32: -2.12194440054690583e-4}
 
 
-def _both(make: Callable[[type], Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a documented name its arithmetic: compiled by the type of the first argument, or run by NumPy."""
+def _both(make: Callable[[Any], Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The arithmetic of a documented name: make(kind) returns it for one kind of number.
+
+    Compiled code calls it by the type of the argument; Python's call runs it on NumPy numbers or arrays.
+    """
     bodies = {kind: make(kind) for kind in (np.float64, np.float32)}
 
     def named(name: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,10 +206,10 @@ def _both(make: Callable[[type], Callable[..., Any]]) -> Callable[[Callable[...,
                 value = bodies[kind](x.astype(kind))
             return tuple(v[()] for v in value) if isinstance(value, tuple) else value[()]
 
-        public.__name__, public.__doc__, public.__module__ = name.__name__, name.__doc__, name.__module__
-        public.__qualname__ = name.__qualname__
+        public.__name__ = public.__qualname__ = name.__name__
+        public.__doc__ = name.__doc__
 
-        @overload(public, jit_options={"error_model": "numpy", "fastmath": FAST, "forceinline": True})
+        @overload(public, jit_options=OPTIONS)
         def _(x):  # type: ignore[no-untyped-def]
             return bodies[np.float32 if x == types.float32 else np.float64]
 
@@ -128,21 +218,295 @@ def _both(make: Callable[[type], Callable[..., Any]]) -> Callable[[Callable[...,
     return named
 
 
+# ---------------------------------------------------------------------- exp
+
+# (e^r - 1 - r) / r^2 for |r| <= ln(2)/2; e^r - 1 is off by less than 2^-55.6 and 2^-26.2 of it
+EXP = {
+    np.float64: (
+        *(0.5000000000000006, 0.16666666666666588, 0.04166666666657676, 0.008333333333389549, 0.0013888888931564694),
+        *(0.00019841269719014627, 2.4801505273986966e-05, 2.755740753598852e-06, 2.762603781926261e-07),
+        2.50537770731996e-08,
+    ),
+    np.float32: (
+        0.49999998154305125,
+        0.1666654362045258,
+        0.0416671998062859,
+        0.008366520619402016,
+        0.0013882524125008286,
+    ),
+}
+# (2^t - 1) / t for |t| <= 1/2; 2^t is off by less than 2^-58 and 2^-28.9 of it
+EXP2 = {
+    np.float64: (
+        *(0.6931471805599453, 0.2402265069591013, 0.055504108664820084, 0.009618129107594115, 0.0013333558146774655),
+        *(0.00015403530457119572, 1.5252733493108744e-05, 1.3215435278254878e-06, 1.0178199573572047e-07),
+        *(7.0737839938075795e-09, 4.4347719154466353e-10),
+    ),
+    np.float32: (
+        *(0.6931472028573195, 0.24022647913077866, 0.0555033246554218, 0.00961843740607939, 0.0013398876828376318),
+        0.00015353353958761121,
+    ),
+}
+
+
+def _reduction(kind: Any) -> tuple[Any, Any, Any, Any]:
+    """1 / ln 2, SHIFT and the two parts of ln 2."""
+    return kind(1 / math.log(2)), kind(SHIFT[kind]), kind(LN2_HIGH[kind]), kind(LN2_LOW[kind])
+
+
 def _make_exp_nonpositive(kind: Any) -> Callable[..., Any]:
-    log2e, shift, high, low = kind(1 / math.log(2)), kind(SHIFT[kind]), kind(LN2_HIGH[kind]), kind(LN2_LOW[kind])
+    log2e, shift, high, low = _reduction(kind)
     coefficients = tuple(kind(c) for c in (1.0, 1.0, *EXP[kind]))
     least = kind(-708.39 if kind is np.float64 else -87.33)
-    zero = kind(0)
 
     def body(x):  # type: ignore[no-untyped-def]
         shifted = x * log2e + shift
         n = shifted - shift
         r = (x - n * high) - n * low
-        return _choose(x > least, _times_power(_polynomial(r, coefficients), shifted), zero)
+        return _times_power_or_zero(_polynomial(r, coefficients), shifted, x >= least)
 
     return body
 
 
 @_both(_make_exp_nonpositive)
 def exp_nonpositive(x: Any) -> Any:
-    """e^x for x <= 0, and 0 for x below -708.39 (float32: -87.33), -inf included; other x are not meant."""
+    """e^x for x <= 0, in as few instructions as can be; 0 below -708.39 (float32: -87.33), and for -inf.
+
+    For no other x.
+    """
+
+
+def _make_exp2_nonpositive(kind: Any) -> Callable[..., Any]:
+    shift, coefficients = kind(SHIFT[kind]), tuple(kind(c) for c in (1.0, *EXP2[kind]))
+    least = kind(-1022 if kind is np.float64 else -126)
+
+    def body(x):  # type: ignore[no-untyped-def]
+        shifted = x + shift
+        return _times_power_or_zero(_polynomial(x - (shifted - shift), coefficients), shifted, x >= least)
+
+    return body
+
+
+@_both(_make_exp2_nonpositive)
+def exp2_nonpositive(x: Any) -> Any:
+    """2^x for x <= 0, two instructions less than exp_nonpositive; 0 below -1022 (float32: -126), and for -inf.
+
+    For no other x.
+    """
+
+
+def _make_exp(kind: Any) -> Callable[..., Any]:
+    log2e, shift, high, low = _reduction(kind)
+    coefficients = tuple(kind(c) for c in (1.0, 1.0, *EXP[kind]))
+    least, largest, zero = kind(-746 if kind is np.float64 else -104), kind(710 if kind is np.float64 else 89), kind(0)
+    # 2^n itself need not be a number: one factor 2^(n + 64) or 2^(n - 64) is, and the other rounds only once
+    small, large = kind(2.0**-64), kind(2.0**64)
+
+    def body(x):  # type: ignore[no-untyped-def]
+        x = _choose(largest, x, x > largest)
+        x = _choose(least, x, x < least)
+        shifted = x * log2e + shift
+        n = shifted - shift
+        p = _polynomial((x - n * high) - n * low, coefficients)
+        negative = x < zero
+        return p * _times_power(_choose(large, small, negative), shifted) * _choose(small, large, negative)
+
+    return body
+
+
+@_both(_make_exp)
+def exp(x: Any) -> Any:
+    """e^x."""
+
+
+def _make_expm1(kind: Any) -> Callable[..., Any]:
+    log2e, shift, high, low = _reduction(kind)
+    coefficients = tuple(kind(c) for c in EXP[kind])
+    least, largest = (kind(-40), kind(710)) if kind is np.float64 else (kind(-20), kind(89))
+    half, two, tiny = kind(0.5), kind(2), kind(2.0**-108 if kind is np.float64 else 2.0**-50)
+
+    def body(x):  # type: ignore[no-untyped-def]
+        y = _choose(largest, x, x > largest)
+        y = _choose(least, y, y < least)
+        shifted = y * log2e + shift
+        n = shifted - shift
+        first, second = y - n * high, n * low
+        r = first - second
+        rest = r * r * _polynomial(r, coefficients) + ((first - r) - second)
+        # half of (2^n - 1) + 2^n r with its rounding error, so that 2^n may be 2^1024
+        power = _times_power(half, shifted)
+        constant, linear = power - half, power * r
+        total = constant + linear
+        found = total - constant
+        lost = (constant - (total - found)) + (linear - found)
+        return _choose(x, two * (total + (lost + power * rest)), x * x < tiny)
+
+    return body
+
+
+@_both(_make_expm1)
+def expm1(x: Any) -> Any:
+    """e^x - 1, of small x too; of -0.0 it is -0.0."""
+
+
+# ---------------------------------------------------------------------- log
+
+# (2 artanh s - 2 s) / s^3 in s^2, s = f / (2 + f); off by less than 2^-59.5 and 2^-30.2 of log(1 + f)
+LOG = {
+    np.float64: (
+        *(0.6666666666666734, 0.3999999999941602, 0.28571428742102284, 0.22222198601126483, 0.1818356294379819),
+        *(0.1531408416101685, 0.1479563052488081),
+    ),
+    np.float32: (0.6666677611854704, 0.3997756939924978, 0.298710731465406),
+}
+
+
+def _make_log_of(kind: Any) -> Callable[..., Any]:
+    """exponent ln 2 + log(1 + f) + c for a tiny c: 2 artanh s = f - (f^2/2 - s (f^2/2 + s^2 LOG)), f being exact."""
+    coefficients, high, low = tuple(kind(c) for c in LOG[kind]), kind(LN2_HIGH[kind]), kind(LN2_LOW[kind])
+    half, two = kind(0.5), kind(2)
+
+    @register_jitable(**OPTIONS)
+    def log_of(exponent, f, c):  # type: ignore[no-untyped-def]
+        s = f / (two + f)
+        z = s * s
+        square = half * f * f
+        return exponent * high + (
+            f - (square - (s * (square + z * _polynomial(z, coefficients)) + (exponent * low + c)))
+        )
+
+    return log_of  # type: ignore[no-any-return]
+
+
+def _make_log(kind: Any) -> Callable[..., Any]:
+    log_of, least, scale = _make_log_of(kind), kind(np.finfo(kind).tiny), kind(2.0**54)
+    zero, one, lift, infinity, nan = kind(0), kind(1), kind(54), kind(np.inf), kind(np.nan)
+
+    def body(x):  # type: ignore[no-untyped-def]
+        subnormal = x < least
+        normal = _choose(x * scale, x, subnormal)
+        exponent = _exponent(normal) - _choose(lift, zero, subnormal)
+        value = log_of(exponent, _mantissa(normal) - one, zero)
+        value = _choose(value, x, x < infinity)
+        value = _choose(value, nan, x >= zero)
+        return _choose(-infinity, value, x == zero)
+
+    return body
+
+
+@_both(_make_log)
+def log(x: Any) -> Any:
+    """The natural logarithm: -inf of 0, NaN of what is negative."""
+
+
+def _make_log1p(kind: Any) -> Callable[..., Any]:
+    log_of, zero, one, infinity, nan = _make_log_of(kind), kind(0), kind(1), kind(np.inf), kind(np.nan)
+
+    def body(x):  # type: ignore[no-untyped-def]
+        u = one + x
+        found = u - one
+        c = ((one - (u - found)) + (x - found)) / u
+        exponent = _exponent(u)
+        near = exponent == zero  # there f = x is exact
+        value = log_of(exponent, _choose(x, _mantissa(u) - one, near), _choose(zero, c, near))
+        value = _choose(nan, value, x < -one)
+        value = _choose(-infinity, value, x == -one)
+        # NaN, infinity and both zeros are what they were
+        return _choose(value, x, (x < infinity) & (x != zero))
+
+    return body
+
+
+@_both(_make_log1p)
+def log1p(x: Any) -> Any:
+    """log(1 + x), of small x too: -inf of -1, NaN below it, -0.0 of -0.0."""
+
+
+# ---------------------------------------------------------------------- sine and cosine
+
+# (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4 in r^2; off by less than 2^-57.9 and 2^-64 (2^-37.5, 2^-42.9)
+SIN = {
+    np.float64: (
+        *(-0.1666666666666663, 0.008333333333322113, -0.0001984126982958488, 2.755731361971094e-06),
+        *(-2.505074749200143e-08, 1.5896213981704327e-10),
+    ),
+    np.float32: (-0.1666666664078678, 0.008333329303641408, -0.00019839311880376484, 2.7181178960701407e-06),
+}
+COS = {
+    np.float64: (
+        *(0.041666666666666595, -0.001388888888887305, 2.4801587288846557e-05, -2.7557314177769243e-07),
+        *(2.0875700629075472e-09, -1.1358525236600379e-11),
+    ),
+    np.float32: (0.04166666661947298, -0.0013888883498503744, 2.479945974134158e-05, -2.7205720128832147e-07),
+}
+# (sin(pi t/2) - pi t/2) / t^3 and (cos(pi t/2) - 1) / t^2 in t^2, |t| <= 1/2; 2^-57.9 and 2^-64.4 (2^-27.9, 2^-33.8)
+SIN_QUARTERS = {
+    np.float64: (
+        *(-0.6459640975062448, 0.07969262624605977, -0.004681754132562163, 0.00016044115216465245),
+        *(-3.5986477604861357e-06, 5.634460883963835e-08),
+    ),
+    np.float32: (-0.6459636301394452, 0.07968141189025262, -0.004604831072024339),
+}
+COS_QUARTERS = {
+    np.float64: (
+        *(-1.2337005501361697, 0.2536695079010468, -0.02086348076331256, 0.0009192602741909616),
+        *(-2.520203678760991e-05, 4.710609647910642e-07, -6.321199432255184e-09),
+    ),
+    np.float32: (-1.2337005425964491, 0.2536692259314793, -0.020860164845591125, 0.0009037659242472591),
+}
+PI_2 = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)  # 33, 33 and 53 bits
+REACH = 2.0**20  # so far n has 20 bits, and its products with the first two parts of pi/2 are exact
+
+
+def _make_sincos_turns(kind: Any) -> Callable[..., Any]:
+    sine, cosine = tuple(kind(c) for c in SIN_QUARTERS[kind]), tuple(kind(c) for c in (1.0, *COS_QUARTERS[kind]))
+    high = kind(np.pi / 2)
+    low = kind(6.123233995736766e-17) if kind is np.float64 else kind(np.pi / 2 - float(np.float32(np.pi / 2)))
+    four, shift, ahead = kind(4), kind(SHIFT[kind]), kind(SHIFT[kind] + 1)
+
+    def body(x):  # type: ignore[no-untyped-def]
+        quarters = four * x
+        shifted = quarters + shift
+        t = quarters - (shifted - shift)
+        z = t * t
+        s, c = t * high + t * (low + z * _polynomial(z, sine)), _polynomial(z, cosine)
+        odd = _odd(shifted)
+        return _turned(_choose(c, s, odd), shifted), _turned(_choose(s, c, odd), quarters + ahead)
+
+    return body
+
+
+@_both(_make_sincos_turns)
+def sincos_turns(x: Any) -> Any:
+    """(sin 2 pi x, cos 2 pi x) for |x| <= 2^20, exact where x is a whole number of quarters."""
+
+
+def _make_sincos(kind: Any) -> Callable[..., Any]:
+    # a float32 is reduced and evaluated as a float64, with polynomials that suffice for the float32 result
+    sine, cosine = tuple(SIN[kind]), (-0.5, *COS[kind])
+    two_pi, shift, reach, nan = 2 / math.pi, SHIFT[np.float64], REACH, math.nan
+    first, second, third = PI_2
+
+    def body(x):  # type: ignore[no-untyped-def]
+        y = np.float64(x)
+        shifted = y * two_pi + shift
+        n = shifted - shift
+        near = y - n * first  # exact, as is n * second
+        nearer = near - n * second
+        rest = ((near - nearer) - n * second) - n * third
+        r = nearer + rest
+        low = (nearer - r) + rest
+        z = r * r
+        s = r + (z * r * _polynomial(z, sine) + low)
+        c = 1.0 + (z * _polynomial(z, cosine) - r * low)
+        odd = _odd(shifted)
+        within = y * y <= reach * reach
+        s, c = _turned(_choose(c, s, odd), shifted), _turned(_choose(s, c, odd), (n + 1.0) + shift)
+        return kind(_choose(s, nan, within)), kind(_choose(c, nan, within))
+
+    return body
+
+
+@_both(_make_sincos)
+def sincos(x: Any) -> Any:
+    """(sin x, cos x) for |x| <= 2^20, and NaN beyond: there a phase is meant in turns (sincos_turns)."""
