@@ -19,169 +19,27 @@ coefficients left out fixed at their exact values (1 + r of e^r, r of sin r, 1 -
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import lower_builtin, overload, register_jitable, type_callable
+from numba.extending import overload, register_jitable
 
 from refdiff.kernels.numba.compiling import FAST
+from refdiff.kernels.numba.vector_steps import (
+    choose,
+    exponent,
+    mantissa,
+    odd,
+    polynomial,
+    times_power,
+    times_power_or_zero,
+    turned,
+)
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": FAST, "forceinline": True}
-
-# ---------------------------------------------------------------------- steps that Python has no words for
-
-DIGITS = {64: 52, 32: 23}  # of the mantissa
-SQRT_HALF = {64: 0x3FE6A09E667F3BCD, 32: 0x3F3504F3}  # the bits of sqrt(1/2)
-ONE = {64: 0x3FF0000000000000, 32: 0x3F800000}
-WHOLE = {
-    64: 0x4330000000000000,
-    32: 0x4B000000,
-}  # the bits of 2^52 and 2^23: in their mantissa a whole number is itself
-
-
-def _size(x: Any) -> tuple[int, Any, Any]:
-    """How many bits x has, and the kinds of whole and of real numbers of that size."""
-    return (64, np.uint64, np.float64) if x.dtype == np.float64 else (32, np.uint32, np.float32)
-
-
-def _lowers(name: Callable[..., Any], *arguments: Any, result: Any = None) -> Callable[..., Any]:
-    """The decorated function writes the LLVM code of a Python function: (builder, *values) -> value.
-
-    The result is of the type of the first argument unless another is given.
-    """
-
-    @type_callable(name)
-    def typing(_context):  # type: ignore[no-untyped-def]
-        def answer(*given):  # type: ignore[no-untyped-def]
-            return result or given[0]
-
-        answer.__signature__ = inspect.signature(name)  # type: ignore[attr-defined]
-        return answer
-
-    def lowered(lower: Callable[..., Any]) -> Callable[..., Any]:
-        lower_builtin(name, *arguments)(lambda _context, builder, _signature, values: lower(builder, *values))
-        return lower
-
-    return lowered
-
-
-def _as_bits(builder: Any, value: Any) -> tuple[Any, Any, int]:
-    """The bits of a float as a whole number, the type of that, and its size."""
-    size = 64 if value.type == ir.DoubleType() else 32
-    return builder.bitcast(value, ir.IntType(size)), ir.IntType(size), size
-
-
-def _choose(yes: Any, no: Any, condition: Any) -> Any:
-    """`yes` where the condition holds, else `no`; both are computed, nothing branches."""
-    return np.where(condition, yes, no)
-
-
-@_lowers(_choose, types.Float, types.Float, types.Boolean)
-def _(builder: Any, yes: Any, no: Any, condition: Any) -> Any:
-    return builder.select(condition, yes, no)
-
-
-def _polynomial(x: Any, coefficients: tuple[Any, ...]) -> Any:
-    """c0 + c1 x + c2 x^2 + ... by Horner's rule."""
-    value = coefficients[-1]
-    for c in coefficients[-2::-1]:
-        value = value * x + c
-    return value
-
-
-@_lowers(_polynomial, types.Float, types.UniTuple)
-def _(builder: Any, x: Any, coefficients: Any) -> Any:
-    terms = [builder.extract_value(coefficients, i) for i in range(coefficients.type.count)]
-    value = terms[-1]
-    for c in terms[-2::-1]:
-        value = builder.fadd(builder.fmul(value, x, flags=("contract",)), c, flags=("contract",))
-    return value
-
-
-def _times_power(y: Any, shifted: Any) -> Any:
-    """2^n y by adding n to the exponent of y, for shifted = n + SHIFT; y and 2^n y are normal numbers."""
-    size, whole, real = _size(y)
-    return ((shifted.view(whole) << whole(DIGITS[size])) + y.view(whole)).view(real)
-
-
-@_lowers(_times_power, types.Float, types.Float)
-def _(builder: Any, y: Any, shifted: Any) -> Any:
-    (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
-    return builder.bitcast(builder.add(builder.shl(n, whole(DIGITS[size])), bits), y.type)
-
-
-def _times_power_or_zero(y: Any, shifted: Any, condition: Any) -> Any:
-    """2^n y where the condition holds, else 0: chosen among whole numbers, the zero costs no instruction of its own."""
-    return np.where(condition, _times_power(y, shifted), y.dtype.type(0))
-
-
-@_lowers(_times_power_or_zero, types.Float, types.Float, types.Boolean)
-def _(builder: Any, y: Any, shifted: Any, condition: Any) -> Any:
-    (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
-    product = builder.add(builder.shl(n, whole(DIGITS[size])), bits)
-    return builder.bitcast(builder.select(condition, product, whole(0)), y.type)
-
-
-def _exponent(x: Any) -> Any:
-    """e of x = 2^e m with sqrt(1/2) <= m < sqrt(2), for a positive normal x."""
-    size, whole, real = _size(x)
-    biased = (x.view(whole) + whole(ONE[size] - SQRT_HALF[size])) >> whole(DIGITS[size])
-    return (biased | whole(WHOLE[size])).view(real) - real(2.0 ** DIGITS[size] + (ONE[size] >> DIGITS[size]))
-
-
-@_lowers(_exponent, types.Float)
-def _(builder: Any, x: Any) -> Any:
-    # without a conversion from whole numbers, which AVX2 has not in 64 bits
-    bits, whole, size = _as_bits(builder, x)
-    biased = builder.lshr(builder.add(bits, whole(ONE[size] - SQRT_HALF[size])), whole(DIGITS[size]))
-    real = builder.bitcast(builder.or_(biased, whole(WHOLE[size])), x.type)
-    return builder.fsub(real, x.type(2.0 ** DIGITS[size] + (ONE[size] >> DIGITS[size])))
-
-
-def _mantissa(x: Any) -> Any:
-    """m of x = 2^e m with sqrt(1/2) <= m < sqrt(2), for a positive normal x."""
-    size, whole, real = _size(x)
-    moved = x.view(whole) + whole(ONE[size] - SQRT_HALF[size])
-    return ((moved & whole(2 ** DIGITS[size] - 1)) + whole(SQRT_HALF[size])).view(real)
-
-
-@_lowers(_mantissa, types.Float)
-def _(builder: Any, x: Any) -> Any:
-    bits, whole, size = _as_bits(builder, x)
-    moved = builder.add(bits, whole(ONE[size] - SQRT_HALF[size]))
-    kept = builder.and_(moved, whole(2 ** DIGITS[size] - 1))
-    return builder.bitcast(builder.add(kept, whole(SQRT_HALF[size])), x.type)
-
-
-def _odd(shifted: Any) -> Any:
-    """Whether n is odd, for shifted = n + SHIFT."""
-    _, whole, _ = _size(shifted)
-    return (shifted.view(whole) & whole(1)) != 0
-
-
-@_lowers(_odd, types.Float, result=types.boolean)
-def _(builder: Any, shifted: Any) -> Any:
-    bits, whole, _ = _as_bits(builder, shifted)
-    return builder.icmp_unsigned("!=", builder.and_(bits, whole(1)), whole(0))
-
-
-def _turned(y: Any, shifted: Any) -> Any:
-    """y, or -y where n modulo 4 is 2 or 3, for shifted = n + SHIFT."""
-    size, whole, real = _size(y)
-    return (((shifted.view(whole) & whole(2)) << whole(size - 2)) ^ y.view(whole)).view(real)
-
-
-@_lowers(_turned, types.Float, types.Float)
-def _(builder: Any, y: Any, shifted: Any) -> Any:
-    (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
-    sign = builder.shl(builder.and_(n, whole(2)), whole(size - 2))
-    return builder.bitcast(builder.xor(sign, bits), y.type)
-
+OPTIONS: Any = {"error_model": "numpy", "fastmath": FAST, "forceinline": True}
 
 # ---------------------------------------------------------------------- one body for two precisions
 
@@ -228,10 +86,7 @@ EXP = {
         2.50537770731996e-08,
     ),
     np.float32: (
-        0.49999998154305125,
-        0.1666654362045258,
-        0.0416671998062859,
-        0.008366520619402016,
+        *(0.49999998154305125, 0.1666654362045258, 0.0416671998062859, 0.008366520619402016),
         0.0013882524125008286,
     ),
 }
@@ -263,7 +118,7 @@ def _make_exp_nonpositive(kind: Any) -> Callable[..., Any]:
         shifted = x * log2e + shift
         n = shifted - shift
         r = (x - n * high) - n * low
-        return _times_power_or_zero(_polynomial(r, coefficients), shifted, x >= least)
+        return times_power_or_zero(polynomial(r, coefficients), shifted, x >= least)
 
     return body
 
@@ -282,7 +137,7 @@ def _make_exp2_nonpositive(kind: Any) -> Callable[..., Any]:
 
     def body(x):  # type: ignore[no-untyped-def]
         shifted = x + shift
-        return _times_power_or_zero(_polynomial(x - (shifted - shift), coefficients), shifted, x >= least)
+        return times_power_or_zero(polynomial(x - (shifted - shift), coefficients), shifted, x >= least)
 
     return body
 
@@ -303,13 +158,13 @@ def _make_exp(kind: Any) -> Callable[..., Any]:
     small, large = kind(2.0**-64), kind(2.0**64)
 
     def body(x):  # type: ignore[no-untyped-def]
-        x = _choose(largest, x, x > largest)
-        x = _choose(least, x, x < least)
+        x = choose(largest, x, x > largest)
+        x = choose(least, x, x < least)
         shifted = x * log2e + shift
         n = shifted - shift
-        p = _polynomial((x - n * high) - n * low, coefficients)
+        p = polynomial((x - n * high) - n * low, coefficients)
         negative = x < zero
-        return p * _times_power(_choose(large, small, negative), shifted) * _choose(small, large, negative)
+        return p * times_power(choose(large, small, negative), shifted) * choose(small, large, negative)
 
     return body
 
@@ -326,20 +181,20 @@ def _make_expm1(kind: Any) -> Callable[..., Any]:
     half, two, tiny = kind(0.5), kind(2), kind(2.0**-108 if kind is np.float64 else 2.0**-50)
 
     def body(x):  # type: ignore[no-untyped-def]
-        y = _choose(largest, x, x > largest)
-        y = _choose(least, y, y < least)
+        y = choose(largest, x, x > largest)
+        y = choose(least, y, y < least)
         shifted = y * log2e + shift
         n = shifted - shift
         first, second = y - n * high, n * low
         r = first - second
-        rest = r * r * _polynomial(r, coefficients) + ((first - r) - second)
+        rest = r * r * polynomial(r, coefficients) + ((first - r) - second)
         # half of (2^n - 1) + 2^n r with its rounding error, so that 2^n may be 2^1024
-        power = _times_power(half, shifted)
+        power = times_power(half, shifted)
         constant, linear = power - half, power * r
         total = constant + linear
         found = total - constant
         lost = (constant - (total - found)) + (linear - found)
-        return _choose(x, two * (total + (lost + power * rest)), x * x < tiny)
+        return choose(x, two * (total + (lost + power * rest)), x * x < tiny)
 
     return body
 
@@ -362,20 +217,18 @@ LOG = {
 
 
 def _make_log_of(kind: Any) -> Callable[..., Any]:
-    """exponent ln 2 + log(1 + f) + c for a tiny c: 2 artanh s = f - (f^2/2 - s (f^2/2 + s^2 LOG)), f being exact."""
+    """e ln 2 + log(1 + f) + c for a tiny c: 2 artanh s = f - (f^2/2 - s (f^2/2 + s^2 LOG)), f being exact."""
     coefficients, high, low = tuple(kind(c) for c in LOG[kind]), kind(LN2_HIGH[kind]), kind(LN2_LOW[kind])
     half, two = kind(0.5), kind(2)
 
     @register_jitable(**OPTIONS)
-    def log_of(exponent, f, c):  # type: ignore[no-untyped-def]
+    def log_of(e, f, c):  # type: ignore[no-untyped-def]
         s = f / (two + f)
         z = s * s
         square = half * f * f
-        return exponent * high + (
-            f - (square - (s * (square + z * _polynomial(z, coefficients)) + (exponent * low + c)))
-        )
+        return e * high + (f - (square - (s * (square + z * polynomial(z, coefficients)) + (e * low + c))))
 
-    return log_of  # type: ignore[no-any-return]
+    return log_of
 
 
 def _make_log(kind: Any) -> Callable[..., Any]:
@@ -384,12 +237,12 @@ def _make_log(kind: Any) -> Callable[..., Any]:
 
     def body(x):  # type: ignore[no-untyped-def]
         subnormal = x < least
-        normal = _choose(x * scale, x, subnormal)
-        exponent = _exponent(normal) - _choose(lift, zero, subnormal)
-        value = log_of(exponent, _mantissa(normal) - one, zero)
-        value = _choose(value, x, x < infinity)
-        value = _choose(value, nan, x >= zero)
-        return _choose(-infinity, value, x == zero)
+        normal = choose(x * scale, x, subnormal)
+        e = exponent(normal) - choose(lift, zero, subnormal)
+        value = log_of(e, mantissa(normal) - one, zero)
+        value = choose(value, x, x < infinity)
+        value = choose(value, nan, x >= zero)
+        return choose(-infinity, value, x == zero)
 
     return body
 
@@ -406,13 +259,13 @@ def _make_log1p(kind: Any) -> Callable[..., Any]:
         u = one + x
         found = u - one
         c = ((one - (u - found)) + (x - found)) / u
-        exponent = _exponent(u)
-        near = exponent == zero  # there f = x is exact
-        value = log_of(exponent, _choose(x, _mantissa(u) - one, near), _choose(zero, c, near))
-        value = _choose(nan, value, x < -one)
-        value = _choose(-infinity, value, x == -one)
+        e = exponent(u)
+        near = e == zero  # there f = x is exact
+        value = log_of(e, choose(x, mantissa(u) - one, near), choose(zero, c, near))
+        value = choose(nan, value, x < -one)
+        value = choose(-infinity, value, x == -one)
         # NaN, infinity and both zeros are what they were
-        return _choose(value, x, (x < infinity) & (x != zero))
+        return choose(value, x, (x < infinity) & (x != zero))
 
     return body
 
@@ -469,9 +322,9 @@ def _make_sincos_turns(kind: Any) -> Callable[..., Any]:
         shifted = quarters + shift
         t = quarters - (shifted - shift)
         z = t * t
-        s, c = t * high + t * (low + z * _polynomial(z, sine)), _polynomial(z, cosine)
-        odd = _odd(shifted)
-        return _turned(_choose(c, s, odd), shifted), _turned(_choose(s, c, odd), quarters + ahead)
+        s, c = t * high + t * (low + z * polynomial(z, sine)), polynomial(z, cosine)
+        swap = odd(shifted)
+        return turned(choose(c, s, swap), shifted), turned(choose(s, c, swap), quarters + ahead)
 
     return body
 
@@ -497,12 +350,12 @@ def _make_sincos(kind: Any) -> Callable[..., Any]:
         r = nearer + rest
         low = (nearer - r) + rest
         z = r * r
-        s = r + (z * r * _polynomial(z, sine) + low)
-        c = 1.0 + (z * _polynomial(z, cosine) - r * low)
-        odd = _odd(shifted)
+        s = r + (z * r * polynomial(z, sine) + low)
+        c = 1.0 + (z * polynomial(z, cosine) - r * low)
+        swap = odd(shifted)
         within = y * y <= reach * reach
-        s, c = _turned(_choose(c, s, odd), shifted), _turned(_choose(s, c, odd), (n + 1.0) + shift)
-        return kind(_choose(s, nan, within)), kind(_choose(c, nan, within))
+        s, c = turned(choose(c, s, swap), shifted), turned(choose(s, c, swap), (n + 1.0) + shift)
+        return kind(choose(s, nan, within)), kind(choose(c, nan, within))
 
     return body
 
