@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import config
+from numba.core.errors import TypingError
 
 from refdiff import random
 from refdiff.kernels.numba import philox
@@ -77,6 +78,15 @@ def test_thousands_of_normals_are_those_of_numpy():
 def test_a_normal_does_not_depend_on_the_lane_it_is_made_in(lanes, dim, start):
     whole = block(3, 2**40, 7, 7, lanes=2 * LANES)
     assert np.array_equal(block(3, 2**40 + start, 7, dim, lanes=lanes), whole[:dim, start : start + lanes])
+
+
+def test_a_particle_that_has_become_a_float_is_refused():
+    with pytest.raises((TypeError, TypingError)):
+        fill_block(0, 1, 0, 0, 2.0, 0, np.empty((2, LANES)))
+    # of either kind of whole number
+    out = np.empty((2, LANES))
+    fill_block(0, 1, *halves(3), 9, 0, out)
+    assert np.array_equal(out, block(3, 9, 0, 2))
 
 
 def test_single_precision_holds_the_rounded_normals():

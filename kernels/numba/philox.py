@@ -67,10 +67,11 @@ def normal_pair(k0: Word, k1: Word, particle: Word, draw: Word, group: Word) -> 
 def normals_block(key0: int, key1: int, first_particle: int, draw: int, out: NDArray[Any]) -> None:
     """Fill out (d, lanes) with the normals of one draw; lane i is particle first_particle + i.
 
-    key0 and key1 are the low and the high 32 bits of the seed; out is float64 or float32.
+    key0 and key1 are the low and the high 32 bits of the seed; out is float64 or float32. Whole numbers may be int64
+    or uint64; the sum of one of each is a float64 for Numba as for NumPy, which has lost digits and is refused.
     """
     dim, lanes = out.shape
-    k0, k1, start, turn = Word(key0), Word(key1), Word(first_particle), Word(draw)
+    k0, k1, start, turn = Word(key0), Word(key1), Word(first_particle | 0), Word(draw)
     for group in range(dim // 2):
         for i in range(lanes):
             first, second = normal_pair(k0, k1, start + Word(i), turn, Word(group))
