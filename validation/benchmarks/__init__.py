@@ -1,0 +1,1 @@
+"""Side-by-side timings against other libraries: `refdiff bench`."""

@@ -1,0 +1,107 @@
+"""refdiff's own side of each problem, through nothing but its public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.distributions import Empirical, GaussianMixture
+from refdiff.model import ExactModel
+from refdiff.samplers.edm import edm_heun
+from refdiff.samplers.reverse_sde import euler_maruyama
+from refdiff.samplers.running import run
+from refdiff.schedules import VEPower, VPLinear
+from refdiff.validation.benchmarks.measuring import Candidate
+from refdiff.validation.benchmarks.problems import (
+    SIGMA_MAX,
+    FlowMap,
+    LogDensity,
+    Mixture,
+    PointSetScore,
+    Problem,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    kind,
+)
+
+
+def compiled() -> AbstractContextManager[Any]:
+    """The backend of compiled kernels."""
+    if find_spec("refdiff.backends") is None:
+        return nullcontext()
+    found: AbstractContextManager[Any] = import_module("refdiff.backends").backend("numba")
+    return found
+
+
+def candidates(problem: Problem, threads: int) -> list[Candidate]:  # noqa: ARG001
+    """One: refdiff chooses its own blocks, and takes the threads that the process was started with."""
+    solve = SOLVE[kind(problem)](problem)
+
+    def go(points: int) -> Array:
+        with compiled():
+            return solve(problem.x[:points])
+
+    return [Candidate("", go)]
+
+
+def law(mixture: Mixture) -> GaussianMixture:
+    """The mixture of a problem."""
+    return GaussianMixture.isotropic(mixture.means, mixture.variances, np.exp(mixture.log_weights))
+
+
+def probability_flow(problem: ProbabilityFlow) -> Callable[[Array], Array]:
+    """EDM's Heun sampler as a table."""
+    process = VEPower(T=SIGMA_MAX)
+    table, model = edm_heun(process, problem.sigmas), ExactModel(law(problem.mixture), process)
+    return lambda x: run(table, model, x)
+
+
+def reverse_diffusion(problem: ReverseDiffusion) -> Callable[[Array], Array]:
+    """Euler-Maruyama as a table."""
+    process = VPLinear()
+    table, model = euler_maruyama(process, problem.times), ExactModel(law(problem.mixture), process)
+    return lambda x: run(table, model, x, problem.seed)
+
+
+def flow_map(problem: FlowMap) -> Callable[[Array], Array]:
+    """The adaptive flow with steps for each block of particles."""
+    flow = import_module("refdiff.dynamics").flow
+    model = ExactModel(law(problem.mixture), VEPower(T=SIGMA_MAX))
+
+    def solve(x: Array) -> Array:
+        found: Array = flow(
+            model, x, problem.start, problem.end, method="dop853", rtol=problem.rtol, atol=problem.atol
+        ).x
+        return found
+
+    return solve
+
+
+def point_set_score(problem: PointSetScore) -> Callable[[Array], Array]:
+    """The score of the exact model of the points."""
+    model = ExactModel(Empirical(problem.mixture.means), VEPower(T=SIGMA_MAX))
+    return lambda x: model.score(x, problem.sigma)
+
+
+def log_density(problem: LogDensity) -> Callable[[Array], Array]:
+    """The log density at time 0."""
+    model = ExactModel(law(problem.mixture), VEPower())
+    return lambda x: model.log_density(x, 0.0)
+
+
+SOLVE: Mapping[str, Callable[[Any], Callable[[Array], Array]]] = MappingProxyType(
+    {
+        "probability_flow": probability_flow,
+        "flow_map": flow_map,
+        "reverse_diffusion": reverse_diffusion,
+        "point_set_score": point_set_score,
+        "log_density": log_density,
+    }
+)
