@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refdiff.kernels.numba.compiling import compiled, inlined
+from refdiff.kernels.numba.compiling import compiled, inlined, wide_vectors
 from refdiff.kernels.numba.vector_math import log, sincos_turns
 
 Word = np.uint64  # 32 bits, with room for a product
@@ -70,6 +70,7 @@ def normals_block(key0: int, key1: int, first_particle: int, draw: int, out: NDA
     key0 and key1 are the low and the high 32 bits of the seed; out is float64 or float32. Whole numbers may be int64
     or uint64; the sum of one of each is a float64 for Numba as for NumPy, which has lost digits and is refused.
     """
+    wide_vectors()
     dim, lanes = out.shape
     k0, k1, start, turn = Word(key0), Word(key1), Word(first_particle | 0), Word(draw)
     for group in range(dim // 2):
@@ -88,6 +89,7 @@ def fill_normals(
     first: int, last: int, key0: int, key1: int, particles: NDArray[Word], draw: int, out: NDArray[Any]
 ) -> None:
     """Rows LANES first .. LANES last of out (n, d): row i holds the normals of particles[i] (uint64), one draw."""
+    wide_vectors()
     rows, dim = out.shape
     k0, k1, turn = Word(key0), Word(key1), Word(draw)
     pair = np.empty((2, LANES))

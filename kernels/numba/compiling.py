@@ -1,0 +1,176 @@
+r"""How kernels are compiled, kept and called.
+
+    @inlined     a part of a kernel, compiled into what calls it
+    @shared      a part that stays a function of its own
+    @compiled    a kernel: compiled at its first call, kept on disk, runs without the interpreter's lock
+    blocks(...)  a kernel on ranges of blocks, side by side in threads
+
+Only two liberties are taken with arithmetic: a product and a sum may become one fused operation, which rounds once
+instead of twice ("contract"), and a division by zero gives an infinity as NumPy's does. Sums keep their order, so
+a block's result depends on nothing but the block.
+
+Numba knows a kernel is stale when the kernel's own file changes, not when a file changes from which it has parts:
+so what is compiled is kept in a folder named after the contents of this whole package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numba.extending
+from numba import config
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+FAST = {"contract"}
+PATIENCE = 1.0  # seconds before a first call says why it takes time: what is kept on disk loads in less
+
+
+def _fingerprint() -> str:
+    """The contents of this package, in 12 letters."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _kept() -> str:
+    """Where compiled kernels are kept: below NUMBA_CACHE_DIR or this package, or else where Numba finds room."""
+    base = config.CACHE_DIR or str(Path(__file__).parent / "__pycache__")
+    folder = os.path.join(base, f"refdiff-{_fingerprint()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return str(config.CACHE_DIR)
+    return folder if os.access(folder, os.W_OK) else str(config.CACHE_DIR)
+
+
+_FOLDER = _kept()
+
+
+def inlined(function: Kernel) -> Kernel:
+    """A part of a kernel."""
+    made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, forceinline=True)(function)
+    return made
+
+
+def shared(function: Kernel) -> Kernel:
+    """A part that is called and not copied into what calls it: large, or called from several places."""
+    made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True)(function)
+    return made
+
+
+def compiled(function: Kernel) -> Kernel:
+    """A kernel."""
+    old, config.CACHE_DIR = config.CACHE_DIR, _FOLDER
+    try:
+        made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, cache=True)(function)
+    finally:
+        config.CACHE_DIR = old
+    return made
+
+
+def _wide_vectors() -> None:
+    """Where a kernel's function says so, its loops use the longest vectors of the machine, and not LLVM's choice.
+
+    LLVM takes half of an AVX-512 machine's vectors, in fear of a clock that slows down; kernels spend all their time in
+    these loops, and gain a third.
+    """
+
+
+def _emit_wide_vectors(typing_context: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        # llvmlite knows no attribute with a value, but prints what its set holds
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return numba.types.none(), generate
+
+
+wide_vectors = _wide_vectors if config.DISABLE_JIT else numba.extending.intrinsic(_emit_wide_vectors)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Says on stderr that kernels are being compiled, where what happens inside takes longer than loading them."""
+
+    def tell() -> None:
+        print("refdiff: compiling kernels, once for this machine (seconds) ...", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+_lock = threading.Lock()
+
+
+def ready(kernel: Callable[..., Any], *arguments: Any) -> None:
+    """Compile a kernel for arguments of these types, or load it, if that has not been done."""
+    if config.DISABLE_JIT:
+        return
+    types: Any = tuple(numba.typeof(argument) for argument in arguments)
+    if types not in kernel.overloads:  # type: ignore[attr-defined]
+        with _lock, patience():
+            kernel.compile(types)  # type: ignore[attr-defined]
+
+
+def thread_count(asked: int | None = None) -> int:
+    """How many threads kernels use: as asked, or Numba's number (NUMBA_NUM_THREADS, or all processors)."""
+    return int(numba.get_num_threads()) if asked is None else asked
+
+
+def blocks(
+    kernel: Callable[..., Any],
+    count: int,
+    *arguments: Any,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Call kernel(first, last, *arguments) until the blocks 0..count-1 are done, in threads.
+
+    A range of blocks is done in one thread, and no result depends on which, nor on how the blocks are grouped.
+
+    Args:
+        kernel: a compiled kernel that writes into its arguments.
+        count: the number of blocks.
+        threads: how many at a time; Numba's number unless given.
+        progress: called with (blocks done, blocks in all).
+    """
+    ready(kernel, 0, 0, *arguments)
+    team = max(1, min(thread_count(threads), count))
+    # shares small enough that threads end together and an interrupt is heard, large enough to be worth a call
+    share = max(1, count // (8 * team))
+    ranges = [(first, min(first + share, count)) for first in range(0, count, share)]
+    if team == 1 or len(ranges) == 1:
+        for first, last in ranges:
+            kernel(first, last, *arguments)
+            if progress is not None:
+                progress(last, count)
+        return
+    done = 0
+    with ThreadPoolExecutor(team) as pool:
+        waiting = {pool.submit(kernel, first, last, *arguments): last - first for first, last in ranges}
+        try:
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    done += waiting.pop(future)
+                    future.result()
+                    if progress is not None:
+                        progress(done, count)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

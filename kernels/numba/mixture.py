@@ -1,0 +1,295 @@
+r"""The mixture sum_k w_k N(x; a m_k, T_k), T_k = a S_k a + q, at one time, for a block of points.
+
+With t = x - a m_k, every prediction of an exact model is a choice of three numbers mu, beta, gamma:
+
+    logits   l_k = log w_k - (t' T_k^-1 t + log det T_k) / 2,    r = softmax(l),   log p = logsumexp(l) - d/2 log 2pi
+    output   o = sum_k r_k (mu m_k + B_k t),                     B_k = (beta S_k + gamma) T_k^-1
+
+    denoiser (1, a, 0)   score (0, 0, -1)   noise (0, 0, s)   velocity (a', a a', q'/2)   v (-s, -s a, s a),  s^2 = q
+
+Lanes are points: a block is x of shape (d, LANES). Components come in tiles that stay in cache, with the largest logit
+so far and a rescaling where it grows (an online log-sum-exp), so no array of points times components exists. A
+point's result depends neither on its neighbours in the block nor on the number of threads.
+
+Covariances are variances (K or 1, 1 or d), in a basis of their own where `bases` holds orthogonal matrices: one for
+all components, S_k = U diag(v_k) U', or one for each. One decomposition serves all times, as T_k keeps the basis.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+
+from refdiff.kernels.numba.compiling import compiled, inlined, shared, wide_vectors
+from refdiff.kernels.numba.tiles import LANES, absorb, absorb_sloped, accumulate, logits, products, weighted_logits
+from refdiff.kernels.numba.vector_math import exp_nonpositive, log
+
+# Components of a tile: 64 rows of 64 float64 are 32 kB, two thirds of a core's first cache.
+TILE = 64
+HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
+
+# means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d). With one basis for all
+# components the means are given in it. leaves (L + 1,) int64 and boxes (L, 2, d) say where the components leaves[l] ..
+# leaves[l + 1] - 1 lie, for `pruning`; L = 0 where no component may be left out.
+Mixture = namedtuple("Mixture", "means variances log_weights bases leaves boxes")
+
+# What a block needs besides its points: rows of logits, tables of a tile, numbers of each lane, points in a basis.
+Work = namedtuple(
+    "Work", "rows centres precisions slopes pulls offsets spread top total shrink rescale turned spare slope_sums"
+)
+
+
+@shared
+def workspace(x: Any, dim: int, axes: int) -> Any:
+    """Room for `evaluate` on blocks of points of the type of x, for `axes` numbers T_k of each component."""
+    kind = x.dtype
+    return Work(
+        np.empty((TILE, LANES), kind),
+        np.empty((TILE, dim), kind),
+        np.empty((TILE, axes), kind),
+        np.empty((TILE, axes), kind),
+        np.empty((TILE, dim), kind),
+        np.empty(TILE, kind),
+        np.empty(dim, kind),
+        np.empty(LANES, kind),
+        np.empty(LANES, kind),
+        np.empty(LANES, kind),
+        np.empty(LANES, kind),
+        np.empty((dim, LANES), kind),
+        np.empty((dim, LANES), kind),
+        np.empty((dim, LANES), kind),
+    )
+
+
+@shared
+def evaluate(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
+    """Output and log density at the points of a block.
+
+    Args:
+        x: points, shape (d, LANES).
+        mixture: a Mixture.
+        at: a, q, mu, beta, gamma, shape (5, 1 or d).
+        work: a workspace.
+        out: for o, shape (d, LANES).
+        logp: for log p, shape (LANES,), or (0,) where it is not wanted.
+    """
+    wide_vectors()
+    dim, turns = x.shape[0], mixture.bases.shape[0]
+    work.top[:] = np.finfo(x.dtype).min  # finite: a logit of -inf less this one is -inf, and no NaN
+    work.total[:] = 0
+    work.shrink[:] = 0
+    if turns == 0:
+        out[:] = 0
+        if mixture.variances.shape[1] == 1 and at.shape[1] == 1:
+            _scalar(x, mixture, at, work, out)
+        else:
+            _axes(x, mixture, at, work, out)
+    elif turns == 1:
+        work.turned[:] = 0
+        accumulate(x, mixture.bases[0], 0, dim, work.turned)
+        work.spare[:] = 0
+        _axes(work.turned, mixture, at, work, work.spare)
+        out[:] = 0
+        products(work.spare, mixture.bases[0], dim, out)
+    else:
+        out[:] = 0
+        _full(x, mixture, at, work, out)
+    half, ln2 = x.dtype.type(dim * HALF_LOG_2PI), x.dtype.type(LN2)
+    for i in range(len(logp)):
+        logp[i] = ln2 * work.top[i] + log(work.total[i]) - half
+
+
+@inlined
+def _keep_top(work: Any) -> None:
+    for i in range(LANES):
+        work.rescale[i] = work.top[i]
+
+
+@inlined
+def _bring_up(work: Any, out: Any) -> None:
+    """What has been summed, relative to the old largest logit, made relative to the new one."""
+    wide_vectors()
+    ln2 = out.dtype.type(LN2)
+    least = out.dtype.type(-500)  # as in tiles: no products that are subnormal numbers
+    for i in range(LANES):
+        fall = work.rescale[i] - work.top[i]
+        work.rescale[i] = exp_nonpositive(ln2 * fall) if fall > least else 0
+        work.total[i] *= work.rescale[i]
+        work.shrink[i] *= work.rescale[i]
+    for j in range(out.shape[0]):
+        line = out[j]
+        for i in range(LANES):
+            line[i] *= work.rescale[i]
+
+
+@shared
+def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
+    """T_k = T_k I: one precision, slope b_k and pull mu - b_k a for each component, or one of each for all."""
+    wide_vectors()
+    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
+    count, dim = means.shape
+    a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
+    one = variances.shape[0] == 1
+    half, bits = x.dtype.type(0.5), x.dtype.type(LOG2_E)
+    for begin in range(0, count, TILE):
+        size = min(TILE, count - begin)
+        for k in range(size):
+            v = variances[0 if one else begin + k, 0]
+            t = a * a * v + q
+            work.precisions[k, 0] = bits * -half / t
+            work.slopes[k, 0] = slope = (beta * v + gamma) / t
+            work.offsets[k] = t
+            pull = x.dtype.type(1) if one else mu - slope * a
+            for j in range(dim):
+                work.centres[k, j] = a * means[begin + k, j]
+                work.pulls[k, j] = pull * means[begin + k, j]
+        for k in range(size):
+            work.offsets[k] = bits * (log_weights[begin + k] - half * dim * log(work.offsets[k]))
+        _keep_top(work)
+        logits(x, work.centres, work.precisions, work.offsets, size, work.rows, work.top)
+        if begin > 0:
+            _bring_up(work, out)
+        if one:
+            absorb(work.rows[:size], work.top, means[begin : begin + size], work.total, out)
+        else:
+            absorb_sloped(work.rows[:size], work.top, work.slopes, work.pulls, work.total, work.shrink, out)
+    if one:
+        for i in range(LANES):
+            work.shrink[i] = work.total[i] * work.slopes[0, 0]
+            work.rescale[i] = (mu - work.slopes[0, 0] * a) / work.total[i]
+    else:
+        for i in range(LANES):
+            work.rescale[i] = 1 / work.total[i]
+    for j in range(dim):
+        line, xj = out[j], x[j]
+        for i in range(LANES):
+            line[i] = line[i] * work.rescale[i] + xj[i] * (work.shrink[i] / work.total[i])
+
+
+@shared
+def _axes(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
+    """T_k = diag(T_kj): a precision, a slope b_kj and a pull (mu_j - b_kj a_j) m_kj for each axis."""
+    wide_vectors()
+    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
+    count, dim = means.shape
+    one, flat, still = variances.shape[0] == 1, variances.shape[1] == 1, at.shape[1] == 1
+    half, bits = x.dtype.type(0.5), x.dtype.type(LOG2_E)
+    work.slope_sums[:] = 0
+    for begin in range(0, count, TILE):
+        size = min(TILE, count - begin)
+        for k in range(size):
+            for j in range(dim):
+                v, s = variances[0 if one else begin + k, 0 if flat else j], 0 if still else j
+                t = at[0, s] * at[0, s] * v + at[1, s]
+                work.spread[j] = t
+                work.precisions[k, j] = bits * -half / t
+                work.slopes[k, j] = b = (at[3, s] * v + at[4, s]) / t
+                m = means[begin + k, j]
+                work.centres[k, j] = at[0, s] * m
+                work.pulls[k, j] = (at[2, s] - b * at[0, s]) * m
+            for j in range(dim):
+                work.spread[j] = log(work.spread[j])
+            total_log = x.dtype.type(0)
+            for j in range(dim):
+                total_log += work.spread[j]
+            work.offsets[k] = bits * (log_weights[begin + k] - half * total_log)
+        _keep_top(work)
+        weighted_logits(x, work.centres, work.precisions, work.offsets, size, work.rows, work.top)
+        if begin > 0:
+            _bring_up(work, out)
+            for j in range(dim):
+                for i in range(LANES):
+                    work.slope_sums[j, i] *= work.rescale[i]
+        absorb(work.rows[:size], work.top, work.pulls, work.total, out)
+        if not one:
+            accumulate(work.rows[:size], work.slopes, 0, dim, work.slope_sums)
+    for j in range(dim):
+        line, xj, b = out[j], x[j], work.slope_sums[j]
+        if one:
+            for i in range(LANES):
+                line[i] = line[i] / work.total[i] + work.slopes[0, j] * xj[i]
+        else:
+            for i in range(LANES):
+                line[i] = (line[i] + b[i] * xj[i]) / work.total[i]
+
+
+@shared
+def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
+    """T_k = U_k diag(T_ke) U_k': one component at a time, in its own basis."""
+    wide_vectors()
+    means, variances, log_weights, bases = mixture.means, mixture.variances, mixture.log_weights, mixture.bases
+    count, dim = means.shape
+    a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
+    half, bits, ln2 = x.dtype.type(0.5), x.dtype.type(LOG2_E), x.dtype.type(LN2)
+    for k in range(count):
+        basis = bases[k]
+        for j in range(dim):
+            c = a * means[k, j]
+            for i in range(LANES):
+                work.spare[j, i] = x[j, i] - c
+        work.turned[:] = 0
+        accumulate(work.spare, basis, 0, dim, work.turned)
+        row = work.rows[0]
+        row[:] = 0
+        log_det = x.dtype.type(0)
+        for e in range(dim):
+            v = variances[k, 0 if variances.shape[1] == 1 else e]
+            t = a * a * v + q
+            log_det += log(t)
+            p = 1 / t
+            work.slopes[0, e] = (beta * v + gamma) / t
+            for i in range(LANES):
+                row[i] += work.turned[e, i] * work.turned[e, i] * p
+        _keep_top(work)
+        for i in range(LANES):
+            row[i] = bits * (log_weights[k] - half * (log_det + row[i]))
+            work.top[i] = max(work.top[i], row[i])
+        _bring_up(work, out)
+        for i in range(LANES):
+            row[i] = exp_nonpositive(ln2 * (row[i] - work.top[i]))
+            work.total[i] += row[i]
+        for j in range(dim):
+            pull, b = mu * means[k, j], work.slopes[0, j]
+            for i in range(LANES):
+                out[j, i] += row[i] * pull
+                work.turned[j, i] *= row[i] * b
+        products(work.turned, basis, dim, out)
+    for j in range(dim):
+        for i in range(LANES):
+            out[j, i] /= work.total[i]
+
+
+# ---------------------------------------------------------------------- arrays of points
+
+
+@inlined
+def load(points: Any, first: int, x: Any) -> int:
+    """Rows first.. of points (n, d) as a block x; the last row again where there are no more. How many there were."""
+    count = min(LANES, points.shape[0] - first)
+    for i in range(LANES):
+        for j in range(points.shape[1]):
+            x[j, i] = points[first + min(i, count - 1), j]
+    return count
+
+
+@inlined
+def store(x: Any, count: int, first: int, points: Any) -> None:
+    """The first `count` lanes of a block as rows first.. of points (n, d)."""
+    for i in range(count):
+        for j in range(points.shape[1]):
+            points[first + i, j] = x[j, i]
+
+
+@compiled
+def predict(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any, logp: Any) -> None:
+    """Outputs (n, d) and log densities (n,) at points (n, d), for the blocks first .. last - 1 of LANES points."""
+    dim = points.shape[1]
+    x, o, l = np.empty((dim, LANES), points.dtype), np.empty((dim, LANES), points.dtype), np.empty(LANES, points.dtype)
+    work = workspace(points, dim, max(mixture.variances.shape[1], at.shape[1]))
+    for block in range(first, last):
+        count = load(points, block * LANES, x)
+        evaluate(x, mixture, at, work, o, l)
+        store(o, count, block * LANES, out)
+        logp[block * LANES : block * LANES + count] = l[:count]
