@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from refdiff import __version__, command_line, files
+from refdiff.cli_bench import bench
 from refdiff.cli_samplers import compare, samplers
 from refdiff.validation import threads
 
@@ -165,6 +166,7 @@ def info() -> None:
 
 main.add_command(samplers)
 main.add_command(compare)
+main.add_command(bench)
 
 
 # ---------------------------------------------------------------------- choosing and running

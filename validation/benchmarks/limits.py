@@ -55,8 +55,8 @@ class Machine:
         product = _best(lambda: np.matmul(a, b, out=c))
         with ThreadPoolExecutor(self.threads) as pool:
             together = partial(_together, pool)
-            exp = min(_best(lambda run=run: together(run, self._small)) for run in self._exponentials)
-            copy = _best(lambda: together(_copy, self._large))
+            exp = min(_best(partial(together, run, self._small)) for run in self._exponentials)
+            copy = _best(partial(together, _copy, self._large))
         return Limits(
             2.0 * self._size**3 / product,
             self.threads * self._times * IN_CACHE / exp,
@@ -93,13 +93,15 @@ class Machine:
 def _own_exp() -> Callable[[Array, Array, int], None] | None:
     """refdiff's exp on arrays, some times over, without the interpreter's lock; None where nothing is compiled."""
     import numba
+    from numba import config
 
+    from refdiff.kernels.numba.compiling import FAST
     from refdiff.kernels.numba.vector_math import exp
 
-    if numba.config.DISABLE_JIT:
+    if config.DISABLE_JIT:
         return None
 
-    @numba.njit(nogil=True)
+    @numba.njit(nogil=True, error_model="numpy", fastmath=FAST)  # as kernels are compiled
     def kernel(x: Array, out: Array, times: int) -> None:
         for _ in range(times):
             for i in range(x.size):

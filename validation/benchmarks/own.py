@@ -25,8 +25,8 @@ from refdiff.validation.benchmarks.problems import (
     LogDensity,
     Mixture,
     PointSetScore,
-    Problem,
     ProbabilityFlow,
+    Problem,
     ReverseDiffusion,
     kind,
 )

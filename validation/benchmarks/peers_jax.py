@@ -17,7 +17,7 @@ from refdiff.arguments import Array
 from refdiff.validation.benchmarks import formulas
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.measuring import Candidate
-from refdiff.validation.benchmarks.problems import FlowMap, LogDensity, Problem, ProbabilityFlow, ReverseDiffusion, kind
+from refdiff.validation.benchmarks.problems import FlowMap, LogDensity, ProbabilityFlow, Problem, ReverseDiffusion, kind
 from refdiff.validation.benchmarks.teams import chunk_sizes, combinations, in_team
 
 jax.config.update("jax_enable_x64", True)
@@ -52,7 +52,11 @@ def diffrax(problem: Problem, threads: int) -> list[Candidate]:
 
 
 def _candidates(
-    problem: Any, program: Callable[[Any, str], Program], forms: Sequence[str], sizes: Sequence[int], teams: Sequence[int]
+    problem: Any,
+    program: Callable[[Any, str], Program],
+    forms: Sequence[str],
+    sizes: Sequence[int],
+    teams: Sequence[int],
 ) -> list[Candidate]:
     n, made = len(problem.x), {form: program(problem, form) for form in forms}
 
@@ -195,6 +199,7 @@ def diffrax_sde(problem: ReverseDiffusion, form: str) -> Program:
     law, count = Arrays.of(problem.mixture, jnp.asarray), len(problem.times) - 1
     first, h = float(problem.times[0]), float(-np.diff(problem.times)[0])
     table = jnp.asarray(np.stack([problem.f, problem.g2, problem.alpha, problem.variance], axis=1))
+    distances = form.split(",")[0]
 
     def row(t: Any) -> Any:
         """The coefficients at a time of the grid."""
@@ -206,7 +211,7 @@ def diffrax_sde(problem: ReverseDiffusion, form: str) -> Program:
         def drift(t: Any, y: Any, args: Any) -> Any:  # noqa: ARG001
             f, g2, alpha, variance = row(t)
             z = y.reshape(shape)
-            return (f * z - g2 * formulas.score(jnp, law, z, alpha, variance, "sums")).ravel()
+            return (f * z - g2 * formulas.score(jnp, law, z, alpha, variance, distances)).ravel()
 
         def amplitude(t: Any, y: Any, args: Any) -> Any:  # noqa: ARG001
             return lx.DiagonalLinearOperator(jnp.full(y.shape, jnp.sqrt(row(t)[1])))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from refdiff.validation.benchmarks.problems import (
     FlowMap,
     LogDensity,
     PointSetScore,
-    Problem,
     ProbabilityFlow,
+    Problem,
     ReverseDiffusion,
     kind,
 )
@@ -95,7 +96,7 @@ def probability_flow(problem: ProbabilityFlow, part: slice, form: str) -> Array:
     """Heun steps, and Euler's to sigma = 0, which is the denoiser."""
     denoise = partial(_denoise, Arrays.of(problem.mixture, np.asarray), form)
     x, sigmas = np.ascontiguousarray(problem.x[part].T), problem.sigmas
-    for s, t in zip(sigmas[:-2], sigmas[1:-1], strict=True):
+    for s, t in pairwise(sigmas[:-1]):
         x = formulas.heun_step(denoise, x, s, t)
     return np.asarray(denoise(x, sigmas[-2]).T)
 

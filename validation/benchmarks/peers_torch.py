@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
     LogDensity,
     PointSetScore,
-    Problem,
     ProbabilityFlow,
+    Problem,
     ReverseDiffusion,
     kind,
 )
@@ -129,7 +130,7 @@ def probability_flow(problem: ProbabilityFlow, form: str, through: Through = as_
 
     def work(part: slice) -> Any:
         y = x[part].T.contiguous()
-        for s, t in zip(sigmas[:-2], sigmas[1:-1], strict=True):
+        for s, t in pairwise(sigmas[:-1]):
             y = step(y, s, t)
         return last(y, sigmas[-2]).T
 

@@ -1,0 +1,165 @@
+r"""`refdiff bench`: refdiff beside other libraries, in alternating repetitions, with answers that agree.
+
+Exit status: 0 all answers agree; 1 one does not, or refdiff broke, or the file was not written; 130 interrupted.
+Whether refdiff is as fast as is asked for is reported and changes nothing: it depends on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from refdiff import command_line, files
+from refdiff.validation import threads as threading_variables
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from refdiff.validation.benchmarks.suite import Outcome, Plan
+    from refdiff.validation.benchmarks.workloads import Workload
+
+LEVELS = ("full", "quick", "tiny")
+
+
+@click.command()
+@click.option("--peers", is_flag=True, help="Other libraries take part where they are installed.")
+@click.option("--only", callback=command_line.pattern, help="Regular expression on names of workloads.")
+@click.option("--quick", "level", flag_value="quick", help="Smaller problems: minutes in place of half an hour.")
+@click.option("--level", type=click.Choice(LEVELS), default="full", hidden=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of every contender.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Repetitions at most.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0), default=25.0, show_default=True, help="Seconds of one contender's rounds."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=command_line.FILE,
+    callback=command_line.writable,
+    help="Write the results for machines.",
+)
+@click.option("--list", "listing", is_flag=True, help="Print workloads and contenders and run nothing.")
+@click.pass_context
+def bench(
+    context: click.Context,
+    peers: bool,
+    only: re.Pattern[str] | None,
+    level: str,
+    threads: int,
+    rounds: int,
+    budget: float,
+    json_file: Path | None,
+    listing: bool,
+) -> None:
+    """Time refdiff beside other libraries, each at its best.
+
+    Each workload runs in alternating repetitions; a ratio is the median over rounds of the seconds of a contender
+    over those of refdiff. The limits of this machine are measured in the same rounds. Without --peers only refdiff,
+    NumPy and SciPy take part.
+
+    \b
+    Exit status:  0  all answers agree
+                  1  an answer is wrong, or refdiff broke
+                  2  the command was not understood
+                130  interrupted; what was found by then is written
+    """
+    with _confined(threads):
+        from refdiff.validation.benchmarks.suite import Plan
+
+        chosen = _chosen(only)
+        console = command_line.console()
+        if listing:
+            _list(console, chosen)
+            return
+        plan = Plan(level, peers, threads, rounds, budget)
+        outcomes, interrupted = _execute(console, chosen, plan)
+        problem = _write(outcomes, plan, interrupted, json_file)
+    if problem:
+        click.echo(f"Error: {problem}", err=True)
+    context.exit(130 if interrupted else 1 if problem or any(one.failed for one in outcomes) else 0)
+
+
+def _chosen(only: re.Pattern[str] | None) -> list[Workload]:
+    from refdiff.validation.benchmarks.workloads import WORKLOADS
+
+    found = [one for one in WORKLOADS if only is None or only.search(one.name)]
+    if not found:
+        raise click.UsageError(f"no workload matches --only {only.pattern if only else ''!r}; see refdiff bench --list")
+    return found
+
+
+@contextmanager
+def _confined(threads: int) -> Iterator[None]:
+    """At most so many processors, and as many threads in each library that is loaded from here on.
+
+    Libraries count the processors they may run on; one that takes its number from nowhere else is held by those.
+    """
+    if "numpy" not in sys.modules:
+        os.environ.update(dict.fromkeys(threading_variables.VARIABLES, str(threads)))
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if len(before) > threads:
+        os.sched_setaffinity(0, sorted(before)[:threads])
+    try:
+        yield
+    finally:
+        if len(before) > threads:
+            os.sched_setaffinity(0, before)
+
+
+def _execute(console: Console, chosen: Sequence[Workload], plan: Plan) -> tuple[list[Outcome], bool]:
+    """The outcomes, each printed when it is there, and whether Ctrl-C ended it."""
+    from refdiff.validation.benchmarks import report
+    from refdiff.validation.benchmarks.limits import Machine
+    from refdiff.validation.benchmarks.suite import measure
+
+    outcomes: list[Outcome] = []
+    machine = Machine(plan.threads, 0.05 if plan.level == "tiny" else 1.0)
+    for line in report.head(plan):
+        console.print(line, soft_wrap=True)
+    try:
+        with command_line.progress(len(chosen)) as advance:
+            for workload in chosen:
+                outcome = measure(workload, plan, machine)
+                outcomes.append(outcome)
+                advance(workload.name)
+                for part in report.shown(outcome):
+                    console.print(part, soft_wrap=isinstance(part, str))
+    except KeyboardInterrupt:  # what is there is worth reporting
+        return outcomes, True
+    if plan.peers is False:
+        console.print("\nOther libraries take part with --peers.")
+    return outcomes, False
+
+
+def _write(outcomes: Sequence[Outcome], plan: Plan, interrupted: bool, path: Path | None) -> str:
+    """Write the results; what went wrong, in words."""
+    from refdiff.validation.benchmarks import report
+
+    try:
+        if path is not None:
+            found = report.as_json(outcomes, plan, interrupted)
+            files.write_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    except Exception as error:  # a full disk, or a number that JSON has no word for
+        return f"{path} was not written: {error!r}"
+    return ""
+
+
+def _list(console: Console, chosen: Sequence[Workload]) -> None:
+    from refdiff.validation.benchmarks import contenders, report
+
+    for workload in chosen:
+        sizes = report.sizes({name: size for name, size in workload.sizes.items() if name != "sigma"})
+        console.print(f"{workload.name}: {workload.title}, {sizes}", style="bold", soft_wrap=True)
+        for one in contenders.of_kind(workload.kind):
+            needed = f"not installed: pip install {' '.join(one.missing)}" if one.missing else report.versions(one)
+            console.print(f"    {one.name:<20}{needed}".rstrip(), soft_wrap=True)
+        for goal in workload.goals:
+            console.print(f"    goal  {goal.text}", soft_wrap=True)
