@@ -15,20 +15,40 @@ alpha or sigma, so both ends of time are ordinary points wherever p_t has a dens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, one_of, points, real_array, single_precision
+from refdiff.backends import numba_pays
 from refdiff.distributions.covariances import Diagonal, tiles
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
 from refdiff.predictions import PREDICTIONS
 from refdiff.processes.affine import AffineProcess
 from refdiff.schedules import Coefficients, Schedule
+
+Method = Callable[["ExactModel", ArrayLike, float], Any]
+
+
+def _or_compiled(method: Method) -> Method:
+    """A prediction that kernels answer where `backends` says so; its name is the method's."""
+
+    @wraps(method)
+    def predict(self: ExactModel, x: ArrayLike, t: float) -> Any:
+        rows, restore = points("x", x, self.dim)
+        if numba_pays(len(rows), self.distribution.count, self.dim):
+            from refdiff import compiled  # late: Numba takes a third of a second to import
+
+            if compiled.applies(self):
+                return restore(compiled.predict(self, rows, t, method.__name__))
+        return method(self, x, t)
+
+    return predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +107,28 @@ class ExactModel:
         """log p_t(x), shape (...)."""
         return self.marginal(t).logpdf(x)
 
+    @_or_compiled
     def score(self, x: ArrayLike, t: float) -> Any:
         """grad log p_t(x), shape (..., d)."""
         return self.marginal(t).score(x)
 
+    @_or_compiled
     def denoiser(self, x: ArrayLike, t: float) -> Any:
         """E[x_0 | x_t = x], shape (..., d), by Bayes' rule."""
-        points("x", x, self.dim)
         return self.process.kernel(t).posterior_mean(self.distribution, x)
 
+    @_or_compiled
     def noise(self, x: ArrayLike, t: float) -> Any:
         """E[eps | x_t = x] = -sigma score, shape (..., d)."""
         return _like(x, -self.process.coefficients(t).sigma * self.score(_double(x), t))
 
+    @_or_compiled
     def velocity(self, x: ArrayLike, t: float) -> Any:
         """The probability-flow velocity E[dx_t/dt | x_t = x] = alpha' D - (sigma^2)' score / 2, shape (..., d)."""
         c = self.process.coefficients(t)
         return _like(x, c.dalpha * self.denoiser(_double(x), t) - 0.5 * c.dvariance * self.score(_double(x), t))
 
+    @_or_compiled
     def v_prediction(self, x: ArrayLike, t: float) -> Any:
         """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): the v of Salimans and Ho."""
         c = self.process.coefficients(t)

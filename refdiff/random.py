@@ -28,6 +28,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refdiff import backends
 from refdiff.arguments import Array, whole_number
 
 Words = NDArray[np.uint64]  # 32-bit words, in 64 bits: room for their products
@@ -88,7 +89,11 @@ def uniforms(seed: int | np.random.Generator, particles: ArrayLike | range, draw
 
 
 def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
-    """Unit normals; arguments and shape as those of `uniforms`."""
+    """Unit normals; arguments and shape as those of `uniforms`. The backend numba gives them up to a few ulps."""
+    if backends.current() == "numba":
+        from refdiff import compiled  # late: Numba takes a third of a second to import
+
+        return compiled.normals(*_place(seed, particles, draw, dim))
     u = _pairs(seed, particles, draw, dim)
     z = np.empty_like(u)
     for rows in _slices(len(u), u.shape[1] // 2):
@@ -109,11 +114,18 @@ def box_muller(u: Array, v: Array) -> tuple[Array, Array]:
     return radius * cosine, radius * sine
 
 
-def _pairs(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
-    """Uniforms for each particle, of all axes of its last group: one more than asked when dim is odd."""
+def _place(
+    seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int
+) -> tuple[int, NDArray[np.uint64], int, int]:
+    """The key, the particles' numbers, the draw and the dimension, checked."""
     numbers = _particles(particles)
     draw, dim = whole_number("draw", draw, high=DRAWS - 1), whole_number("dim", dim, low=1)
-    key = seed_key(seed)
+    return seed_key(seed), numbers, draw, dim
+
+
+def _pairs(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
+    """Uniforms for each particle, of all axes of its last group: one more than asked when dim is odd."""
+    key, numbers, draw, dim = _place(seed, particles, draw, dim)
     c2, k0, k1 = (np.asarray(word, dtype=np.uint64) for word in (draw, key & 0xFFFFFFFF, key >> 32))
     groups = np.arange((dim + 1) // 2, dtype=np.uint64)
     out = np.empty((len(numbers), 2 * len(groups)))

@@ -96,7 +96,9 @@ def _emit_wide_vectors(typing_context: Any) -> Any:  # noqa: ARG001
     return numba.types.none(), generate
 
 
-wide_vectors = _wide_vectors if config.DISABLE_JIT else numba.extending.intrinsic(_emit_wide_vectors)
+wide_vectors: Callable[[], None] = (
+    _wide_vectors if config.DISABLE_JIT else numba.extending.intrinsic(_emit_wide_vectors)
+)
 
 
 @contextmanager

@@ -265,7 +265,7 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
 
 
 @inlined
-def load(points: Any, first: int, x: Any) -> int:
+def load(points: Any, first: int, x: Any) -> Any:
     """Rows first.. of points (n, d) as a block x; the last row again where there are no more. How many there were."""
     count = min(LANES, points.shape[0] - first)
     for i in range(LANES):

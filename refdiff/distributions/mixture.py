@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
+from refdiff.backends import numba_pays
 from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total
 from refdiff.operators import Operator
@@ -126,6 +127,8 @@ class GaussianMixture:
             ValueError: x has another last dimension, or some S_k is singular (there is no density).
         """
         rows, restore = points("x", x, self.dim)
+        if numba_pays(len(rows), self.count, self.dim):
+            return restore(self._compiled(rows)[1])
         return restore(gather(log_total(self._log_joint(part)) for part in self.parts(rows)))
 
     def responsibilities(self, x: ArrayLike) -> Array:
@@ -136,6 +139,8 @@ class GaussianMixture:
     def score(self, x: ArrayLike) -> Array:
         """grad log p(x) = -sum_k r_k S_k^-1 (x - m_k), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
+        if numba_pays(len(rows), self.count, self.dim):
+            return restore(self._compiled(rows)[0])
         parts = self.parts(rows)
         return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in parts))
 
@@ -158,6 +163,12 @@ class GaussianMixture:
             return cross_trace(r, g, g, self.dim) - self.covariances.inverse().average_trace(r, self.dim)
 
         return restore(gather(one(part) for part in self.parts(rows)))
+
+    def _compiled(self, x: Array) -> tuple[Array, Array]:
+        """Score and log density by Numba's kernels."""
+        from refdiff import compiled  # late: Numba takes a third of a second to import
+
+        return compiled.evaluate(self, x, compiled.STATIC)
 
     def parts(self, x: Array) -> Iterator[Array]:
         """Rows of x such that a (rows, K) temporary stays within TILE elements; refuses a law without density."""

@@ -1,4 +1,4 @@
-r"""Running a table: the NumPy loop.
+r"""Running a table: the NumPy loop, or the fused kernel on an exact model where `backends` says so.
 
     y_k = sum_i states[k, i] y_{k-1-i} + sum_i outputs[k, i] o_{k-1-i} + sum_i noise[k, i] z_{n_k - 1 - i}
 
@@ -9,13 +9,13 @@ needed, by counter: z_m of a particle depends on the seed, the particle's number
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators, random
 from refdiff.arguments import Array, points, real_array, whole_number
+from refdiff.backends import numba_pays
 from refdiff.model import ExactModel
 from refdiff.samplers.tableau import Tableau
 
@@ -46,7 +46,8 @@ def run(
         normals: the normals themselves, shape (draws, ..., d), in place of a seed.
         given: stages that are put where they are given, shape of x, and not computed: an exact history, a correction.
         trajectory: return every stage, shape (stages, ..., d), and not only the output.
-        progress: called with (evaluations done, evaluations in all) after each evaluation.
+        progress: called with (evaluations done, evaluations in all) after each evaluation; by the kernel, which takes
+            some points through all stages before others, with the share of the work that is done.
 
     Returns:
         The output (..., d), as float32 when x is float32; all arithmetic is float64.
@@ -63,8 +64,15 @@ def run(
     rows, restore = points("x", x, start.shape[-1])
     _fits(tableau, rows.shape[1])
     first = whole_number("particle", particle, high=random.PARTICLES - len(rows))
-    draw = _drawing(tableau, seed, first, normals, start.shape, rows.shape)
+    key = _key(tableau, seed, normals)
+    draw = _drawing(tableau, key, first, normals, start.shape, rows.shape)
     predict = _asking(tableau, model)
+    if isinstance(model, ExactModel) and not given and normals is None and _numba_pays(tableau, model, len(rows)):
+        from refdiff import compiled  # late: Numba takes a third of a second to import
+
+        if compiled.takes(tableau, model):
+            ends = compiled.run(tableau, model, rows, key, first, trajectory, progress)
+            return np.stack([restore(y) for y in ends]) if trajectory else restore(ends)
     placed = {k: real_array("given", y) for k, y in (given or {}).items()}
     for k, y in placed.items():
         if not 0 < k < tableau.stages or y.shape != start.shape:
@@ -104,34 +112,37 @@ def run(
     return restore(stages[tableau.stages - 1])
 
 
+def _numba_pays(tableau: Tableau, model: ExactModel, rows: int) -> bool:
+    return numba_pays(rows, model.distribution.count, model.dim, tableau.nfe)
+
+
 def _fits(tableau: Tableau, dim: int) -> None:
     for axes in (tableau.axes, tableau.noise.shape[2:]):
         if axes and axes[0] != dim:
             raise ValueError(f"x must have {axes[0]} axes like the tableau's weights, got {dim}")
 
 
+def _key(tableau: Tableau, seed: int | np.random.Generator | None, normals: ArrayLike | None) -> int:
+    """The key of the normals; 0 where none are drawn from one."""
+    if normals is not None and seed is not None:
+        raise ValueError("seed and normals exclude each other, got both")
+    if normals is not None or tableau.draws == 0:
+        return 0
+    if seed is None:
+        raise ValueError(f"seed must be given for a sampler that draws {tableau.draws} normals, got None")
+    return random.seed_key(seed)
+
+
 def _drawing(
-    tableau: Tableau,
-    seed: Any,
-    first: int,
-    normals: ArrayLike | None,
-    shape: tuple[int, ...],
-    flat: tuple[int, ...],
+    tableau: Tableau, key: int, first: int, normals: ArrayLike | None, shape: tuple[int, ...], flat: tuple[int, ...]
 ) -> Callable[[int], Array]:
     """m -> z_m of all rows."""
     if normals is not None:
-        if seed is not None:
-            raise ValueError("seed and normals exclude each other, got both")
         given = real_array("normals", normals)
         if given.shape != (tableau.draws, *shape):
             raise ValueError(f"normals must have shape {(tableau.draws, *shape)}, got {given.shape}")
         return lambda m: given[m].reshape(flat)
-    if tableau.draws == 0:
-        return lambda m: np.zeros(flat)
-    if seed is None:
-        raise ValueError(f"seed must be given for a sampler that draws {tableau.draws} normals, got None")
-    key, particles = random.seed_key(seed), range(first, first + flat[0])
-    return lambda m: random.normals(key, particles, m, flat[1])
+    return lambda m: random.normals(key, range(first, first + flat[0]), m, flat[1])
 
 
 def _asking(tableau: Tableau, model: Model) -> Callable[[Array, float], Array]:

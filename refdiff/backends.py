@@ -1,0 +1,55 @@
+r"""Which code runs an inner loop: plain NumPy, or kernels compiled by Numba.
+
+    auto     Numba where the work is worth loading it (once on a machine: compiling it), NumPy elsewhere: the default
+    numpy    NumPy everywhere: the reference
+    numba    Numba wherever there is a kernel
+
+The environment variable REFDIFF_BACKEND says it for a process, `use` for a block of code. Both give the same answers up
+to rounding. Where Numba's compiler is switched off (NUMBA_DISABLE_JIT=1), auto means NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from refdiff.arguments import one_of
+
+BACKENDS = ("auto", "numpy", "numba")
+
+# Points times components times (axes + exponential) from which `auto` takes Numba: about a second of NumPy, against a
+# third of a second to load kernels, and ten once to compile them.
+WORTH = 5e7
+EXPONENTIAL = 8  # what the exponential of a component costs, in axes
+
+_chosen: ContextVar[str | None] = ContextVar("backend", default=None)
+
+
+def current() -> str:
+    """The backend asked for: auto, numpy or numba.
+
+    Raises:
+        ValueError: REFDIFF_BACKEND is none of them.
+    """
+    return _chosen.get() or one_of("REFDIFF_BACKEND", os.environ.get("REFDIFF_BACKEND") or "auto", BACKENDS)
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Code in this block runs on the backend auto, numpy or numba."""
+    token = _chosen.set(one_of("name", name, BACKENDS))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def numba_pays(points: int, components: int, axes: int, evaluations: int = 1) -> bool:
+    """Whether evaluating a mixture at so many points, so often, is to be done by Numba."""
+    asked = current()
+    if asked != "auto":
+        return asked == "numba"
+    worth = float(points) * components * (axes + EXPONENTIAL) * evaluations >= WORTH
+    return worth and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
