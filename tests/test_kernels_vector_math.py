@@ -16,7 +16,7 @@ from refdiff.kernels.numba.vector_steps import full_width
 
 KINDS = [np.float64, np.float32]
 NAMES = ["exp", "exp_nonpositive", "exp2_nonpositive", "expm1", "log", "log1p", "sincos", "sincos_turns"]
-POINTS = 500 if numba.config.DISABLE_JIT else 5000
+POINTS = 500 if numba.config.DISABLE_JIT else 2500
 jitted = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="looks at compiled code")
 EXACT: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "exp": lambda x: (mp.exp(x),),

@@ -15,9 +15,6 @@ whether a product and a sum are fused into one operation.
 
 A docstring states the largest error among 10^6 arguments, |computed - exact| / ulp(exact), against mpmath (float32:
 against arithmetic of 64 bits): compiled for a machine that fuses products and sums, and without fusing.
-
-Polynomials are minimax: Remez exchange in 60 digits for the relative error of the function on its interval, the
-coefficients left out fixed at their exact values (1 + r of e^r, r of sin r, 1 - r^2/2 of cos r), then rounded.
 """
 
 from __future__ import annotations
@@ -31,6 +28,8 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from refdiff.kernels.numba.compiling import FAST
+from refdiff.kernels.numba.vector_coefficients import COS, COS_QUARTERS, EXP2, LOG, SIN, SIN_QUARTERS
+from refdiff.kernels.numba.vector_coefficients import EXP as EXP
 from refdiff.kernels.numba.vector_steps import (
     choose,
     exponent,
@@ -58,7 +57,6 @@ def _both(make: Callable[[Any], Callable[..., Any]]) -> Callable[[Callable[..., 
     Compiled code calls it by the type of the argument; Python's call runs it on NumPy numbers or arrays.
     """
     bodies = {kind: make(kind) for kind in (np.float64, np.float32)}
-
     body = register_jitable(**OPTIONS)(bodies[np.float64])
 
     def named(name: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,31 +82,6 @@ def _both(make: Callable[[Any], Callable[..., Any]]) -> Callable[[Callable[..., 
 
 
 # ---------------------------------------------------------------------- exp
-
-# (e^r - 1 - r) / r^2 for |r| <= ln(2)/2; e^r - 1 is off by less than 2^-55.6 and 2^-26.2 of it
-EXP = {
-    np.float64: (
-        *(0.5000000000000006, 0.16666666666666588, 0.04166666666657676, 0.008333333333389549, 0.0013888888931564694),
-        *(0.00019841269719014627, 2.4801505273986966e-05, 2.755740753598852e-06, 2.762603781926261e-07),
-        2.50537770731996e-08,
-    ),
-    np.float32: (
-        *(0.49999998154305125, 0.1666654362045258, 0.0416671998062859, 0.008366520619402016),
-        0.0013882524125008286,
-    ),
-}
-# (2^t - 1) / t for |t| <= 1/2; 2^t is off by less than 2^-58 and 2^-28.9 of it
-EXP2 = {
-    np.float64: (
-        *(0.6931471805599453, 0.2402265069591013, 0.055504108664820084, 0.009618129107594115, 0.0013333558146774655),
-        *(0.00015403530457119572, 1.5252733493108744e-05, 1.3215435278254878e-06, 1.0178199573572047e-07),
-        *(7.0737839938075795e-09, 4.4347719154466353e-10),
-    ),
-    np.float32: (
-        *(0.6931472028573195, 0.24022647913077866, 0.0555033246554218, 0.00961843740607939, 0.0013398876828376318),
-        0.00015353353958761121,
-    ),
-}
 
 
 def _reduction(kind: Any) -> tuple[Any, Any, Any, Any]:
@@ -223,15 +196,6 @@ def expm1(x: Any) -> Any:
 
 # ---------------------------------------------------------------------- log
 
-# (2 artanh s - 2 s) / s^3 in s^2, s = f / (2 + f); off by less than 2^-59.5 and 2^-30.2 of log(1 + f)
-LOG = {
-    np.float64: (
-        *(0.6666666666666734, 0.3999999999941602, 0.28571428742102284, 0.22222198601126483, 0.1818356294379819),
-        *(0.1531408416101685, 0.1479563052488081),
-    ),
-    np.float32: (0.6666677611854704, 0.3997756939924978, 0.298710731465406),
-}
-
 
 def _make_log_of(kind: Any) -> Callable[..., Any]:
     """e ln 2 + log(1 + f) + c for a tiny c: 2 artanh s = f - (f^2/2 - s (f^2/2 + s^2 LOG)), f being exact."""
@@ -245,7 +209,8 @@ def _make_log_of(kind: Any) -> Callable[..., Any]:
         square = half * f * f
         return e * high + (f - (square - (s * (square + z * polynomial(z, coefficients)) + (e * low + c))))
 
-    return log_of
+    made: Callable[..., Any] = log_of
+    return made
 
 
 def _make_log(kind: Any) -> Callable[..., Any]:
@@ -300,36 +265,6 @@ def log1p(x: Any) -> Any:
 
 # ---------------------------------------------------------------------- sine and cosine
 
-# (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4 in r^2; off by less than 2^-57.9 and 2^-64 (2^-37.5, 2^-42.9)
-SIN = {
-    np.float64: (
-        *(-0.1666666666666663, 0.008333333333322113, -0.0001984126982958488, 2.755731361971094e-06),
-        *(-2.505074749200143e-08, 1.5896213981704327e-10),
-    ),
-    np.float32: (-0.1666666664078678, 0.008333329303641408, -0.00019839311880376484, 2.7181178960701407e-06),
-}
-COS = {
-    np.float64: (
-        *(0.041666666666666595, -0.001388888888887305, 2.4801587288846557e-05, -2.7557314177769243e-07),
-        *(2.0875700629075472e-09, -1.1358525236600379e-11),
-    ),
-    np.float32: (0.04166666661947298, -0.0013888883498503744, 2.479945974134158e-05, -2.7205720128832147e-07),
-}
-# (sin(pi t/2) - pi t/2) / t^3 and (cos(pi t/2) - 1) / t^2 in t^2, |t| <= 1/2; 2^-57.9 and 2^-64.4 (2^-27.9, 2^-33.8)
-SIN_QUARTERS = {
-    np.float64: (
-        *(-0.6459640975062448, 0.07969262624605977, -0.004681754132562163, 0.00016044115216465245),
-        *(-3.5986477604861357e-06, 5.634460883963835e-08),
-    ),
-    np.float32: (-0.6459636301394452, 0.07968141189025262, -0.004604831072024339),
-}
-COS_QUARTERS = {
-    np.float64: (
-        *(-1.2337005501361697, 0.2536695079010468, -0.02086348076331256, 0.0009192602741909616),
-        *(-2.520203678760991e-05, 4.710609647910642e-07, -6.321199432255184e-09),
-    ),
-    np.float32: (-1.2337005425964491, 0.2536692259314793, -0.020860164845591125, 0.0009037659242472591),
-}
 PI_2 = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)  # 33, 33 and 53 bits
 REACH = 2.0**20  # so far n has 20 bits, and its products with the first two parts of pi/2 are exact
 

@@ -45,7 +45,7 @@ def _lowers(name: Callable[..., Any], *arguments: Any, result: Any = None) -> Ca
         return answer
 
     def lowered(lower: Callable[..., Any]) -> Callable[..., Any]:
-        lower_builtin(name, *arguments)(lambda _context, builder, _signature, values: lower(builder, *values))  # type: ignore[no-untyped-call]
+        lower_builtin(name, *arguments)(lambda _context, builder, _signature, values: lower(builder, *values))
         return lower
 
     return lowered
@@ -177,7 +177,7 @@ def _(_context):  # type: ignore[no-untyped-def]
     return lambda: types.none
 
 
-@lower_builtin(full_width)  # type: ignore[no-untyped-call]
+@lower_builtin(full_width)
 def _(context, builder, _signature, _values):  # type: ignore[no-untyped-def]
     # llvmlite's set of attributes refuses those that are pairs of strings when asked by its own method
     set.add(builder.function.attributes, '"prefer-vector-width"="512"')
