@@ -1,0 +1,372 @@
+r"""Isotropic mixtures at small noise, where only near components matter.
+
+Components come in an order in which each leaf of a binary tree holds a short run of them, and every node of the tree
+knows the box of its (m_k, v_k, log w_k). With T = a^2 v + q, no component of a node has a larger logit at x than
+
+    u = max log w - d/2 log min T - D^2 / (2 max T),      D = the distance of x from the node's box of a m_k,
+
+and one component of it, evaluated, has no larger logit than the largest. Level by level from the root, a lane drops
+the nodes with u < (largest logit found so far) - c. The leaves that remain are swept in their order. As u is a bound,
+
+    c = log K + log(1/eps) + 10 + log(max T / min T) / 2
+
+leaves out less than rho = eps e^-10 of the sum: log p changes by less than rho. The output is an average of
+o_k = mu m_k + B_k t_k, t_k = x - a m_k, and changes by the sum of r_k (o_k - o) over what is left out. There
+r_k |t_k| <= r_k (|t_0| + sqrt(2 T s)) for t_0 of the largest logit and a logit smaller by s >= c: e^-s sqrt(2 s) falls
+with s, so the change is below rho (|B| |t_0| + |B| sqrt(2 T c) + |mu| |m_k - m_0|), where sqrt(2 c) < 12 is 2000 times
+less than e^10. So it is below eps of the scale on which the output itself is rounded, for a far x too, where |t_0| is
+large; the last term of c covers components so narrow that |B_k| sqrt(T_k) is larger than that of the others.
+
+What a lane drops depends on its own x only, and a lane gets nothing from a leaf that is swept for other lanes: those
+that want it are gathered into vectors of their own. So no result depends on the neighbours in a block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import config
+from numpy.typing import NDArray
+
+from refdiff.kernels.numba import tiles
+from refdiff.kernels.numba.compiling import inlined, shared, wide_vectors
+from refdiff.kernels.numba.tiles import LANES
+from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
+
+if config.DISABLE_JIT:
+    VECTOR_BYTES = 8
+else:
+    from numba.core import cgutils
+
+    from refdiff.kernels.numba.simd_tiles import VECTOR_BYTES, _Emitter, _intrinsic
+
+LEAF = 64  # components of a leaf at most, as of a tile of `mixture`
+ROWS = 8  # of a tile that is one vector wide
+SPARE = 10.0  # by so much e-fold is what a lane leaves out smaller than a rounding of the sum
+HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
+
+
+def leaves(
+    means: NDArray[Any], variances: NDArray[Any], log_weights: NDArray[Any], largest: int = LEAF
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """The tree of a mixture's components, by halves along the widest axis.
+
+    Args:
+        means: shape (K, d).
+        variances: shape (K or 1, 1).
+        log_weights: shape (K,).
+        largest: components of a leaf at most.
+
+    Returns:
+        order: the components' order, shape (K,); the rest is for components in this order.
+        starts: leaf l holds the components starts[l] .. starts[l + 1] - 1; shape (L + 1,), L a power of 2.
+        boxes: least and largest (m, v, log w) of each node, shape (2 L - 1, 2, d + 2): of the root first, and of the
+            children 2 i + 1 and 2 i + 2 of node i; the last L are those of the leaves.
+    """
+    count = len(means)
+    parts = [np.arange(count)]
+    while len(parts[0]) > largest or len(parts[-1]) > largest:
+        halves = []
+        for part in parts:
+            here = means[part]
+            axis = np.argmax(here.max(axis=0) - here.min(axis=0))
+            middle = len(part) // 2
+            # a stable sort: equal points stay in their order
+            split = np.argsort(here[:, axis], kind="stable")
+            halves += [np.sort(part[split[:middle]]), np.sort(part[split[middle:]])]
+        parts = halves
+    order = np.concatenate(parts)
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+    spread = np.broadcast_to(variances, (count, 1))[order]
+    rows = np.concatenate([means[order], spread, log_weights[order, None]], axis=1)
+    level = np.stack([np.minimum.reduceat(rows, starts[:-1]), np.maximum.reduceat(rows, starts[:-1])], axis=1)
+    levels = [level]
+    while len(level) > 1:
+        level = np.stack([np.minimum(level[::2, 0], level[1::2, 0]), np.maximum(level[::2, 1], level[1::2, 1])], axis=1)
+        levels.append(level)
+    return order.astype(np.int64), starts.astype(np.int64), np.ascontiguousarray(np.concatenate(levels[::-1]))
+
+
+# ---------------------------------------------------------------------- tiles one vector of lanes wide
+
+
+def _narrow_logits(rows: int) -> Any:
+    """(x, c, p, offsets, first, l, top): as `logits` of the components first .. first + rows - 1."""
+
+    def emit(e: _Emitter) -> None:
+        x, c, p, offsets, first, l, top = e.arrays
+        ks = [e.plus(first, r) for r in range(rows)]
+        groups, begins = e.lane_groups(e.size(x, 1), 1)
+        with groups as group:
+            (lane,) = begins(group.index)
+            sums = [e.variable(e.constant(0.0)) for _ in ks]
+            with cgutils.for_range(e.builder, e.size(x, 0)) as axis:
+                value = e.load(x, axis.index, lane)
+                for k, total in zip(ks, sums, strict=True):
+                    t = e.sub(value, e.spread(c, k, axis.index))
+                    e.add_product(total, t, t)
+            most = e.load(top, lane)
+            for k, total in zip(ks, sums, strict=True):
+                logit = e.add(e.mul(e.value(total), e.spread(p, k, e.integer(0))), e.spread(offsets, k))
+                most = e.maximum(logit, most)
+                e.store(logit, l, k, lane)
+            e.store(most, top, lane)
+
+    return _intrinsic(emit, 7)
+
+
+def _narrow_weights(e: _Emitter) -> None:
+    """(l, top, slopes, total, shrink): rows of l become r = 2^(l - top), total += r, shrink += slope r."""
+    l, top, slopes, total, shrink = e.arrays
+    groups, begins = e.lane_groups(e.size(l, 1), 1)
+    with groups as group:
+        (lane,) = begins(group.index)
+        most, sums = e.load(top, lane), [e.variable(e.load(array, lane)) for array in (total, shrink)]
+        with cgutils.for_range(e.builder, e.size(l, 0)) as component:
+            k = component.index
+            r = e.exp2_nonpositive(e.sub(e.load(l, k, lane), most))
+            e.store(r, l, k, lane)
+            e.builder.store(e.add(e.value(sums[0]), r), sums[0])
+            e.add_product(sums[1], r, e.spread(slopes, k, e.integer(0)))
+        for array, slot in zip((total, shrink), sums, strict=True):
+            e.store(e.value(slot), array, lane)
+
+
+def _narrow_sums(rows: int) -> Any:
+    """(l, m, first, out): out[first + r] += sum_k m[k, first + r] l[k]."""
+
+    def emit(e: _Emitter) -> None:
+        l, m, first, out = e.arrays
+        js = [e.plus(first, r) for r in range(rows)]
+        groups, begins = e.lane_groups(e.size(l, 1), 1)
+        with groups as group:
+            (lane,) = begins(group.index)
+            sums = [e.variable(e.load(out, j, lane)) for j in js]
+            with cgutils.for_range(e.builder, e.size(l, 0)) as component:
+                value = e.load(l, component.index, lane)
+                for j, slot in zip(js, sums, strict=True):
+                    e.add_product(slot, value, e.spread(m, component.index, j))
+            for j, slot in zip(js, sums, strict=True):
+                e.store(e.value(slot), out, j, lane)
+
+    return _intrinsic(emit, 4)
+
+
+if config.DISABLE_JIT:
+
+    def _leaf_logits(x: Any, work: Any, size: int, l: Any, top: Any) -> None:
+        tiles.logits(x, work.centres, work.precisions, work.offsets, size, l, top)
+
+    def _leaf_sums(l: Any, top: Any, slopes: Any, pulls: Any, total: Any, shrink: Any, out: Any) -> None:
+        tiles.absorb_sloped(l, top, slopes, pulls, total, shrink, out)
+
+else:
+    _logits_8, _logits_1 = _narrow_logits(ROWS), _narrow_logits(1)
+    _sums_8, _sums_2, _sums_1 = (_narrow_sums(rows) for rows in (ROWS, 2, 1))
+    _weights = _intrinsic(_narrow_weights, 5)
+
+    @inlined
+    def _leaf_logits(x: Any, work: Any, size: int, l: Any, top: Any) -> None:
+        """l = the logits of a leaf's components, and the largest so far in each lane into top."""
+        whole = size - size % ROWS
+        for first in range(0, whole, ROWS):
+            _logits_8(x, work.centres, work.precisions, work.offsets, first, l, top)
+        for first in range(whole, size):
+            _logits_1(x, work.centres, work.precisions, work.offsets, first, l, top)
+
+    @inlined
+    def _leaf_sums(l: Any, top: Any, slopes: Any, pulls: Any, total: Any, shrink: Any, out: Any) -> None:
+        """Rows l become r = 2^(l - top), summed: into total, with the slopes into shrink, with the pulls into out."""
+        _weights(l, top, slopes, total, shrink)
+        axes = out.shape[0]
+        whole, pairs = axes - axes % ROWS, axes - axes % 2
+        for first in range(0, whole, ROWS):
+            _sums_8(l, pulls, first, out)
+        for first in range(whole, pairs, 2):
+            _sums_2(l, pulls, first, out)
+        for first in range(pairs, axes):
+            _sums_1(l, pulls, first, out)
+
+
+# ---------------------------------------------------------------------- which leaves a lane needs
+
+
+@inlined
+def _bounds(x: Any, box: Any, at: Any, bound: Any) -> None:
+    """Bounds, in bits, of the logits of a node's components in each lane."""
+    wide_vectors()
+    dim, kind = x.shape[0], x.dtype.type
+    a, q = at[0, 0], at[1, 0]
+    bound[:] = 0
+    for j in range(dim):
+        low, high = min(a * box[0, j], a * box[1, j]), max(a * box[0, j], a * box[1, j])
+        line = x[j]
+        for i in range(LANES):
+            gap = max(low - line[i], line[i] - high)
+            gap = gap if not gap < 0 else kind(0)  # what is not a number stays so
+            bound[i] += gap * gap
+    highest = kind(LOG2_E) * (box[1, dim + 1] - kind(0.5 * dim) * log(a * a * box[0, dim] + q))
+    # the sums, of dim + 2 roundings here and in the logits, may be off by so much
+    scale = kind(-0.5 * LOG2_E) / (a * a * box[1, dim] + q) * (1 - kind(4 * dim + 16) * np.finfo(x.dtype).eps)
+    for i in range(LANES):
+        bound[i] = highest + scale * bound[i]
+
+
+@inlined
+def _raise(x: Any, mixture: Any, at: Any, k: int, wanted: Any, best: Any, spare: Any) -> None:
+    """The largest logit found so far, in the lanes that want it: that of component k, less its rounding errors."""
+    wide_vectors()
+    dim, kind = x.shape[0], x.dtype.type
+    a, t = at[0, 0], at[0, 0] * at[0, 0] * mixture.variances[0 if mixture.variances.shape[0] == 1 else k, 0] + at[1, 0]
+    spare[:] = 0
+    for j in range(dim):
+        c, line = a * mixture.means[k, j], x[j]
+        for i in range(LANES):
+            spare[i] += (line[i] - c) * (line[i] - c)
+    offset = kind(LOG2_E) * (mixture.log_weights[k] - kind(0.5 * dim) * log(t))
+    scale = kind(-0.5 * LOG2_E) / t * (1 + kind(4 * dim + 16) * np.finfo(x.dtype).eps)
+    for i in range(LANES):
+        logit = offset + scale * spare[i]
+        best[i] = logit if ((wanted >> np.uint64(i)) & np.uint64(1)) != 0 and logit > best[i] else best[i]
+
+
+@inlined
+def _wanted(mask: Any, bound: Any, best: Any, top: Any, cutoff: float) -> Any:
+    """The lanes of a mask in which a node cannot be left out, as bits."""
+    wide_vectors()
+    kept = np.uint64(0)
+    for i in range(LANES):
+        # not the other way round: nothing is left out for what is not a number
+        kept |= np.uint64(not bound[i] < max(best[i], top[i]) - cutoff) << np.uint64(i)
+    return kept & mask
+
+
+@shared
+def _cutoff(mixture: Any, at: Any) -> Any:
+    """c of this module, in bits."""
+    count, dim = mixture.means.shape
+    a, q, root = at[0, 0], at[1, 0], mixture.boxes[0]
+    ratio = (a * a * root[1, dim] + q) / (a * a * root[0, dim] + q)
+    kind = mixture.means.dtype.type
+    return kind(LOG2_E) * (log(kind(count)) - log(np.finfo(mixture.means.dtype).eps / 2) + SPARE + log(ratio) / 2)
+
+
+@shared
+def _search(x: Any, mixture: Any, at: Any, cutoff: Any, nodes: Any, masks: Any, best: Any, spare: Any) -> int:
+    """The leaves that some lane needs, in their order, as nodes with masks of lanes. How many there are.
+
+    nodes and masks have two rows, of the level that is read and of the one that is written; the result is in row 0.
+    """
+    starts, boxes = mixture.leaves, mixture.boxes
+    total = len(starts) - 1
+    bound, least = np.empty_like(best), np.empty_like(best)
+    best[:], least[:] = -np.inf, -np.inf
+    nodes[0, 0], masks[0, 0] = 0, ~np.uint64(0)
+    count, level = 1, 1  # nodes in the list, nodes of a whole level
+    while level < total:
+        found, level = 0, 2 * level
+        for n in range(count):
+            node, mask = nodes[0, n], masks[0, n]
+            _bounds(x, boxes[node], at, bound)
+            mask = _wanted(mask, bound, best, least, cutoff)
+            if mask == 0:
+                continue
+            for child in range(2 * node + 1, 2 * node + 3):
+                place, span = child - (level - 1), total // level
+                middle = (starts[place * span] + starts[(place + 1) * span]) // 2
+                _raise(x, mixture, at, middle, mask, best, spare)
+                nodes[1, found], masks[1, found] = child, mask
+                found += 1
+        count = found
+        nodes[0, :count], masks[0, :count] = nodes[1, :count], masks[1, :count]
+    return count
+
+
+# ---------------------------------------------------------------------- the sweep
+
+
+@shared
+def tables(mixture: Any, at: Any, begin: int, size: int, work: Any) -> None:
+    """Centres, precisions and offsets of logits, slopes b_k and pulls (mu - b_k a) m_k of some components."""
+    wide_vectors()
+    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
+    dim, kind = means.shape[1], means.dtype.type
+    a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
+    for k in range(size):
+        v = variances[0 if variances.shape[0] == 1 else begin + k, 0]
+        t = a * a * v + q
+        work.precisions[k, 0] = kind(-0.5 * LOG2_E) / t
+        work.slopes[k, 0] = slope = (beta * v + gamma) / t
+        work.offsets[k] = t
+        for j in range(dim):
+            work.centres[k, j] = a * means[begin + k, j]
+            work.pulls[k, j] = (mu - slope * a) * means[begin + k, j]
+    for k in range(size):
+        work.offsets[k] = kind(LOG2_E) * (log_weights[begin + k] - kind(0.5 * dim) * log(work.offsets[k]))
+
+
+@inlined
+def _gather(x: Any, lanes: Any, count: int, width: int, into: Any) -> None:
+    for j in range(x.shape[0]):
+        for i in range(width):
+            into[j, i] = x[j, lanes[min(i, count - 1)]]
+
+
+@shared
+def evaluate_pruned(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
+    """`mixture.evaluate` of an isotropic mixture with a tree, without the leaves that cannot matter."""
+    wide_vectors()
+    dim, kind = x.shape[0], x.dtype.type
+    vector = VECTOR_BYTES // x.itemsize
+    leaf_count = len(mixture.leaves) - 1
+    nodes, masks = np.empty((2, leaf_count), np.int64), np.empty((2, leaf_count), np.uint64)
+    best, bound, lanes = np.empty(LANES, x.dtype), np.empty(LANES, x.dtype), np.empty(LANES, np.int64)
+    top, total, shrink = (np.empty(LANES, x.dtype), np.empty(LANES, x.dtype), np.empty(LANES, x.dtype))
+    cutoff = _cutoff(mixture, at)
+    work.top[:], work.total[:], work.shrink[:] = np.finfo(x.dtype).min, 0, 0
+    out[:] = 0
+    for n in range(_search(x, mixture, at, cutoff, nodes, masks, best, bound)):
+        leaf = nodes[0, n] - (leaf_count - 1)
+        _bounds(x, mixture.boxes[nodes[0, n]], at, bound)
+        mask = _wanted(masks[0, n], bound, best, work.top, cutoff)
+        if mask == 0:
+            continue
+        count = 0
+        for i in range(LANES):
+            if (mask >> np.uint64(i)) & np.uint64(1):
+                lanes[count] = i
+                count += 1
+        width = -(-count // vector) * vector
+        points, sums = work.turned[:, :width], work.spare[:, :width]
+        _gather(x, lanes, count, width, points)
+        _gather(out, lanes, count, width, sums)
+        for i in range(width):
+            lane = lanes[min(i, count - 1)]
+            top[i] = work.rescale[i] = work.top[lane]
+            total[i], shrink[i] = work.total[lane], work.shrink[lane]
+        begin = mixture.leaves[leaf]
+        size = mixture.leaves[leaf + 1] - begin
+        tables(mixture, at, begin, size, work)
+        rows = work.rows[:size, :width]
+        _leaf_logits(points, work, size, rows, top)
+        for i in range(width):
+            fall = work.rescale[i] - top[i]
+            # no products that are subnormal numbers
+            work.rescale[i] = exp2_nonpositive(fall) if fall > kind(-500) else kind(0)
+            total[i] *= work.rescale[i]
+            shrink[i] *= work.rescale[i]
+        for j in range(dim):
+            for i in range(width):
+                sums[j, i] *= work.rescale[i]
+        _leaf_sums(rows, top[:width], work.slopes, work.pulls, total[:width], shrink[:width], sums)
+        for i in range(count):
+            work.top[lanes[i]], work.total[lanes[i]], work.shrink[lanes[i]] = top[i], total[i], shrink[i]
+        for j in range(dim):
+            for i in range(count):
+                out[j, lanes[i]] = sums[j, i]
+    for j in range(dim):
+        for i in range(LANES):
+            out[j, i] = (out[j, i] + x[j, i] * work.shrink[i]) / work.total[i]
+    for i in range(len(logp)):
+        logp[i] = kind(LN2) * work.top[i] + log(work.total[i]) - kind(dim * HALF_LOG_2PI)
