@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from refdiff.kernels.numba import vector_math as vm
-from refdiff.kernels.numba.compiling import FAST
-from refdiff.kernels.numba.vector_steps import full_width
+from refdiff.kernels.numba.compiling import FAST, wide_vectors
 
 KINDS = [np.float64, np.float32]
 NAMES = ["exp", "exp_nonpositive", "exp2_nonpositive", "expm1", "log", "log1p", "sincos", "sincos_turns"]
@@ -43,7 +42,7 @@ def loop(name: str, wide: bool = False) -> Any:
             out[i], other[i] = function(x[i])
 
     def full(x, out):  # type: ignore[no-untyped-def]
-        full_width()
+        wide_vectors()
         for i in range(x.size):
             out[i] = function(x[i])
 
@@ -249,7 +248,7 @@ def test_loops_become_vector_code_without_calls(name: str, kind: type) -> None:
 
 
 @jitted
-def test_a_kernel_that_asks_for_it_uses_the_full_width() -> None:
+def test_a_kernel_that_asks_for_it_uses_the_wide_vectors() -> None:
     if not llvm.get_host_cpu_features().get("avx512f", False):
         pytest.skip("no registers of 512 bits")
     kernel = loop("exp_nonpositive", wide=True)

@@ -24,7 +24,7 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, shared, wide_vectors
 from refdiff.kernels.numba.tiles import LANES, absorb, absorb_sloped, accumulate, logits, products, weighted_logits
-from refdiff.kernels.numba.vector_math import exp_nonpositive, log
+from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
 # Components of a tile: 64 rows of 64 float64 are 32 kB, two thirds of a core's first cache.
 TILE = 64
@@ -111,11 +111,10 @@ def _keep_top(work: Any) -> None:
 def _bring_up(work: Any, out: Any) -> None:
     """What has been summed, relative to the old largest logit, made relative to the new one."""
     wide_vectors()
-    ln2 = out.dtype.type(LN2)
     least = out.dtype.type(-500)  # as in tiles: no products that are subnormal numbers
     for i in range(LANES):
         fall = work.rescale[i] - work.top[i]
-        work.rescale[i] = exp_nonpositive(ln2 * fall) if fall > least else 0
+        work.rescale[i] = exp2_nonpositive(fall) if fall > least else 0
         work.total[i] *= work.rescale[i]
         work.shrink[i] *= work.rescale[i]
     for j in range(out.shape[0]):
@@ -222,7 +221,7 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
     means, variances, log_weights, bases = mixture.means, mixture.variances, mixture.log_weights, mixture.bases
     count, dim = means.shape
     a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
-    half, bits, ln2 = x.dtype.type(0.5), x.dtype.type(LOG2_E), x.dtype.type(LN2)
+    half, bits = x.dtype.type(0.5), x.dtype.type(LOG2_E)
     for k in range(count):
         basis = bases[k]
         for j in range(dim):
@@ -248,7 +247,7 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
             work.top[i] = max(work.top[i], row[i])
         _bring_up(work, out)
         for i in range(LANES):
-            row[i] = exp_nonpositive(ln2 * (row[i] - work.top[i]))
+            row[i] = exp2_nonpositive(row[i] - work.top[i])
             work.total[i] += row[i]
         for j in range(dim):
             pull, b = mu * means[k, j], work.slopes[0, j]

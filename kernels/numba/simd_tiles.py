@@ -8,7 +8,6 @@ product with a sum.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from refdiff.kernels.numba.compiling import inlined
-from refdiff.kernels.numba.vector_math import EXP, SHIFT
+from refdiff.kernels.numba.vector_coefficients import EXP2
+from refdiff.kernels.numba.vector_math import SHIFT
 
 COLUMNS = 4  # vectors of lanes in a tile
 
@@ -37,9 +37,6 @@ def _machine() -> tuple[int, int]:
 
 VECTOR_BYTES, ROWS = _machine()
 
-# Logits are in base 2, where the whole part of an exponent is split off without rounding. The polynomials are those of
-# e^r, r = s ln 2, in the variable s.
-EXP2 = {kind: [c * math.log(2) ** k for k, c in enumerate((1.0, 1.0, *EXP[kind]))] for kind in EXP}
 # No sum feels what is smaller than 2^LEAST of its largest term. Nothing smaller is made: products with it would be
 # subnormal numbers, at which processors take a hundred times as long.
 LEAST = {np.float64: -500.0, np.float32: -60.0}
@@ -130,7 +127,7 @@ class _Emitter:
         shifted = self.add(x, shift)
         r = self.sub(x, self.sub(shifted, shift))  # exact: x is split into its integer and the rest
         value = self.constant(EXP2[self.kind][-1])
-        for c in EXP2[self.kind][-2::-1]:
+        for c in (*EXP2[self.kind][-2::-1], 1.0):
             value = self.add(self.mul(value, r), self.constant(c))
         power = self.builder.shl(self.builder.bitcast(shifted, wholes), ir.Constant(wholes, [digits] * self.width))
         return self.builder.bitcast(self.builder.add(power, self.builder.bitcast(value, wholes)), self.vector)

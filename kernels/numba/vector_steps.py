@@ -162,23 +162,3 @@ def _(builder: Any, y: Any, shifted: Any) -> Any:
     (bits, whole, size), (n, _, _) = _as_bits(builder, y), _as_bits(builder, shifted)
     sign = builder.shl(builder.and_(n, whole(2)), whole(size - 2))
     return builder.bitcast(builder.xor(sign, bits), y.type)
-
-
-def full_width() -> None:
-    """As the first statement of a kernel: its loops use the widest vector registers there are.
-
-    LLVM keeps to half of AVX-512's width on most machines that have it, for code that seldom uses vectors; a loop
-    full of polynomials is 1.6 times as fast with all of it. Says nothing on other machines, nor to Python.
-    """
-
-
-@type_callable(full_width)
-def _(_context):  # type: ignore[no-untyped-def]
-    return lambda: types.none
-
-
-@lower_builtin(full_width)
-def _(context, builder, _signature, _values):  # type: ignore[no-untyped-def]
-    # llvmlite's set of attributes refuses those that are pairs of strings when asked by its own method
-    set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-    return context.get_dummy_value()
