@@ -101,15 +101,15 @@ def _own_exp() -> Callable[[Array, Array, int], None] | None:
     if config.DISABLE_JIT:
         return None
 
-    @numba.njit(nogil=True, error_model="numpy", fastmath=FAST)  # as kernels are compiled
-    def kernel(x: Array, out: Array, times: int) -> None:
+    def loop(x: Array, out: Array, times: int) -> None:
         for _ in range(times):
             for i in range(x.size):
                 out[i] = exp(x[i])
 
-    kernel(np.zeros(1), np.zeros(1), 1)  # compiled here, not while it is measured
-    compiled: Callable[[Array, Array, int], None] = kernel
-    return compiled
+    # as kernels are compiled, and here, not while it is measured
+    kernel: Callable[[Array, Array, int], None] = numba.njit(nogil=True, error_model="numpy", fastmath=FAST)(loop)
+    kernel(np.zeros(1), np.zeros(1), 1)
+    return kernel
 
 
 def _copy(x: Array, out: Array) -> None:

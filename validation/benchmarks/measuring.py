@@ -101,19 +101,22 @@ class Candidate(NamedTuple):
         label: what it is called.
         run: does it for the first so many points, and returns the answers as an array.
         least: points that a shorter run must have to be typical.
+        family, size: the way without the size of its chunks, and that size.
     """
 
     label: str
     run: Callable[[int], Any]
     least: int = 1
+    family: str = ""
+    size: int = 0
 
 
 def fastest(
     candidates: Sequence[Candidate], n: int, share: int = 8, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[Candidate, dict[str, float]]:
-    """The candidate with the fewest seconds a point, and the seconds a point of all, found on 1/share of n points.
+    """The candidate with the fewest seconds a point, and the seconds a point of all tried, on 1/share of n points.
 
-    Each is run once to warm up (to compile, perhaps), then once to be timed, and again while it is among the best.
+    First all families at one size of chunks, then all sizes in the best family.
 
     Raises:
         ValueError: no candidate.
@@ -121,17 +124,29 @@ def fastest(
     if not candidates:
         raise ValueError("candidates must hold at least one, got none")
     seconds: dict[str, float] = {}
-    for one in candidates:
-        points = min(n, max(1, n // share, one.least))
+
+    def better(some: Sequence[Candidate]) -> Candidate:
+        for one in some:
+            if one.label not in seconds:
+                points = min(n, max(1, n // share, one.least))
+                seconds[one.label] = _timed(one, points, min(seconds.values(), default=float("inf")), clock)
+        return min(some, key=lambda one: seconds[one.label])
+
+    sizes = sorted({one.size for one in candidates})
+    middle = sizes[len(sizes) // 2]
+    first = better([one for one in candidates if one.size == middle])
+    return better([one for one in candidates if one.family == first.family]), seconds
+
+
+def _timed(one: Candidate, points: int, best: float, clock: Callable[[], float]) -> float:
+    """Seconds a point: after a run to warm up (to compile, perhaps) one more, and two where it is among the best."""
+    one.run(points)
+    timed: list[float] = []
+    while len(timed) < 3 and min(timed, default=0.0) <= 1.5 * best:
+        start = clock()
         one.run(points)
-        timed: list[float] = []
-        best = min(seconds.values(), default=float("inf"))
-        while len(timed) < 3 and min(timed, default=0.0) <= 1.5 * best:
-            start = clock()
-            one.run(points)
-            timed.append((clock() - start) / points)
-        seconds[one.label] = min(timed)
-    return min(candidates, key=lambda one: seconds[one.label]), seconds
+        timed.append((clock() - start) / points)
+    return min(timed)
 
 
 # ---------------------------------------------------------------------- memory

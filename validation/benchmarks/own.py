@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from refdiff import backends
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, GaussianMixture
+from refdiff.dynamics import flow
 from refdiff.model import ExactModel
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.reverse_sde import euler_maruyama
@@ -32,20 +31,12 @@ from refdiff.validation.benchmarks.problems import (
 )
 
 
-def compiled() -> AbstractContextManager[Any]:
-    """The backend of compiled kernels."""
-    if find_spec("refdiff.backends") is None:
-        return nullcontext()
-    found: AbstractContextManager[Any] = import_module("refdiff.backends").backend("numba")
-    return found
-
-
 def candidates(problem: Problem, threads: int) -> list[Candidate]:  # noqa: ARG001
     """One: refdiff chooses its own blocks, and takes the threads that the process was started with."""
     solve = SOLVE[kind(problem)](problem)
 
     def go(points: int) -> Array:
-        with compiled():
+        with backends.use("numba"):
             return solve(problem.x[:points])
 
     return [Candidate("", go)]
@@ -72,14 +63,11 @@ def reverse_diffusion(problem: ReverseDiffusion) -> Callable[[Array], Array]:
 
 def flow_map(problem: FlowMap) -> Callable[[Array], Array]:
     """The adaptive flow with steps for each block of particles."""
-    flow = import_module("refdiff.dynamics").flow
     model = ExactModel(law(problem.mixture), VEPower(T=SIGMA_MAX))
 
     def solve(x: Array) -> Array:
-        found: Array = flow(
-            model, x, problem.start, problem.end, method="dop853", rtol=problem.rtol, atol=problem.atol
-        ).x
-        return found
+        tolerances = {"rtol": problem.rtol, "atol": problem.atol}
+        return flow(model, x, problem.start, problem.end, method="dop853", **tolerances).x
 
     return solve
 

@@ -50,6 +50,8 @@ def combinations(
     found = []
     for form, size, team in product(forms, sizes, sorted(set(teams))):
         if team == 1 or size * team <= n:
-            label = f"{form}, chunks of {size}" + (f", team of {team}" if team > 1 else "")
-            found.append(Candidate(label, build(form, size, team), 2 * team * size))
+            family = form + (f", team of {team}" if team > 1 else "")
+            found.append(
+                Candidate(f"{family}, chunks of {size}", build(form, size, team), 2 * team * size, family, size)
+            )
     return found
