@@ -64,7 +64,7 @@ def normal_pair(k0: Word, k1: Word, particle: Word, draw: Word, group: Word) -> 
 
 
 @inlined
-def normals_block(key0: int, key1: int, first_particle: int, draw: int, out: NDArray[Any]) -> None:
+def normals_block(key0: Any, key1: Any, first_particle: Any, draw: Any, out: NDArray[Any]) -> None:
     """Fill out (d, lanes) with the normals of one draw; lane i is particle first_particle + i.
 
     key0 and key1 are the low and the high 32 bits of the seed; out is float64 or float32. Whole numbers may be int64

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
 from refdiff.backends import numba_pays
 from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total
+from refdiff.distributions.parts import log_weights, matrices_of, means_of, variances_of
 from refdiff.operators import Operator
 
 
@@ -55,29 +56,29 @@ class GaussianMixture:
         Raises:
             ValueError: a negative or non-finite weight or variance, weights that sum to 0, shapes that do not fit.
         """
-        means = _means(means)
-        spread = _variances(variances, (0, 1), (len(means),))
+        means = means_of(means)
+        spread = variances_of(variances, (0, 1), (len(means),))
         return law(log_weights(weights, len(means)), means, Diagonal(spread.reshape(-1, 1)))
 
     @staticmethod
     def diagonal(means: ArrayLike, variances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
         """S_k = diag(v_k): `means` (K, d), `variances` (K, d), or (d,) shared by all components."""
-        means = _means(means)
-        spread = _variances(variances, (1, 2), means.shape)
+        means = means_of(means)
+        spread = variances_of(variances, (1, 2), means.shape)
         return law(log_weights(weights, len(means)), means, Diagonal(np.atleast_2d(spread)))
 
     @staticmethod
     def shared(means: ArrayLike, covariance: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
         """S_k = S for all components: `means` (K, d), `covariance` (d, d) positive semi-definite."""
-        means = _means(means)
-        matrix = _matrices("covariance", covariance, 2, means.shape)
+        means = means_of(means)
+        matrix = matrices_of("covariance", covariance, 2, means.shape)
         return law(log_weights(weights, len(means)), means, Dense(matrix[None]))
 
     @staticmethod
     def full(means: ArrayLike, covariances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
         """One matrix a component: `means` (K, d), `covariances` (K, d, d) positive semi-definite."""
-        means = _means(means)
-        matrices = _matrices("covariances", covariances, 3, means.shape)
+        means = means_of(means)
+        matrices = matrices_of("covariances", covariances, 3, means.shape)
         return law(log_weights(weights, len(means)), means, Dense(matrices))
 
     def __repr__(self) -> str:
@@ -294,7 +295,7 @@ class Empirical(GaussianMixture):
     """
 
     def __init__(self, points: ArrayLike, weights: ArrayLike | None = None) -> None:
-        where = _means(points, "points")
+        where = means_of(points, "points")
         super().__init__(log_weights(weights, len(where)), where, Diagonal(np.zeros((1, 1))))
 
 
@@ -314,46 +315,3 @@ def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator
     """The field E[x | y, component k] = m_k + G_k (y - A m_k - b), with A m_k + b the means of `pushed`."""
     gain = prior.covariances.gain(a, pushed.covariances, prior.dim)
     return lambda ks: prior.means[ks] + gain.multiply(y[:, None, :] - pushed.means[ks], ks)
-
-
-# ---------------------------------------------------------------------- arguments
-
-
-def _means(value: ArrayLike, name: str = "means") -> Array:
-    array = real_array(name, value, ndim=(2,))
-    if 0 in array.shape:
-        raise ValueError(f"{name} must hold at least one point of at least one coordinate, got shape {array.shape}")
-    return array
-
-
-def _variances(value: ArrayLike, ndim: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    array = real_array("variances", value, ndim=ndim)
-    if array.shape != shape[len(shape) - array.ndim :]:
-        raise ValueError(f"variances must have shape {shape}, or its last dimensions, got {array.shape}")
-    if (array < 0).any():
-        raise ValueError(f"variances must not be negative, got {array.min()}")
-    return array
-
-
-def _matrices(name: str, value: ArrayLike, ndim: int, shape: tuple[int, ...]) -> Array:
-    array = real_array(name, value, ndim=(ndim,))
-    wanted = (*shape, shape[1])[3 - ndim :]
-    if array.shape != wanted:
-        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
-    return operators.semi_definite(name, array)
-
-
-def log_weights(weights: ArrayLike | None, count: int) -> NDArray[np.float64]:
-    """Normalised log weights, shape (K,): equal ones for None; weights down to 1e-300 and exact zeros are kept."""
-    if weights is None:
-        return np.full(count, -np.log(count))
-    array = real_array("weights", weights, ndim=(1,))
-    if array.shape != (count,):
-        raise ValueError(f"weights must have shape ({count},), got {array.shape}")
-    if (array < 0).any():
-        raise ValueError(f"weights must not be negative, got {array.min()}")
-    if not array.any():
-        raise ValueError("weights must not all be zero")
-    with np.errstate(divide="ignore"):  # log 0 = -inf is the log weight of a component that is never drawn
-        logs = np.log(array)
-    return np.asarray(logs - log_total(logs[None]))
