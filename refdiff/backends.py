@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from refdiff.arguments import one_of
-
 BACKENDS = ("auto", "numpy", "numba")
 
 # Points times components times (axes + exponential) from which `auto` takes Numba: about a second of NumPy, against a
@@ -33,13 +31,13 @@ def current() -> str:
     Raises:
         ValueError: REFDIFF_BACKEND is none of them.
     """
-    return _chosen.get() or one_of("REFDIFF_BACKEND", os.environ.get("REFDIFF_BACKEND") or "auto", BACKENDS)
+    return _chosen.get() or _known("REFDIFF_BACKEND", os.environ.get("REFDIFF_BACKEND") or "auto")
 
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
     """Code in this block runs on the backend auto, numpy or numba."""
-    token = _chosen.set(one_of("name", name, BACKENDS))
+    token = _chosen.set(_known("name", name))
     try:
         yield
     finally:
@@ -53,3 +51,10 @@ def numba_pays(points: int, components: int, axes: int, evaluations: int = 1) ->
         return asked == "numba"
     worth = float(points) * components * (axes + EXPONENTIAL) * evaluations >= WORTH
     return worth and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
+def _known(argument: str, name: str) -> str:
+    # as arguments.one_of, which needs NumPy: the command line reads this before it says how many threads NumPy may use
+    if name not in BACKENDS:
+        raise ValueError(f"{argument} must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from refdiff import __version__, command_line, files
+from refdiff import __version__, backends, command_line, files
 from refdiff.cli_bench import bench
 from refdiff.cli_samplers import compare, samplers
 from refdiff.validation import threads
@@ -42,6 +42,10 @@ WORTH_SHARING, WORTH_SHARING_QUICK = 20, 60
 @click.version_option(__version__, message="%(prog)s %(version)s", prog_name="refdiff")
 def main() -> None:
     """The reference implementation of the mathematics of diffusion generative models."""
+    try:
+        backends.current()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 # ---------------------------------------------------------------------- options
@@ -304,7 +308,7 @@ def _backends() -> dict[str, str]:
     reasons = [missing] * (cupy == "not installed") + [devices] * (not devices[:1].isdigit())
     return {
         "NumPy": "ready",
-        "Numba": "not installed" if numba == "not installed" else f"ready ({numba})",
+        "Numba": "not installed" if numba == "not installed" else f"ready ({numba}); backend {backends.current()}",
         "CUDA": "not available: " + "; ".join(reasons) if reasons else f"ready (CuPy {cupy}, {devices})",
     }
 
