@@ -1,0 +1,170 @@
+r"""What the two ways of `point_set` share: centred tables of components, tiles of matrix products, exact distances.
+
+    tables      M_k = m_k - c, panel by panel of axes, of CHUNK components at a time
+    products    l[k, i] = sum_j M[k, j] x[j, i],    out[j, i] += sum_k M[k, j] l[k, i]
+    distance    |x - a m_k|^2 of one point and one component, by differences, along the axes
+
+A tile holds ROWS results in COLUMNS vectors of points in registers. The sum of a panel is made alone and added once,
+so that rounding errors grow with the length of a panel and the number of panels, and not with the number of axes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import config
+
+from refdiff.kernels.numba.compiling import inlined, shared, wide_vectors
+from refdiff.kernels.numba.vector_math import log
+
+if config.DISABLE_JIT:
+    VECTOR_BYTES, COLUMNS = 64, 1
+else:
+    from numba.core import cgutils
+
+    from refdiff.kernels.numba.simd_tiles import COLUMNS, VECTOR_BYTES, _Emitter, _intrinsic
+
+GROUP_BYTES = COLUMNS * VECTOR_BYTES  # of one axis of a group of points: the columns of a tile
+ROWS = 6 if VECTOR_BYTES == 64 else 2  # 24 of 32 registers hold sums, or 8 of 16
+CHUNK = 96  # components at a time, whole tiles: their weights in a group of points are 24 kB
+PANEL = 126  # axes at a time, whole tiles: a group of points has 32 kB of them
+STRIDE = 136  # from one row of a panel to the next: 17 cache lines, so that rows do not fight for the same places
+
+
+# ---------------------------------------------------------------------- tiles
+
+
+def _product(across: bool) -> Any:
+    """(x, c, first, out): out[first + r] += sum_s c[first + r, s] x[s], or c[s, first + r] x[s], for r < ROWS."""
+
+    def emit(e: _Emitter) -> None:
+        x, c, first, out = e.arrays
+        ks = [e.plus(first, r) for r in range(ROWS)]
+        lanes = [e.integer(v * e.width) for v in range(COLUMNS)]
+        sums = [[e.variable(e.constant(0.0)) for _ in lanes] for _ in ks]
+        with cgutils.for_range(e.builder, e.size(x, 0)) as step:
+            xs = [e.load(x, step.index, lane) for lane in lanes]
+            for k, line in zip(ks, sums, strict=True):
+                entry = e.spread(c, k, step.index) if across else e.spread(c, step.index, k)
+                for value, slot in zip(xs, line, strict=True):
+                    e.add_product(slot, value, entry)
+        for k, line in zip(ks, sums, strict=True):
+            for slot, lane in zip(line, lanes, strict=True):
+                e.store(e.add(e.load(out, k, lane), e.value(slot)), out, k, lane)
+
+    return _intrinsic(emit, 4)
+
+
+def _differences(e: _Emitter) -> None:
+    """(u, m, k, a, out): vectors of partial sums of |u - a m_k|^2, for the axes that fill COLUMNS vectors."""
+    u, m, k, a, out = e.arrays
+    scale = e.spread(a, e.integer(0))
+    sums = [e.variable(e.constant(0.0)) for _ in range(COLUMNS)]
+    step = e.integer(COLUMNS * e.width)
+    with cgutils.for_range(e.builder, e.builder.sdiv(e.size(u, 0), step)) as block:
+        start = e.builder.mul(block.index, step)
+        for v, slot in enumerate(sums):
+            j = e.plus(start, v * e.width)
+            # a m is rounded before the difference, as where it is a table
+            t = e.sub(e.load(u, j), e.builder.fmul(e.load(m, k, j), scale))
+            e.add_product(slot, t, t)
+    for v, slot in enumerate(sums):
+        e.store(e.value(slot), out, e.integer(v * e.width))
+
+
+if config.DISABLE_JIT:
+
+    def _across(x: Any, c: Any, first: int, out: Any) -> None:
+        out[first : first + ROWS] += c[first : first + ROWS, : len(x)] @ x
+
+    def _along(x: Any, c: Any, first: int, out: Any) -> None:
+        out[first : first + ROWS] += c[: len(x), first : first + ROWS].T @ x
+
+    def squared_distance(u: Any, m: Any, k: int, a: Any, partial: Any) -> Any:  # noqa: ARG001
+        t = u - a[0] * m[k]
+        return t @ t
+
+else:
+    _across, _along = _product(True), _product(False)
+    _partial = _intrinsic(_differences, 5)
+
+    @inlined
+    def squared_distance(u: Any, m: Any, k: int, a: Any, partial: Any) -> Any:
+        """|u - a m_k|^2, along the axes."""
+        _partial(u, m, k, a, partial)
+        total = partial[0]
+        for i in range(1, len(partial)):
+            total += partial[i]
+        for j in range(len(u) - len(u) % len(partial), len(u)):
+            t = u[j] - a[0] * m[k, j]
+            total += t * t
+        return total
+
+
+@inlined
+def room(x: Any) -> Any:
+    """A row of partial sums for squared_distance."""
+    return np.empty(GROUP_BYTES // x.itemsize, x.dtype)
+
+
+@inlined
+def variance(mixture: Any, at: Any, k: int) -> Any:
+    """v_k and T_k."""
+    v = mixture.variances[0 if mixture.variances.shape[0] == 1 else k, 0]
+    return v, at[0, 0] * at[0, 0] * v + at[1, 0]
+
+
+@inlined
+def offset(mixture: Any, t: Any, k: int) -> Any:
+    """log w_k - d/2 log T_k."""
+    return np.float64(mixture.log_weights[k]) - 0.5 * mixture.means.shape[1] * log(np.float64(t))
+
+
+@inlined
+def panels(dim: int) -> int:
+    """How many panels so many axes are."""
+    return -(-dim // PANEL)
+
+
+@shared
+def tables(mixture: Any, centre: Any, scale: float, begin: int, pack: Any) -> int:
+    """Rows M_k times a number of CHUNK components in panels, shape (panels, CHUNK, STRIDE); how many there are."""
+    wide_vectors()
+    means = mixture.means
+    size, dim, kind = min(CHUNK, means.shape[0] - begin), means.shape[1], pack.dtype.type
+    for k in range(CHUNK):  # each row in one go, as memory likes it
+        for p in range(pack.shape[0]):
+            line, first = pack[p, k], p * PANEL
+            width = min(PANEL, dim - first)
+            if k < size:
+                source = means[begin + k]
+                for j in range(width):
+                    line[j] = kind((source[first + j] - centre[first + j]) * scale)
+                line[width:] = 0
+            else:
+                line[:] = 0
+    return size
+
+
+@shared
+def inner_products(x: Any, pack: Any, size: int, l: Any) -> None:
+    """l[g, k] = M_k.x of the points x (groups, d, lanes)."""
+    l[:] = 0
+    for p in range(pack.shape[0]):
+        for g in range(x.shape[0]):
+            part, table, sums = x[g, p * PANEL : (p + 1) * PANEL], pack[p], l[g]
+            for k in range(0, size, ROWS):
+                _across(part, table, k, sums)
+
+
+@shared
+def weighted_sums(l: Any, pack: Any, size: int, wanted: Any, dim: int, out: Any) -> None:
+    """out[g, j] += sum_k M[k, j] l[g, k] for the groups that want it."""
+    for p in range(pack.shape[0]):
+        width = min(PANEL, dim - p * PANEL)
+        for g in range(l.shape[0]):
+            if wanted[g]:
+                weights, table, sums = l[g, :size], pack[p], out[g, p * PANEL :]
+                for j in range(0, width, ROWS):
+                    _along(weights, table, j, sums)
