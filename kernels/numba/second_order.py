@@ -1,244 +1,38 @@
 r"""Second derivatives of the mixture at one time, for blocks of points: divergence, Jacobian, posterior covariance.
 
-With t_k = x - a m_k, components' outputs o_k = mu m_k + B_k t_k and gradients g_k = -T_k^-1 t_k as in `mixture`,
+With t_k = x - a m_k, outputs o_k = mu m_k + B_k t_k and gradients g_k = -T_k^-1 t_k of the components of `mixture`,
 
     output       o = sum_k r_k o_k                          gradient   g = sum_k r_k g_k = grad log p
     Jacobian     do/dx = sum_k r_k B_k + sum_k r_k (o_k - o)(g_k - g)'                 as dr_k/dx = r_k (g_k - g)
     divergence   div o = sum_k r_k tr B_k + sum_k r_k (o_k - o).(g_k - g)
+    covariance   Cov[x_0 | x] = sum_k r_k C_k + sum_k r_k (D_k - D)(D_k - D)',     C_k = S_k q T_k^-1, D the denoiser
 
-A flow dx/dt = v has d log p / dt = -div v along it. The first sweep over the components finds o and g, the second
-sums what is centred at them: no two large numbers meet, and a mean that is off by a rounding error changes nothing,
-as the products (o - o*)(g - g*)' are of second order. Responsibilities are made anew in each sweep, so no array of
-points times components exists. Where all components have one covariance, both fields are means in disguise:
-
-    o_k - o = (mu - B a)(m_k - c),    g_k - g = T^-1 a (m_k - c),    c = sum_k r_k m_k
+Along a flow dx/dt = v(x, t), d log p / dt = -div v. The Jacobian is a posterior covariance in disguise: the score's
+is the Hessian of log p, the denoiser's alpha Cov / sigma^2. Responsibilities are made anew in each of the two sweeps
+of `fields`: no array of points times components exists but their own.
 """
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any
 
 import numpy as np
-from numba import config
 
 from refdiff.kernels.numba.compiling import compiled, inlined, shared, wide_vectors
-from refdiff.kernels.numba.mixture import LOG2_E, TILE, Mixture, evaluate, load, store, workspace
-from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
-from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
-
-if not config.DISABLE_JIT:
-    from numba.core import cgutils
-
-    from refdiff.kernels.numba.simd_tiles import ROWS, _Emitter, _intrinsic
-else:
-    ROWS = 1
-
-COLUMNS = 2  # vectors of lanes in a tile of `contracted`, which needs three rows of points beside the sums
-
-# What a block needs besides the workspace of `evaluate`: at of other outputs, points and fields in a basis, tables of a
-# tile of components (mu m_k, b_k, 1 / T_k, (mu - b_k a) a / T_k, tr B_k), rows and sums.
-Second = namedtuple(
-    "Second",
-    "base others turned output mean gradient targets slopes gaps weights traces rows total spare one none",
+from refdiff.kernels.numba.field_tiles import contracted, outer
+from refdiff.kernels.numba.fields import (
+    GROUP,
+    back,
+    find_centres,
+    find_fields,
+    forward,
+    logit_rows,
+    on_axes,
+    powers,
+    workspace_second,
 )
-
-
-@shared
-def workspace_second(x: Any, mixture: Any, at: Any) -> Any:
-    """Room for the functions of this module, on points of the type of x."""
-    kind, dim = x.dtype, mixture.means.shape[1]
-    axes = max(mixture.variances.shape[1], at.shape[-1])
-    return Second(
-        workspace(x, dim, axes),
-        np.empty((5, at.shape[-1]), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((TILE, dim), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, axes), kind),
-        np.empty(TILE, kind),
-        np.empty((TILE, LANES), kind),
-        np.empty(LANES, kind),
-        np.empty(LANES, kind),
-        np.empty((dim, LANES), kind),
-        np.empty((0, dim, dim), kind),
-    )
-
-
-# ---------------------------------------------------------------------- the tile of two affine fields
-
-
-def _contraction(rows: int, wide: bool) -> Any:
-    """(x, o, g, c, targets, slopes, gaps, traces, first, out): see `contracted`."""
-
-    def emit(e: _Emitter) -> None:
-        x, o, g, c, targets, slopes, gaps, traces, first, out = e.arrays
-        ks = [e.plus(first, r) for r in range(rows)]
-        groups, begins = e.lane_groups(e.size(x, 1), COLUMNS)
-        with groups as group:
-            lanes = begins(group.index)
-            sums = [[e.variable(e.spread(traces, k)) for _ in lanes] for k in ks]
-            with cgutils.for_range(e.builder, e.size(x, 0)) as axis:
-                j = axis.index
-                s = j if wide else e.integer(0)
-                xs, os, gs = ([e.load(array, j, lane) for lane in lanes] for array in (x, o, g))
-                for k, line in zip(ks, sums, strict=True):
-                    centre, target = e.spread(c, k, j), e.spread(targets, k, j)
-                    slope, gap = e.spread(slopes, k, s), e.spread(gaps, k, s)
-                    for v, slot in enumerate(line):
-                        t = e.sub(xs[v], centre)
-                        left = e.add(e.sub(target, os[v]), e.mul(slope, t))
-                        right = e.add(gs[v], e.mul(gap, t))
-                        e.builder.store(e.sub(e.value(slot), e.mul(left, right)), slot)
-            for k, line in zip(ks, sums, strict=True):
-                for slot, lane in zip(line, lanes, strict=True):
-                    e.store(e.value(slot), out, k, lane)
-
-    return _intrinsic(emit, 10)
-
-
-def _contraction_in_python(rows: int, wide: bool) -> Any:
-    def tile(x, o, g, c, targets, slopes, gaps, traces, first, out):  # type: ignore[no-untyped-def]
-        for k in range(first, first + rows):
-            t = x - c[k][:, None]
-            b, p = (table[k][:, None] if wide else table[k, 0] for table in (slopes, gaps))
-            out[k] = traces[k] - ((targets[k][:, None] - o + b * t) * (g + p * t)).sum(axis=0)
-
-    return tile
-
-
-_make = _contraction_in_python if config.DISABLE_JIT else _contraction
-_narrow_4, _narrow_1, _wide_4, _wide_1 = (_make(rows, wide) for wide in (False, True) for rows in (ROWS, 1))
-
-
-@inlined
-def _contracted(x: Any, work: Any, count: int, out: Any) -> None:
-    """out[k] = tr B_k + (o_k - o).(g_k - g) for the first components of the tables."""
-    b, o, g = work.base, work.output, work.gradient
-    whole = count - count % ROWS
-    if work.slopes.shape[1] == 1:
-        for k in range(0, whole, ROWS):
-            _narrow_4(x, o, g, b.centres, work.targets, work.slopes, work.gaps, work.traces, k, out)
-        for k in range(whole, count):
-            _narrow_1(x, o, g, b.centres, work.targets, work.slopes, work.gaps, work.traces, k, out)
-    else:
-        for k in range(0, whole, ROWS):
-            _wide_4(x, o, g, b.centres, work.targets, work.slopes, work.gaps, work.traces, k, out)
-        for k in range(whole, count):
-            _wide_1(x, o, g, b.centres, work.targets, work.slopes, work.gaps, work.traces, k, out)
-
-
-# ---------------------------------------------------------------------- parts of both sweeps
-
-
-@inlined
-def _others(at: Any, work: Any, mu: float, gamma: float) -> Any:
-    """Parameters of another output at the same time."""
-    for s in range(at.shape[1]):
-        work.others[0, s], work.others[1, s], work.others[2, s] = at[0, s], at[1, s], mu
-        work.others[3, s], work.others[4, s] = 0, gamma
-    return work.others
-
-
-@shared
-def _centres(x: Any, mixture: Any, at: Any, work: Any) -> None:
-    """The first sweep: work.output and work.gradient at x; with one covariance, work.mean and from it the others."""
-    dim, logp = x.shape[0], work.total[:0]
-    if mixture.variances.shape[0] > 1 or mixture.bases.shape[0] > 1:
-        evaluate(x, mixture, _others(at, work, 0, -1), work.base, work.gradient, logp)
-        evaluate(x, mixture, at, work.base, work.output, logp)
-        return
-    evaluate(x, mixture, _others(at, work, 1, 0), work.base, work.mean, logp)
-    for j in range(dim):
-        s, v = 0 if at.shape[1] == 1 else j, mixture.variances[0, 0 if mixture.variances.shape[1] == 1 else j]
-        a = at[0, s]
-        t = a * a * v + at[1, s]
-        b = (at[3, s] * v + at[4, s]) / t
-        for i in range(LANES):
-            c = work.mean[j, i]
-            work.output[j, i] = at[2, s] * c + b * (x[j, i] - a * c)
-            work.gradient[j, i] = (a * c - x[j, i]) / t
-
-
-@shared
-def _tables(mixture: Any, at: Any, work: Any, begin: int, size: int) -> None:
-    """Numbers of the components begin .. begin + size - 1 on axes where their covariances are diagonal."""
-    variances, dim, axes = mixture.variances, mixture.means.shape[1], work.slopes.shape[1]
-    one, flat, still = variances.shape[0] == 1, variances.shape[1] == 1, at.shape[1] == 1
-    base, kind = work.base, mixture.means.dtype.type
-    bits, half = kind(LOG2_E), kind(0.5)
-    for k in range(size):
-        for j in range(axes):
-            v, s = variances[0 if one else begin + k, 0 if flat else j], 0 if still else j
-            a, mu = at[0, s], at[2, s]
-            t = a * a * v + at[1, s]
-            base.spread[j] = t
-            base.precisions[k, j] = bits * -half / t
-            work.gaps[k, j] = kind(1) / t
-            work.slopes[k, j] = b = (at[3, s] * v + at[4, s]) / t
-            work.weights[k, j] = (mu - b * a) * a / t
-        for j in range(axes):
-            base.spread[j] = log(base.spread[j])
-        trace, total_log = kind(0), kind(0)
-        for j in range(axes):
-            trace += work.slopes[k, j]
-            total_log += base.spread[j]
-        copies = kind(dim // axes)
-        work.traces[k] = copies * trace
-        base.offsets[k] = bits * (mixture.log_weights[begin + k] - half * copies * total_log)
-        for j in range(dim):
-            s, m = 0 if still else j, mixture.means[begin + k, j]
-            base.centres[k, j] = at[0, s] * m
-            work.targets[k, j] = at[2, s] * m
-
-
-@inlined
-def _responsible(x: Any, work: Any, size: int) -> None:
-    """Rows of responsibilities, up to a factor: 2^(l - top), and their sum into total."""
-    base = work.base
-    if base.precisions.shape[1] == 1:
-        logits(x, base.centres, base.precisions, base.offsets, size, base.rows, base.rescale)
-    else:
-        weighted_logits(x, base.centres, base.precisions, base.offsets, size, base.rows, base.rescale)
-    _powers(base.rows, base.top, size, work.total)
-
-
-@inlined
-def _powers(rows: Any, top: Any, size: int, total: Any) -> None:
-    # What is too small to be felt is 0: what it would be multiplied with grows like the logits. Float32 ends at 2^-126.
-    least, zero = rows.dtype.type(-500), rows.dtype.type(0)
-    for k in range(size):
-        row = rows[k]
-        for i in range(LANES):
-            fall = row[i] - top[i]
-            r = exp2_nonpositive(fall) if fall >= least else zero
-            row[i] = r
-            total[i] += r
-
-
-@inlined
-def _without_basis(mixture: Any, work: Any) -> Any:
-    """The mixture in its basis, where its covariances are diagonal."""
-    return Mixture(mixture.means, mixture.variances, mixture.log_weights, work.none, mixture.leaves, mixture.boxes)
-
-
-@inlined
-def _forward(x: Any, basis: Any, out: Any) -> None:
-    """U' x, in a basis."""
-    out[:] = 0
-    accumulate(x, basis, 0, x.shape[0], out)
-
-
-@inlined
-def _back(x: Any, basis: Any, out: Any) -> None:
-    """U x, out of a basis."""
-    out[:] = 0
-    products(x, basis, x.shape[0], out)
-
+from refdiff.kernels.numba.mixture import TILE, load, store
+from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
 
 # ---------------------------------------------------------------------- divergence
 
@@ -255,101 +49,61 @@ def evaluate_divergence(x: Any, mixture: Any, at: Any, work: Any, out: Any, dive
         out: for o, shape (d, LANES).
         divergence: for div o, shape (LANES,).
     """
+    wide_vectors()
+    y, parts = on_axes(x, mixture, work)
+    zero, group = x.dtype.type(0), TILE if parts.bases.shape[0] == 0 else len(work.left)
+    find_centres(y, parts, at, work)
     work.total[:] = 0
     divergence[:] = 0
-    turns = mixture.bases.shape[0]
-    if turns > 1:
-        _centres(x, mixture, at, work)
-        _full_divergence(x, mixture, at, work, divergence)
-    elif turns == 1:
-        _forward(x, mixture.bases[0], work.turned)
-        _divergence(work.turned, _without_basis(mixture, work), at, work, divergence)
-        _back(work.output, mixture.bases[0], out)
-    else:
-        _divergence(x, mixture, at, work, divergence)
-    if turns != 1:
-        out[:] = work.output
-    for i in range(LANES):
-        divergence[i] /= work.total[i]
-
-
-@shared
-def _divergence(x: Any, mixture: Any, at: Any, work: Any, divergence: Any) -> None:
-    wide_vectors()
-    one = mixture.variances.shape[0] == 1
-    _centres(x, mixture, at, work)
-    for begin in range(0, mixture.means.shape[0], TILE):
-        size = min(TILE, mixture.means.shape[0] - begin)
-        _tables(mixture, at, work, begin, size)
-        if one and work.weights.shape[1] == 1:
-            means = mixture.means[begin : begin + size]
-            logits(work.mean, means, work.weights, work.traces, size, work.rows, work.spare)
-        elif one:
-            means = mixture.means[begin : begin + size]
-            weighted_logits(work.mean, means, work.weights, work.traces, size, work.rows, work.spare)
+    for begin in range(0, len(parts.means), group):
+        size = min(group, len(parts.means) - begin)
+        if parts.bases.shape[0] == 0:
+            _traces(y, parts, at, work, begin, size)
         else:
-            _contracted(x, work, size, work.rows)
-        _responsible(x, work, size)
+            find_fields(y, parts, at, work, begin, size)
+            for k in range(size):
+                work.rows[k] = work.traces[k]
+                for j in range(x.shape[0]):
+                    for i in range(LANES):
+                        work.rows[k, i] += work.left[k, j, i] * work.right[k, j, i]
         for k in range(size):
             r, value = work.base.rows[k], work.rows[k]
             for i in range(LANES):
-                divergence[i] += r[i] * value[i] if r[i] > 0 else x.dtype.type(0)  # the value may be an infinity
-
-
-@inlined
-def _full_component(x: Any, mixture: Any, at: Any, work: Any, k: int, t: Any) -> None:
-    """t = U_k' (x - a m_k), the responsibility of component k up to a factor in row 0, and b_k and 1 / T_k."""
-    dim, base, basis = x.shape[0], work.base, mixture.bases[k]
-    kind, row = x.dtype.type, work.base.rows[0]
-    for j in range(dim):
-        c = at[0, 0] * mixture.means[k, j]
-        for i in range(LANES):
-            base.spare[j, i] = x[j, i] - c
-    _forward(base.spare, basis, t)
-    row[:] = 0
-    log_det = kind(0)
-    for e in range(dim):
-        v = mixture.variances[k, 0 if mixture.variances.shape[1] == 1 else e]
-        spread = at[0, 0] * at[0, 0] * v + at[1, 0]
-        log_det += log(spread)
-        work.gaps[0, e] = p = kind(1) / spread
-        work.slopes[0, e] = (at[3, 0] * v + at[4, 0]) / spread
-        for i in range(LANES):
-            row[i] += t[e, i] * t[e, i] * p
+                divergence[i] += r[i] * value[i] if r[i] > 0 else zero  # the value may be infinite where r is 0
     for i in range(LANES):
-        row[i] = kind(LOG2_E) * (mixture.log_weights[k] - kind(0.5) * (log_det + row[i]))
-    _powers(base.rows, base.top, 1, work.total)
+        divergence[i] /= work.total[i]
+    if mixture.bases.shape[0] == 1:
+        back(work.output, mixture.bases[0], out)
+    else:
+        out[:] = work.output
 
 
 @shared
-def _full_divergence(x: Any, mixture: Any, at: Any, work: Any, divergence: Any) -> None:
-    """The same in the basis of each component: o_k - o and g_k - g are turned, their product stays."""
+def _traces(x: Any, mixture: Any, at: Any, work: Any, begin: int, size: int) -> None:
+    """tr B_k + (o_k - o).(g_k - g) and responsibilities, where covariances are diagonal."""
     wide_vectors()
-    dim, t, left, right = x.shape[0], work.base.turned, work.one, work.turned
-    for k in range(mixture.means.shape[0]):
-        _full_component(x, mixture, at, work, k, t)
-        for j in range(dim):
-            target = at[2, 0] * mixture.means[k, j]
-            for i in range(LANES):
-                work.base.spare[j, i] = target - work.output[j, i]
-        _forward(work.base.spare, mixture.bases[k], left)
-        _forward(work.gradient, mixture.bases[k], right)
-        trace = x.dtype.type(0)
-        for e in range(dim):
-            trace += work.slopes[0, e]
-        work.spare[:] = trace
-        for e in range(dim):
-            b, p = work.slopes[0, e], work.gaps[0, e]
-            for i in range(LANES):
-                work.spare[i] -= (left[e, i] + b * t[e, i]) * (right[e, i] + p * t[e, i])
-        for i in range(LANES):
-            r = work.base.rows[0, i]
-            divergence[i] += r * work.spare[i] if r > 0 else x.dtype.type(0)
+    base = work.base
+    logit_rows(x, mixture, at, work, begin, size, work.lane)
+    powers(base.rows, size, base.top, work.total)
+    means = mixture.means[begin : begin + size]
+    if mixture.variances.shape[0] > 1:
+        tables = (base.centres, work.targets, work.slopes, work.gaps, work.traces)
+        contracted(x, work.output, work.gradient, tables, size, work.rows)
+    elif work.weights.shape[1] == 1:
+        logits(work.mean, means, work.weights[:size], work.traces, size, work.rows, work.lane)
+    else:
+        weighted_logits(work.mean, means, work.weights[:size], work.traces, size, work.rows, work.lane)
+
+
+# ---------------------------------------------------------------------- arrays of points
 
 
 @compiled
-def divergence(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any) -> None:
-    """Divergences (n,) of the output at points (n, d), for the blocks first .. last - 1 of LANES points."""
+def divergence(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any, outputs: Any) -> None:
+    """div o (n,) at points (n, d), for the blocks first .. last - 1 of LANES points.
+
+    `outputs` takes o (n, d), or has shape (0, d) where they are not wanted.
+    """
     x = np.empty((points.shape[1], LANES), points.dtype)
     o, value = np.empty_like(x), np.empty(LANES, points.dtype)
     work = workspace_second(points, mixture, at)
@@ -357,3 +111,170 @@ def divergence(first: int, last: int, points: Any, mixture: Any, at: Any, out: A
         count = load(points, block * LANES, x)
         evaluate_divergence(x, mixture, at, work, o, value)
         out[block * LANES : block * LANES + count] = value[:count]
+        if len(outputs) > 0:
+            store(o, count, block * LANES, outputs)
+
+
+@shared
+def _slope_matrices(mixture: Any, at: Any, kind: Any) -> Any:
+    """B_k as rows (K, d d), for components with a basis each; (0, d d) for others."""
+    count, dim = mixture.means.shape
+    flat = mixture.variances.shape[1] == 1
+    matrices = np.zeros((count if mixture.bases.shape[0] > 1 else 0, dim * dim), kind)
+    for k in range(len(matrices)):
+        basis = mixture.bases[k]
+        for e in range(dim):
+            v = mixture.variances[k, 0 if flat else e]
+            b = (at[3, 0] * v + at[4, 0]) / (at[0, 0] * at[0, 0] * v + at[1, 0])
+            for j in range(dim):
+                for l in range(dim):
+                    matrices[k, j * dim + l] += basis[j, e] * b * basis[l, e]
+    return matrices
+
+
+@compiled
+def jacobian(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any) -> None:
+    """do/dx (n, d, d) at points (n, d), rows for o and columns for x: blocks first .. last - 1 of LANES points."""
+    dim, kind = points.shape[1], points.dtype
+    x = np.empty((dim, LANES), kind)
+    total, spare = np.empty((dim, dim, LANES), kind), np.empty((dim, dim, LANES), kind)
+    matrices = _slope_matrices(mixture, at, kind)
+    work = workspace_second(points, mixture, at, GROUP)
+    for block in range(first, last):
+        count = load(points, block * LANES, x)
+        _jacobian(x, mixture, at, work, matrices, total, spare)
+        for i in range(count):
+            for j in range(dim):
+                for l in range(dim):
+                    out[block * LANES + i, j, l] = total[j, l, i]
+
+
+@shared
+def _jacobian(x: Any, mixture: Any, at: Any, work: Any, matrices: Any, total: Any, spare: Any) -> None:
+    """do/dx into total (d, d, LANES), at the points of a block."""
+    wide_vectors()
+    dim, turns = x.shape[0], mixture.bases.shape[0]
+    y, parts = on_axes(x, mixture, work)
+    find_centres(y, parts, at, work)
+    total[:] = 0
+    work.averages[:] = 0
+    work.total[:] = 0
+    for begin in range(0, len(parts.means), GROUP):
+        size = min(GROUP, len(parts.means) - begin)
+        find_fields(y, parts, at, work, begin, size)
+        rows = work.base.rows[:size]
+        outer(rows, work.left, work.right, size, total)
+        if turns > 1:
+            accumulate(rows, matrices[begin : begin + size], 0, dim * dim, total.reshape((dim * dim, LANES)))
+        else:
+            accumulate(rows, work.slopes, 0, len(work.averages), work.averages)
+    for j in range(dim):
+        if turns <= 1:
+            total[j, j] += work.averages[0 if len(work.averages) == 1 else j]
+        for l in range(dim):
+            for i in range(LANES):
+                total[j, l, i] /= work.total[i]
+    if turns == 1:  # U J U'
+        back(total.reshape((dim, dim * LANES)), mixture.bases[0], spare.reshape((dim, dim * LANES)))
+        for j in range(dim):
+            back(spare[j], mixture.bases[0], total[j])
+
+
+@compiled
+def covariance_times(first: int, last: int, points: Any, vectors: Any, mixture: Any, at: Any, out: Any) -> None:
+    """Cov[x_0 | x] u (n, d) for points x and vectors u (n, d): blocks first .. last - 1 of LANES points.
+
+    Of `at` only a and q count. No d x d matrix is formed.
+    """
+    dim, kind = points.shape[1], points.dtype
+    x, u, total = np.empty((dim, LANES), kind), np.empty((dim, LANES), kind), np.empty((dim, LANES), kind)
+    spare, turned = np.empty((dim, LANES), kind), np.empty((dim, LANES), kind)
+    denoiser = np.zeros_like(at)
+    denoiser[:2], denoiser[2], denoiser[3] = at[:2], 1, at[0]
+    work = workspace_second(points, mixture, at, GROUP)
+    for block in range(first, last):
+        count = load(points, block * LANES, x)
+        load(vectors, block * LANES, u)
+        _covariance_times(x, u, mixture, denoiser, work, spare, turned, total)
+        store(total, count, block * LANES, out)
+
+
+@shared
+def _covariance_times(x: Any, u: Any, mixture: Any, at: Any, work: Any, spare: Any, turned: Any, total: Any) -> None:
+    """Cov[x_0 | x] u into total, at the points of a block; u is overwritten."""
+    wide_vectors()
+    dim, turns = x.shape[0], mixture.bases.shape[0]
+    y, parts = on_axes(x, mixture, work)
+    if turns == 1:
+        forward(u, mixture.bases[0], spare)
+        u[:] = spare
+    find_centres(y, parts, at, work)
+    total[:] = 0
+    work.averages[:] = 0
+    work.total[:] = 0
+    for begin in range(0, len(parts.means), GROUP):
+        size = min(GROUP, len(parts.means) - begin)
+        find_fields(y, parts, at, work, begin, size)
+        for k in range(size):
+            _add_between(work.base.rows[k], work.left[k], u, work.lane, total)
+            if turns > 1:
+                forward(u, mixture.bases[begin + k], turned)
+                for e in range(dim):
+                    for i in range(LANES):
+                        turned[e, i] *= work.base.rows[k, i] * work.rests[k, e]
+                products(turned, mixture.bases[begin + k], dim, total)
+        if turns <= 1:
+            accumulate(work.base.rows[:size], work.rests, 0, len(work.averages), work.averages)
+    for j in range(dim):
+        within = work.averages[0 if len(work.averages) == 1 else j]
+        for i in range(LANES):
+            total[j, i] = (total[j, i] + within[i] * u[j, i]) / work.total[i]
+    if turns == 1:
+        back(total, mixture.bases[0], spare)
+        total[:] = spare
+
+
+@inlined
+def _add_between(r: Any, field: Any, u: Any, lane: Any, total: Any) -> None:
+    """total += r field (field . u)."""
+    lane[:] = 0
+    for j in range(len(u)):
+        for i in range(LANES):
+            lane[i] += field[j, i] * u[j, i]
+    for i in range(LANES):
+        lane[i] *= r[i]
+    for j in range(len(u)):
+        for i in range(LANES):
+            total[j, i] += field[j, i] * lane[i]
+
+
+@compiled
+def responsibilities(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any) -> None:
+    """r_k (n, K) at points (n, d): blocks first .. last - 1 of LANES points. Of `at` only a and q count."""
+    x = np.empty((points.shape[1], LANES), points.dtype)
+    work = workspace_second(points, mixture, at)
+    for block in range(first, last):
+        count = load(points, block * LANES, x)
+        _responsibilities(x, mixture, at, work, out[block * LANES : block * LANES + count])
+
+
+@shared
+def _responsibilities(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
+    """r_k at the first points of a block."""
+    wide_vectors()
+    y, parts = on_axes(x, mixture, work)
+    work.total[:] = 0
+    work.base.top[:] = np.finfo(x.dtype).min
+    count = len(parts.means)
+    for begin in range(0, count, TILE):
+        logit_rows(y, parts, at, work, begin, min(TILE, count - begin), work.base.top)
+    for begin in range(0, count, TILE):
+        size = min(TILE, count - begin)
+        logit_rows(y, parts, at, work, begin, size, work.lane)
+        powers(work.base.rows, size, work.base.top, work.total)
+        for i in range(len(out)):
+            for k in range(size):
+                out[i, begin + k] = work.base.rows[k, i]
+    for i in range(len(out)):
+        for k in range(count):
+            out[i, k] /= work.total[i]
