@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from refdiff import ExactModel, GaussianMixture, VPLinear, backends, compiled, random
+from refdiff.samplers.ddim import ddim
+from refdiff.samplers.running import run
 
 LAW = GaussianMixture.isotropic([[-1.0, 0.5], [1.2, 0.0]], [0.09, 0.25])
 MODEL = ExactModel(LAW, VPLinear())
@@ -83,45 +85,47 @@ def test_numba_pays_where_the_work_is_a_second_of_numpys(monkeypatch):
             assert backends.numba_pays(1, 1, 1)
 
 
-def asked(monkeypatch):
-    """The names of what is asked of `compiled`."""
-    found = []
-    for name in ("predict", "evaluate", "normals", "run"):
-        real = getattr(compiled, name)
+@pytest.fixture
+def kernels(monkeypatch):
+    """The names of the kernels that are asked."""
+    found, blocks = [], compiled.blocks
 
-        def note(*arguments, name=name, real=real, **options):
-            found.append(name)
-            return real(*arguments, **options)
+    def note(kernel, *arguments, **options):
+        found.append(kernel.__name__)
+        return blocks(kernel, *arguments, **options)
 
-        monkeypatch.setattr(compiled, name, note)
+    monkeypatch.setattr(compiled, "blocks", note)
     return found
 
 
-def test_the_backend_decides_who_answers(monkeypatch):
-    from refdiff.samplers.ddim import ddim
-    from refdiff.samplers.running import run
+TABLEAU = ddim(VPLinear(), [0.9, 0.5, 0.1], eta=1.0)
+X = np.zeros((2, 2))
+QUESTIONS = {
+    "velocity": ("predict", lambda: MODEL.velocity(X, 0.5)),
+    "score": ("predict", lambda: LAW.score(X)),
+    "log density": ("predict", lambda: MODEL.log_density(X, 0.5)),
+    "normals": ("fill_normals", lambda: random.normals(0, 3, 0, 2)),
+    "run": ("run", lambda: run(TABLEAU, MODEL, X, 3)),
+}
 
-    seen, x = asked(monkeypatch), np.zeros((2, 2))
-    tableau = ddim(VPLinear(), [0.9, 0.5, 0.1], eta=1.0)
-    questions = {
-        ("predict", "evaluate"): lambda: MODEL.velocity(x, 0.5),
-        ("evaluate",): lambda: LAW.score(x),
-        ("evaluate", None): lambda: MODEL.log_density(x, 0.5),
-        ("normals",): lambda: random.normals(0, 3, 0, 2),
-        ("run",): lambda: run(tableau, MODEL, x, 3),
-    }
-    for names, question in questions.items():
-        for backend in ("numpy", "auto", "numba"):
-            seen.clear()
-            with backends.use(backend):
-                question()
-            assert seen == ([name for name in names if name] if backend == "numba" else [])
-    # where there is work for a second, auto asks them too
+
+@pytest.mark.parametrize("asked", QUESTIONS)
+def test_the_backend_decides_who_answers(asked, kernels, monkeypatch):
+    kernel, question = QUESTIONS[asked]
+    for backend in ("numpy", "auto", "numba"):
+        with backends.use(backend):
+            question()
+        assert kernels == ([kernel] if backend == "numba" else [])
+    kernels.clear()
+    monkeypatch.setenv("REFDIFF_BACKEND", "numba")
+    question()
+    assert kernels == [kernel]
+    # where there is work for a second auto asks kernels too; a table's normals alone are no such work
+    kernels.clear()
+    monkeypatch.delenv("REFDIFF_BACKEND")
     monkeypatch.setattr(backends, "WORTH", 1.0)
-    seen.clear()
-    MODEL.velocity(x, 0.5)
-    run(tableau, MODEL, x, 3)
-    assert seen == ["predict", "evaluate", "run"]
+    question()
+    assert kernels == [kernel] * (asked != "normals")
 
 
 INTERPRETED = """
