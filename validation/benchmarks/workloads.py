@@ -149,10 +149,10 @@ WORKLOADS: Sequence[Workload] = (
         "flow_map",
         {"n": 10_000, "K": 32, "d": 2},
         {"n": 500},
-        {"n": 20, "K": 3, "rtol": 1e-8},
+        {"n": 20, "K": 3},
         goals=(Goal(100, ("SciPy",)), Goal(4, ("diffrax",))),
-        # local errors of 1e-10 grow along the flow where it separates points, some thousandfold near boundaries
-        allowed=1e-6,
+        # local errors of 1e-10 add up over some hundred steps, and grow where the flow separates points
+        allowed=1e-8,
         base={"n": 1000, "K": 32, "d": 2},
         grows={"n": (1000, 2000, 4000), "K": (16, 32, 64, 128), "d": (2, 4, 8)},
     ),
