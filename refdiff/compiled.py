@@ -24,7 +24,7 @@ from refdiff.arguments import Array
 from refdiff.distributions.covariances import NO_DENSITY, Diagonal
 from refdiff.distributions.mixture import GaussianMixture
 from refdiff.kernels.numba import mixture as kernels
-from refdiff.kernels.numba import philox
+from refdiff.kernels.numba import philox, second_order
 from refdiff.kernels.numba import tableau as table_kernel
 from refdiff.kernels.numba.compiling import blocks
 from refdiff.kernels.numba.tiles import LANES
@@ -95,16 +95,58 @@ def check_density(parts: kernels.Mixture, when: Array) -> None:
 
 def evaluate(law: GaussianMixture, x: Array, when: Array) -> tuple[Array, Array]:
     """Prediction (n, d) and log density (n,) at checked points x (n, d)."""
-    parts = mixture(law)
-    check_density(parts, when)
     out, logp = np.empty_like(x), np.empty(len(x))
-    _over_blocks(kernels.predict, len(x), np.ascontiguousarray(x), parts, when, out, logp)
+    _ask(kernels.predict, law, x, when, out, logp)
     return out, logp
 
 
-def predict(model: ExactModel, x: Array, t: float, prediction: str) -> Array:
-    """A prediction of the model at checked points x (n, d)."""
-    return _finite(evaluate(model.distribution, x, at(model.process.coefficients(t), prediction))[0])
+def prediction(law: GaussianMixture, x: Array, when: Array) -> Array:
+    """The prediction (n, d) at checked points x (n, d)."""
+    return _finite(evaluate(law, x, when)[0])
+
+
+def log_density(law: GaussianMixture, x: Array, when: Array) -> Array:
+    """log p (n,) at checked points x (n, d)."""
+    return evaluate(law, x, when)[1]
+
+
+def jacobian(law: GaussianMixture, x: Array, when: Array) -> Array:
+    """The derivative of the prediction, (n, d, d), at checked points x (n, d)."""
+    out = np.empty((*x.shape, x.shape[1]))
+    _ask(second_order.jacobian, law, x, when, out)
+    return _finite(out)
+
+
+def divergence(law: GaussianMixture, x: Array, when: Array) -> Array:
+    """The divergence of the prediction, (n,), at checked points x (n, d)."""
+    out = np.empty(len(x))
+    _ask(second_order.divergence, law, x, when, out, np.empty((0, x.shape[1])))
+    return _finite(out)
+
+
+def covariance_times(law: GaussianMixture, x: Array, vectors: Array, when: Array) -> Array:
+    """Cov[x_0 | x] u, (n, d), at checked points and vectors (n, d)."""
+    parts = mixture(law)
+    check_density(parts, when)
+    out = np.empty_like(x)
+    _over_blocks(second_order.covariance_times, len(x), *map(np.ascontiguousarray, (x, vectors)), parts, when, out)
+    return _finite(out)
+
+
+def responsibilities(law: GaussianMixture, x: Array, when: Array) -> Array:
+    """p(component k | x), (n, K), at checked points x (n, d)."""
+    drawn = np.isfinite(law.log_weights)
+    out = np.empty((len(x), int(drawn.sum())))
+    _ask(second_order.responsibilities, law, x, when, out)
+    whole = np.zeros((len(x), law.count))
+    whole[:, drawn] = _finite(out)
+    return whole
+
+
+def _ask(kernel: Callable[..., None], law: GaussianMixture, x: Array, when: Array, *answers: Array) -> None:
+    parts = mixture(law)
+    check_density(parts, when)
+    _over_blocks(kernel, len(x), np.ascontiguousarray(x), parts, when, *answers)
 
 
 def normals(seed: int, particles: NDArray[np.uint64], draw: int, dim: int) -> Array:
@@ -201,6 +243,3 @@ def _finite(answer: Array) -> Array:
     if not np.isfinite(answer).all():
         raise ValueError("x must be near enough to a component for float64, got a log density of -inf")
     return answer
-
-
-__all__ = ["applies", "at", "check_density", "evaluate", "mixture", "normals", "predict", "run", "takes"]

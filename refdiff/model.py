@@ -35,20 +35,25 @@ from refdiff.schedules import Coefficients, Schedule
 Method = Callable[["ExactModel", ArrayLike, float], Any]
 
 
-def _or_compiled(method: Method) -> Method:
-    """A prediction that kernels answer where `backends` says so; its name is the method's."""
+def _or_compiled(question: str, prediction: str) -> Callable[[Method], Method]:
+    """A method whose answer kernels give where `backends` says so: a prediction, its jacobian or its divergence."""
 
-    @wraps(method)
-    def predict(self: ExactModel, x: ArrayLike, t: float) -> Any:
-        rows, restore = points("x", x, self.dim)
-        if numba_pays(len(rows), self.distribution.count, self.dim):
-            from refdiff import compiled  # late: Numba takes a third of a second to import
+    def decorated(method: Method) -> Method:
+        @wraps(method)
+        def answer(self: ExactModel, x: ArrayLike, t: float) -> Any:
+            rows, restore = points("x", x, self.dim)
+            axes = self.dim * (self.dim if question == "jacobian" else 1)
+            if numba_pays(len(rows), self.distribution.count, axes):
+                from refdiff import compiled  # late: Numba takes a third of a second to import
 
-            if compiled.applies(self):
-                return restore(compiled.predict(self, rows, t, method.__name__))
-        return method(self, x, t)
+                if compiled.applies(self):
+                    when = compiled.at(self.process.coefficients(t), prediction)
+                    return restore(getattr(compiled, question)(self.distribution, rows, when))
+            return method(self, x, t)
 
-    return predict
+        return answer
+
+    return decorated
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,28 +112,28 @@ class ExactModel:
         """log p_t(x), shape (...)."""
         return self.marginal(t).logpdf(x)
 
-    @_or_compiled
+    @_or_compiled("prediction", "score")
     def score(self, x: ArrayLike, t: float) -> Any:
         """grad log p_t(x), shape (..., d)."""
         return self.marginal(t).score(x)
 
-    @_or_compiled
+    @_or_compiled("prediction", "denoiser")
     def denoiser(self, x: ArrayLike, t: float) -> Any:
         """E[x_0 | x_t = x], shape (..., d), by Bayes' rule."""
         return self.process.kernel(t).posterior_mean(self.distribution, x)
 
-    @_or_compiled
+    @_or_compiled("prediction", "noise")
     def noise(self, x: ArrayLike, t: float) -> Any:
         """E[eps | x_t = x] = -sigma score, shape (..., d)."""
         return _like(x, -self.process.coefficients(t).sigma * self.score(_double(x), t))
 
-    @_or_compiled
+    @_or_compiled("prediction", "velocity")
     def velocity(self, x: ArrayLike, t: float) -> Any:
         """The probability-flow velocity E[dx_t/dt | x_t = x] = alpha' D - (sigma^2)' score / 2, shape (..., d)."""
         c = self.process.coefficients(t)
         return _like(x, c.dalpha * self.denoiser(_double(x), t) - 0.5 * c.dvariance * self.score(_double(x), t))
 
-    @_or_compiled
+    @_or_compiled("prediction", "v_prediction")
     def v_prediction(self, x: ArrayLike, t: float) -> Any:
         """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): the v of Salimans and Ho."""
         c = self.process.coefficients(t)
@@ -146,10 +151,26 @@ class ExactModel:
         points("x", x, self.dim)
         return self.process.kernel(t).posterior_cov(self.distribution, x)
 
+    def covariance_times(self, x: ArrayLike, vectors: ArrayLike, t: float) -> Any:
+        """Cov[x_0 | x_t = x] u for x and vectors u of one shape (..., d), shape (..., d)."""
+        rows, restore = points("x", x, self.dim)
+        u, _ = points("vectors", vectors, self.dim)
+        if np.shape(vectors) != np.shape(x):
+            raise ValueError(f"vectors must have the shape of x, {np.shape(x)}, got {np.shape(vectors)}")
+        if numba_pays(len(rows), self.distribution.count, self.dim):
+            from refdiff import compiled  # late: Numba takes a third of a second to import
+
+            if compiled.applies(self):
+                when = compiled.at(self.process.coefficients(t), "denoiser")
+                return restore(compiled.covariance_times(self.distribution, rows, u, when))
+        return restore(np.einsum("nij,nj->ni", self.posterior_covariance(rows, t), u))
+
+    @_or_compiled("jacobian", "score")
     def hessian(self, x: ArrayLike, t: float) -> Any:
         """The Hessian of log p_t, shape (..., d, d)."""
         return self.marginal(t).hessian(x)
 
+    @_or_compiled("jacobian", "denoiser")
     def denoiser_jacobian(self, x: ArrayLike, t: float) -> Any:
         """dD/dx, shape (..., d, d): <dmu_k/dx> + Cov_r(mu_k, g_k) with the component denoisers mu_k and gradients g_k.
 
@@ -174,6 +195,7 @@ class ExactModel:
         x64 = _double(x)
         return _like(x, left * self.denoiser_jacobian(x64, t) - 0.5 * right * self.hessian(x64, t))
 
+    @_or_compiled("divergence", "velocity")
     def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
         """div v, shape (...), without forming a matrix: along the flow, d log p / dt = -div v."""
         rows, restore = points("x", x, self.dim)

@@ -19,6 +19,7 @@ from refdiff import (
     VEPower,
     VPCosine,
     VPLinear,
+    backends,
     beta_table,
     testing,
 )
@@ -283,3 +284,15 @@ def test_dimensions_1_and_3072_in_linear_memory(dim):
     c = model.process.coefficients(0.5)
     tweedie = (x + c.sigma**2 * model.score(x, 0.5)) / c.alpha
     np.testing.assert_allclose(model.denoiser(x, 0.5), tweedie, rtol=0, atol=1e-10)
+
+
+def test_covariance_times_a_vector_is_the_covariance_times_the_vector():
+    data = random_mixture(3, 4, seed=2, covariance="full")
+    model = ExactModel(data, VPLinear())
+    x, u = model.sample(70, 0.3, seed=1), np.random.default_rng(2).normal(size=(70, 3))
+    expected = (model.posterior_covariance(x, 0.3) @ u[..., None])[..., 0]
+    np.testing.assert_allclose(model.covariance_times(x, u, 0.3), expected, rtol=1e-12, atol=1e-14)
+    with backends.use("numba"):  # without a matrix: another order of the sums
+        np.testing.assert_allclose(model.covariance_times(x, u, 0.3), expected, rtol=1e-11, atol=1e-13)
+    with pytest.raises(ValueError, match="vectors must have the shape of x"):
+        model.covariance_times(x, u[:5], 0.3)

@@ -14,9 +14,9 @@ moments and samples and can be pushed through channels, but has no density. Sour
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +28,27 @@ from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Den
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total
 from refdiff.distributions.parts import log_weights, matrices_of, means_of, variances_of
 from refdiff.operators import Operator
+
+Method = Callable[["GaussianMixture", ArrayLike], Array]
+
+
+def _or_compiled(question: str) -> Callable[[Method], Method]:
+    """A method whose answer kernels give where `backends` says so: what they are asked about the score."""
+
+    def decorated(method: Method) -> Method:
+        @wraps(method)
+        def answer(self: GaussianMixture, x: ArrayLike) -> Array:
+            rows, restore = points("x", x, self.dim)
+            axes = self.dim * (self.dim if question == "jacobian" else 1)
+            if numba_pays(len(rows), self.count, axes):
+                from refdiff import compiled  # late: Numba takes a third of a second to import
+
+                return restore(getattr(compiled, question)(self, rows, compiled.STATIC))
+            return method(self, x)
+
+        return answer
+
+    return decorated
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,6 +142,7 @@ class GaussianMixture:
 
     # ------------------------------------------------------------------ density and derivatives
 
+    @_or_compiled("log_density")
     def logpdf(self, x: ArrayLike) -> Array:
         """log p(x) for x of shape (..., d), shape (...).
 
@@ -128,23 +150,22 @@ class GaussianMixture:
             ValueError: x has another last dimension, or some S_k is singular (there is no density).
         """
         rows, restore = points("x", x, self.dim)
-        if numba_pays(len(rows), self.count, self.dim):
-            return restore(self._compiled(rows)[1])
         return restore(gather(log_total(self._log_joint(part)) for part in self.parts(rows)))
 
+    @_or_compiled("responsibilities")
     def responsibilities(self, x: ArrayLike) -> Array:
         """r_k(x) = p(component k | x), shape (..., K)."""
         rows, restore = points("x", x, self.dim)
         return restore(gather(self.posterior_weights(part) for part in self.parts(rows)))
 
+    @_or_compiled("prediction")
     def score(self, x: ArrayLike) -> Array:
         """grad log p(x) = -sum_k r_k S_k^-1 (x - m_k), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
-        if numba_pays(len(rows), self.count, self.dim):
-            return restore(self._compiled(rows)[0])
         parts = self.parts(rows)
         return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in parts))
 
+    @_or_compiled("jacobian")
     def hessian(self, x: ArrayLike) -> Array:
         """The Hessian of log p(x), shape (..., d, d): Cov_r(g) - sum_k r_k S_k^-1."""
         rows, restore = points("x", x, self.dim)
@@ -155,6 +176,7 @@ class GaussianMixture:
 
         return restore(gather(one(part) for part in self.parts(rows)))
 
+    @_or_compiled("divergence")
     def laplacian(self, x: ArrayLike) -> Array:
         """tr hess log p(x) = div score, shape (...), without forming a matrix."""
         rows, restore = points("x", x, self.dim)
@@ -164,12 +186,6 @@ class GaussianMixture:
             return cross_trace(r, g, g, self.dim) - self.covariances.inverse().average_trace(r, self.dim)
 
         return restore(gather(one(part) for part in self.parts(rows)))
-
-    def _compiled(self, x: Array) -> tuple[Array, Array]:
-        """Score and log density by Numba's kernels."""
-        from refdiff import compiled  # late: Numba takes a third of a second to import
-
-        return compiled.evaluate(self, x, compiled.STATIC)
 
     def parts(self, x: Array) -> Iterator[Array]:
         """Rows of x such that a (rows, K) temporary stays within TILE elements; refuses a law without density."""
