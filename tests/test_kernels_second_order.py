@@ -1,0 +1,321 @@
+"""Second-order kernels against NumPy's matrices and against 60 digits, in units of what rounding of the inputs does.
+
+The bound of an entry is  eps (C size + 16 shift / h):  size is the largest term of the sums it is made of, shift what
+the reference moves by when points, means and covariances move by h relative to their size (the largest of a few random
+moves: the condition of the case, a logit's error included), and C = K + d + 20 counts additions one after the other and
+two dozen roundings beside them. The factor 16 stands for the operations that each act like one move, and for the
+moves that were not tried. To that comes FLOOR. Controls: terms left out, turned or not centred break the same bound.
+"""
+
+import mpmath as mp
+import numpy as np
+import pytest
+from numba import config
+
+from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, GaussianMixture, VEPower, VPLinear, compiled
+from refdiff.kernels.numba import mixture as mixture_kernel
+from refdiff.kernels.numba import second_order as kernels
+from refdiff.kernels.numba.compiling import blocks
+from refdiff.kernels.numba.tiles import LANES
+
+INTERPRETED = bool(config.DISABLE_JIT)
+KINDS = ("isotropic", "one variance", "diagonal", "one diagonal", "shared", "full", "points")
+# (d, K, n): one of each, several tiles of components (64) and groups (8), no whole block (64)
+SIZES = [(1, 1, 2), (2, 9, 3), (3, 1, 1)] if INTERPRETED else [
+    (1, 1, 1), (1, 300, 65), (2, 9, 130), (3, 1, 3), (5, 300, 70), (64, 20, 66),
+]  # fmt: skip
+PROCESSES = {"VP": (VPLinear(), 0.3), "VE": (VEPower(), 0.7)}
+# Responsibilities below 2^-500 (float32: 2^-126) become 0; what multiplies them is below 2^100 here (float32: 2^26).
+FLOOR = {float: 2.0**-400, np.float32: 2.0**-100}
+KERNELS = ("divergence", "jacobian", "covariance_times", "responsibilities")
+
+
+def law(kind, dim, count, seed=0, spread=1.0, move=0.0):
+    """A mixture whose covariances are stored in this way; `move`: every number moved by about so much of its size."""
+    rng, other = (
+        np.random.default_rng([seed, dim, count]),
+        np.random.default_rng([int(1e15 * abs(move)), 1 + (move < 0)]),
+    )
+
+    def moved(values):
+        return values * (1 + move * other.uniform(-1, 1, np.shape(values)))
+
+    means, weights = moved(2 * rng.standard_normal((count, dim))), rng.dirichlet(np.ones(count))
+    variances = spread * 10 ** -rng.random((count, dim))
+    basis = np.linalg.qr(rng.standard_normal((count, dim, dim)))[0]
+    matrices = np.einsum("kij,kj,klj->kil", basis, moved(variances), basis)
+    # an error of a matrix is relative to its norm, in all of its entries
+    noise = other.uniform(-1, 1, matrices.shape)
+    matrices = matrices + move * spread * (noise + noise.swapaxes(1, 2))
+    return {
+        "isotropic": lambda: GaussianMixture.isotropic(means, moved(variances[:, 0]), weights),
+        "one variance": lambda: GaussianMixture.isotropic(means, float(moved(0.3 * spread)), weights),
+        "diagonal": lambda: GaussianMixture.diagonal(means, moved(variances), weights),
+        "one diagonal": lambda: GaussianMixture.diagonal(means, moved(variances[0]), weights),
+        "shared": lambda: GaussianMixture.shared(means, matrices[0], weights),
+        "full": lambda: GaussianMixture.full(means, matrices, weights),
+        "points": lambda: Empirical(means, weights),
+    }[kind]()
+
+
+def kernel(name, data, x, when, dtype=float, threads=1, vectors=None):
+    """What a kernel of this name answers, with numbers of this type."""
+    x, when = x.astype(dtype), when.astype(dtype)
+    parts = compiled.mixture(data)
+    parts = type(parts)(*(p.astype(dtype) if p.dtype == float else p for p in parts))
+    n, dim = x.shape
+    shapes = {"jacobian": (n, dim, dim), "covariance_times": (n, dim), "responsibilities": (n, len(parts.means))}
+    out = np.full(shapes.get(name, (n,)), np.nan, dtype)
+    between = {"covariance_times": (vectors,)}.get(name, ())
+    after = (np.empty((0, dim), dtype),) if name == "divergence" else ()
+    arguments = (x, *(u.astype(dtype) for u in between), parts, when, out, *after)
+    blocks(getattr(kernels, name), -(-n // LANES), *arguments, threads=threads)
+    return out
+
+
+def reference(name, model, x, t, vectors=None, prediction="velocity"):
+    """The same from NumPy."""
+    if name == "responsibilities":
+        return model.marginal(t).responsibilities(x)
+    if name == "covariance_times":
+        return np.einsum("nij,nj->ni", model.posterior_covariance(x, t), vectors)
+    jacobian = {
+        "velocity": model.velocity_jacobian,
+        "score": model.hessian,
+        "denoiser": model.denoiser_jacobian,
+    }[prediction](x, t)
+    return jacobian if name == "jacobian" else np.trace(jacobian, axis1=1, axis2=2)
+
+
+def bound(name, make, x, t, dtype=float, **options):
+    """What rounding may do to each point's answer; `make(move)` is the model with its numbers moved."""
+    model = make(0.0)
+    want = reference(name, model, x, t, **options)
+    rng, h = np.random.default_rng(1), 2.0**-26
+    shift = 0.0
+    for move in (h, -h, 1.01 * h):
+        near = x * (1 + move * rng.uniform(-1, 1, x.shape))
+        shift = np.maximum(shift, largest(reference(name, make(move), near, t, **options) - want))
+    within = size(name, model, x, t, **options)
+    steps = model.distribution.count + model.dim + 20
+    return want, FLOOR[dtype] + np.finfo(dtype).eps * (steps * np.maximum(within, largest(want)) + 16 * shift / h)
+
+
+def largest(values):
+    return np.abs(values).reshape(len(values), -1).max(axis=1)
+
+
+def size(name, model, x, t, vectors=None, prediction="velocity"):
+    """The average over the components of the first term, d of which a trace sums: nothing cancels in it."""
+    if name == "responsibilities":
+        return np.ones(len(x))
+    c, dim = model.process.coefficients(t), model.dim
+    a, q, _, beta, gamma = (np.abs(row).max() for row in compiled.at(c, prediction))
+    v = np.linalg.eigvalsh(model.distribution.covariances.average(np.eye(model.distribution.count), dim))
+    r = model.marginal(t).responsibilities(x)
+    if name == "covariance_times":
+        return r @ (v * q / (a * a * v + q)).max(axis=1) * np.linalg.norm(vectors, axis=1)
+    return r @ ((beta * v + gamma) / (a * a * v + q)).max(axis=1) * (dim if name == "divergence" else 1)
+
+
+def case(kind, dim, count, n, process, t, seed=0, spread=1.0):
+    """Models of moved numbers, points of x_t and vectors."""
+    models = {}
+
+    def make(move):
+        if move not in models:
+            models[move] = ExactModel(law(kind, dim, count, seed, spread, move), process)
+        return models[move]
+
+    rng = np.random.default_rng([7, seed, dim])
+    return make, make(0.0).sample(n, t, rng), rng.standard_normal((n, dim))
+
+
+def options(name, vectors, prediction="velocity"):
+    if name == "covariance_times":
+        return {"vectors": vectors}
+    return {"prediction": prediction} if name in ("divergence", "jacobian") else {}
+
+
+def check(name, make, x, t, vectors, dtype=float, prediction="velocity"):
+    """The kernel within the bound; the answer, the reference and the bound."""
+    x, vectors = x.astype(dtype).astype(float), vectors.astype(dtype).astype(float)
+    given = options(name, vectors, prediction)
+    want, allowed = bound(name, make, x, t, dtype, **given)
+    model = make(0.0)
+    when = compiled.at(model.process.coefficients(t), prediction)
+    got = kernel(name, model.distribution, x, when, dtype, vectors=vectors)
+    assert got.dtype == dtype
+    assert (largest(got - want) <= allowed).all(), (name, (largest(got - want) / allowed).max())
+    return got, want, allowed
+
+
+# ---------------------------------------------------------------------- against NumPy
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_is_numpys_answer(name, kind, size):
+    for process, t in PROCESSES.values():
+        make, x, vectors = case(kind, *size, process, t)
+        check(name, make, x, t, vectors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_single_precision_errs_in_proportion(name, kind):
+    for dim, count, n in [(2, 9, 3)] if INTERPRETED else [(3, 70, 65), (1, 1, 2)]:
+        make, x, vectors = case(kind, dim, count, n, *PROCESSES["VP"])
+        check(name, make, x, PROCESSES["VP"][1], vectors, np.float32)
+
+
+@pytest.mark.parametrize("prediction", ["score", "denoiser"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["divergence", "jacobian"])
+def test_every_prediction_has_its_derivative(name, kind, prediction):
+    make, x, vectors = case(kind, 3, 11, 5, *PROCESSES["VE"])
+    check(name, make, x, PROCESSES["VE"][1], vectors, prediction=prediction)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("t", [1e-6, 1e-2, 80.0])
+def test_small_and_large_noise(name, kind, t):
+    make, x, vectors = case(kind, 2, 9, 3, PROCESSES["VE"][0], t)
+    check(name, make, x, t, vectors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_points_far_away_and_between_components(name, kind):
+    t = 1e-3
+    make, _, vectors = case(kind, 2, 9, 3, PROCESSES["VE"][0], t, spread=1e-6)
+    means = make(0.0).distribution.means
+    x = np.array([[1e4, -3e3], 0.5 * (means[0] + means[1]), means[2] + 1e-3])
+    check(name, make, x, t, vectors)
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "diagonal", "one diagonal", "points"])
+def test_process_that_differs_on_the_axes(kind):
+    process, t = AffineProcess((VPLinear(), FlowMatching(), VPLinear(beta_max=5.0))), 0.4
+    make, x, vectors = case(kind, 3, 11, 5, process, t)
+    for name in KERNELS:
+        _, want, allowed = check(name, make, x, t, vectors)
+    got, want, allowed = check("jacobian", make, x, t, vectors)
+    turned = want.swapaxes(1, 2)
+    assert (largest(got - turned) > allowed).any()  # control: rows are for o, columns for x
+
+
+# ---------------------------------------------------------------------- against 60 digits
+
+
+def exact(data, x, when):
+    """Jacobian of the output and posterior covariance at one point, from sums that are not centred."""
+    a, q, mu, beta, gamma = (mp.mpf(float(row[0])) for row in when)
+    dim = data.dim
+    matrices = data.covariances.average(np.eye(data.count), dim)
+    point, eye = mp.matrix(x.tolist()), mp.eye(dim)
+    logits, terms = [], []
+    for k in range(data.count):
+        s, m = mp.matrix(matrices[k].tolist()), mp.matrix(data.means[k].tolist())
+        total = a * a * s + q * eye
+        inverse = total**-1
+        delta = point - a * m
+        g = -inverse * delta
+        b = (beta * s + gamma * eye) * inverse
+        logits.append(mp.mpf(float(data.log_weights[k])) - ((delta.T * inverse * delta)[0] + mp.log(mp.det(total))) / 2)
+        terms.append((b, mu * m + b * delta, g, q * s * inverse, m + a * s * inverse * delta))
+    top = max(logits)
+    r = [mp.exp(l - top) for l in logits]
+    r = [w / mp.fsum(r) for w in r]
+
+    def mean(values):
+        return sum((w * v for w, v in zip(r, values, strict=True)), 0 * values[0])
+
+    bs, os, gs, cs, ds = zip(*terms, strict=True)
+    jacobian = mean(bs) + mean([o * g.T for o, g in zip(os, gs, strict=True)]) - mean(os) * mean(gs).T
+    covariance = mean(cs) + mean([d * d.T for d in ds]) - mean(ds) * mean(ds).T
+    return np.array(jacobian.tolist(), dtype=float), np.array(covariance.tolist(), dtype=float)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("t", [1e-4, 0.5])
+def test_formulas_in_60_digits(kind, t):
+    make, x, vectors = case(kind, 2, 3, 3, PROCESSES["VE"][0], t)
+    data = make(0.0).distribution
+    x[0] = 0.5 * (data.means[0] + data.means[1])
+    when = compiled.at(make(0.0).process.coefficients(t), "velocity")
+    with mp.workdps(60):
+        jacobians, covariances = (np.array(part) for part in zip(*(exact(data, p, when) for p in x), strict=True))
+    answers = {
+        "jacobian": jacobians,
+        "divergence": np.trace(jacobians, axis1=1, axis2=2),
+        "covariance_times": np.einsum("nij,nj->ni", covariances, vectors),
+    }
+    for name, want in answers.items():
+        got, _, allowed = check(name, make, x, t, vectors)
+        assert (largest(got - want) <= allowed).all(), name
+
+
+# ---------------------------------------------------------------------- controls and bits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_control_without_the_turning_of_responsibilities(kind):
+    """What is left of the divergence without sum_k r_k (o_k - o).(g_k - g) breaks the bound."""
+    make, x, vectors = case(kind, 2, 9, 3, *PROCESSES["VE"])
+    got, _, allowed = check("divergence", make, x, PROCESSES["VE"][1], vectors)
+    model = make(0.0)
+    when = compiled.at(model.process.coefficients(PROCESSES["VE"][1]), "velocity")
+    a, q, _, beta, gamma = when[:, 0]
+    v = np.linalg.eigvalsh(model.distribution.covariances.average(np.eye(9), 2))
+    r = model.marginal(PROCESSES["VE"][1]).responsibilities(x)
+    assert (np.abs(got - r @ ((beta * v + gamma) / (a * a * v + q)).sum(axis=1)) > 100 * allowed).all()
+
+
+def test_control_moments_that_are_not_centred():
+    """<|m|^2> - |<m>|^2 in float32 loses what the kernel keeps: two points at a distance, and noise that is smaller."""
+    data, t = Empirical([[1000.0], [1001.0]]), 0.5
+    model = ExactModel(data, VEPower())
+    x = np.array([[1000.5], [1000.25]])
+    when = compiled.at(model.process.coefficients(t), "score")
+    got, want = kernel("divergence", data, x, when, np.float32), model.hessian(x, t)[:, 0, 0]
+    r, m = model.marginal(t).responsibilities(x).astype(np.float32), data.means.astype(np.float32)[:, 0]
+    apart = r @ (m * m) - (r @ m) ** 2
+    naive = -1 / t**2 + apart / t**4
+    # all numbers are exact in float32 but r, whose errors (some eps of a logit below 4) are what is left
+    tolerance = 50 * np.finfo(np.float32).eps * np.abs(want).max()
+    assert np.abs(got - want).max() <= tolerance
+    assert np.abs(naive - want).max() > 100 * tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_divergence_comes_with_the_output(kind):
+    """The output beside the divergence is that of the mixture kernel, up to the rounding of one more form of it."""
+    make, x, _ = case(kind, 3, 11, 5, *PROCESSES["VP"])
+    model = make(0.0)
+    when = compiled.at(model.process.coefficients(PROCESSES["VP"][1]), "velocity")
+    outputs, want, rest = np.empty_like(x), np.empty_like(x), np.empty(len(x))
+    parts = compiled.mixture(model.distribution)
+    blocks(kernels.divergence, 1, x, parts, when, rest, outputs)
+    blocks(mixture_kernel.predict, 1, x, parts, when, want, rest)
+    a, q, mu, beta, gamma = np.abs(when[:, 0])
+    # terms of o_k: mu m and b (x - a m), b at most the largest beta v + gamma over the least T
+    least = q if kind == "points" else q + a * a * 0.05
+    terms = mu * np.abs(parts.means).max() + (beta + gamma) / least * (np.abs(x).max() + a * np.abs(parts.means).max())
+    assert np.abs(outputs - want).max() <= np.finfo(float).eps * (11 + 3 + 20) * terms
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neighbours_and_threads_change_no_bit(kind):
+    n = 5 if INTERPRETED else 200
+    make, x, vectors = case(kind, 2, 9, n, *PROCESSES["VP"])
+    model = make(0.0)
+    when = compiled.at(model.process.coefficients(PROCESSES["VP"][1]), "velocity")
+    for name in KERNELS:
+        whole = kernel(name, model.distribution, x, when, vectors=vectors)
+        np.testing.assert_array_equal(kernel(name, model.distribution, x, when, threads=2, vectors=vectors), whole)
+        for i in (1, n - 1):
+            alone = kernel(name, model.distribution, x[i : i + 1], when, vectors=vectors[i : i + 1])
+            np.testing.assert_array_equal(alone[0], whole[i])
