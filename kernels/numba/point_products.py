@@ -21,6 +21,7 @@ from refdiff.kernels.numba.vector_math import log
 if config.DISABLE_JIT:
     VECTOR_BYTES, COLUMNS = 64, 1
 else:
+    from llvmlite import ir
     from numba.core import cgutils
 
     from refdiff.kernels.numba.simd_tiles import COLUMNS, VECTOR_BYTES, _Emitter, _intrinsic
@@ -29,6 +30,7 @@ GROUP_BYTES = COLUMNS * VECTOR_BYTES  # of one axis of a group of points: the co
 ROWS = 6 if VECTOR_BYTES == 64 else 2  # 24 of 32 registers hold sums, or 8 of 16
 CHUNK = 96  # components at a time, whole tiles: their weights in a group of points are 24 kB
 PANEL = 126  # axes at a time, whole tiles: a group of points has 32 kB of them
+LINE = 64  # bytes of a cache line
 STRIDE = 136  # from one row of a panel to the next: 17 cache lines, so that rows do not fight for the same places
 
 
@@ -73,7 +75,26 @@ def _differences(e: _Emitter) -> None:
         e.store(e.value(slot), out, e.integer(v * e.width))
 
 
+def _fetch_lines(e: _Emitter) -> None:
+    """(a, first, count): asks for so many cache lines of a contiguous array from its item `first` on; never faults."""
+    a, first, count = e.arrays
+    byte, number = ir.IntType(8), ir.IntType(32)
+    ask = cgutils.get_or_insert_function(
+        e.builder.module,
+        ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number]),
+        "llvm.prefetch.p0",
+    )
+    start = e.builder.add(e.builder.ptrtoint(a.data, e.integer), e.builder.mul(first, e.integer(e.item)))
+    with cgutils.for_range(e.builder, count) as line:
+        place = e.builder.add(start, e.builder.mul(line.index, e.integer(LINE)))
+        # to be read, soon and often, as data
+        e.builder.call(ask, [e.builder.inttoptr(place, byte.as_pointer()), number(0), number(3), number(1)])
+
+
 if config.DISABLE_JIT:
+
+    def _fetch(a: Any, first: int, count: int) -> None:
+        pass
 
     def _across(x: Any, c: Any, first: int, out: Any) -> None:
         out[first : first + ROWS] += c[first : first + ROWS, : len(x)] @ x
@@ -88,6 +109,7 @@ if config.DISABLE_JIT:
 else:
     _across, _along = _product(True), _product(False)
     _partial = _intrinsic(_differences, 5)
+    _fetch = _intrinsic(_fetch_lines, 3)
 
     @inlined
     def squared_distance(u: Any, m: Any, k: int, a: Any, partial: Any) -> Any:
@@ -151,20 +173,35 @@ def tables(mixture: Any, centre: Any, scale: float, begin: int, pack: Any) -> in
 def inner_products(x: Any, pack: Any, size: int, l: Any) -> None:
     """l[g, k] = M_k.x of the points x (groups, d, lanes)."""
     l[:] = 0
+    groups, dim, lanes = x.shape
+    tiles = -(-size // ROWS)
+    lines = -(-PANEL * lanes * x.itemsize // LINE // tiles)  # of a group's panel for each tile of the one before
+    rows = -(-CHUNK * STRIDE * x.itemsize // LINE // (tiles * groups))
     for p in range(pack.shape[0]):
-        for g in range(x.shape[0]):
+        for g in range(groups):
             part, table, sums = x[g, p * PANEL : (p + 1) * PANEL], pack[p], l[g]
-            for k in range(0, size, ROWS):
-                _across(part, table, k, sums)
+            following = (g + 1) * dim + p * PANEL if g + 1 < groups else (p + 1) * PANEL
+            for n in range(tiles):
+                # what comes next is on its way from the last cache while this is computed
+                _fetch(x, following * lanes + n * lines * LINE // x.itemsize, lines)
+                _fetch(pack, (p + 1) * CHUNK * STRIDE + (g * tiles + n) * rows * LINE // x.itemsize, rows)
+                _across(part, table, n * ROWS, sums)
 
 
 @shared
 def weighted_sums(l: Any, pack: Any, size: int, wanted: Any, dim: int, out: Any) -> None:
     """out[g, j] += sum_k M[k, j] l[g, k] for the groups that want it."""
+    groups, length, lanes = out.shape
+    lines = ROWS * lanes * out.itemsize // LINE
     for p in range(pack.shape[0]):
         width = min(PANEL, dim - p * PANEL)
-        for g in range(l.shape[0]):
+        tiles = -(-width // ROWS)
+        rows = -(-CHUNK * STRIDE * l.itemsize // LINE // (tiles * groups))
+        for g in range(groups):
             if wanted[g]:
                 weights, table, sums = l[g, :size], pack[p], out[g, p * PANEL :]
-                for j in range(0, width, ROWS):
-                    _along(weights, table, j, sums)
+                for n in range(tiles):
+                    following = p * PANEL + (n + 1) * ROWS if n + 1 < tiles else length + p * PANEL
+                    _fetch(out, (g * length + following) * lanes, lines)
+                    _fetch(pack, (p + 1) * CHUNK * STRIDE + (g * tiles + n) * rows * LINE // l.itemsize, rows)
+                    _along(weights, table, n * ROWS, sums)

@@ -40,6 +40,8 @@ def scout(first: int, last: int, points: Any, mixture: Any, at: Any, cutoff: flo
     partial, scale, count = room(points), at[0], mixture.means.shape[0]
     sample = min(SAMPLE, count)
     found = np.empty(sample, np.float64)
+    # half of |x - a m|^2 / T of noise, which is d with a standard deviation of sqrt(2 d); three of them more
+    typical = 0.5 * points.shape[1] + 3 * math.sqrt(0.5 * points.shape[1])
     for i in range(first, last):
         expected = 0.0
         for s in range(sample):
@@ -47,7 +49,7 @@ def scout(first: int, last: int, points: Any, mixture: Any, at: Any, cutoff: flo
             t = variance(mixture, at, k)[1]
             constant = offset(mixture, t, k)
             found[s] = constant - 0.5 * squared_distance(points[i], mixture.means, k, scale, partial) / t
-            expected += (constant - 0.5 * points.shape[1]) / sample
+            expected += (constant - typical) / sample
         top = max(expected, found.max())
         dense[i] = 2 * (found >= top - cutoff).sum() >= sample
 

@@ -12,7 +12,8 @@ takes one of two ways; which one depends on it and on the mixture only:
     sparse   Float32 products bound all logits from above and below. The components whose upper bound is within C of the
              largest lower bound, if they are few, are evaluated again by differences, and only they are summed.
     dense    Products in full precision, and differences where e_k is not as small as the rounding of the differences
-             (16 |x - a m_k|^2 < (|X| + |Y_k|)^2) and the component is felt. The weighted sum is a second product.
+             (16 |x - a m_k|^2 < (|X| + |Y_k|)^2) and the component is felt. The weighted sum is a second product. It
+             cancels with X where such components are felt, and those points take the sparse way after all.
 
 What is dense is guessed from a sample, for a point as far from its component as noise is; a wrong guess costs time.
 In the dense way components are in PARTS ranges with a largest logit and sums of their own, merged in order: a few
@@ -94,23 +95,34 @@ def predict_points(
     done = 0
     for first in range(0, len(sparse), size):
         rows = np.asarray(sparse[first : first + size])
-        left = _sparse(points, rows, mixture, at, centre, cutoff, out, logp, threads)
+        left = _sparse(points, rows, mixture, at, centre, cutoff, FEW, out, logp, threads)
         full += list(left)
         done += len(rows) - len(left)
         if progress is not None:
             progress(done, n)
     for first in range(0, len(full), size):
         rows = np.asarray(full[first : first + size])
-        _dense(points, rows, mixture, at, centre, cutoff, out, logp, threads)
+        left = _dense(points, rows, mixture, at, centre, cutoff, out, logp, threads)
+        if len(left) > 0:
+            _sparse(points, left, mixture, at, centre, cutoff, 0, out, logp, threads)
         done += len(rows)
         if progress is not None:
             progress(done, n)
 
 
 def _sparse(
-    points: Any, rows: Any, mixture: Any, at: Any, centre: Any, cutoff: float, out: Any, logp: Any, threads: Any
+    points: Any,
+    rows: Any,
+    mixture: Any,
+    at: Any,
+    centre: Any,
+    cutoff: float,
+    few: int,
+    out: Any,
+    logp: Any,
+    threads: Any,
 ) -> NDArray[np.int64]:
-    """The sparse way for some rows of points; those that feel too many components are left, and returned."""
+    """The sparse way for some rows of points; those that feel more than 1 / few components are left, and returned."""
     centred = points[rows] - at[0, 0] * centre
     sample = mixture.means[:: max(1, len(mixture.means) // 64)] - centre
     largest = np.abs(centred).max(axis=1).astype(np.float64)
@@ -130,7 +142,7 @@ def _sparse(
     least = lower.max(axis=0) - cutoff
     counts = np.empty((groups, lanes), np.int64)
     blocks(felt, groups, upper, least, counts, threads=threads)
-    many = counts.reshape(-1)[: len(rows)] * BAND * FEW > max(len(mixture.means), BAND * FEW * FEW)
+    many = few * counts.reshape(-1)[: len(rows)] > max(few * few, -(-len(mixture.means) // BAND))
     kept = np.flatnonzero(~many)
     chosen = np.stack([kept, rows[kept]], axis=1)
     upper, least = upper.reshape(len(upper), -1), least.reshape(-1)
@@ -144,8 +156,8 @@ def _sparse(
 
 def _dense(
     points: Any, rows: Any, mixture: Any, at: Any, centre: Any, cutoff: float, out: Any, logp: Any, threads: Any
-) -> None:
-    """The dense way for some rows of points."""
+) -> NDArray[np.int64]:
+    """The dense way for some rows of points; those whose sums cancel with X are left, and returned."""
     dim = points.shape[1]
     x = _grouped(points[rows] - at[0, 0] * centre, points.dtype)
     groups, _, lanes = x.shape
@@ -153,10 +165,12 @@ def _dense(
     again = points[places.reshape(-1)]
     norms = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1))
     tops, totals, slopes = (np.empty((PARTS, groups, lanes), points.dtype) for _ in range(3))
+    strained = np.empty((PARTS, groups, lanes), np.int8)
     sums = np.empty((PARTS, groups, -(-dim // ROWS) * ROWS, lanes), points.dtype)
     blocks(
-        *(gather, PARTS, x, norms, again, mixture, at, centre, cutoff * LOG2_E, tops, totals, slopes, sums),
+        *(gather, PARTS, x, norms, again, mixture, at, centre, cutoff * LOG2_E, tops, totals, slopes, sums, strained),
         threads=threads,
     )
     places.reshape(-1)[len(rows) :] = -1
     blocks(merge, groups, x, at, centre, tops, totals, slopes, sums, places, out, logp, threads=threads)
+    return np.asarray(rows[strained.any(axis=0).reshape(-1)[: len(rows)]])

@@ -46,11 +46,13 @@ def _logits(
     size: int,
     table: Any,
     tops: Any,
+    strained: Any,
     l: Any,
 ) -> None:
     """Products l become logits, in bits, by differences where that is needed.
 
     table: for offset, log2(e) / (2 T), |Y| and b of each component.
+    strained: becomes 1 for points that needed a difference, shape (groups, lanes).
     """
     wide_vectors()
     means, kind = mixture.means, l.dtype.type
@@ -82,6 +84,7 @@ def _logits(
                     exact = 16 * (table[0, k] - logit) >= table[1, k] * both or off <= fine
                     if exact or logit + off < low[i] - cutoff:
                         continue
+                    strained[g, i] = 1
                     square = np.float64(squared_distance(points[g * lanes + i], means, begin + k, at[0], partial))
                     l[g, k, i] = kind(table[0, k] - table[1, k] * square)
 
@@ -143,6 +146,7 @@ def gather(
     totals: Any,
     slopes: Any,
     sums: Any,
+    strained: Any,
 ) -> None:
     """Largest logits, in bits, and sums for the ranges first .. last - 1 of PARTS ranges of components.
 
@@ -153,6 +157,7 @@ def gather(
         cutoff: c of `pruning`, in bits.
         tops, totals, slopes: shape (PARTS, groups, lanes); slopes for sum_k r_k b_k.
         sums: for sum_k r_k (mu - b_k a) M_k, shape (PARTS, groups, d and more, lanes), whole tiles.
+        strained: for 1 where sums cancel with X, int8, shape (PARTS, groups, lanes).
     """
     means = mixture.means
     count, dim = means.shape
@@ -162,11 +167,12 @@ def gather(
     table, wanted = np.empty((4, CHUNK), np.float64), np.empty(groups, np.bool_)
     for part in range(first, last):
         tops[part], totals[part], slopes[part], sums[part] = np.finfo(x.dtype).min, 0, 0, 0
+        strained[part] = 0
         for chunk in range(part * chunks // PARTS, (part + 1) * chunks // PARTS):
             begin = chunk * CHUNK
             size = tables(mixture, centre, x.dtype.type(1), begin, pack)
             inner_products(x, pack, size, l)
-            _logits(norms, points, mixture, at, centre, cutoff, begin, size, table, tops[part], l)
+            _logits(norms, points, mixture, at, centre, cutoff, begin, size, table, tops[part], strained[part], l)
             for g in range(groups):
                 wanted[g] = _weights(
                     at, table, size, cutoff, l[g], tops[part, g], totals[part, g], slopes[part, g], sums[part, g]

@@ -243,7 +243,7 @@ def _wanted(mask: Any, bound: Any, best: Any, top: Any, cutoff: float) -> Any:
 
 
 @shared
-def _cutoff(mixture: Any, at: Any) -> Any:
+def cutoff_bits(mixture: Any, at: Any) -> Any:
     """c of this module, in bits."""
     count, dim = mixture.means.shape
     a, q, root = at[0, 0], at[1, 0], mixture.boxes[0]
@@ -314,8 +314,8 @@ def _gather(x: Any, lanes: Any, count: int, width: int, into: Any) -> None:
 
 
 @shared
-def evaluate_pruned(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
-    """`mixture.evaluate` of an isotropic mixture with a tree, without the leaves that cannot matter."""
+def evaluate_within(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, out: Any, logp: Any) -> None:
+    """`mixture.evaluate` without leaves whose logits are smaller than the largest one by a cutoff, in bits."""
     wide_vectors()
     dim, kind = x.shape[0], x.dtype.type
     vector = VECTOR_BYTES // x.itemsize
@@ -323,7 +323,6 @@ def evaluate_pruned(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: An
     nodes, masks = np.empty((2, leaf_count), np.int64), np.empty((2, leaf_count), np.uint64)
     best, bound, lanes = np.empty(LANES, x.dtype), np.empty(LANES, x.dtype), np.empty(LANES, np.int64)
     top, total, shrink = (np.empty(LANES, x.dtype), np.empty(LANES, x.dtype), np.empty(LANES, x.dtype))
-    cutoff = _cutoff(mixture, at)
     work.top[:], work.total[:], work.shrink[:] = np.finfo(x.dtype).min, 0, 0
     out[:] = 0
     for n in range(_search(x, mixture, at, cutoff, nodes, masks, best, bound)):
@@ -370,3 +369,9 @@ def evaluate_pruned(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: An
             out[j, i] = (out[j, i] + x[j, i] * work.shrink[i]) / work.total[i]
     for i in range(len(logp)):
         logp[i] = kind(LN2) * work.top[i] + log(work.total[i]) - kind(dim * HALF_LOG_2PI)
+
+
+@shared
+def evaluate_pruned(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
+    """`mixture.evaluate` of an isotropic mixture with a tree, without the leaves that cannot matter."""
+    evaluate_within(x, mixture, at, cutoff_bits(mixture, at), work, out, logp)
