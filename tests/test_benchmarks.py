@@ -152,7 +152,7 @@ def test_what_is_not_installed_is_named():
 # ---------------------------------------------------------------------- formulas
 
 
-@pytest.mark.parametrize("form", formulas.FORMS)
+@pytest.mark.parametrize("form", [*formulas.FORMS, "cdist"])
 @pytest.mark.parametrize("sigma", [0.002, 1.0, 80.0])
 def test_every_form_of_the_formulas_is_the_exact_model(form, sigma):
     mixture = make("log_density", n=1, K=6, d=3).mixture

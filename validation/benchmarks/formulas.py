@@ -6,11 +6,12 @@ With the notation of `problems`, every average over components is sum_k r_k (a_k
     denoiser   b_k = alpha v_k / T_k,   a_k = (1 - alpha b_k) m_k
     score      b_k = -1 / T_k,          a_k = alpha m_k / T_k
 
-Its logits are computed in one of three forms, of which each library takes the one that is fastest there:
+Its logits are computed in one of some forms, of which each library takes the one that is fastest there:
 
     axes      sum_j (x_j - alpha m_kj)^2, and the averages as products of matrices
     sums      the same, and the averages as sums of products, which a compiler can fuse with the exponentials
     matmul    |x|^2 - 2 x.m + |m|^2, a product of matrices; the terms are of the size of the distances here
+    cdist     as axes, by SciPy, for NumPy's arrays only: reference answers with many axes
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from scipy.spatial.distance import cdist
 
 from refdiff.validation.benchmarks.problems import Mixture
 
@@ -64,6 +67,8 @@ def log_joint(xp: Any, at: Level, x: Any, form: str) -> Any:
         c, p = at.centres, at.precision
         constant = at.offset - 0.5 * p * (c * c).sum(1)[:, None]
         return xp.matmul(c * p, x) + constant - 0.5 * p * (x * x).sum(0)
+    if form == "cdist":
+        return at.offset - 0.5 * at.precision * cdist(at.centres, x.T, "sqeuclidean")
     squared = 0.0
     for j in range(x.shape[0]):
         apart = x[j] - at.centres[:, j, None]

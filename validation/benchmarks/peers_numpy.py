@@ -1,7 +1,7 @@
 r"""NumPy and SciPy: the plain implementation that everyone could write, and the reference answers.
 
-Points are done in chunks whose (K, n) temporaries stay in cache. The reference answers are those of the form `axes`,
-which subtracts before it squares and loses nothing; for the flow map they are of a tolerance far below the asked one.
+Points are done in chunks whose (K, n) temporaries stay in cache. The reference answers are those of the forms
+`axes` and `cdist`, which subtract before they square and lose nothing; for the flow map they are of a tolerance far below the asked one.
 """
 
 from __future__ import annotations
@@ -85,8 +85,11 @@ def reference(problem: Problem, threads: int) -> Array:
     if isinstance(problem, ReverseDiffusion):  # a sample that is independent of NumPy's as a contender
         problem = replace(problem, seed=problem.seed + 1)
     n, solve = len(problem.x), SOLVE[kind(problem)]
-    size = chunk_sizes(n, problem.mixture.count)[0]
-    return np.concatenate(in_team(lambda part: solve(problem, part, "axes"), n, size, threads))
+    size, form = (
+        chunk_sizes(n, problem.mixture.count)[0],
+        "axes" if problem.mixture.dim <= formulas.FEW_AXES else "cdist",
+    )
+    return np.concatenate(in_team(lambda part: solve(problem, part, form), n, size, threads))
 
 
 # ---------------------------------------------------------------------- one chunk of each problem
