@@ -1,7 +1,8 @@
 r"""NumPy and SciPy: the plain implementation that everyone could write, and the reference answers.
 
 Points are done in chunks whose (K, n) temporaries stay in cache. The reference answers are those of the forms
-`axes` and `cdist`, which subtract before they square and lose nothing; for the flow map they are of a tolerance far below the asked one.
+`axes` and `cdist`, which subtract before they square and lose nothing; for the flow map they are of a tolerance far
+below the asked one.
 """
 
 from __future__ import annotations
