@@ -233,3 +233,10 @@ def test_the_tree_agrees_with_the_sweep_of_everything() -> None:
     _, _, wide, high = exact(points, mixture, at)
     assert (np.abs(found[0] - out).max(axis=1) <= 2 * wide).all()
     assert (np.abs(found[1] - logp) <= 2 * high).all()
+
+
+def test_pruning_pays_for_many_components_at_small_noise_only() -> None:
+    many, few = some_mixture(2, True, count=4096), some_mixture(2, True, count=1000)
+    assert pruning.pays(many, at_level(0.03))
+    assert not pruning.pays(many, at_level(0.5))
+    assert not pruning.pays(few, at_level(0.03))

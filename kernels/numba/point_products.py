@@ -150,7 +150,7 @@ def panels(dim: int) -> int:
 
 
 @shared
-def tables(mixture: Any, centre: Any, scale: float, begin: int, pack: Any) -> int:
+def tables(mixture: Any, centre: Any, scale: float, begin: int, pack: Any) -> Any:
     """Rows M_k times a number of CHUNK components in panels, shape (panels, CHUNK, STRIDE); how many there are."""
     wide_vectors()
     means = mixture.means

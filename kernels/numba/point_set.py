@@ -145,10 +145,10 @@ def _sparse(
     many = few * counts.reshape(-1)[: len(rows)] > max(few * few, -(-len(mixture.means) // BAND))
     kept = np.flatnonzero(~many)
     chosen = np.stack([kept, rows[kept]], axis=1)
-    upper, least = upper.reshape(len(upper), -1), least.reshape(-1)
+    bounds, lowest = upper.reshape(len(upper), -1), least.reshape(-1)
     if len(kept) > 0:
         blocks(
-            *(repair, len(kept), points, mixture, at, upper, least, chosen, cutoff, out, logp),
+            *(repair, len(kept), points, mixture, at, bounds, lowest, chosen, cutoff, out, logp),
             threads=threads,
         )
     return np.asarray(rows[many])

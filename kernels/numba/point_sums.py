@@ -90,9 +90,7 @@ def _logits(
 
 
 @shared
-def _weights(
-    at: Any, table: Any, size: int, cutoff: float, l: Any, top: Any, total: Any, slope: Any, sums: Any
-) -> bool:
+def _weights(at: Any, table: Any, size: int, cutoff: float, l: Any, top: Any, total: Any, slope: Any, sums: Any) -> Any:
     """Logits l become r (mu - b a) of one group, r summed in total and r b in slope; whether any is felt.
 
     What was summed before is brought to the new largest logit, sums (d, lanes) too.

@@ -192,7 +192,7 @@ else:
 # ---------------------------------------------------------------------- which leaves a lane needs
 
 
-@inlined
+@shared
 def _bounds(x: Any, box: Any, at: Any, bound: Any) -> None:
     """Bounds, in bits, of the logits of a node's components in each lane."""
     wide_vectors()
@@ -213,7 +213,7 @@ def _bounds(x: Any, box: Any, at: Any, bound: Any) -> None:
         bound[i] = highest + scale * bound[i]
 
 
-@inlined
+@shared
 def _raise(x: Any, mixture: Any, at: Any, k: int, wanted: Any, best: Any, spare: Any) -> None:
     """The largest logit found so far, in the lanes that want it: that of component k, less its rounding errors."""
     wide_vectors()
@@ -231,7 +231,7 @@ def _raise(x: Any, mixture: Any, at: Any, k: int, wanted: Any, best: Any, spare:
         best[i] = logit if ((wanted >> np.uint64(i)) & np.uint64(1)) != 0 and logit > best[i] else best[i]
 
 
-@inlined
+@shared
 def _wanted(mask: Any, bound: Any, best: Any, top: Any, cutoff: float) -> Any:
     """The lanes of a mask in which a node cannot be left out, as bits."""
     wide_vectors()
@@ -306,7 +306,7 @@ def tables(mixture: Any, at: Any, begin: int, size: int, work: Any) -> None:
         work.offsets[k] = kind(LOG2_E) * (log_weights[begin + k] - kind(0.5 * dim) * log(work.offsets[k]))
 
 
-@inlined
+@shared
 def _gather(x: Any, lanes: Any, count: int, width: int, into: Any) -> None:
     for j in range(x.shape[0]):
         for i in range(width):
@@ -348,7 +348,7 @@ def evaluate_within(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, out: 
         size = mixture.leaves[leaf + 1] - begin
         tables(mixture, at, begin, size, work)
         rows = work.rows[:size, :width]
-        _leaf_logits(points, work, size, rows, top)
+        _leaf_logits(points, work, size, rows, top[:width])
         for i in range(width):
             fall = work.rescale[i] - top[i]
             # no products that are subnormal numbers
@@ -375,3 +375,20 @@ def evaluate_within(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, out: 
 def evaluate_pruned(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
     """`mixture.evaluate` of an isotropic mixture with a tree, without the leaves that cannot matter."""
     evaluate_within(x, mixture, at, cutoff_bits(mixture, at), work, out, logp)
+
+
+@shared
+def pays(mixture: Any, at: Any) -> Any:
+    """Whether pruning is likely to be faster than a sweep of everything: measured on normal components.
+
+    A component is felt as far as sqrt(2 T c). The tree pays while that is less than a sixth of the widest side of all
+    means, and from some 2000 components on.
+    """
+    dim = mixture.means.shape[1]
+    if len(mixture.leaves) < 33:
+        return False
+    a, root, widest = at[0, 0], mixture.boxes[0], mixture.means.dtype.type(0)
+    for j in range(dim):
+        widest = max(widest, abs(a) * (root[1, j] - root[0, j]))
+    t = a * a * root[1, dim] + at[1, 0]
+    return 72 * t * LN2 * cutoff_bits(mixture, at) < widest * widest
