@@ -27,10 +27,15 @@ from refdiff.kernels.numba import mixture as kernels
 from refdiff.kernels.numba import philox, second_order
 from refdiff.kernels.numba import tableau as table_kernel
 from refdiff.kernels.numba.compiling import blocks
+from refdiff.kernels.numba.point_set import predict_points
+from refdiff.kernels.numba.pruning import leaves
 from refdiff.kernels.numba.tiles import LANES
 from refdiff.model import ExactModel
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Coefficients
+
+FAR = "x must be near enough to a component for float64, got a log density of -inf"
+UNSTABLE = "stages must stay finite, got one that is not: steps are unstable, or x is too far from every component"
 
 # prediction -> (mu, beta, gamma)
 _CHOICES: dict[str, Callable[[Coefficients], tuple[Any, Any, Any]]] = {
@@ -41,12 +46,34 @@ _CHOICES: dict[str, Callable[[Coefficients], tuple[Any, Any, Any]]] = {
     "v_prediction": lambda c: (-c.sigma, -c.sigma * c.alpha, c.sigma * c.alpha),
 }
 
+# An eigenvalue is off by a rounding of the largest: below this part of it, fewer than six digits may be left.
+LOST = 1e6 * np.finfo(float).eps
+
+# From so many components a tree of them pays, where there are few axes; from so many axes products pay.
+TREE_PAYS, PRODUCTS_PAY = 512, 32
+
 _mixtures: WeakKeyDictionary[GaussianMixture, kernels.Mixture] = WeakKeyDictionary()
+_trees: WeakKeyDictionary[GaussianMixture, kernels.Mixture] = WeakKeyDictionary()
 
 
-def applies(model: ExactModel) -> bool:
-    """Whether kernels can evaluate the model: all but matrix covariances under a process that differs on the axes."""
-    return isinstance(model.distribution.covariances, Diagonal) or not model.process.per_axis
+def applies(law: GaussianMixture, when: Array) -> bool:
+    """Whether kernels can evaluate the law at the time `when`, an answer of `at`.
+
+    Not matrix covariances under a process that differs on the axes, nor matrices whose small eigenvalues are lost
+    beside the large ones, where Cholesky's factors may not be.
+
+    Raises:
+        ValueError: a component of variances has no density then.
+    """
+    parts = mixture(law)
+    if len(parts.bases) and when.shape[1] > 1:
+        return False
+    spread = when[0] * when[0] * parts.variances + when[1]
+    if len(parts.bases):
+        return bool((spread.min(axis=1) > law.dim * LOST * spread.max(axis=1)).all())
+    if not (spread > 0).all():
+        raise ValueError(NO_DENSITY.format(what="a component covariance"))
+    return True
 
 
 def mixture(law: GaussianMixture) -> kernels.Mixture:
@@ -80,23 +107,35 @@ def at(c: Coefficients, prediction: str) -> Array:
     return np.array(rows, dtype=float).reshape(5, -1)
 
 
+def pruned(law: GaussianMixture) -> kernels.Mixture:
+    """The law as kernels take it that may leave out components too far to matter, in an order of its own."""
+    parts = mixture(law)
+    if parts.variances.shape[1] > 1 or len(parts.bases) or len(parts.means) < TREE_PAYS or law.dim >= PRODUCTS_PAY:
+        return parts
+    if law not in _trees:
+        order, starts, boxes = leaves(parts.means, parts.variances, parts.log_weights)
+        variances = parts.variances if len(parts.variances) == 1 else parts.variances[order]
+        _trees[law] = kernels.Mixture(
+            parts.means[order], variances, parts.log_weights[order], parts.bases, starts, np.ascontiguousarray(boxes)
+        )
+    return _trees[law]
+
+
+def _isotropic(parts: kernels.Mixture, when: Array) -> bool:
+    return parts.variances.shape[1] == 1 and not len(parts.bases) and when.shape[1] == 1
+
+
 STATIC = np.array([[1.0], [0.0], [0.0], [0.0], [-1.0]])  # the law itself, and its score
-
-
-def check_density(parts: kernels.Mixture, when: Array) -> None:
-    """ValueError where a component has no density at the time `when`, as far as float64 tells."""
-    a, q = when[0], when[1]
-    spread = a * a * parts.variances + q
-    least, most = spread.min(axis=1), spread.max(axis=1)
-    slack = len(parts.bases[:1]) * parts.means.shape[1] * np.finfo(float).eps
-    if (least <= slack * most).any():
-        raise ValueError(NO_DENSITY.format(what="a component covariance"))
 
 
 def evaluate(law: GaussianMixture, x: Array, when: Array) -> tuple[Array, Array]:
     """Prediction (n, d) and log density (n,) at checked points x (n, d)."""
-    out, logp = np.empty_like(x), np.empty(len(x))
-    _ask(kernels.predict, law, x, when, out, logp)
+    parts = pruned(law)
+    x, out, logp = np.ascontiguousarray(x), np.empty(x.shape), np.empty(len(x))
+    if len(x) and _isotropic(parts, when) and law.dim >= PRODUCTS_PAY:
+        predict_points(x, parts, when, out, logp)
+    else:
+        _over_blocks(kernels.predict, len(x), x, parts, when, out, logp)
     return out, logp
 
 
@@ -127,8 +166,7 @@ def divergence(law: GaussianMixture, x: Array, when: Array) -> Array:
 def covariance_times(law: GaussianMixture, x: Array, vectors: Array, when: Array) -> Array:
     """Cov[x_0 | x] u, (n, d), at checked points and vectors (n, d)."""
     parts = mixture(law)
-    check_density(parts, when)
-    out = np.empty_like(x)
+    out = np.empty(x.shape)
     _over_blocks(second_order.covariance_times, len(x), *map(np.ascontiguousarray, (x, vectors)), parts, when, out)
     return _finite(out)
 
@@ -145,7 +183,6 @@ def responsibilities(law: GaussianMixture, x: Array, when: Array) -> Array:
 
 def _ask(kernel: Callable[..., None], law: GaussianMixture, x: Array, when: Array, *answers: Array) -> None:
     parts = mixture(law)
-    check_density(parts, when)
     _over_blocks(kernel, len(x), np.ascontiguousarray(x), parts, when, *answers)
 
 
@@ -161,16 +198,6 @@ def normals(seed: int, particles: NDArray[np.uint64], draw: int, dim: int) -> Ar
 # ---------------------------------------------------------------------- tables
 
 
-def takes(tableau: Tableau, model: Any) -> bool:
-    """Whether the fused kernel can run this table on this model: not with matrix-valued noise weights."""
-    return (
-        isinstance(model, ExactModel)
-        and applies(model)
-        and tableau.noise.ndim < 4
-        and tableau.states.dtype == np.float64
-    )
-
-
 def run(
     tableau: Tableau,
     model: ExactModel,
@@ -179,12 +206,20 @@ def run(
     particle: int,
     trajectory: bool,
     progress: Callable[[int, int], None] | None,
-) -> Array:
-    """The output (n, d) of a sampler for checked points x (n, d), or all stages (s, n, d)."""
-    table, parts = _table(tableau, model), mixture(model.distribution)
-    for when in table.at[tableau.evaluated]:
-        check_density(parts, when)
-    out = np.empty_like(x)
+) -> Array | None:
+    """The output (n, d) of a sampler for checked points x (n, d), or all stages (s, n, d).
+
+    None where the fused kernel cannot run this table on this model: matrix-valued noise weights, numbers that are not
+    float64, or a law to which kernels do not apply.
+    """
+    if tableau.noise.ndim > 3 or {tableau.states.dtype, tableau.outputs.dtype, tableau.noise.dtype} != {
+        np.dtype(float)
+    }:
+        return None
+    table = _table(tableau, model)
+    if not all(applies(model.distribution, when) for when in table.at[tableau.evaluated]):
+        return None
+    out = np.empty(x.shape)
     kept = np.empty((tableau.stages if trajectory else 0, *x.shape))
     key = np.array([seed & 0xFFFFFFFF, seed >> 32], dtype=np.int64)
 
@@ -192,10 +227,9 @@ def run(
         if progress is not None:
             progress(done * tableau.nfe // count, tableau.nfe)
 
-    start = np.ascontiguousarray(x)
-    arguments = (start, table, parts, key, np.uint64(particle), out, kept)
+    arguments = (np.ascontiguousarray(x), table, pruned(model.distribution), key, np.uint64(particle), out, kept)
     _over_blocks(table_kernel.run, len(x), *arguments, progress=tell)
-    return _finite(kept if trajectory else out)
+    return _finite(kept if trajectory else out, UNSTABLE)
 
 
 def _table(tableau: Tableau, model: ExactModel) -> table_kernel.Table:
@@ -238,8 +272,8 @@ def _over_blocks(kernel: Callable[..., None], points: int, *arguments: Any, **op
         blocks(kernel, -(-points // LANES), *arguments, **options)
 
 
-def _finite(answer: Array) -> Array:
+def _finite(answer: Array, otherwise: str = FAR) -> Array:
     """The answer, if float64 could hold what led to it."""
     if not np.isfinite(answer).all():
-        raise ValueError("x must be near enough to a component for float64, got a log density of -inf")
+        raise ValueError(otherwise)
     return answer

@@ -46,8 +46,8 @@ def _or_compiled(question: str, prediction: str) -> Callable[[Method], Method]:
             if numba_pays(len(rows), self.distribution.count, axes):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
 
-                if compiled.applies(self):
-                    when = compiled.at(self.process.coefficients(t), prediction)
+                when = compiled.at(self.process.coefficients(t), prediction)
+                if compiled.applies(self.distribution, when):
                     return restore(getattr(compiled, question)(self.distribution, rows, when))
             return method(self, x, t)
 
@@ -160,8 +160,8 @@ class ExactModel:
         if numba_pays(len(rows), self.distribution.count, self.dim):
             from refdiff import compiled  # late: Numba takes a third of a second to import
 
-            if compiled.applies(self):
-                when = compiled.at(self.process.coefficients(t), "denoiser")
+            when = compiled.at(self.process.coefficients(t), "denoiser")
+            if compiled.applies(self.distribution, when):
                 return restore(compiled.covariance_times(self.distribution, rows, u, when))
         return restore(np.einsum("nij,nj->ni", self.posterior_covariance(rows, t), u))
 

@@ -164,14 +164,30 @@ def test_kernels_are_kept_below_numbas_folder_or_this_package(tmp_path, monkeypa
     assert kept.parent.parent == compiling.Path(compiling.__file__).parent
 
 
-def test_a_folder_that_cannot_be_made_or_written_is_left_to_numba(tmp_path, monkeypatch):
+def test_without_a_folder_that_can_be_written_nothing_is_kept(tmp_path, monkeypatch):
+    """A kernel kept where Numba alone chooses might have parts of another version."""
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setattr(config, "CACHE_DIR", str(blocked))
-    assert not compiling._kept().startswith(str(blocked / "refdiff"))
+    assert compiling._kept() == ""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiling.os, "access", lambda *_: False)
-    assert compiling._kept() == str(tmp_path)
+    assert compiling._kept() == ""
+
+
+def test_the_users_cache_serves_where_the_package_cannot_be_written(tmp_path, monkeypatch):
+    made = os.makedirs
+    here = str(compiling.Path(compiling.__file__).parent)
+
+    def refuse(path, **options):
+        if path.startswith(here):
+            raise PermissionError(path)
+        made(path, **options)
+
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiling.os, "makedirs", refuse)
+    assert compiling.Path(compiling._kept()).parent == tmp_path
 
 
 def test_decorating_leaves_numbas_folder_as_it_was(monkeypatch, tmp_path):

@@ -168,7 +168,7 @@ def test_no_power_is_so_small_that_products_with_it_are_subnormal(kind):
     l = np.full((2, LANES), -1e30, kind)
     l[1] = LEAST[kind] - 1
     rows, *_ = absorb(kind, l, np.zeros(LANES, kind), np.zeros((2, 1), kind), np.zeros((2, 1), kind), 1, "compiled")
-    assert np.isin(rows, [0, kind(2.0) ** kind(LEAST[kind])]).all()
+    assert (rows == 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

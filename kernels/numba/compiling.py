@@ -44,14 +44,18 @@ def _fingerprint() -> str:
 
 
 def _kept() -> str:
-    """Where compiled kernels are kept: below NUMBA_CACHE_DIR or this package, or else where Numba finds room."""
-    base = config.CACHE_DIR or str(Path(__file__).parent / "__pycache__")
-    folder = os.path.join(base, f"refdiff-{_fingerprint()}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError:
-        return str(config.CACHE_DIR)
-    return folder if os.access(folder, os.W_OK) else str(config.CACHE_DIR)
+    """Where compiled kernels are kept: below NUMBA_CACHE_DIR, this package, or the user's own cache; "" is nowhere."""
+    own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    bases = [config.CACHE_DIR] if config.CACHE_DIR else [str(Path(__file__).parent / "__pycache__"), own]
+    for base in bases:
+        folder = os.path.join(base, f"refdiff-{_fingerprint()}")
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return ""
 
 
 _FOLDER = _kept()
@@ -73,7 +77,7 @@ def compiled(function: Kernel) -> Kernel:
     """A kernel."""
     old, config.CACHE_DIR = config.CACHE_DIR, _FOLDER
     try:
-        made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, cache=True)(function)
+        made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, cache=bool(_FOLDER))(function)
     finally:
         config.CACHE_DIR = old
     return made

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, shared, wide_vectors
+from refdiff.kernels.numba.pruning import evaluate_pruned
 from refdiff.kernels.numba.tiles import LANES, absorb, absorb_sloped, accumulate, logits, products, weighted_logits
 from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
@@ -31,8 +32,8 @@ TILE = 64
 HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
 # means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d). With one basis for all
-# components the means are given in it. leaves (L + 1,) int64 and boxes (L, 2, d) say where the components leaves[l] ..
-# leaves[l + 1] - 1 lie, for `pruning`; L = 0 where no component may be left out.
+# components the means are given in it. leaves (L + 1,) int64 and boxes (2 L - 1, 2, d + 2) are a tree of the components
+# that `pruning` made; there are no boxes where no component is to be left out.
 Mixture = namedtuple("Mixture", "means variances log_weights bases leaves boxes")
 
 # What a block needs besides its points: rows of logits, tables of a tile, numbers of each lane, points in a basis.
@@ -82,6 +83,9 @@ def evaluate(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> N
     work.shrink[:] = 0
     if turns == 0:
         out[:] = 0
+        if len(mixture.boxes) > 0 and at.shape[1] == 1:
+            evaluate_pruned(x, mixture, at, work, out, logp)
+            return
         if mixture.variances.shape[1] == 1 and at.shape[1] == 1:
             _scalar(x, mixture, at, work, out)
         else:

@@ -16,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from refdiff.kernels.numba.compiling import inlined
@@ -37,8 +38,8 @@ def _machine() -> tuple[int, int]:
 
 VECTOR_BYTES, ROWS = _machine()
 
-# No sum feels what is smaller than 2^LEAST of its largest term. Nothing smaller is made: products with it would be
-# subnormal numbers, at which processors take a hundred times as long.
+# What is smaller than 2^LEAST of the largest term of a sum becomes 0: products with it would be subnormal numbers, at
+# which processors take a hundred times as long.
 LEAST = {np.float64: -500.0, np.float32: -60.0}
 CONTRACT = ("contract",)
 
@@ -66,27 +67,25 @@ class _Emitter:
     def plus(self, a: Any, b: int) -> Any:
         return self.builder.add(a, self.integer(b))
 
-    def _address(self, array: Any, places: tuple[Any, ...]) -> Any:
-        address = self.builder.ptrtoint(array.data, self.integer)
-        strides = cgutils.unpack_tuple(self.builder, array.strides)
-        for place, stride in zip(places[:-1], strides, strict=False):
-            address = self.builder.add(address, self.builder.mul(place, stride))
-        # the last axis is contiguous
-        return self.builder.add(address, self.builder.mul(places[-1], self.integer(self.item)))
+    def _pointer(self, kind: Any, array: Any, places: tuple[Any, ...]) -> Any:
+        # from the array's own pointer on: LLVM does not see stores that go through a pointer made of a whole number
+        offset = self.builder.mul(places[-1], self.integer(self.item))  # the last axis is contiguous
+        for place, stride in zip(places[:-1], cgutils.unpack_tuple(self.builder, array.strides), strict=False):
+            offset = self.builder.add(offset, self.builder.mul(place, stride))
+        byte = ir.IntType(8)
+        begin = self.builder.bitcast(array.data, byte.as_pointer())
+        return self.builder.bitcast(self.builder.gep(begin, [offset], source_etype=byte), kind.as_pointer())
 
     def load(self, array: Any, *places: Any) -> Any:
         """The vector that begins at these places."""
-        pointer = self.builder.inttoptr(self._address(array, places), self.vector.as_pointer())
-        return self.builder.load(pointer, align=self.item, typ=self.vector)
+        return self.builder.load(self._pointer(self.vector, array, places), align=self.item, typ=self.vector)
 
     def store(self, value: Any, array: Any, *places: Any) -> None:
-        pointer = self.builder.inttoptr(self._address(array, places), self.vector.as_pointer())
-        self.builder.store(value, pointer, align=self.item)
+        self.builder.store(value, self._pointer(self.vector, array, places), align=self.item)
 
     def spread(self, array: Any, *places: Any) -> Any:
         """One number in all lanes of a vector."""
-        pointer = self.builder.inttoptr(self._address(array, places), self.real.as_pointer())
-        value = self.builder.load(pointer, align=self.item, typ=self.real)
+        value = self.builder.load(self._pointer(self.real, array, places), align=self.item, typ=self.real)
         nothing, first = ir.Constant(self.vector, ir.Undefined), ir.IntType(32)(0)
         order = ir.Constant(ir.VectorType(ir.IntType(32), self.width), [0] * self.width)
         return self.builder.shuffle_vector(self.builder.insert_element(nothing, value, first), nothing, order)
@@ -119,18 +118,20 @@ class _Emitter:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def exp2_nonpositive(self, x: Any) -> Any:
-        """2^x for x <= 0; what is smaller than 2^LEAST becomes that."""
+        """2^x for x <= 0, and 0 for x below LEAST, -inf included."""
         whole, digits = (ir.IntType(64), 52) if self.kind is np.float64 else (ir.IntType(32), 23)
         wholes = ir.VectorType(whole, self.width)
         shift = self.constant(SHIFT[self.kind])
-        x = self.maximum(x, self.constant(LEAST[self.kind]))
         shifted = self.add(x, shift)
         r = self.sub(x, self.sub(shifted, shift))  # exact: x is split into its integer and the rest
         value = self.constant(EXP2[self.kind][-1])
         for c in (*EXP2[self.kind][-2::-1], 1.0):
             value = self.add(self.mul(value, r), self.constant(c))
         power = self.builder.shl(self.builder.bitcast(shifted, wholes), ir.Constant(wholes, [digits] * self.width))
-        return self.builder.bitcast(self.builder.add(power, self.builder.bitcast(value, wholes)), self.vector)
+        result = self.builder.bitcast(self.builder.add(power, self.builder.bitcast(value, wholes)), self.vector)
+        # unordered: what is not a number stays so
+        kept = self.builder.fcmp_unordered(">=", x, self.constant(LEAST[self.kind]))
+        return self.builder.select(kept, result, self.constant(0.0))
 
     def lane_groups(self, lanes: Any, columns: int = COLUMNS) -> Any:
         """A loop over groups of lanes, and a function from its index to the lanes where vectors begin."""
@@ -152,6 +153,9 @@ def _intrinsic(emit: Callable[[_Emitter], None], count: int) -> Any:
         return context.get_dummy_value()
 
     def tile(*arguments: Any) -> Any:
+        arrays = [a for a in arguments if isinstance(a, types.Array)]
+        if any(a.dtype != arrays[0].dtype or a.layout == "F" for a in arrays):
+            raise TypingError(f"tiles take arrays of one type with a contiguous last axis, got {arguments}")
         return types.void(*(types.intp if isinstance(a, types.Integer) else a for a in arguments)), generate
 
     # Numba reads the number of arguments from the signature

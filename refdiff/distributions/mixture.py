@@ -43,7 +43,8 @@ def _or_compiled(question: str) -> Callable[[Method], Method]:
             if numba_pays(len(rows), self.count, axes):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
 
-                return restore(getattr(compiled, question)(self, rows, compiled.STATIC))
+                if compiled.applies(self, compiled.STATIC):
+                    return restore(getattr(compiled, question)(self, rows, compiled.STATIC))
             return method(self, x)
 
         return answer

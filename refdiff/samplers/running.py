@@ -70,8 +70,8 @@ def run(
     if isinstance(model, ExactModel) and not given and normals is None and _numba_pays(tableau, model, len(rows)):
         from refdiff import compiled  # late: Numba takes a third of a second to import
 
-        if compiled.takes(tableau, model):
-            ends = compiled.run(tableau, model, rows, key, first, trajectory, progress)
+        ends = compiled.run(tableau, model, rows, key, first, trajectory, progress)
+        if ends is not None:
             return np.stack([restore(y) for y in ends]) if trajectory else restore(ends)
     placed = {k: real_array("given", y) for k, y in (given or {}).items()}
     for k, y in placed.items():
