@@ -168,6 +168,8 @@ def _first_step(pair: Any, way: Any, mixture: Any, room: Any, change: Any) -> An
     d0 = _worst(norms)
     _norms(slopes[0], y, y, dim, way, norms)
     d1 = _worst(norms)
+    if not d1 < np.inf:  # there is no slope, and no step
+        return 0.0
     h = min(length, 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1)
     _advance(y, side * h, ONE, slopes, room.new)
     _velocity(way.start + side * h, room.new, way, mixture, room, change, slopes[1])
