@@ -168,6 +168,17 @@ def test_axes_with_schedules_of_their_own_are_lines_of_their_own():
     np.testing.assert_allclose(found.log_density_change, total, rtol=1e-8)
 
 
+def test_a_matrix_that_eigenvectors_lose_is_left_to_numpy():
+    # the small variance is 1e-15 of the large one: Cholesky has it, an eigenvalue of a float64 matrix does not
+    law = GaussianMixture.shared(np.zeros((1, 2)), np.diag([1e9, 1e-6]))
+    model = ExactModel(law, VEPower(T=2.0))
+    x = np.array([[3e4, 1e-3]])
+    with backends.use("numba"):
+        found = flow(model, x, 0.0, 1.0)
+    np.testing.assert_allclose(found.x, affine(law, VEPower(T=2.0), x, 0.0, 1.0)[0], rtol=1e-8)
+    assert found.evaluations[0] > 0
+
+
 def test_threads_change_no_bit():
     model = ExactModel(laws()["axes"], VPLinear())
     x = model.sample(200, 1.0, 7)

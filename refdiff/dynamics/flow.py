@@ -124,7 +124,7 @@ def flow(
         raise ValueError(NO_DENSITY.format(what="a component covariance"))
     run = _Run(rows, log_density)
     if start != end and len(rows):
-        if _compiled(model, len(rows)):
+        if _compiled(model, len(rows), (start, end)):
             _by_kernel(model, run, rows, start, end, method, (rtol, atol), attempts, threads)
         else:
             for group in _groups(len(rows), GROUP):
@@ -142,10 +142,15 @@ def _groups(count: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
-def _compiled(model: ExactModel, count: int) -> bool:
-    """Whether this is done by Numba: one schedule for all axes, and worth it."""
+def _compiled(model: ExactModel, count: int, ends: tuple[float, float]) -> bool:
+    """Whether this is done by Numba: one schedule for all axes, worth it, and a law that kernels take at both ends."""
     law = model.distribution
-    return not model.process.per_axis and backends.numba_pays(count, law.count, law.dim, USUAL)
+    if model.process.per_axis or not backends.numba_pays(count, law.count, law.dim, USUAL):
+        return False
+    from refdiff import compiled  # late: Numba takes a third of a second to import
+
+    places = [_place(model, t) for t in ends]
+    return all(compiled.applies(law, np.array([[c], [left * (1 + c)]])) for c, left, _ in places)
 
 
 # ---------------------------------------------------------------------- NumPy: in the process's own time
@@ -236,8 +241,6 @@ def _by_kernel(
     from refdiff.kernels.numba.tiles import LANES
 
     mixture, (first, last) = compiled.mixture(model.distribution), (_place(model, t) for t in (start, end))
-    for c, left, _ in (first, last):
-        compiled.check_density(mixture, np.array([c, left * (1 + c)]))
     # the variance under which no component varies, and the extent beyond which none reaches
     delta = min(float(mixture.variances.min()) / 2, 1.0)
     floor = 1 / np.sqrt(1 + (mixture.means**2).sum(axis=1).max() + mixture.variances.max())
