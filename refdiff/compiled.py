@@ -50,10 +50,10 @@ _CHOICES: dict[str, Callable[[Coefficients], tuple[Any, Any, Any]]] = {
 LOST = 1e6 * np.finfo(float).eps
 
 # From so many components a tree of them pays, where there are few axes; from so many axes products pay.
-TREE_PAYS, PRODUCTS_PAY = 512, 32
+TREE_PAYS, PRODUCTS_PAY = 2048, 32
 
 _mixtures: WeakKeyDictionary[GaussianMixture, kernels.Mixture] = WeakKeyDictionary()
-_trees: WeakKeyDictionary[GaussianMixture, kernels.Mixture] = WeakKeyDictionary()
+_trees: WeakKeyDictionary[GaussianMixture, kernels.Tree] = WeakKeyDictionary()
 
 
 def applies(law: GaussianMixture, when: Array) -> bool:
@@ -89,14 +89,7 @@ def mixture(law: GaussianMixture) -> kernels.Mixture:
             variances = np.maximum(variances, 0.0)
             if len(bases) == 1:
                 means = means @ bases[0]
-        parts = (
-            means,
-            variances,
-            law.log_weights[drawn],
-            bases,
-            np.zeros(1, dtype=np.int64),
-            np.empty((0, 2, law.dim)),
-        )
+        parts = (means, variances, law.log_weights[drawn], bases)
         _mixtures[law] = kernels.Mixture(*(np.ascontiguousarray(part) for part in parts))
     return _mixtures[law]
 
@@ -107,7 +100,7 @@ def at(c: Coefficients, prediction: str) -> Array:
     return np.array(rows, dtype=float).reshape(5, -1)
 
 
-def pruned(law: GaussianMixture) -> kernels.Mixture:
+def pruned(law: GaussianMixture) -> kernels.Mixture | kernels.Tree:
     """The law as kernels take it that may leave out components too far to matter, in an order of its own."""
     parts = mixture(law)
     if parts.variances.shape[1] > 1 or len(parts.bases) or len(parts.means) < TREE_PAYS or law.dim >= PRODUCTS_PAY:
@@ -115,13 +108,13 @@ def pruned(law: GaussianMixture) -> kernels.Mixture:
     if law not in _trees:
         order, starts, boxes = leaves(parts.means, parts.variances, parts.log_weights)
         variances = parts.variances if len(parts.variances) == 1 else parts.variances[order]
-        _trees[law] = kernels.Mixture(
+        _trees[law] = kernels.Tree(
             parts.means[order], variances, parts.log_weights[order], parts.bases, starts, np.ascontiguousarray(boxes)
         )
     return _trees[law]
 
 
-def _isotropic(parts: kernels.Mixture, when: Array) -> bool:
+def _isotropic(parts: kernels.Mixture | kernels.Tree, when: Array) -> bool:
     return parts.variances.shape[1] == 1 and not len(parts.bases) and when.shape[1] == 1
 
 

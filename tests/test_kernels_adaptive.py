@@ -31,7 +31,7 @@ def mixture(means, variances, weights=None):
     means, variances = np.array(means, dtype=float), np.array(variances, dtype=float)
     weights = np.full(len(means), 1 / len(means)) if weights is None else np.array(weights)
     dim = means.shape[1]
-    return Mixture(means, variances, np.log(weights), np.empty((0, dim, dim)), np.zeros(1, int), np.empty((0, 2, dim)))
+    return Mixture(means, variances, np.log(weights), np.empty((0, dim, dim)))
 
 
 def clock(theta, delta, floor):

@@ -23,7 +23,7 @@ def mixture_of(means: Any, variances: Any = None, log_weights: Any = None, kind:
     variances = np.zeros((1, 1)) if variances is None else variances
     log_weights = np.full(count, -np.log(count)) if log_weights is None else log_weights
     arrays = [np.ascontiguousarray(a, kind) for a in (means, variances, log_weights, np.empty((0, dim, dim)))]
-    return Mixture(*arrays, np.zeros(1, np.int64), np.empty((0, 2, dim + 2), kind))
+    return Mixture(*arrays)
 
 
 def some_points(dim: int, kind: Any = np.float64, seed: int = 0) -> Any:

@@ -8,7 +8,8 @@ import pytest
 
 from refdiff.kernels.numba import pruning
 from refdiff.kernels.numba.compiling import blocks, compiled
-from refdiff.kernels.numba.mixture import Mixture, load, predict, store, workspace
+from refdiff.kernels.numba.lanes import load, store
+from refdiff.kernels.numba.mixture import Tree, predict, workspace
 from refdiff.kernels.numba.tiles import LANES
 
 PLAIN = bool(numba.config.DISABLE_JIT)
@@ -36,7 +37,7 @@ def mixture_of(means: Any, variances: Any, log_weights: Any, kind: Any = np.floa
     order, starts, boxes = pruning.leaves(means, variances, log_weights)
     spread = variances[order] if len(variances) > 1 else variances
     none = np.empty((0, means.shape[1], means.shape[1]), kind)
-    return Mixture(means[order], spread, log_weights[order], none, starts, boxes)
+    return Tree(means[order], spread, log_weights[order], none, starts, boxes)
 
 
 def some_mixture(dim: int, alike: bool, kind: Any = np.float64, count: int = COUNT, seed: int = 0) -> Any:

@@ -32,7 +32,8 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, shared
 from refdiff.kernels.numba.fields import workspace_second
-from refdiff.kernels.numba.mixture import evaluate, load, store
+from refdiff.kernels.numba.lanes import load, store
+from refdiff.kernels.numba.mixture import evaluate
 from refdiff.kernels.numba.second_order import evaluate_divergence
 from refdiff.kernels.numba.tiles import LANES
 

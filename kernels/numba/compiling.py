@@ -32,6 +32,7 @@ from numba.extending import lower_builtin, type_callable
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 FAST = {"contract"}
+PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python: half of the time to compile
 PATIENCE = 1.0  # seconds before a first call says why it takes time: what is kept on disk loads in less
 
 
@@ -63,13 +64,13 @@ _FOLDER = _kept()
 
 def inlined(function: Kernel) -> Kernel:
     """A part of a kernel."""
-    made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, forceinline=True)(function)
+    made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, forceinline=True, **PART)(function)
     return made
 
 
 def shared(function: Kernel) -> Kernel:
     """A part that is called and not copied into what calls it: large, or called from several places."""
-    made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True)(function)
+    made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, **PART)(function)
     return made
 
 

@@ -72,7 +72,7 @@ def on_axes(x: Any, mixture: Any, work: Any) -> Any:
     if mixture.bases.shape[0] != 1:
         return x, mixture
     forward(x, mixture.bases[0], work.turned)
-    parts = Mixture(mixture.means, mixture.variances, mixture.log_weights, work.none, mixture.leaves, mixture.boxes)
+    parts = Mixture(mixture.means, mixture.variances, mixture.log_weights, work.none)
     return work.turned, parts
 
 

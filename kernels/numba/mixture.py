@@ -21,9 +21,11 @@ from collections import namedtuple
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
-from refdiff.kernels.numba.compiling import compiled, inlined, shared, wide_vectors
-from refdiff.kernels.numba.pruning import evaluate_pruned
+from refdiff.kernels.numba.compiling import FAST, compiled, inlined, shared, wide_vectors
+from refdiff.kernels.numba.lanes import load, store, store_line
+from refdiff.kernels.numba.pruning import evaluate_pruned, pays
 from refdiff.kernels.numba.tiles import LANES, absorb, absorb_sloped, accumulate, logits, products, weighted_logits
 from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
@@ -32,9 +34,10 @@ TILE = 64
 HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
 # means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d). With one basis for all
-# components the means are given in it. leaves (L + 1,) int64 and boxes (2 L - 1, 2, d + 2) are a tree of the components
-# that `pruning` made; there are no boxes where no component is to be left out.
-Mixture = namedtuple("Mixture", "means variances log_weights bases leaves boxes")
+# components the means are given in it. A Tree is a Mixture of variances (K or 1, 1), no bases, and what `pruning` made
+# of it, leaves (L + 1,) int64 and boxes (2 L - 1, 2, d + 2): a type of its own, so that others do not compile pruning.
+Mixture = namedtuple("Mixture", "means variances log_weights bases")
+Tree = namedtuple("Tree", "means variances log_weights bases leaves boxes")
 
 # What a block needs besides its points: rows of logits, tables of a tile, numbers of each lane, points in a basis.
 Work = namedtuple(
@@ -64,18 +67,28 @@ def workspace(x: Any, dim: int, axes: int) -> Any:
     )
 
 
-@shared
 def evaluate(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
     """Output and log density at the points of a block.
 
     Args:
         x: points, shape (d, LANES).
-        mixture: a Mixture.
+        mixture: a Mixture or a Tree.
         at: a, q, mu, beta, gamma, shape (5, 1 or d).
         work: a workspace.
         out: for o, shape (d, LANES).
         logp: for log p, shape (LANES,), or (0,) where it is not wanted.
     """
+    (_in_tree if isinstance(mixture, Tree) else _in_mixture)(x, mixture, at, work, out, logp)
+
+
+def _in_tree(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
+    if at.shape[1] == 1 and pays(mixture, at):
+        evaluate_pruned(x, mixture, at, work, out, logp)
+    else:
+        evaluate_all(x, mixture, at, work, out, logp)
+
+
+def _in_mixture(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
     wide_vectors()
     dim, turns = x.shape[0], mixture.bases.shape[0]
     work.top[:] = np.finfo(x.dtype).min  # finite: a logit of -inf less this one is -inf, and no NaN
@@ -83,9 +96,6 @@ def evaluate(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> N
     work.shrink[:] = 0
     if turns == 0:
         out[:] = 0
-        if len(mixture.boxes) > 0 and at.shape[1] == 1:
-            evaluate_pruned(x, mixture, at, work, out, logp)
-            return
         if mixture.variances.shape[1] == 1 and at.shape[1] == 1:
             _scalar(x, mixture, at, work, out)
         else:
@@ -103,6 +113,15 @@ def evaluate(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> N
     half, ln2 = x.dtype.type(dim * HALF_LOG_2PI), x.dtype.type(LN2)
     for i in range(len(logp)):
         logp[i] = ln2 * work.top[i] + log(work.total[i]) - half
+
+
+evaluate_all = shared(_in_mixture)
+
+
+@overload(evaluate, jit_options={"error_model": "numpy", "fastmath": FAST, "nogil": True})
+def _(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:  # noqa: ARG001
+    # its signature is the function's, for Numba compares them; what it returns is the code to compile
+    return _in_tree if mixture.instance_class is Tree else _in_mixture  # type: ignore[return-value]
 
 
 @inlined
@@ -267,24 +286,6 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
 # ---------------------------------------------------------------------- arrays of points
 
 
-@inlined
-def load(points: Any, first: int, x: Any) -> Any:
-    """Rows first.. of points (n, d) as a block x; the last row again where there are no more. How many there were."""
-    count = min(LANES, points.shape[0] - first)
-    for i in range(LANES):
-        for j in range(points.shape[1]):
-            x[j, i] = points[first + min(i, count - 1), j]
-    return count
-
-
-@inlined
-def store(x: Any, count: int, first: int, points: Any) -> None:
-    """The first `count` lanes of a block as rows first.. of points (n, d)."""
-    for i in range(count):
-        for j in range(points.shape[1]):
-            points[first + i, j] = x[j, i]
-
-
 @compiled
 def predict(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any, logp: Any) -> None:
     """Outputs (n, d) and log densities (n,) at points (n, d), for the blocks first .. last - 1 of LANES points."""
@@ -295,4 +296,4 @@ def predict(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any,
         count = load(points, block * LANES, x)
         evaluate(x, mixture, at, work, o, l)
         store(o, count, block * LANES, out)
-        logp[block * LANES : block * LANES + count] = l[:count]
+        store_line(l, count, block * LANES, logp)

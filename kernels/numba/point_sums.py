@@ -204,7 +204,8 @@ def merge(
     scale = np.empty((tops.shape[0], lanes), x.dtype)
     line = np.empty(lanes, x.dtype)
     for g in range(first, last):
-        top[:], total[:], slope[:] = tops[0, g], 0, 0
+        for i in range(lanes):
+            top[i], total[i], slope[i] = tops[0, g, i], 0, 0
         for part in range(1, tops.shape[0]):
             for i in range(lanes):
                 top[i] = max(top[i], tops[part, g, i])

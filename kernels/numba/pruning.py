@@ -279,7 +279,8 @@ def _search(x: Any, mixture: Any, at: Any, cutoff: Any, nodes: Any, masks: Any, 
                 nodes[1, found], masks[1, found] = child, mask
                 found += 1
         count = found
-        nodes[0, :count], masks[0, :count] = nodes[1, :count], masks[1, :count]
+        for n in range(count):
+            nodes[0, n], masks[0, n] = nodes[1, n], masks[1, n]
     return count
 
 

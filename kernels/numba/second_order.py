@@ -31,7 +31,8 @@ from refdiff.kernels.numba.fields import (
     powers,
     workspace_second,
 )
-from refdiff.kernels.numba.mixture import TILE, load, store
+from refdiff.kernels.numba.lanes import copy, load, store, store_line
+from refdiff.kernels.numba.mixture import TILE
 from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
 
 # ---------------------------------------------------------------------- divergence
@@ -75,7 +76,7 @@ def evaluate_divergence(x: Any, mixture: Any, at: Any, work: Any, out: Any, dive
     if mixture.bases.shape[0] == 1:
         back(work.output, mixture.bases[0], out)
     else:
-        out[:] = work.output
+        copy(work.output, out)
 
 
 @shared
@@ -110,7 +111,7 @@ def divergence(first: int, last: int, points: Any, mixture: Any, at: Any, out: A
     for block in range(first, last):
         count = load(points, block * LANES, x)
         evaluate_divergence(x, mixture, at, work, o, value)
-        out[block * LANES : block * LANES + count] = value[:count]
+        store_line(value, count, block * LANES, out)
         if len(outputs) > 0:
             store(o, count, block * LANES, outputs)
 
@@ -190,7 +191,8 @@ def covariance_times(first: int, last: int, points: Any, vectors: Any, mixture: 
     x, u, total = np.empty((dim, LANES), kind), np.empty((dim, LANES), kind), np.empty((dim, LANES), kind)
     spare, turned = np.empty((dim, LANES), kind), np.empty((dim, LANES), kind)
     denoiser = np.zeros_like(at)
-    denoiser[:2], denoiser[2], denoiser[3] = at[:2], 1, at[0]
+    for j in range(at.shape[1]):
+        denoiser[0, j], denoiser[1, j], denoiser[2, j], denoiser[3, j] = at[0, j], at[1, j], 1, at[0, j]
     work = workspace_second(points, mixture, at, GROUP)
     for block in range(first, last):
         count = load(points, block * LANES, x)
@@ -207,7 +209,7 @@ def _covariance_times(x: Any, u: Any, mixture: Any, at: Any, work: Any, spare: A
     y, parts = on_axes(x, mixture, work)
     if turns == 1:
         forward(u, mixture.bases[0], spare)
-        u[:] = spare
+        copy(spare, u)
     find_centres(y, parts, at, work)
     total[:] = 0
     work.averages[:] = 0
@@ -231,7 +233,7 @@ def _covariance_times(x: Any, u: Any, mixture: Any, at: Any, work: Any, spare: A
             total[j, i] = (total[j, i] + within[i] * u[j, i]) / work.total[i]
     if turns == 1:
         back(total, mixture.bases[0], spare)
-        total[:] = spare
+        copy(spare, total)
 
 
 @inlined

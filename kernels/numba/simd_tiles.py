@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from refdiff.kernels.numba.compiling import inlined
+from refdiff.kernels.numba.compiling import shared
 from refdiff.kernels.numba.vector_coefficients import EXP2
 from refdiff.kernels.numba.vector_math import SHIFT
 
@@ -266,7 +266,7 @@ _absorb_1, _absorb_2, _absorb_3, _absorb_4 = (_absorption(axes, False) for axes 
 _sloped_1, _sloped_2, _sloped_3, _sloped_4 = (_absorption(axes, True) for axes in range(1, 5))
 
 
-@inlined
+@shared
 def logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, top: Any) -> None:
     """l[k] = offset_k + p_k |x - c_k|^2 for k < count, and the largest so far in each lane into top."""
     whole = count - count % ROWS
@@ -276,7 +276,7 @@ def logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, top: Any) -
         _logit_1(x, c, p, offsets, first, l, top)
 
 
-@inlined
+@shared
 def weighted_logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, top: Any) -> None:
     """l[k] = offset_k + sum_j p_kj (x_j - c_kj)^2 for k < count, and the largest so far in each lane into top."""
     whole = count - count % ROWS
@@ -286,7 +286,7 @@ def weighted_logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, to
         _weighted_1(x, c, p, offsets, first, l, top)
 
 
-@inlined
+@shared
 def products(x: Any, c: Any, count: int, out: Any) -> None:
     """out[k] += sum_j c[k, j] x[j] for k < count."""
     whole = count - count % ROWS
@@ -296,7 +296,7 @@ def products(x: Any, c: Any, count: int, out: Any) -> None:
         _across_1(x, c, first, out)
 
 
-@inlined
+@shared
 def accumulate(l: Any, m: Any, begin: int, count: int, out: Any) -> None:
     """out[j] += sum_k m[k, j] l[k] for begin <= j < count, over the rows k of l."""
     whole = count - (count - begin) % ROWS
@@ -306,7 +306,7 @@ def accumulate(l: Any, m: Any, begin: int, count: int, out: Any) -> None:
         _along_1(l, m, first, out)
 
 
-@inlined
+@shared
 def absorb(l: Any, top: Any, m: Any, total: Any, out: Any) -> None:
     """Rows l become 2^(l - top), and are summed: into total, and with the rows of m into out."""
     axes = out.shape[0]
@@ -321,7 +321,7 @@ def absorb(l: Any, top: Any, m: Any, total: Any, out: Any) -> None:
         accumulate(l, m, 4, axes, out)
 
 
-@inlined
+@shared
 def absorb_sloped(l: Any, top: Any, slopes: Any, m: Any, total: Any, shrink: Any, out: Any) -> None:
     """The same, and with the slopes into shrink."""
     axes = out.shape[0]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, wide_vectors
-from refdiff.kernels.numba.mixture import evaluate, load, store, workspace
+from refdiff.kernels.numba.lanes import load, store
+from refdiff.kernels.numba.mixture import evaluate, workspace
 from refdiff.kernels.numba.philox import normals_block
 from refdiff.kernels.numba.tiles import LANES
 
