@@ -14,7 +14,9 @@ if config.DISABLE_JIT:
 else:
     from numba.core import cgutils
 
-    from refdiff.kernels.numba.simd_tiles import _Emitter, _intrinsic
+    from refdiff.kernels.numba.simd_tiles import VECTOR_BYTES, _Emitter, _intrinsic
+
+__all__ = ["VECTOR_BYTES", "leaf_logits", "leaf_sums"]
 
 ROWS = 8  # of a tile: as many sums as hide the time that a fused product takes
 
