@@ -240,11 +240,13 @@ class Dense:
         """
         matrix = operators.dense(a, dim)
         noise = operators.dense(c, len(matrix))
-        gain = self.gain(a, self.sandwich(matrix).plus(c, len(matrix)), dim).matrices
+        observed = self.sandwich(matrix).plus(c, len(matrix))
+        gain = self.gain(a, observed, dim).matrices
         kept = np.eye(dim) - gain @ matrix
-        # what rounding leaves of an exact zero, in units of the standard deviations, contributes its square times S
+        # what rounding leaves of an exact zero, in units of the standard deviations: solving multiplies it by cond(T)
         std = np.sqrt(np.diagonal(self.matrices, axis1=1, axis2=2))
-        kept[np.abs(kept) * std[:, None, :] <= 4 * dim * np.finfo(float).eps * std[:, :, None]] = 0.0
+        zero = 4 * dim * np.finfo(float).eps * np.linalg.cond(observed.matrices)[:, None, None]
+        kept[np.abs(kept) * std[:, None, :] <= zero * std[:, :, None]] = 0.0
         joseph = kept @ self.matrices @ np.swapaxes(kept, 1, 2) + gain @ noise @ np.swapaxes(gain, 1, 2)
         return Dense(_symmetric(joseph))
 
