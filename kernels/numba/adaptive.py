@@ -32,7 +32,7 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, shared
 from refdiff.kernels.numba.fields import workspace_second
-from refdiff.kernels.numba.lanes import load, store
+from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store
 from refdiff.kernels.numba.mixture import evaluate
 from refdiff.kernels.numba.second_order import evaluate_divergence
 from refdiff.kernels.numba.tiles import LANES
@@ -252,21 +252,23 @@ def flow(
     dim, kind, stages = points.shape[1], points.dtype, len(pair.nodes)
     at = np.empty((5, 1), kind)
     rows = dim if change is None else dim + 1
-    room = Room(
-        np.empty((rows, LANES), kind),
-        np.empty((rows, LANES), kind),
-        np.empty((rows, LANES), kind),
-        np.empty((stages, rows, LANES), kind),
-        np.empty((2, 2, LANES), kind),
+    owned = Room(
+        aligned((rows, LANES), kind),
+        aligned((rows, LANES), kind),
+        aligned((rows, LANES), kind),
+        aligned((stages, rows, LANES), kind),
+        aligned((2, 2, LANES), kind),
         at,
         np.empty(0, kind),
         workspace_second(points, mixture, at),
     )
+    room, law = borrowed(owned), borrowed(mixture)
     for block in range(first, last):
         room.y[:] = 0
         count = load(points, block * LANES, room.y[:dim])
-        reached[block] = _solve(pair, way, mixture, room, change, counts[block])
+        reached[block] = _solve(pair, way, law, room, change, counts[block])
         store(room.y[:dim], count, block * LANES, out)
         if change is not None:
             for i in range(count):
                 change[block * LANES + i] = room.y[dim, i]
+    keep(owned)

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.numba.compiling import inlined, shared, wide_vectors
+from refdiff.kernels.numba.lanes import aligned
 from refdiff.kernels.numba.mixture import LOG2_E, TILE, Mixture, evaluate, workspace
 from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
 from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
-GROUP = 8  # components whose fields lie in memory at a time: 2 x 256 kB of float64 where d = 64, half of a second cache
+GROUP = 4  # components whose fields lie in memory at a time: 2 x 256 kB of float64 where d = 64, half of a second cache
 
 # What a block needs besides the workspace of `evaluate`: parameters of another output; points, o, c and g on the axes
 # of the covariances; for a tile of components mu m_k, b_k, 1 / T_k, (mu - b_k a) a / T_k, S_k q / T_k and tr B_k, and
@@ -42,23 +43,23 @@ def workspace_second(x: Any, mixture: Any, at: Any, group: int = 1) -> Any:
     axes = dim if mixture.bases.shape[0] > 0 else max(mixture.variances.shape[1], at.shape[1])
     return Second(
         workspace(x, dim, axes),
-        np.empty((5, at.shape[1]), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((TILE, dim), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, axes), kind),
-        np.empty(TILE, kind),
-        np.empty((TILE, LANES), kind),
-        np.empty(LANES, kind),
-        np.empty(LANES, kind),
-        np.empty((axes, LANES), kind),
-        np.empty((group, dim, LANES), kind),
-        np.empty((group, dim, LANES), kind),
+        aligned((5, at.shape[1]), kind),
+        aligned((dim, LANES), kind),
+        aligned((dim, LANES), kind),
+        aligned((dim, LANES), kind),
+        aligned((dim, LANES), kind),
+        aligned((TILE, dim), kind),
+        aligned((TILE, axes), kind),
+        aligned((TILE, axes), kind),
+        aligned((TILE, axes), kind),
+        aligned((TILE, axes), kind),
+        aligned((TILE,), kind),
+        aligned((TILE, LANES), kind),
+        aligned((LANES,), kind),
+        aligned((LANES,), kind),
+        aligned((axes, LANES), kind),
+        aligned((group, dim, LANES), kind),
+        aligned((group, dim, LANES), kind),
         np.empty((0, dim, dim), kind),
     )
 

@@ -24,13 +24,13 @@ import numpy as np
 from numba.extending import overload
 
 from refdiff.kernels.numba.compiling import FAST, compiled, inlined, shared, wide_vectors
-from refdiff.kernels.numba.lanes import load, store, store_line
+from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store, store_line
 from refdiff.kernels.numba.pruning import evaluate_pruned, pays
 from refdiff.kernels.numba.tiles import LANES, absorb, absorb_sloped, accumulate, logits, products, weighted_logits
 from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
-# Components of a tile: 64 rows of 64 float64 are 32 kB, two thirds of a core's first cache.
-TILE = 64
+# Components of a tile: 32 rows of 128 float64 are 32 kB, two thirds of a core's first cache.
+TILE = 32
 HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
 # means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d). With one basis for all
@@ -50,20 +50,20 @@ def workspace(x: Any, dim: int, axes: int) -> Any:
     """Room for `evaluate` on blocks of points of the type of x, for `axes` numbers T_k of each component."""
     kind = x.dtype
     return Work(
-        np.empty((TILE, LANES), kind),
-        np.empty((TILE, dim), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, axes), kind),
-        np.empty((TILE, dim), kind),
-        np.empty(TILE, kind),
-        np.empty(dim, kind),
-        np.empty(LANES, kind),
-        np.empty(LANES, kind),
-        np.empty(LANES, kind),
-        np.empty(LANES, kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
-        np.empty((dim, LANES), kind),
+        aligned((TILE, LANES), kind),
+        aligned((TILE, dim), kind),
+        aligned((TILE, axes), kind),
+        aligned((TILE, axes), kind),
+        aligned((TILE, dim), kind),
+        aligned((TILE,), kind),
+        aligned((dim,), kind),
+        aligned((LANES,), kind),
+        aligned((LANES,), kind),
+        aligned((LANES,), kind),
+        aligned((LANES,), kind),
+        aligned((dim, LANES), kind),
+        aligned((dim, LANES), kind),
+        aligned((dim, LANES), kind),
     )
 
 
@@ -178,16 +178,18 @@ def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
         else:
             absorb_sloped(work.rows[:size], work.top, work.slopes, work.pulls, work.total, work.shrink, out)
     if one:
+        slope = work.slopes[0, 0]
         for i in range(LANES):
-            work.shrink[i] = work.total[i] * work.slopes[0, 0]
-            work.rescale[i] = (mu - work.slopes[0, 0] * a) / work.total[i]
+            work.shrink[i] = slope
+            work.rescale[i] = (mu - slope * a) / work.total[i]
     else:
         for i in range(LANES):
+            work.shrink[i] /= work.total[i]
             work.rescale[i] = 1 / work.total[i]
     for j in range(dim):
         line, xj = out[j], x[j]
         for i in range(LANES):
-            line[i] = line[i] * work.rescale[i] + xj[i] * (work.shrink[i] / work.total[i])
+            line[i] = line[i] * work.rescale[i] + xj[i] * work.shrink[i]
 
 
 @shared
@@ -289,11 +291,13 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
 @compiled
 def predict(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any, logp: Any) -> None:
     """Outputs (n, d) and log densities (n,) at points (n, d), for the blocks first .. last - 1 of LANES points."""
-    dim = points.shape[1]
-    x, o, l = np.empty((dim, LANES), points.dtype), np.empty((dim, LANES), points.dtype), np.empty(LANES, points.dtype)
-    work = workspace(points, dim, max(mixture.variances.shape[1], at.shape[1]))
+    dim, kind = points.shape[1], points.dtype
+    x, o, l = aligned((dim, LANES), kind), aligned((dim, LANES), kind), aligned((LANES,), kind)
+    owned = workspace(points, dim, max(mixture.variances.shape[1], at.shape[1]))
+    work, law, numbers = borrowed(owned), borrowed(mixture), borrowed(at)
     for block in range(first, last):
         count = load(points, block * LANES, x)
-        evaluate(x, mixture, at, work, o, l)
+        evaluate(borrowed(x), law, numbers, work, borrowed(o), borrowed(l))
         store(o, count, block * LANES, out)
         store_line(l, count, block * LANES, logp)
+    keep(owned)

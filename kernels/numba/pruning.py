@@ -33,7 +33,8 @@ from refdiff.kernels.numba.narrow_tiles import VECTOR_BYTES, leaf_logits, leaf_s
 from refdiff.kernels.numba.tiles import LANES
 from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
-LEAF = 64  # components of a leaf at most, as of a tile of `mixture`
+LEAF = 32  # components of a leaf at most, as of a tile of `mixture`
+MASK = 64  # lanes that are swept together: the bits of a mask
 SPARE = 10.0  # by so much e-fold is what a lane leaves out smaller than a rounding of the sum
 HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
@@ -92,14 +93,14 @@ def _bounds(x: Any, box: Any, at: Any, bound: Any) -> None:
     for j in range(dim):
         low, high = min(a * box[0, j], a * box[1, j]), max(a * box[0, j], a * box[1, j])
         line = x[j]
-        for i in range(LANES):
+        for i in range(MASK):
             gap = max(low - line[i], line[i] - high)
             gap = gap if not gap < 0 else kind(0)  # what is not a number stays so
             bound[i] += gap * gap
     highest = kind(LOG2_E) * (box[1, dim + 1] - kind(0.5 * dim) * log(a * a * box[0, dim] + q))
     # the sums, of dim + 2 roundings here and in the logits, may be off by so much
     scale = kind(-0.5 * LOG2_E) / (a * a * box[1, dim] + q) * (1 - kind(4 * dim + 16) * np.finfo(x.dtype).eps)
-    for i in range(LANES):
+    for i in range(MASK):
         bound[i] = highest + scale * bound[i]
 
 
@@ -112,11 +113,11 @@ def _raise(x: Any, mixture: Any, at: Any, k: int, wanted: Any, best: Any, spare:
     spare[:] = 0
     for j in range(dim):
         c, line = a * mixture.means[k, j], x[j]
-        for i in range(LANES):
+        for i in range(MASK):
             spare[i] += (line[i] - c) * (line[i] - c)
     offset = kind(LOG2_E) * (mixture.log_weights[k] - kind(0.5 * dim) * log(t))
     scale = kind(-0.5 * LOG2_E) / t * (1 + kind(4 * dim + 16) * np.finfo(x.dtype).eps)
-    for i in range(LANES):
+    for i in range(MASK):
         logit = offset + scale * spare[i]
         best[i] = logit if ((wanted >> np.uint64(i)) & np.uint64(1)) != 0 and logit > best[i] else best[i]
 
@@ -126,7 +127,7 @@ def _wanted(mask: Any, bound: Any, best: Any, top: Any, cutoff: float) -> Any:
     """The lanes of a mask in which a node cannot be left out, as bits."""
     wide_vectors()
     kept = np.uint64(0)
-    for i in range(LANES):
+    for i in range(MASK):
         # not the other way round: nothing is left out for what is not a number
         kept |= np.uint64(not bound[i] < max(best[i], top[i]) - cutoff) << np.uint64(i)
     return kept & mask
@@ -205,36 +206,34 @@ def _gather(x: Any, lanes: Any, count: int, width: int, into: Any) -> None:
 
 
 @shared
-def evaluate_within(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, out: Any, logp: Any) -> None:
-    """`mixture.evaluate` without leaves whose logits are smaller than the largest one by a cutoff, in bits."""
+def _sweep(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, sums: Any, tops: Any, totals: Any, out: Any) -> None:
+    """Largest logits, and the sums that `evaluate_within` divides, at MASK points; sums are of slopes."""
     wide_vectors()
     dim, kind = x.shape[0], x.dtype.type
     vector = VECTOR_BYTES // x.itemsize
     leaf_count = len(mixture.leaves) - 1
     nodes, masks = np.empty((2, leaf_count), np.int64), np.empty((2, leaf_count), np.uint64)
-    best, bound, lanes = np.empty(LANES, x.dtype), np.empty(LANES, x.dtype), np.empty(LANES, np.int64)
-    top, total, shrink = (np.empty(LANES, x.dtype), np.empty(LANES, x.dtype), np.empty(LANES, x.dtype))
-    work.top[:], work.total[:], work.shrink[:] = np.finfo(x.dtype).min, 0, 0
-    out[:] = 0
+    best, bound, lanes = np.empty(MASK, x.dtype), np.empty(MASK, x.dtype), np.empty(MASK, np.int64)
+    top, total, shrink = (np.empty(MASK, x.dtype), np.empty(MASK, x.dtype), np.empty(MASK, x.dtype))
     for n in range(_search(x, mixture, at, cutoff, nodes, masks, best, bound)):
         leaf = nodes[0, n] - (leaf_count - 1)
         _bounds(x, mixture.boxes[nodes[0, n]], at, bound)
-        mask = _wanted(masks[0, n], bound, best, work.top, cutoff)
+        mask = _wanted(masks[0, n], bound, best, tops, cutoff)
         if mask == 0:
             continue
         count = 0
-        for i in range(LANES):
+        for i in range(MASK):
             if (mask >> np.uint64(i)) & np.uint64(1):
                 lanes[count] = i
                 count += 1
         width = -(-count // vector) * vector
-        points, sums = work.turned[:, :width], work.spare[:, :width]
+        points, outputs = work.turned[:, :width], work.spare[:, :width]
         _gather(x, lanes, count, width, points)
-        _gather(out, lanes, count, width, sums)
+        _gather(out, lanes, count, width, outputs)
         for i in range(width):
             lane = lanes[min(i, count - 1)]
-            top[i] = work.rescale[i] = work.top[lane]
-            total[i], shrink[i] = work.total[lane], work.shrink[lane]
+            top[i] = work.rescale[i] = tops[lane]
+            total[i], shrink[i] = totals[lane], sums[lane]
         begin = mixture.leaves[leaf]
         size = mixture.leaves[leaf + 1] - begin
         tables(mixture, at, begin, size, work)
@@ -248,13 +247,25 @@ def evaluate_within(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, out: 
             shrink[i] *= work.rescale[i]
         for j in range(dim):
             for i in range(width):
-                sums[j, i] *= work.rescale[i]
-        leaf_sums(rows, top[:width], work.slopes, work.pulls, total[:width], shrink[:width], sums)
+                outputs[j, i] *= work.rescale[i]
+        leaf_sums(rows, top[:width], work.slopes, work.pulls, total[:width], shrink[:width], outputs)
         for i in range(count):
-            work.top[lanes[i]], work.total[lanes[i]], work.shrink[lanes[i]] = top[i], total[i], shrink[i]
+            tops[lanes[i]], totals[lanes[i]], sums[lanes[i]] = top[i], total[i], shrink[i]
         for j in range(dim):
             for i in range(count):
-                out[j, lanes[i]] = sums[j, i]
+                out[j, lanes[i]] = outputs[j, i]
+
+
+@shared
+def evaluate_within(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, out: Any, logp: Any) -> None:
+    """`mixture.evaluate` without leaves whose logits are smaller than the largest one by a cutoff, in bits."""
+    wide_vectors()
+    dim, kind = x.shape[0], x.dtype.type
+    work.top[:], work.total[:], work.shrink[:] = np.finfo(x.dtype).min, 0, 0
+    out[:] = 0
+    for i in range(0, LANES, MASK):
+        j = i + MASK
+        _sweep(x[:, i:j], mixture, at, cutoff, work, work.shrink[i:j], work.top[i:j], work.total[i:j], out[:, i:j])
     for j in range(dim):
         for i in range(LANES):
             out[j, i] = (out[j, i] + x[j, i] * work.shrink[i]) / work.total[i]
@@ -276,7 +287,7 @@ def pays(mixture: Any, at: Any) -> Any:
     means, and from some 2000 components on.
     """
     dim = mixture.means.shape[1]
-    if len(mixture.leaves) < 33:
+    if len(mixture.leaves) * LEAF < 2048:
         return False
     a, root, widest = at[0, 0], mixture.boxes[0], mixture.means.dtype.type(0)
     for j in range(dim):

@@ -31,7 +31,7 @@ from refdiff.kernels.numba.fields import (
     powers,
     workspace_second,
 )
-from refdiff.kernels.numba.lanes import copy, load, store, store_line
+from refdiff.kernels.numba.lanes import aligned, borrowed, copy, keep, load, store, store_line
 from refdiff.kernels.numba.mixture import TILE
 from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
 
@@ -105,15 +105,17 @@ def divergence(first: int, last: int, points: Any, mixture: Any, at: Any, out: A
 
     `outputs` takes o (n, d), or has shape (0, d) where they are not wanted.
     """
-    x = np.empty((points.shape[1], LANES), points.dtype)
-    o, value = np.empty_like(x), np.empty(LANES, points.dtype)
-    work = workspace_second(points, mixture, at)
+    dim, kind = points.shape[1], points.dtype
+    x, o, value = aligned((dim, LANES), kind), aligned((dim, LANES), kind), aligned((LANES,), kind)
+    owned = workspace_second(points, mixture, at)
+    work, law, numbers = borrowed(owned), borrowed(mixture), borrowed(at)
     for block in range(first, last):
         count = load(points, block * LANES, x)
-        evaluate_divergence(x, mixture, at, work, o, value)
+        evaluate_divergence(borrowed(x), law, numbers, work, borrowed(o), borrowed(value))
         store_line(value, count, block * LANES, out)
         if len(outputs) > 0:
             store(o, count, block * LANES, outputs)
+    keep(owned)
 
 
 @shared
@@ -137,17 +139,19 @@ def _slope_matrices(mixture: Any, at: Any, kind: Any) -> Any:
 def jacobian(first: int, last: int, points: Any, mixture: Any, at: Any, out: Any) -> None:
     """do/dx (n, d, d) at points (n, d), rows for o and columns for x: blocks first .. last - 1 of LANES points."""
     dim, kind = points.shape[1], points.dtype
-    x = np.empty((dim, LANES), kind)
-    total, spare = np.empty((dim, dim, LANES), kind), np.empty((dim, dim, LANES), kind)
+    x = aligned((dim, LANES), kind)
+    total, spare = aligned((dim, dim, LANES), kind), aligned((dim, dim, LANES), kind)
     matrices = _slope_matrices(mixture, at, kind)
-    work = workspace_second(points, mixture, at, GROUP)
+    owned = workspace_second(points, mixture, at, GROUP)
+    work, law = borrowed(owned), borrowed(mixture)
     for block in range(first, last):
         count = load(points, block * LANES, x)
-        _jacobian(x, mixture, at, work, matrices, total, spare)
+        _jacobian(borrowed(x), law, borrowed(at), work, borrowed(matrices), borrowed(total), borrowed(spare))
         for i in range(count):
             for j in range(dim):
                 for l in range(dim):
                     out[block * LANES + i, j, l] = total[j, l, i]
+    keep((owned, matrices))
 
 
 @shared

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, wide_vectors
-from refdiff.kernels.numba.lanes import load, store
+from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store
 from refdiff.kernels.numba.mixture import evaluate, workspace
 from refdiff.kernels.numba.philox import normals_block
 from refdiff.kernels.numba.tiles import LANES
@@ -60,35 +60,41 @@ def run(
         kept: for every stage, shape (s, n, d), or (0, n, d) where they are not wanted.
     """
     dim, kind, stages = start.shape[1], start.dtype, len(table.draws)
-    ys = np.empty((table.window[0], dim, LANES), kind)
-    outputs = np.empty((table.window[0], dim, LANES), kind)
-    normals = np.empty((table.window[1], dim, LANES), kind)
-    point, logp = np.empty((dim, LANES), kind), np.empty(0, kind)
-    work = workspace(start, dim, max(mixture.variances.shape[1], table.at.shape[2]))
+    owned = (
+        aligned((table.window[0], dim, LANES), kind),
+        aligned((table.window[0], dim, LANES), kind),
+        aligned((table.window[1], dim, LANES), kind),
+        aligned((dim, LANES), kind),
+        np.empty(0, kind),
+        workspace(start, dim, max(mixture.variances.shape[1], table.at.shape[2])),
+    )
+    ys, outputs, normals, point, logp, work = borrowed(owned)
+    law, rows = borrowed(mixture), borrowed(table)
     for block in range(first, last):
         count = load(start, block * LANES, ys[0])
         drawn = 0
         for k in range(stages):
             y = ys[k % len(ys)]
             if k > 0:
-                while drawn < table.draws[k]:
+                while drawn < rows.draws[k]:
                     normals_block(
                         key[0], key[1], particle + np.uint64(block * LANES), drawn, normals[drawn % len(normals)]
                     )
                     drawn += 1
                 y[:] = 0
-                for e in range(table.starts[k], table.starts[k + 1]):
-                    place, weight = table.places[e], table.weights[e]
-                    if table.kinds[e] == 0:
+                for e in range(rows.starts[k], rows.starts[k + 1]):
+                    place, weight = rows.places[e], rows.weights[e]
+                    if rows.kinds[e] == 0:
                         _add(weight, ys[place], y)
-                    elif table.kinds[e] == 1:
+                    elif rows.kinds[e] == 1:
                         _add(weight, outputs[place], y)
                     else:
                         _add(weight, normals[place], y)
             if len(kept) > 0:
                 store(y, count, block * LANES, kept[k])
-            if table.evaluated[k]:
+            if rows.evaluated[k]:
                 point[:] = 0
-                _add(table.scale[k], y, point)
-                evaluate(point, mixture, table.at[k], work, outputs[k % len(outputs)], logp)
+                _add(rows.scale[k], y, point)
+                evaluate(point, law, rows.at[k], work, outputs[k % len(outputs)], logp)
         store(ys[(stages - 1) % len(ys)], count, block * LANES, out)
+    keep(owned)

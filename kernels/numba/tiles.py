@@ -16,7 +16,7 @@ x is near c. Without compilation (NUMBA_DISABLE_JIT=1) NumPy does the same.
 
 from numba import config
 
-LANES = 64  # of a block: a multiple of what a tile holds on any machine
+LANES = 128  # of a block: a multiple of what a tile holds on any machine
 
 if config.DISABLE_JIT:
     from refdiff.kernels.numba.plain_tiles import absorb, absorb_sloped, accumulate, logits, products, weighted_logits
