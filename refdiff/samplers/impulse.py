@@ -9,7 +9,7 @@ run on random numbers tells whether the sampler was linear at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,50 @@ Sampler = Callable[[Callable[[Array, Any], Array], Array, Callable[[], Array]], 
 
 class NotLinear(ValueError):
     """The sampler is no table: its output is not linear in its start, its model's outputs and its normals."""
+
+
+class Heard(NamedTuple):
+    """What impulses show of a sampler.
+
+    Attributes:
+        rows: weights of (start, outputs, normals) in what each evaluation is asked about, and at last in the output,
+            shape (nfe + 1, 1 + nfe + draws).
+        times: what the sampler passed as t, one for each evaluation.
+        drawn_by: how many normals had been drawn by each evaluation.
+    """
+
+    rows: Array
+    times: tuple[Any, ...]
+    drawn_by: tuple[int, ...]
+
+    @property
+    def draws(self) -> int:
+        """How many normals are drawn in all."""
+        return self.rows.shape[1] - 1 - len(self.times)
+
+
+def listen(sampler: Sampler, *, tolerance: float = 1e-9) -> Heard:
+    """The weights of a sampler, read from impulses, with times and states as it has them.
+
+    Args:
+        sampler: as for `impulse_response`.
+        tolerance: how far a random run may be from the weights, relative to the size of its terms.
+
+    Raises:
+        NotLinear: as for `impulse_response`.
+        ValueError: points of another shape than x.
+    """
+    silent = _Listener(np.zeros((1, 1)), np.zeros((0, 1)), np.zeros((0, 1)))
+    silent.listen(sampler)
+    nfe, draws = len(silent.times), silent.drawn
+    # one batch member for the start, one for each output and for each normal
+    pulses = np.eye(1 + nfe + draws)
+    heard = _Listener(pulses[:, :1], pulses[1 : 1 + nfe], pulses[1 + nfe :])
+    rows = heard.listen(sampler)
+    _check_calls(silent, heard)
+    table = _unrolled(rows, heard, nfe)
+    _check_linear(sampler, table, silent, tolerance)
+    return Heard(table, tuple(heard.times), tuple(heard.drawn_by))
 
 
 def impulse_response(
@@ -59,17 +103,8 @@ def impulse_response(
         process = AffineProcess(process)
     if process.per_axis:
         raise ValueError("process must be the same on all axes to read a sampler point by point")
-    silent = _Listener(np.zeros((1, 1)), np.zeros((0, 1)), np.zeros((0, 1)))
-    silent.listen(sampler)
-    nfe, draws = len(silent.times), silent.drawn
-    # one batch member for the start, one for each output and for each normal
-    pulses = np.eye(1 + nfe + draws)
-    heard = _Listener(pulses[:, :1], pulses[1 : 1 + nfe], pulses[1 + nfe :])
-    rows = heard.listen(sampler)
-    _check_calls(silent, heard)
-    times = np.array([time(t) for t in heard.times])
-    table = _unrolled(rows, heard, nfe)
-    _check_linear(sampler, table, silent, tolerance)
+    heard = listen(sampler, tolerance=tolerance)
+    times, nfe, draws = np.array([time(t) for t in heard.times]), len(heard.times), heard.draws
     first = times[0] if start_time is None and nfe else start_time
     stages = np.concatenate([[process.T if first is None else first], times, [end_time]])
     each = [process.coefficients(float(t)) for t in stages]
@@ -80,7 +115,7 @@ def impulse_response(
         coefficients=Coefficients(*(np.array([getattr(c, part) for c in each]) for part in Coefficients._fields)),
         evaluated=np.array([False] + [True] * nfe + [False]),
         normals=np.concatenate([[0], heard.drawn_by, [draws]]),
-        **_bands(table, nfe, draws, heard.drawn_by),
+        **_bands(heard.rows, nfe, draws, list(heard.drawn_by)),
     )
 
 
