@@ -1,0 +1,9 @@
+"""Audits of other people's implementations against the exact model.
+
+    findings.py     what an audit says: verdicts, numbers, bounds, and the script that shows it
+    subject.py      a foreign sampler as refdiff sees it, and what it claims to be
+    levels.py       processes whose clock is the noise level, for grids that are given as levels
+    steps.py        a sampler read step by step against the table that it claims to be
+    checks/         what is examined, one file for each question
+    protocols/      how a foreign implementation is called and what its options claim, one file for each convention
+"""

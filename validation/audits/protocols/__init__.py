@@ -1,0 +1,1 @@
+"""How foreign implementations are called, and what their options claim: one file for each convention."""

@@ -1,0 +1,148 @@
+r"""A scheduler of diffusers as a sampler: the loop of a pipeline, with a model, a start and normals from outside.
+
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(scheduler.scale_model_input(x, t), t), t, x).prev_sample
+
+Normals are drawn inside `step` by `randn_tensor` of the scheduler's module, or by a Brownian tree, and both are
+replaced while it is played. Levels follow from `alphas_cumprod`, in which the network was trained: at a time between
+two entries log sigma is linear, as the schedulers themselves have it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers.impulse import Sampler as Play
+from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
+
+
+@dataclass(frozen=True)
+class Made:
+    """A scheduler class with options and a number of steps.
+
+    Args:
+        kind: the class.
+        options: of the constructor, those that are not the default.
+        steps: num_inference_steps.
+        at_steps: further arguments of set_timesteps; with custom timesteps or sigmas in it, `steps` is not passed.
+        at_step: further arguments of step, such as eta or s_churn.
+        dtype: of the sample.
+    """
+
+    kind: type
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    steps: int = 10
+    at_steps: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    at_step: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    dtype: str = "float64"
+
+    @property
+    def name(self) -> str:
+        """As in reports: the class and what was set."""
+        said = [f"{k}={v!r}" for given in (self.options, self.at_steps, self.at_step) for k, v in given.items()]
+        return f"{self.kind.__name__}({', '.join(said)})"
+
+    def new(self) -> Any:
+        """A scheduler, made and set to its steps."""
+        scheduler = self.kind(**self.options)
+        set_steps(scheduler, None if {"timesteps", "sigmas"} & set(self.at_steps) else self.steps, **self.at_steps)
+        return scheduler
+
+    def script(self) -> str:
+        """The lines that make the scheduler."""
+        given = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        more = ", ".join([str(self.steps), *(f"{k}={v!r}" for k, v in self.at_steps.items())])
+        return (
+            f"from diffusers import {self.kind.__name__}\n"
+            f"scheduler = {self.kind.__name__}({given})\nscheduler.set_timesteps({more})"
+        )
+
+
+def set_steps(scheduler: Any, steps: int | None, **more: Any) -> None:
+    """set_timesteps with the arguments that this class takes."""
+    taken = inspect.signature(scheduler.set_timesteps).parameters
+    if steps is None:
+        scheduler.set_timesteps(**more)
+    elif "num_inference_steps" in taken or not taken:
+        scheduler.set_timesteps(num_inference_steps=steps, **more)
+    else:
+        scheduler.set_timesteps(steps, **more)
+
+
+def play(made: Made) -> Play:
+    """The sampler that a pipeline would run."""
+
+    def sampler(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
+        scheduler = made.new()
+        state = to_torch(np.asarray(x, dtype=made.dtype))
+        arguments = _accepted(scheduler.step, made.at_step)
+        with drawn(scheduler, normal, state):
+            for t in scheduler.timesteps:
+                shown = scheduler.scale_model_input(state, t) if hasattr(scheduler, "scale_model_input") else state
+                answer = to_torch(model(to_numpy(shown).astype(float), to_numpy(t).item()), like=state)
+                state = scheduler.step(answer, t, state, **arguments)[0]
+        return to_numpy(state)
+
+    return sampler
+
+
+def _accepted(step: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(step).parameters
+    unknown = sorted(set(wanted) - set(parameters))
+    if unknown:
+        raise ValueError(f"step takes {', '.join(parameters)}; got {', '.join(unknown)}")
+    return {"return_dict": False, **wanted} if "return_dict" in parameters else dict(wanted)
+
+
+@contextmanager
+def drawn(scheduler: Any, normal: Callable[[], Array], like: Any) -> Iterator[None]:
+    """The scheduler's normals come from `normal`."""
+
+    def randn_tensor(shape: Any, *_: Any, **__: Any) -> Any:
+        return to_torch(normal(), like=like).reshape(tuple(shape))
+
+    class Brownian:
+        """Increments of a Brownian path over disjoint intervals, divided by their lengths' roots: unit normals."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def __call__(self, *_: Any) -> Any:
+            return to_torch(normal(), like=like)
+
+    replaced = {"randn_tensor": randn_tensor, "BrownianTreeNoiseSampler": Brownian}
+    modules = {sys.modules[kind.__module__] for kind in type(scheduler).__mro__ if kind.__module__ in sys.modules}
+    patches = [patch.object(m, name, new) for m in modules for name, new in replaced.items() if hasattr(m, name)]
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def trained_levels(scheduler: Any) -> Array:
+    """sigma / alpha of every training time 0, 1, ..., from alphas_cumprod as the scheduler has it."""
+    bars = to_numpy(scheduler.alphas_cumprod).astype(float)
+    return np.sqrt((1 - bars) / bars)
+
+
+def told_level(scheduler: Any) -> Callable[[Any], float]:
+    """The level sigma / alpha that a network takes a time for: of the table, with log sigma linear in between."""
+    logs = np.log(trained_levels(scheduler))
+
+    def level(t: Any) -> float:
+        return float(np.exp(np.interp(float(t), np.arange(len(logs)), logs)))
+
+    return level
