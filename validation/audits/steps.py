@@ -16,7 +16,7 @@ Normals are compared up to their signs, which no law knows, and those of weight 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,8 @@ class Step:
         weights: each term with the claimed weight and the one that the sampler has (NaN where no weights of these
             terms make the step).
         extra: terms that the claimed step does not have, with the sampler's weights.
+        row, right: the weights of (start, outputs, normals) in the sampler's state after this step, and what the claimed
+            step makes of the sampler's own earlier states.
     """
 
     stage: int
@@ -63,6 +65,8 @@ class Step:
     bound: float
     weights: tuple[tuple[Term, float, float], ...]
     extra: tuple[tuple[Term, float], ...] = ()
+    row: Array = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
+    right: Array = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
 
     @property
     def wrong(self) -> bool:
@@ -120,15 +124,15 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
     heard = listen(sampler.play, tolerance=1e4 * sampler.eps)
     table = claim.table()
     rows, normals = _rows(heard, claim, table)
-    moved = [claim.table(grid) for grid in _perturbed(claim.grid, sampler.eps)]
+    moved = [claim.table(grid) for grid in _perturbed(claim, sampler.eps)]
     return Comparison(heard, table, tuple(_steps(table, moved, rows, normals, claim.prediction, sampler.eps)))
 
 
-def _perturbed(grid: Array, eps: float) -> Iterator[Array]:
-    """The grid with every time off by a rounding; the ends 0 stay."""
+def _perturbed(claim: Claim, eps: float) -> Iterator[Array]:
+    """The grid with what every time is made from off by a rounding; the ends stay."""
     rng = np.random.default_rng(0)
     for _ in range(PERTURBED):
-        yield grid * (1 + eps * rng.choice([-1.0, 1.0], len(grid)))
+        yield claim.moved(claim.grid, eps * rng.choice([-1.0, 1.0], len(claim.grid)))
 
 
 def _rows(heard: Heard, claim: Claim, table: Tableau) -> tuple[dict[int, Array], list[int]]:
@@ -192,7 +196,8 @@ def _steps(
         drift = max((float(np.abs(made(other, k) - right).max()) for other in moved), default=0.0)
         bound = WORST * drift + OPERATIONS * eps * float(terms.max())
         error = float(np.abs(rows[k] - right).max())
-        step = Step(k, error / size, bound / size, tuple((t, w, w) for t, w in _terms(table, k)))
+        claimed = tuple((t, w, w) for t, w in _terms(table, k))
+        step = Step(k, error / size, bound / size, claimed, row=rows[k], right=right)
         earlier = [t for t in (*places, *(Term("y", j) for j in known)) if t.kind == "z" or t.index < k]
         yield _explained(step, rows[k], {t: vector(t) for t in earlier}, size)
 

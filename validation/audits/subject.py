@@ -41,6 +41,11 @@ class Variant:
     verdict: Verdict = Verdict.WRONG
 
 
+def multiplied(grid: Array, errors: Array) -> Array:
+    """Times that are numbers of the sampler's own, with a relative error each."""
+    return grid * (1 + errors)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a sampler is by its name and options.
@@ -56,6 +61,8 @@ class Claim:
         source: the paper or the class that says so.
         conventions: choices that differ from the paper and are made here too, each a short sentence.
         variants: tables that it is known to be in place of this one, in some versions.
+        moved: (grid, errors) -> the grid, where the numbers that the sampler makes its levels from have these
+            relative errors; the ends of time must stay.
     """
 
     build: Callable[[Array], Tableau]
@@ -68,6 +75,7 @@ class Claim:
     source: str = ""
     conventions: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
+    moved: Callable[[Array, Array], Array] = multiplied
 
     def table(self, grid: Array | None = None) -> Tableau:
         """The table in the sampler's own coordinate, on its grid or on another, in the method's own prediction."""
@@ -138,6 +146,8 @@ class Subject:
         steps: numbers of steps that it is meant for; anything from 1 where it is empty.
         protocol: the name of the protocol.
         options: what was set.
+        checks: the names of the checks that it is put to; all of them where it is empty.
+        source: what the protocol's own checks make their schedulers or functions from.
     """
 
     name: str
@@ -147,3 +157,5 @@ class Subject:
     protocol: str = ""
     steps: tuple[int, ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+    checks: tuple[str, ...] = ()
+    source: Any = None
