@@ -1,4 +1,4 @@
-r"""Running identities side by side in worker processes, with the results of one process.
+r"""Running identities, or any work, side by side in worker processes, with the results of one process.
 
 Every case draws its numbers from the seed and its own name, so an outcome does not depend on which process found it,
 nor on what ran before. Workers are started afresh (never forked from threads that hold locks) and give linear algebra
@@ -11,12 +11,12 @@ import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from refdiff.validation.runner import Outcome, run, run_all
 from refdiff.validation.threads import VARIABLES, limited
 
 Given = dict[str, GaussianMixture] | None
+Made = TypeVar("Made")
 
 
 def outcomes(
@@ -44,15 +45,32 @@ def outcomes(
         for place, found in enumerate(run_all(listed, level, seed, given)):
             yield place, _sighted(found, seed, given)
         return
+    tasks = [(one.check.__module__, one.name) for one in listed]
+    with closing(spread(_one, tasks, jobs, _prepare, (level, seed, given))) as done:
+        for place, future in done:
+            yield place, _received(listed[place], future)
+
+
+def spread(
+    work: Callable[..., Made],
+    tasks: Sequence[tuple[Any, ...]],
+    jobs: int,
+    prepare: Callable[..., None] | None = None,
+    given: tuple[Any, ...] = (),
+) -> Generator[tuple[int, Future[Made]], None, None]:
+    """work(*task) for every task in worker processes of one thread, as they are done, each with its place in `tasks`.
+
+    Args:
+        prepare: called in every worker when it starts, with what is `given`.
+    """
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(level, seed, given))
+    pool = ProcessPoolExecutor(jobs, context, initializer=prepare, initargs=given)
     try:
         with _quiet_start():
-            places = {pool.submit(_one, one.check.__module__, one.name): i for i, one in enumerate(listed)}
+            places = {pool.submit(work, *task): i for i, task in enumerate(tasks)}
         for future in as_completed(places):
-            place = places[future]
-            yield place, _received(listed[place], future)
+            yield places[future], future
     finally:  # also on an interrupt: what is running is worth nothing any more
         with _deaf():
             pool.shutdown(wait=False, cancel_futures=True)
