@@ -8,6 +8,7 @@ from dataclasses import replace
 from refdiff.samplers import NotLinear
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
+from refdiff.validation.audits.scripts import impulse
 from refdiff.validation.audits.steps import Comparison, Mismatch, compare
 from refdiff.validation.audits.subject import Sampler, Subject
 
@@ -25,8 +26,8 @@ def coefficients(subject: Subject, quick: bool) -> Iterator[Finding]:
         try:
             sampler = subject.build(steps)
         except Exception as error:  # whatever the foreign code raises
-            yield Finding(subject.name, QUESTION, Verdict.WRONG, f"{steps} steps: {type(error).__name__}: {error}",
-                          place=f"{steps} steps")  # fmt: skip
+            text = f"{steps} steps: {type(error).__name__}: {error}"
+            yield Finding(subject.name, QUESTION, Verdict.WRONG, text, place=f"{steps} steps")
             continue
         yield from compared(subject.name, sampler, steps)
 
@@ -55,8 +56,8 @@ def compared(name: str, sampler: Sampler, steps: int) -> Iterator[Finding]:
         f"{place}: {_said(comparison)}",
         rule=RULE,
         place=place,
-        script=sampler.script,
-        wrong_steps=[step.stage for step in comparison.wrong],
+        script=impulse(sampler, comparison) if comparison.wrong else "",
+        steps=[(step.stage, step.error, step.bound) for step in comparison.steps],
     )
     yield found if known is None else replace(found, verdict=known[1], text=f"{place}: it {known[0]}; {found.text}")
 

@@ -59,12 +59,14 @@ class Made:
         return scheduler
 
     def script(self) -> str:
-        """The lines that make the scheduler."""
+        """The lines that make the scheduler, and what its step is given."""
         given = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
-        more = ", ".join([str(self.steps), *(f"{k}={v!r}" for k, v in self.at_steps.items())])
+        steps = [] if {"timesteps", "sigmas"} & set(self.at_steps) else [str(self.steps)]
+        more = ", ".join([*steps, *(f"{k}={v!r}" for k, v in self.at_steps.items())])
         return (
             f"from diffusers import {self.kind.__name__}\n"
             f"scheduler = {self.kind.__name__}({given})\nscheduler.set_timesteps({more})"
+            + (f"\nat_step = {dict(self.at_step)!r}" if self.at_step else "")
         )
 
 

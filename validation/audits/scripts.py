@@ -1,0 +1,102 @@
+r"""Reproductions: programs of about ten lines that need only the audited library and NumPy.
+
+A wrong weight is shown by an impulse: a model that answers 0, but 1 at one evaluation (or a start of 1, or a single
+normal of 1), and the number that the sampler then hands to its network, or returns. Linear samplers show their weights
+like this, and the right number is what the claimed step makes of the sampler's own earlier states.
+
+`Sampler.script` makes the sampler. Where it leaves a `scheduler`, the loop of a pipeline calls it; else its last lines
+call it themselves, with `model`, `x` and `draw`, and leave the output in `x`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refdiff.validation.audits.steps import Comparison
+from refdiff.validation.audits.subject import Sampler
+
+LOOP = """\
+for t in scheduler.timesteps:
+    shown = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+    x = scheduler.step(model(shown, t), t, x{more})[0]"""
+
+# A scheduler draws its normals in its module by randn_tensor, or from a Brownian tree.
+DRAWN = """\
+import sys
+module = sys.modules[type(scheduler).__module__]
+module.randn_tensor = lambda shape, **_: draw(torch.empty(shape, dtype=x.dtype))
+module.BrownianTreeNoiseSampler = lambda *_, **__: lambda *_: draw(x)"""
+
+DRAW = """\
+drawn = []
+def draw(like):  # normals: {normals}
+    drawn.append(0)
+    return torch.full_like(like, {value})"""
+
+HEAD = """\
+import torch
+{setup}
+asked = []
+def model(x, t, **_):  # answers 0{answers}
+    asked.append(x.flatten()[0].item())
+    return torch.full_like(x, {value})"""
+
+
+def impulse(sampler: Sampler, comparison: Comparison) -> str:
+    """A program that shows the first wrong step of a sampler, "" where nothing says how the sampler is made."""
+    if not sampler.script or not comparison.wrong:
+        return ""
+    first = comparison.wrong[0]
+    heard, nfe = comparison.heard, len(comparison.heard.times)
+    # normals of weight zero everywhere are no columns of a step's rows
+    noise = np.abs(heard.rows[:, 1 + nfe :]).max(axis=0, initial=0.0)
+    columns = [*range(1 + nfe), *(1 + nfe + np.flatnonzero(noise > 0))]
+    column = int(np.argmax(np.abs(first.row - first.right)))
+    at = np.flatnonzero(comparison.table.evaluated).tolist()
+    place = at.index(first.stage) if first.stage in at else nfe
+    shown = heard.rows[place, columns[column]]
+    scale = shown / first.row[column] if first.row[column] else 1.0
+    right = float(first.right[column] * (scale if place < nfe else 1.0))
+    seen = f"asked[{place}]" if place < nfe else "x.item()"
+    what = f"what evaluation {place} is shown" if place < nfe else "the output"
+    return "\n".join([
+        _calling(sampler.script, int(columns[column]), nfe, heard.draws),
+        f'print("{what}: found", {seen}, "right", {right!r})',
+        "",
+    ])  # fmt: skip
+
+
+def _calling(setup: str, column: int, nfe: int, draws: int) -> str:
+    """The program with 1 in this column of (start, outputs, normals)."""
+    output, normal = column - 1, column - 1 - nfe
+    of_model = 0 <= output < nfe
+    made, _, call = ("", "", setup) if "scheduler" not in setup else (setup, "", "")
+    lines = [
+        HEAD.format(
+            setup=made or "import numpy as np",
+            answers=f", and 1 at evaluation {output}" if of_model else "",
+            value=f"float(len(asked) == {output + 1})" if of_model else "0.0",
+        ),
+        f"x = torch.full((1, 1), {float(column == 0)}, dtype=torch.float64)",
+    ]
+    if draws:
+        normals = f"0, and 1 at draw {normal}" if normal >= 0 else "0"
+        lines.append(DRAW.format(normals=normals, value=f"float(len(drawn) == {normal + 1})" if normal >= 0 else "0.0"))
+    if call:
+        return "\n".join([*lines, call])
+    return "\n".join(
+        [*lines, *[DRAWN] * bool(draws), LOOP.format(more=", **at_step" if "at_step = " in setup else "")]
+    )
+
+
+def exception(script: str, error: BaseException) -> str:
+    """A program that raises what the sampler raises."""
+    if not script:
+        return ""
+    told = f"# raises {type(error).__name__}: {error}".replace("\n", " ")
+    return f"{script}\n{told}\n"
+
+
+def not_finite(script: str, expression: str) -> str:
+    """A program that prints an expression of the sampler which is not a finite number."""
+    return f"import numpy as np\n{script}\nprint({expression}, 'should be finite')\n" if script else ""
