@@ -48,15 +48,16 @@ def impulse(sampler: Sampler, comparison: Comparison) -> str:
         return ""
     first = comparison.wrong[0]
     heard, nfe = comparison.heard, len(comparison.heard.times)
-    # normals of weight zero everywhere are no columns of a step's rows
-    noise = np.abs(heard.rows[:, 1 + nfe :]).max(axis=0, initial=0.0)
-    columns = [*range(1 + nfe), *(1 + nfe + np.flatnonzero(noise > 0))]
-    column = int(np.argmax(np.abs(first.row - first.right)))
+    columns = [*range(1 + nfe), *(None if c.heard is None else 1 + nfe + c.heard for c in comparison.drawn)]
+    # a normal that is missing has no impulse, and its step shows nothing else
+    gaps = [0.0 if at is None else gap for at, gap in zip(columns, np.abs(first.row - first.right), strict=True)]
+    column = int(np.argmax(gaps))
+    if columns[column] is None or not gaps[column]:
+        return ""
     at = np.flatnonzero(comparison.table.evaluated).tolist()
-    place = at.index(first.stage) if first.stage in at else nfe
-    shown = heard.rows[place, columns[column]]
-    scale = shown / first.row[column] if first.row[column] else 1.0
-    right = float(first.right[column] * (scale if place < nfe else 1.0))
+    place = at.index(first.seen) if first.seen in at else nfe
+    scale = sampler.claim.scales(comparison.table)[place] if sampler.claim and place < nfe else 1.0
+    right = float(first.right[column] * scale)
     seen = f"asked[{place}]" if place < nfe else "x.item()"
     what = f"what evaluation {place} is shown" if place < nfe else "the output"
     return "\n".join([
@@ -84,9 +85,7 @@ def _calling(setup: str, column: int, nfe: int, draws: int) -> str:
         lines.append(DRAW.format(normals=normals, value=f"float(len(drawn) == {normal + 1})" if normal >= 0 else "0.0"))
     if call:
         return "\n".join([*lines, call])
-    return "\n".join(
-        [*lines, *[DRAWN] * bool(draws), LOOP.format(more=", **at_step" if "at_step = " in setup else "")]
-    )
+    return "\n".join([*lines, *[DRAWN] * bool(draws), LOOP.format(more=", **at_step" if "at_step = " in setup else "")])
 
 
 def exception(script: str, error: BaseException) -> str:

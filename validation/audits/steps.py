@@ -1,49 +1,44 @@
 r"""A sampler read step by step against the table that it claims to be.
 
-Impulses show the weights of (start, outputs, normals) in every state that a sampler asks its network about, and in its
+Impulses show the weights of (start, answers, normals) in every state that a sampler asks its network about, and in its
 output: rows Y_k. The claimed table says
 
     Y_k = sum_i states[k, i] Y_{k-1-i} + sum_i outputs[k, i] e(o_{k-1-i}) + sum_i noise[k, i] e(z_{...})
 
 With the Y's that the sampler really has on the right, what is left over is the error of step k alone: an error of an
-earlier step does not show again. Stages that the table does not evaluate are not seen, and are made from the seen ones
-as the table says. A step that is off is explained by the weights that it would have to have: those of the same terms
-if they suffice, else the terms that it should not have.
+earlier step does not show again. Two things cannot be seen, and are read both ways:
 
-Normals are compared up to their signs, which no law knows, and those of weight zero everywhere are left out.
+    a stage that is never evaluated   as the table makes it, or as the next seen stage needs it to be
+    a state that is off by a factor   is so itself, or is only shown to the network so
+
+Of these readings the one with the fewest wrong steps is taken. Normals are compared up to their signs, which no law
+knows, and those of weight zero everywhere are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.predictions import weights
-from refdiff.samplers import Tableau
+from refdiff.samplers import Tableau, to_prediction
 from refdiff.samplers.impulse import Heard, listen
 from refdiff.schedules import Coefficients
+from refdiff.validation.audits.explained import Explanation, Language, explain, ratio
 from refdiff.validation.audits.subject import Claim, Sampler
+from refdiff.validation.audits.words import Term, Words
 
 # Roundings of a coefficient beyond those that the perturbed grids show: a dozen operations of a step, each half a unit.
 OPERATIONS = 16
 # Grids that are off by one rounding of every level, up or down at random: the largest change over so many of them is
 # a sixth of the worst possible one or more, but for one case in a thousand.
 PERTURBED, WORST = 6, 6.0
-
-
-class Term(NamedTuple):
-    """A term of a step: of an earlier stage ("y"), an output ("o") or a normal ("z"), and its number."""
-
-    kind: str
-    index: int
-
-    def __str__(self) -> str:
-        names = {"y": "the state of stage", "o": "the model's output at stage", "z": "normal"}
-        return f"{names[self.kind]} {self.index}"
+EXPLAINED = 4  # wrong steps whose weights are looked for; the others are of the same kind
 
 
 @dataclass(frozen=True)
@@ -52,49 +47,73 @@ class Step:
 
     Attributes:
         stage: of the table; stage 0 is the start.
+        number: of the step of the grid, counted from 1; 0 for the start.
+        place: the same in words, with the noise level and the evaluation that it is shown to.
         error: what is left over, and `bound`, what rounding may leave, relative to the largest weight of the step.
-        weights: each term with the claimed weight and the one that the sampler has (NaN where no weights of these
-            terms make the step).
-        extra: terms that the claimed step does not have, with the sampler's weights.
-        row, right: the weights of (start, outputs, normals) in the sampler's state after this step, and what the claimed
-            step makes of the sampler's own earlier states.
+        factor: what the state shown to the network was multiplied by, where that is all that is wrong; else None.
+        explanation: the weights that it has; None where it is right, or no weights make it.
+        words: how terms are called.
+        row, right: the weights of (start, answers, normals as in `Comparison.drawn`) in what is seen of this step, at
+            the stage `seen`, and what the claimed step makes of the sampler's own earlier states.
+        like: for a term that is off, the step whose weight it has in place of its own.
     """
 
     stage: int
+    number: int
+    place: str
     error: float
     bound: float
-    weights: tuple[tuple[Term, float, float], ...]
-    extra: tuple[tuple[Term, float], ...] = ()
-    row: Array = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
-    right: Array = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
+    words: Words
+    row: Array = field(compare=False, repr=False)
+    right: Array = field(compare=False, repr=False)
+    seen: int
+    factor: float | None = None
+    explanation: Explanation | None = None
+    like: tuple[tuple[Term, int], ...] = ()
 
     @property
     def wrong(self) -> bool:
         """Whether more is left over than rounding leaves."""
         return not self.error <= self.bound
 
+    @property
+    def off(self) -> tuple[tuple[Term, float, float], ...]:
+        """The terms that are off, the worst first: (term, right, found); what should not be there has right = 0."""
+        if self.explanation is None:
+            return ()
+        terms = [*self.explanation.weights, *((t, 0.0, w) for t, w in self.explanation.extra)]
+        wrong = [w for w in terms if abs(w[1] - w[2]) > max(self.bound, 1e-3 * self.error) * max(1.0, abs(w[1]))]
+        return tuple(sorted(wrong, key=lambda w: -abs(w[1] - w[2])))
+
     def __str__(self) -> str:
         if not self.wrong:
-            return f"stage {self.stage} is right"
-        off = sorted(self.weights, key=lambda w: -abs(w[1] - w[2]))
-        said = [f"the weight of {term} is {found:.8g}, should be {right:.8g}{_ratio(found, right)}"
-                for term, right, found in off[:2] if abs(found - right) > self.bound * max(1.0, abs(right))]  # fmt: skip
-        said += [f"it has {weight:.8g} of {term}, which the method does not use" for term, weight in self.extra[:2]]
-        return f"stage {self.stage}: " + ("; ".join(said) or "no weights of the method's terms make this step")
+            return f"{self.place}: right"
+        if self.factor is not None:
+            return f"{self.place}: the network is shown {self.factor:.8g} times what it should see"
+        said = [self._said(*found) for found in self.off[:3]]
+        return f"{self.place}: " + (
+            "; ".join(said) or f"off by {self.error:.3g}, whatever the weights of its terms are"
+        )
 
-
-def _ratio(found: float, right: float) -> str:
-    """What the weight was multiplied by, where that is a simple number."""
-    if right == 0 or not np.isfinite(found):
-        return ""
-    for name, value in {"half of it": 0.5, "twice of it": 2.0, "minus it": -1.0, "left out": 0.0}.items():
-        if abs(found / right - value) < 1e-4:
-            return f" ({name})"
-    return ""
+    def _said(self, term: Term, right: float, found: float) -> str:
+        assert self.explanation is not None
+        name = self.words.term(term, self.explanation.prediction)
+        if all(term != t for t, _, _ in self.explanation.weights):
+            return f"it has {found:.8g} of {name}, which the method does not use there"
+        like = {t: f" (the weight of step {n})" for t, n in self.like}.get(term, "")
+        return f"the weight of {name} is {found:.8g}, should be {right:.8g}{ratio(found, right) or like}"
 
 
 class Mismatch(ValueError):
-    """The sampler has not the evaluations or normals of the table, so that steps cannot be matched."""
+    """The sampler has not the evaluations of the table, so that steps cannot be matched."""
+
+
+class Drawn(NamedTuple):
+    """A normal of the sampler and the normal of the table that it is (None where the other has none), and its sign."""
+
+    heard: int | None
+    table: int | None
+    sign: float
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,8 @@ class Comparison:
     heard: Heard
     table: Tableau
     steps: tuple[Step, ...]
+    drawn: tuple[Drawn, ...]
+    words: Words
 
     @property
     def wrong(self) -> tuple[Step, ...]:
@@ -116,123 +137,254 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
 
     Raises:
         NotLinear: the sampler is no table.
-        Mismatch: it has another number of evaluations or of normals than its claim.
+        Mismatch: it has another number of evaluations than its claim.
     """
     claim = sampler.claim if claim is None else claim
     if claim is None:
         raise ValueError(f"{sampler.name} must claim a table to be compared with it")
     heard = listen(sampler.play, tolerance=1e4 * sampler.eps)
     table = claim.table()
-    rows, normals = _rows(heard, claim, table)
-    moved = [claim.table(grid) for grid in _perturbed(claim, sampler.eps)]
-    return Comparison(heard, table, tuple(_steps(table, moved, rows, normals, claim.prediction, sampler.eps)))
+    words = Words(table, claim.grid)
+    rows, columns = _aligned(heard, claim, table, words, sampler)
+    moved = [other for grid in perturbed(claim, sampler.eps) if _alike(other := claim.table(grid), table)]
+    first = _Reading(table, moved, rows, columns, claim.prediction, sampler.eps)
+    readings = [first]
+    if first.wrong:  # a state that is never seen, or only shown, may be what is wrong
+        hidden = [False, True] if len(rows) < table.stages else [False]
+        readings += [replace(first, synced=s, shown=f) for s, f in list(product(hidden, [True, False])) if s or f]
+    best = min(readings, key=lambda reading: len(reading.wrong))
+    return Comparison(heard, table, tuple(best.steps(words)), tuple(best.drawn), words)
 
 
-def _perturbed(claim: Claim, eps: float) -> Iterator[Array]:
-    """The grid with what every time is made from off by a rounding; the ends stay."""
+def perturbed(claim: Claim, eps: float) -> Iterator[Array]:
+    """The grid with what every time is made from off by a rounding; ends without noise and without signal stay."""
     rng = np.random.default_rng(0)
+    grid, final = claim.grid, claim.process.T
+    fixed = (grid == 0) | (claim.process.coefficients(grid).alpha == 0)
     for _ in range(PERTURBED):
-        yield claim.moved(claim.grid, eps * rng.choice([-1.0, 1.0], len(claim.grid)))
+        moved = claim.moved(grid, eps * rng.choice([-1.0, 1.0], len(grid)))
+        yield np.where(fixed, grid, np.minimum(moved, final))
 
 
-def _rows(heard: Heard, claim: Claim, table: Tableau) -> tuple[dict[int, Array], list[int]]:
-    """The row of every stage that is seen, and which of the table's normals the columns of normals are."""
+def _alike(one: Tableau, other: Tableau) -> bool:
+    """Whether two tables have the same stages: a rounding may decide whether a level is within a range."""
+    return one.stages == other.stages and bool((one.evaluated == other.evaluated).all()) and one.draws == other.draws
+
+
+# ---------------------------------------------------------------------- matching evaluations and normals
+
+
+def _aligned(
+    heard: Heard, claim: Claim, table: Tableau, words: Words, sampler: Sampler
+) -> tuple[dict[int, Array], list[Drawn]]:
+    """The row of every stage that is seen, normals in the order of `Drawn`, which pairs those first used at one stage.
+
+    Raises:
+        Mismatch: another number of evaluations.
+    """
     nfe, at = len(heard.times), np.flatnonzero(table.evaluated)
     if nfe != len(at):
-        raise Mismatch(f"the sampler asks its network {nfe} times, the method {len(at)} times")
+        raise Mismatch(f"the sampler asks its network {nfe} times, the method {len(at)} times"
+                       + _first_other(heard, claim, table, words, sampler))  # fmt: skip
     rows = heard.rows.copy()
     rows[:-1] /= claim.scales(table)[:, None]
+    seen = [*at.tolist(), table.stages - 1]
     noise = rows[:, 1 + nfe :]
-    used = np.flatnonzero(np.abs(noise).max(axis=0, initial=0.0) > 0)
-    theirs = sorted({m for k in range(table.stages) for m, w in table.row(k)[2] if np.any(w)})
-    if len(used) != len(theirs):
-        raise Mismatch(f"the sampler adds {len(used)} normals, the method {len(theirs)}")
-    rows = np.concatenate([rows[:, : 1 + nfe], noise[:, used]], axis=1)
-    return dict(zip([*at.tolist(), table.stages - 1], rows, strict=True)), theirs
+    columns = []
+    used: set[int] = set()
+    for k, row in zip(seen, noise, strict=True):
+        theirs = [m for m in np.flatnonzero(row).tolist() if all(m != c.heard for c in columns)]
+        ours = sorted({m for j in range(k + 1) for m, w in table.row(j)[2] if np.any(w)} - used)
+        used |= set(ours)
+        both = max(len(theirs), len(ours))
+        padded = ([*x, *[None] * (both - len(x))] for x in (theirs, ours))
+        columns += [Drawn(h, t, 1.0) for h, t in zip(*padded, strict=True)]
+    empty = np.zeros(len(rows))
+    part = [empty if c.heard is None else noise[:, c.heard] for c in columns]
+    rows = np.concatenate([rows[:, : 1 + nfe], np.reshape(part, (len(part), len(rows))).T], axis=1)
+    return dict(zip(seen, rows, strict=True)), columns
 
 
-def _turned(table: Tableau, stage: int, prediction: str) -> tuple[float, float]:
+def _first_other(heard: Heard, claim: Claim, table: Tableau, words: Words, sampler: Sampler) -> str:
+    """The first evaluation at another level than the method's, where the sampler's times can be read."""
+    if sampler.told is None:
+        return ""
+    levels = words.levels[table.evaluated]
+    for number, (t, level) in enumerate(zip(heard.times, levels, strict=False), start=1):
+        c = (sampler.trained or claim.process).coefficients(sampler.told(t))
+        told = float(c.sigma / c.alpha)
+        if abs(told - level) > 1e-3 * level:
+            step = words.steps[int(np.flatnonzero(table.evaluated)[number - 1])]
+            return f": evaluation {number} is at noise level {told:.5g}, the method's (in step {step}) at {level:.5g}"
+    return ""
+
+
+# ---------------------------------------------------------------------- one step at a time
+
+
+@dataclass
+class _Found:
+    """A stage as it is and as it should be, and where that is seen."""
+
+    stage: int
+    row: Array
+    right: Array
+    size: float
+    error: float
+    bound: float
+    seen: tuple[int, Array, Array]
+    factor: float | None = None
+
+
+@dataclass
+class _Reading:
+    """All stages, under one reading of what cannot be seen."""
+
+    table: Tableau
+    moved: list[Tableau]
+    rows: dict[int, Array]
+    drawn: list[Drawn]
+    prediction: str
+    eps: float
+    synced: bool = False
+    shown: bool = False
+    found: list[_Found] = field(init=False)
+
+    def __post_init__(self) -> None:
+        table = self.table
+        at = np.flatnonzero(table.evaluated).tolist()
+        self.drawn = list(self.drawn)
+        self.unit = np.eye(1 + len(at) + len(self.drawn))
+        self.places = {Term("o", stage): 1 + i for i, stage in enumerate(at)}
+        # a normal that only the sampler has gets a number beyond the table's
+        names = (c.table if c.table is not None else table.draws + i for i, c in enumerate(self.drawn))
+        self.places |= {Term("z", m): 1 + len(at) + i for i, m in enumerate(names)}
+        self.signs: dict[int, float] = {}
+        self.known = {0: self.unit[0]}
+        # hidden stages by the moved tables, and what rounding may leave of them
+        self.others: list[dict[int, Array]] = [{} for _ in self.moved]
+        self.slack: dict[int, float] = {}
+        self.found = list(self._walk())
+        for i, column in enumerate(self.drawn):
+            if column.table is not None:
+                self.drawn[i] = column._replace(sign=self.signs.get(column.table, 1.0))
+
+    @property
+    def wrong(self) -> list[_Found]:
+        """The stages that are off."""
+        return [f for f in self.found if not f.error <= f.bound]
+
+    def vector(self, term: Term, table: Tableau, hidden: dict[int, Array] | None = None) -> Array:
+        """The row of a term."""
+        if term.kind == "y":
+            return self.known[term.index] if hidden is None else hidden.get(term.index, self.known[term.index])
+        if term.kind == "z":
+            return self.unit[self.places[term]] * self.signs.get(term.index, 1.0)
+        of_x, of_answer = turned(table, term.index, self.prediction)
+        return of_x * self.known[term.index] + of_answer * self.unit[self.places[term]]
+
+    def _made(self, table: Tableau, k: int, hidden: dict[int, Array] | None = None) -> Array:
+        if k == 0:
+            return self.unit[0]
+        return sum((w * self.vector(t, table, hidden) for t, w in terms_of(table, k)), np.zeros(len(self.unit)))
+
+    def _walk(self) -> Iterator[_Found]:
+        unseen: set[int] = set()
+        for k in range(self.table.stages):
+            self._turn_normals(k)
+            right, terms = self._made(self.table, k), terms_of(self.table, k)
+            moved = [self._made(other, k, hidden) for other, hidden in zip(self.moved, self.others, strict=True)]
+            sizes = sum((np.abs(w * self.vector(t, self.table)) for t, w in terms), np.zeros(len(self.unit)))
+            rounding = OPERATIONS * self.eps * float(sizes.max())
+            rounding += sum(abs(w) * self.slack[t.index] for t, w in terms if t.kind == "y" and t.index in self.slack)
+            if k not in self.rows:
+                self.known[k], self.slack[k] = right, rounding
+                for hidden, row in zip(self.others, moved, strict=True):
+                    hidden[k] = row
+                unseen.add(k)
+                continue
+            row = self.rows[k]
+            size = max(float(np.abs(row).max()), float(np.abs(right).max()))
+            drift = max((float(np.abs(other - right).max()) for other in moved), default=0.0)
+            found = _Found(k, row, right, size, float(np.abs(row - right).max()) / size,
+                           (WORST * drift + rounding or OPERATIONS * self.eps * size) / size, (k, row, right))  # fmt: skip
+            through = [(t.index, w) for t, w in terms if t.kind == "y" and t.index in unseen]
+            if self.synced and through:  # the newest hidden stage is what this one needs it to be
+                h, w = max(through)
+                was = self.known[h]
+                self.known[h] = was + (row - right) / w
+                found = replace(found, stage=h, row=self.known[h], right=was, size=size / abs(w))
+                unseen.discard(h)
+            if self.shown and not found.error <= found.bound and self.table.evaluated[k] and found.stage == k:
+                factor = float(row @ right / (right @ right))
+                if np.abs(row - factor * right).max() <= 4 * found.bound * size:
+                    found.factor = factor
+            self.known[k] = row if found.factor is None else right
+            yield found
+
+    def _turn_normals(self, k: int) -> None:
+        """A normal that is used for the first time has the sign that it has here."""
+        row = self.rows.get(k)
+        for term, w in terms_of(self.table, k):
+            if term.kind == "z" and term.index not in self.signs and row is not None:
+                self.signs[term.index] = -1.0 if row[self.places[term]] * w < 0 else 1.0
+
+    # ------------------------------------------------------------------ what is said of them
+
+    def steps(self, words: Words) -> Iterator[Step]:
+        """The stages as steps, the first wrong ones explained."""
+        explained = [f.stage for f in self.wrong if f.factor is None][:EXPLAINED]
+        for f in self.found:
+            k = f.stage
+            seen, row, right = f.seen
+            step = Step(k, words.steps[k], words.place(k), f.error, f.bound, words, row, right, seen, f.factor)
+            if k in explained:
+                step = replace(step, explanation=self._explained(f))
+                step = replace(step, like=tuple(self._like(step)))
+            yield step
+
+    def _explained(self, f: _Found) -> Explanation | None:
+        languages = []
+        for prediction in dict.fromkeys((self.table.prediction, self.prediction, "noise", "denoiser")):
+            try:
+                table = to_prediction(self.table, prediction)
+                earlier = [t for t in (*self.places, *(Term("y", j) for j in self.known))
+                           if t.kind == "z" or t.index < f.stage]  # fmt: skip
+                vectors = {t: self.vector(t, table) for t in earlier}
+            except ValueError:  # no such prediction at one of the stages
+                continue
+            claimed = dict(terms_of(table, f.stage)) if f.stage else {Term("y", 0): 1.0}
+            languages.append(Language(prediction, claimed, {**vectors, **({Term("y", 0): self.unit[0]})}))
+        allowed = max(4 * f.bound, 1e-3 * f.error) * f.size  # what may stay unexplained of an error that is larger
+        return explain(f.row - f.right, languages, allowed)
+
+    def _like(self, step: Step) -> Iterator[tuple[Term, int]]:
+        """Weights that are another step's."""
+        if step.explanation is None:
+            return
+        table = to_prediction(self.table, step.explanation.prediction)
+        for term, right, weight in step.off:
+            near = sorted(range(1, table.stages), key=lambda k: abs(k - step.stage))
+            for k in near[1:]:
+                other = dict(terms_of(table, k)).get(Term(term.kind, term.index + k - step.stage))
+                if other is not None and abs(other - weight) <= 4 * step.bound * max(abs(weight), 1) < abs(
+                    right - weight
+                ):
+                    yield term, step.words.steps[k]
+                    break
+
+
+def turned(table: Tableau, stage: int, prediction: str) -> tuple[float, float]:
     """(a, b): the output of the table's prediction is a y + b times the answer that the sampler gets at this stage."""
     c = Coefficients(*(part[stage] for part in table.coefficients))
     of_x, of_answer = weights(c, prediction, table.prediction)
     return float(of_x * table.scale[stage]), float(of_answer)
 
 
-def _steps(
-    table: Tableau, moved: list[Tableau], rows: dict[int, Array], normals: list[int], prediction: str, eps: float
-) -> Iterator[Step]:
-    at = np.flatnonzero(table.evaluated).tolist()
-    width = 1 + len(at) + len(normals)
-    places = {Term("o", stage): 1 + i for i, stage in enumerate(at)}
-    places |= {Term("z", m): 1 + len(at) + i for i, m in enumerate(normals)}
-    unit = np.eye(width)
-    known = {0: unit[0]}
-    signs: dict[int, float] = {}
-    turned = {j: _turned(table, j, prediction) for j in at}
-
-    def vector(term: Term) -> Array:
-        if term.kind == "y":
-            return known[term.index]
-        if term.kind == "z":
-            return unit[places[term]] * signs.get(term.index, 1.0)
-        of_x, of_answer = turned[term.index]
-        return of_x * known[term.index] + of_answer * unit[places[term]]
-
-    def made(source: Tableau, k: int) -> Array:
-        return sum((w * vector(term) for term, w in _terms(source, k)), np.zeros(width))
-
-    for k in range(1, table.stages):
-        if k in rows:
-            for term, w in _terms(table, k):  # a normal that is used for the first time has the sign that it has here
-                if term.kind == "z" and term.index not in signs:
-                    signs[term.index] = -1.0 if rows[k][places[term]] * w < 0 else 1.0
-        right = made(table, k)
-        if k not in rows:
-            known[k] = right
-            continue
-        known[k] = rows[k]
-        size = max(float(np.abs(rows[k]).max()), float(np.abs(right).max()))
-        terms = sum((np.abs(w * vector(term)) for term, w in _terms(table, k)), np.zeros(width))
-        drift = max((float(np.abs(made(other, k) - right).max()) for other in moved), default=0.0)
-        bound = WORST * drift + OPERATIONS * eps * float(terms.max())
-        error = float(np.abs(rows[k] - right).max())
-        claimed = tuple((t, w, w) for t, w in _terms(table, k))
-        step = Step(k, error / size, bound / size, claimed, row=rows[k], right=right)
-        earlier = [t for t in (*places, *(Term("y", j) for j in known)) if t.kind == "z" or t.index < k]
-        yield _explained(step, rows[k], {t: vector(t) for t in earlier}, size)
-
-
-def _terms(table: Tableau, k: int) -> list[tuple[Term, float]]:
+def terms_of(table: Tableau, k: int) -> list[tuple[Term, float]]:
+    """The terms of a stage with their weights."""
     return [
         (Term(kind, index), float(np.ravel(weight)[0]))
         for kind, found in zip("yoz", table.row(k), strict=True)
         for index, weight in found
     ]
-
-
-def _explained(step: Step, row: Array, vectors: dict[Term, Array], size: float) -> Step:
-    """The weights that a step which is off has: other weights of as few terms as make it."""
-    if not step.wrong:
-        return step
-    claimed = {t: w for t, w, _ in step.weights}
-    left = row - sum((w * vectors[t] for t, w in claimed.items()), np.zeros_like(row))
-    allowed = max(4 * step.bound, 1e-3 * step.error) * size  # what may stay unexplained of an error that is larger
-    for kinds in ("o", "z", "y", "oz", "oyz"):
-        terms = [t for t in claimed if t.kind in kinds]
-        if terms and (found := _weights(left, [vectors[t] for t in terms], allowed)) is not None:
-            new = claimed | {t: claimed[t] + f for t, f in zip(terms, found, strict=True)}
-            return replace(step, weights=tuple((t, w, new[t]) for t, w in claimed.items()))
-    # terms that the method does not have: outputs and normals first, then states, the fewest that do
-    others = [t for t in vectors if t not in claimed and (t.kind != "y" or t.index == 0)]
-    terms = [*claimed, *others]
-    found = np.linalg.lstsq(np.stack([vectors[t] for t in terms], axis=1), left)[0]
-    new = {t: claimed.get(t, 0.0) + float(f) for t, f in zip(terms, found, strict=True)}
-    extra = sorted(((t, new[t]) for t in others if abs(new[t]) > allowed), key=lambda e: -abs(e[1]))
-    return replace(step, weights=tuple((t, w, new[t]) for t, w in claimed.items()), extra=tuple(extra))
-
-
-def _weights(left: Array, vectors: list[Array], allowed: float) -> list[float] | None:
-    """Weights with which the vectors make what is left, or None."""
-    basis = np.stack(vectors, axis=1)
-    found = np.linalg.lstsq(basis, left)[0]
-    return found.tolist() if np.abs(basis @ found - left).max() <= allowed else None

@@ -104,6 +104,9 @@ class Sampler:
         told: t as the sampler passes it -> the time of `trained` that a network takes it for.
         trained: the process in which the network was trained, and in which an exact model is asked.
         script: lines of a program that makes the sampler and calls it, for reproductions.
+        seeded: (model, x, seed) -> output, with the normals that the sampler draws by itself; None where it has none.
+        told_within: by how much a time that it passes may be off by its own design, in the unit in which it passes it:
+            0.5 where times are rounded to whole numbers.
     """
 
     name: str
@@ -113,6 +116,8 @@ class Sampler:
     told: Callable[[Any], float] | None = None
     trained: Schedule | None = None
     script: str = ""
+    seeded: Callable[[Callable[[Array, Any], Array], Array, int], Array] | None = None
+    told_within: float = 0.0
 
     @property
     def eps(self) -> float:
@@ -148,6 +153,7 @@ class Subject:
         options: what was set.
         checks: the names of the checks that it is put to; all of them where it is empty.
         source: what the protocol's own checks make their schedulers or functions from.
+        on_grid: (grid) -> Sampler on any decreasing times of the claim's process, or None where grids cannot be given.
     """
 
     name: str
@@ -159,3 +165,4 @@ class Subject:
     options: tuple[tuple[str, Any], ...] = ()
     checks: tuple[str, ...] = ()
     source: Any = None
+    on_grid: Callable[[Array], Sampler] | None = None
