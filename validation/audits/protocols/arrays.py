@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,12 @@ def to_torch(x: Any, like: Any = None) -> Any:
 
 def to_jax(x: Any, like: Any = None) -> Any:
     """A JAX array of the numbers of x, of the type of `like` where it is given."""
+    import jax
     import jax.numpy as jnp
 
-    return jnp.asarray(x, dtype=None if like is None else like.dtype)
+    if like is None:  # float32 where JAX has no float64
+        return jnp.asarray(x, dtype=jax.dtypes.canonicalize_dtype(np.asarray(x).dtype))
+    return jnp.asarray(x, dtype=like.dtype)
 
 
 def to_numpy(x: Any) -> Array:
@@ -38,3 +44,52 @@ def dtype_of(x: Any) -> np.dtype[Any]:
     except (TypeError, ValueError):  # bfloat16
         return np.dtype(np.float64)
     return found if np.issubdtype(found, np.floating) else np.dtype(np.float64)
+
+
+def _same(x: Any, like: Any = None) -> Any:
+    return np.asarray(x, dtype=None if like is None else np.asarray(like).dtype)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Whose arrays a foreign function takes.
+
+    Args:
+        name: numpy, torch or jax.
+        to: NumPy numbers, and an array whose type they shall have -> an array of the library.
+    """
+
+    name: str
+    to: Callable[..., Any]
+
+    def dtype(self, wanted: str) -> np.dtype[Any]:
+        """The number type that the library really gives."""
+        return dtype_of(self.to(np.zeros(1, dtype=wanted)))
+
+
+EDGES = {"numpy": Edge("numpy", _same), "torch": Edge("torch", to_torch), "jax": Edge("jax", to_jax)}
+
+
+def edge_of(function: Any, default: str = "numpy") -> Edge:
+    """The library whose arrays a function computes with: what it says by its attribute `arrays`, else what it imports.
+
+    A function that uses both torch and NumPy takes tensors.
+    """
+    said = getattr(function, "arrays", None)
+    if said is not None:
+        if said not in EDGES:
+            raise ValueError(f"arrays must be one of {', '.join(EDGES)}, got {said!r}")
+        return EDGES[said]
+    used = {value.__name__.partition(".")[0] for value in scope(function).values() if isinstance(value, ModuleType)}
+    return EDGES[next((name for name in ("jax", "torch", "numpy") if name in used), default)]
+
+
+def scope(function: Any) -> dict[str, Any]:
+    """The names that a function, or a class's call, sees around it."""
+    import inspect
+    import sys
+
+    function = inspect.unwrap(function) if callable(function) else function
+    module = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__)
+    found: dict[str, Any] = getattr(function, "__globals__", None) or vars(module or ModuleType("nowhere"))
+    return found
