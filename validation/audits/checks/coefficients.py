@@ -8,7 +8,7 @@ from dataclasses import replace
 from refdiff.samplers import NotLinear
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
-from refdiff.validation.audits.scripts import impulse
+from refdiff.validation.audits.scripts import exception, impulse
 from refdiff.validation.audits.steps import Comparison, Mismatch, compare
 from refdiff.validation.audits.subject import Sampler, Subject
 
@@ -45,6 +45,11 @@ def compared(name: str, sampler: Sampler, steps: int) -> Iterator[Finding]:
         return
     except NotLinear as error:
         yield not_applicable(name, QUESTION, f"{place}: {error}")
+        return
+    except Exception as error:  # whatever the foreign code raises while it runs
+        text = f"{place}: {type(error).__name__}: {error}"
+        script = exception(sampler.script, error)
+        yield Finding(name, QUESTION, Verdict.WRONG, text, place=place, script=script)
         return
     worst = max(comparison.steps, key=lambda step: step.error / step.bound)
     known = _variant(sampler) if comparison.wrong else None
