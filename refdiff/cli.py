@@ -1,5 +1,5 @@
 r"""The command line: `refdiff validate` runs the identities of diffusion theory, `refdiff samplers` and
-`refdiff compare` show samplers, `refdiff info` says what is installed.
+`refdiff compare` show samplers, `refdiff audit` puts other people's to the test, `refdiff info` says what is installed.
 
 Exit status: 0 every identity holds; 1 an identity failed, or its negative control was not rejected; 2 the command was
 not understood; 130 interrupted (what was found by then is written). Results go to stdout, progress to stderr.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from refdiff import __version__, backends, command_line, files
+from refdiff.cli_audit import audit
 from refdiff.cli_bench import bench
 from refdiff.cli_samplers import compare, samplers
 from refdiff.validation import threads
@@ -171,6 +172,7 @@ def info() -> None:
 main.add_command(samplers)
 main.add_command(compare)
 main.add_command(bench)
+main.add_command(audit)
 
 
 # ---------------------------------------------------------------------- choosing and running

@@ -1,0 +1,307 @@
+"""What an audit is asked about, from words.
+
+    diffusers                              every member of an installed library
+    diffusers:UniPCMultistepScheduler      one member: with everything that is tried of it, or with the options given
+    mypackage.module:my_sampler            a callable or class of one's own, called as a protocol calls it
+    path/to/file.py:my_sampler             the same, in a file
+
+A target is words all through, so that a worker process can look it up again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refdiff.validation.audits.protocols.protocol import Protocol, Request, protocols
+from refdiff.validation.audits.subject import Subject
+
+
+# what a claim may say beside the options of its family
+CLAIMED = ("process", "prediction_type")
+
+
+class BadTarget(ValueError):
+    """There is nothing of this name to be audited, or it is not what its protocol calls."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A member of a library, or a callable of one's own.
+
+    Attributes:
+        protocol: its name.
+        member: the name of the class or function.
+        where: the module or the file of a callable that is to be wrapped; "" for a member of the protocol's library
+            with everything that is tried of it.
+        family, options, claimed, dtype, quick: as in a `Request`.
+    """
+
+    protocol: str
+    member: str
+    where: str = ""
+    family: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    claimed: tuple[tuple[str, Any], ...] = ()
+    dtype: str = "float64"
+    quick: bool = False
+
+    def subjects(self) -> Iterator[Subject]:
+        """What there is to be examined."""
+        protocol = protocols()[self.protocol]
+        if self.where:
+            request = Request(self.family, dict(self.options), dict(self.claimed), self.dtype, self.quick)
+            yield protocol.wrap(load(self.where, self.member), request)
+        elif protocol.members:
+            yield from protocol.members(self.quick)[self.member]()
+
+
+def find(
+    text: str,
+    protocol: str | None = None,
+    *,
+    family: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    claimed: Mapping[str, Any] | None = None,
+    dtype: str = "float64",
+    quick: bool = False,
+) -> list[Target]:
+    """The targets that words stand for.
+
+    Raises:
+        BadTarget: no such library, member, module, callable, protocol, family or option, or it is not installed; the
+            message says what is there.
+    """
+    if protocol is not None and protocol not in protocols():
+        raise BadTarget(f"protocol must be one of {', '.join(protocols())}; got {protocol!r}{_near(protocol)}")
+    head, colon, name = text.rpartition(":") if ":" in text else (text, "", "")
+    asked = family is not None or bool(options) or bool(claimed)
+    libraries = [one for one in protocols().values() if one.members and head in (one.name, one.library, _dashed(one))]
+    if libraries and protocol is None:
+        if not colon and asked:
+            raise BadTarget(f"options and families are those of one member: {head}:NAME")
+        for one in libraries:
+            if one.library and not installed(one.library):
+                raise BadTarget(missing(one))
+        found = [Target(one.name, member, quick=quick) for one in libraries for member in members(one, quick)]
+        if not colon:
+            return found
+        mine = [target for target in found if target.member == name]
+        if not mine:
+            known = [target.member for target in found]
+            raise BadTarget(f"{head} has no {name!r}{_near(name, known)}; refdiff audit --list shows all")
+        if not asked:
+            return mine
+        protocol, head = mine[0].protocol, _home(protocols()[mine[0].protocol], name)
+    if not colon or not head or not name:
+        known = ", ".join(one.name for one in protocols().values() if one.members)
+        raise BadTarget(
+            f"{text!r} is no library that can be audited ({known}){_near(text)}; "
+            "a callable of your own is MODULE:NAME or FILE.py:NAME, with --protocol"
+        )
+    if protocol is None:
+        raise BadTarget(f"how is {name} called? --protocol must be one of {', '.join(protocols())}")
+    target = Target(
+        protocol, name, head, family, tuple((options or {}).items()), tuple((claimed or {}).items()), dtype, quick
+    )
+    _check_names(target)
+    return [target]
+
+
+# ---------------------------------------------------------------------- libraries
+
+
+def installed(library: str) -> str | None:
+    """The version of the library of this import name, "" where it has none, None where it is not there."""
+    try:
+        if importlib.util.find_spec(library) is None:
+            return None
+    except (ImportError, ValueError):
+        return None
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def missing(protocol: Protocol) -> str:
+    """What to do about a library that is not there."""
+    return f"{protocol.library} is not installed: pip install {_dashed(protocol)}"
+
+
+def members(protocol: Protocol, quick: bool) -> list[str]:
+    """The names of what the installed library has.
+
+    Raises:
+        BadTarget: the library breaks when it is imported.
+    """
+    try:
+        return list(protocol.members(quick)) if protocol.members else []
+    except Exception as error:  # a library that is there, but lacks what it needs itself
+        raise BadTarget(f"{protocol.library} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _dashed(protocol: Protocol) -> str:
+    return (protocol.library or "").replace("_", "-")
+
+
+def _home(protocol: Protocol, member: str) -> str:
+    """The loaded module of the protocol's library that has the member, the library itself before its parts."""
+    library = protocol.library or ""
+    parts = sorted((m for m in sys.modules if m == library or m.startswith(f"{library}.")), key=lambda m: m.count("."))
+    for name in parts:
+        if hasattr(sys.modules[name], member):
+            return name
+    raise BadTarget(f"{library}:{member} is a part of the protocol's own and takes no options or family")
+
+
+# ---------------------------------------------------------------------- callables
+
+
+def load(where: str, name: str) -> Any:
+    """The callable or class of this name, dots allowed, in a module or in a file.
+
+    Raises:
+        BadTarget: it is not there, or its module breaks when it is imported.
+    """
+    try:
+        module = _from_file(Path(where)) if where.endswith(".py") else _from_module(where)
+    except BadTarget:
+        raise
+    except Exception as error:
+        raise BadTarget(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    found = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            raise BadTarget(f"{where} has no {name!r}{_near(name, known)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise BadTarget(f"{where}:{name} must be a function or a class, got {type(found).__name__}")
+    return found
+
+
+def _from_module(where: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:  # as `python -m` has it: a package that one stands beside need not be installed
+        sys.path.insert(0, here)
+    return importlib.import_module(where)
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise BadTarget(f"{path} is not there")
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:  # as `python file.py` has it
+        sys.path.insert(0, folder)
+    name = f"audited_{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", "") == str(path.resolve()):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise BadTarget(f"{path} must be a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of the file look for their module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def try_out(targets: Iterable[Target]) -> None:
+    """Make and call each callable of one's own once, on zeros, to see that it is what its protocol calls.
+
+    What it raises itself is for the checks to report; what is told here is that it cannot be called like this at all.
+
+    Raises:
+        BadTarget: a callable does not take the arguments, or the protocol refuses it.
+    """
+    for target in targets:
+        protocol = protocols()[target.protocol]
+        try:
+            subjects = list(target.subjects()) if target.where else []
+        except (ValueError, TypeError) as error:
+            raise BadTarget(f"{target.member} is nothing for protocol {target.protocol}: {error}") from error
+        for subject in subjects:
+            try:
+                sampler = subject.build(subject.steps[0] if subject.steps else 5)
+                sampler.play(lambda x, _: np.zeros_like(x), np.ones((1, 1)), lambda: np.zeros((1, 1)))
+            except TypeError as error:
+                if not _entered(load(target.where, target.member), error):
+                    raise BadTarget(
+                        f"{target.member} cannot be called as {protocol.name} calls it, {protocol.summary}: {error}"
+                    ) from None
+            except Exception:
+                continue
+
+
+def _entered(function: Any, error: TypeError) -> bool:
+    """Whether the function had begun when the error was raised; where arguments do not fit, it had not."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return code is None or code in frames
+
+
+# ---------------------------------------------------------------------- names of options
+
+
+def _check_names(target: Target) -> None:
+    """The options that are set exist, and so do the family and what is claimed of it."""
+    from refdiff.samplers.families import families
+
+    found = load(target.where, target.member)
+    _known([key for key, _ in target.options], accepted(found), f"option of {target.member}")
+    if target.family is None:
+        if target.claimed:
+            raise BadTarget("--claim says something about the family, which is missing: --family NAME")
+        return
+    _known([target.family], families(), "family (refdiff samplers lists them)")
+    build = families()[target.family].build
+    options = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    _known([key for key, _ in target.claimed], [*options, *CLAIMED], f"option of the family {target.family}")
+
+
+def accepted(found: Any) -> list[str] | None:
+    """The names of what a function or a class, its set_timesteps and its step may be given; None for anything."""
+    parts = [found]
+    if inspect.isclass(found):
+        parts += [getattr(found, name) for name in ("set_timesteps", "step") if hasattr(found, name)]
+    names: list[str] = []
+    for part in parts:
+        try:
+            parameters = list(inspect.signature(part).parameters.values())
+        except (TypeError, ValueError):  # compiled code
+            return None
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return None
+        names += [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
+        ]
+    return list(dict.fromkeys(names))
+
+
+def _known(asked: Iterable[str], known: Iterable[str] | None, what: str) -> None:
+    listed = None if known is None else list(known)
+    for name in asked:
+        if listed is not None and name not in listed:
+            hint = _near(name, listed)
+            raise BadTarget(f"{name!r} is no {what}{hint}" + ("" if hint else f": {', '.join(listed)}"))
+
+
+def _near(name: str, known: Iterable[str] | None = None) -> str:
+    near = difflib.get_close_matches(name, list(protocols()) if known is None else list(known), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
