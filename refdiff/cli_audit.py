@@ -75,6 +75,7 @@ FILE_TO_WRITE: dict[str, Any] = {"type": command_line.FILE, "callback": command_
 @click.pass_context
 def audit(
     context: click.Context,
+    /,
     target: str | None,
     only: list[re.Pattern[str]],
     quick: bool,
@@ -261,5 +262,5 @@ def _list(console: Console, quick: bool) -> None:
             listed = ", ".join(targets.members(one, quick))
         except targets.BadTarget as error:
             listed = str(error)
-        console.print(Padding(listed, (0, 0, 0, 4)))
+        console.print(Padding(listed, (0, 0, 0, 4), expand=False))
     console.print("\nFamilies for --family: refdiff samplers --no-measure")

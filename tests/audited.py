@@ -1,5 +1,7 @@
 """Small samplers with a calling convention of their own, for tests of audits."""
 
+import itertools
+
 import numpy as np
 
 from refdiff.samplers.edm import edm_euler
@@ -12,14 +14,14 @@ from refdiff.validation.audits.subject import Claim, Sampler, Subject
 
 def right(model, x, sigmas):
     """Euler on x_0 + sigma eps."""
-    for s, t in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for s, t in itertools.pairwise(sigmas):
         x = x + (t - s) * (x - model(x, s)) / s
     return x
 
 
 def halved(model, x, sigmas):
     """The same with half of the second step's length."""
-    for i, (s, t) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (s, t) in enumerate(itertools.pairwise(sigmas)):
         x = x + (t - s) * (0.5 if i == 1 else 1.0) * (x - model(x, s)) / s
     return x
 

@@ -24,7 +24,7 @@ class Cell(NamedTuple):
     """A question about a class: the worst verdict, and on how many sets of options it is so."""
 
     verdict: Verdict
-    count: int
+    those: int
     total: int
 
 

@@ -28,7 +28,6 @@ import numpy as np
 from refdiff.validation.audits.protocols.protocol import Protocol, Request, protocols
 from refdiff.validation.audits.subject import Subject
 
-
 # what a claim may say beside the options of its family
 CLAIMED = ("process", "prediction_type")
 
@@ -100,8 +99,8 @@ def find(
             return found
         mine = [target for target in found if target.member == name]
         if not mine:
-            known = [target.member for target in found]
-            raise BadTarget(f"{head} has no {name!r}{_near(name, known)}; refdiff audit --list shows all")
+            there = [target.member for target in found]
+            raise BadTarget(f"{head} has no {name!r}{_near(name, there)}; refdiff audit --list shows all")
         if not asked:
             return mine
         protocol, head = mine[0].protocol, _home(protocols()[mine[0].protocol], name)
