@@ -330,7 +330,7 @@ def test_a_large_eta_of_2s_ancestral_is_the_noised_denoiser_or_refused():
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [
-        (sde_dpm_solver, {"order": 3}, "order must be"),
+        (sde_dpm_solver, {"order": 4}, "order must be"),
         (sde_dpm_solver, {"solver_type": "euler"}, "solver_type must be"),
         (sde_dpm_solver_pp, {"order": 0}, "order must be"),
         (sde_dpm_solver_pp, {"solver_type": "bh1"}, "solver_type must be"),

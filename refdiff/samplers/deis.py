@@ -54,7 +54,13 @@ _NEGLIGIBLE = 1e-8  # of the range of arsinh rho, where any rule will do
 
 
 def deis(
-    process: AffineProcess | Schedule, times: ArrayLike, *, degree: int = 3, clock: str = "t", start: str = "ramp"
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    *,
+    degree: int = 3,
+    clock: str = "t",
+    start: str = "ramp",
+    lower_order_final: bool = False,
 ) -> Tableau:
     """DEIS with polynomials of a given degree: tAB-DEIS unless another clock is given.
 
@@ -64,6 +70,7 @@ def deis(
         clock: t, rho or log_snr, what the polynomial is in.
         start: "ramp", degrees 0, 1, ..., n; or "runge-kutta", the first n steps by the classical method of order 4
             in rho (not to sigma = 0, nor from alpha = 0), for a process that is the same on all axes.
+        lower_order_final: the last steps have fewer nodes: no more than steps are left.
 
     Raises:
         ValueError: a degree below 0, an unknown clock or start.
@@ -72,9 +79,10 @@ def deis(
     clock, start = one_of("clock", clock, tuple(CLOCKS)), one_of("start", start, STARTS)
     rec = Recorder(f"DEIS {CLOCKS[clock]}{degree}", process, times, "denoiser")
     x, history, node = rec.start, History(degree + 1), clocks.CLOCKS[clock].value
-    for s, t in rec.steps:
+    for left, (s, t) in zip(range(len(rec.steps), 0, -1), rec.steps, strict=True):
         d = rec.evaluate(x, s)
         eps = (x - s.alpha * d) / s.sigma
+        most = left if lower_order_final else degree + 1
         if not np.any(abs(node(s)) == np.inf):
             history.add(node(s), eps)
         if s.pure_noise or np.any(abs(node(t)) == np.inf):
@@ -82,8 +90,8 @@ def deis(
         elif start == "runge-kutta" and not history.full and not t.clean:
             x = runge_kutta_step(rec, clocks.CLOCKS["rho"], x, s, t, METHODS["rk4"])
         else:
-            weights = noise_weights(rec.process, s, t, history.nodes, clock)
-            earlier: list[State] = [value - eps for value in history.values[1:]]
+            weights = noise_weights(rec.process, s, t, history.nodes[:most], clock)
+            earlier: list[State] = [value - eps for value in history.values[1:most]]
             x = t.alpha * d + t.sigma * eps + combined(weights[1:], earlier)
     return rec.finish(x)
 

@@ -12,6 +12,8 @@ The multistep methods extrapolate D, with d1 = (D_s - D_r) h / (lambda_s - lambd
 
     midpoint  + alpha_t (1 - e^{-H}) d1 / 2              heun  + alpha_t (1 - (1 - e^{-H}) / H) d1
 
+and order 3 puts the parabola through three evaluations into int_0^1 H e^{-H (1 - u)} D du.
+
 The noise prediction eps in place of D has (eta = 1)
 
     x_t = alpha_t / alpha_s x_s - 2 sigma_t (e^h - 1) eps_s + sigma_t sqrt(e^{2h} - 1) z
@@ -23,14 +25,17 @@ Sources: Lu et al. 2022b (DPM-Solver++, SDE-DPM-Solver++), k-diffusion (Crowson 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import flow_step, sde_split, split
+from refdiff.samplers.dpm_solver import differences, usable
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, expm1, log, phi, root
-from refdiff.samplers.recorder import Recorder, State
+from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -41,38 +46,31 @@ PATHS = ("sigma", "snr", "independent")
 
 
 def sde_dpm_solver(
-    process: AffineProcess | Schedule, times: ArrayLike, *, order: int = 2, solver_type: str = "midpoint"
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    *,
+    order: int = 2,
+    solver_type: str = "midpoint",
+    lower_order_final: bool = False,
+    euler_at_final: bool = False,
+    halved_curvature: bool = False,
 ) -> Tableau:
-    """SDE-DPM-Solver-1 and -2M: the reverse SDE (eta = 1) with the noise prediction extrapolated.
+    """SDE-DPM-Solver-1, -2M and -3M: the reverse SDE (eta = 1) with the noise prediction extrapolated.
 
-    The first step is of order 1. A last step to sigma = 0 gives the denoised point.
+    The first steps are of order 1, 2. A last step to sigma = 0 gives the denoised point.
 
     Args:
         process, times: the process and the decreasing grid, which starts where alpha > 0.
-        order: 1 or 2.
-        solver_type: midpoint or heun, for order 2.
+        order: 1, 2 or 3, one more than the degree of the polynomial; the weak order is at most 2.
+        solver_type: midpoint or heun, for steps of order 2.
+        lower_order_final, euler_at_final, halved_curvature: as for `dpm_solver_multistep`.
 
     Raises:
         ValueError: a grid that starts at alpha = 0, an order or solver type that does not exist.
     """
-    order = whole_number("order", order, low=1, high=2)
-    one_of("solver_type", solver_type, SOLVER_TYPES)
-    rec = Recorder(f"SDE-DPM-Solver-{order}" + "M" * (order > 1), process, times, "noise")
-    rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
-    x, earlier = rec.start, None
-    for s, t in rec.steps:
-        eps, h = rec.evaluate(x, s), t.log_snr - s.log_snr
-        if t.clean:
-            x = t.alpha / s.alpha * (x - s.sigma * eps)
-            continue
-        x = t.alpha / s.alpha * x - 2 * t.sigma * expm1(h) * eps
-        if order == 2 and earlier is not None:
-            h_last, eps_last = earlier
-            share = h * phi(2, h) if solver_type == "heun" else expm1(h) / 2
-            x = x - 2 * t.sigma * share * (h / h_last) * (eps - eps_last)
-        x = x + rec.noise(t.sigma * root(expm1(2 * h)))
-        earlier = h, eps
-    return rec.finish(x)
+    name = f"SDE-DPM-Solver-{order}" + "M" * (order > 1)
+    rules = solver_type, lower_order_final, euler_at_final, halved_curvature
+    return _multistep(name, process, times, "noise", order, *rules)
 
 
 def sde_dpm_solver_pp(
@@ -83,39 +81,91 @@ def sde_dpm_solver_pp(
     solver_type: str = "midpoint",
     eta: float = 1.0,
     s_noise: float = 1.0,
+    lower_order_final: bool = False,
+    euler_at_final: bool = False,
+    halved_curvature: bool = False,
 ) -> Tableau:
-    """SDE-DPM-Solver++-1 and -2M, the latter k-diffusion's DPM++ 2M SDE.
+    """SDE-DPM-Solver++-1, -2M and -3M; -2M is k-diffusion's DPM++ 2M SDE.
 
     A step next to an infinite lambda is of order 1: from alpha = 0 (and the step after it, whose extrapolation has
-    no finite step behind it), and to sigma = 0, where it gives the denoised point. So is the first step.
+    no finite step behind it), and to sigma = 0, where it gives the denoised point. The first steps are of order 1, 2.
 
     Args:
         process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
-        order: 1 or 2.
-        solver_type: midpoint or heun, for order 2.
+        order: 1, 2 or 3, one more than the degree of the polynomial; the weak order is at most 2.
+        solver_type: midpoint or heun, for steps of order 2.
         eta: the noise of the SDE, 0 the probability flow and 1 the reverse SDE.
         s_noise: a factor on the noise that is added.
+        lower_order_final, euler_at_final, halved_curvature: as for `dpm_solver_pp_multistep`.
 
     Raises:
         ValueError: an order or solver type that does not exist, negative eta or s_noise.
     """
-    order = whole_number("order", order, low=1, high=2)
-    one_of("solver_type", solver_type, SOLVER_TYPES)
     eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
-    rec = Recorder(f"SDE-DPM-Solver++-{order}" + "M" * (order > 1), process, times, "denoiser")
-    x, earlier = rec.start, None
-    for s, t in rec.steps:
-        d, h = rec.evaluate(x, s), t.log_snr - s.log_snr
-        kept, c = sde_split(s, t, eta)
-        x = flow_step(x, d, s, t, kept)
-        if order == 2 and earlier is not None and not t.clean:
-            h_last, d_last = earlier
-            H = (1 + eta) * h
-            share = H * phi(2, -H) if solver_type == "heun" else -expm1(-H) / 2
-            x = x + t.alpha * share * (h / h_last) * (d - d_last)
-        x = x + rec.noise(s_noise * c)
-        earlier = h, d
+    name = f"SDE-DPM-Solver++-{order}" + "M" * (order > 1)
+    rules = solver_type, lower_order_final, euler_at_final, halved_curvature
+    return _multistep(name, process, times, "denoiser", order, *rules, eta, s_noise)
+
+
+def _multistep(
+    name: str,
+    process: AffineProcess | Schedule,
+    times: ArrayLike,
+    prediction: str,
+    order: int,
+    solver_type: str,
+    lower_order_final: bool,
+    euler_at_final: bool,
+    halved_curvature: bool,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+) -> Tableau:
+    order = whole_number("order", order, low=1, high=3)
+    one_of("solver_type", solver_type, SOLVER_TYPES)
+    rec = Recorder(name, process, times, prediction)
+    if prediction == "noise":
+        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
+    x, history = rec.start, list[tuple[Point, State]]()
+    for left, (s, t) in zip(range(len(rec.steps), 0, -1), rec.steps, strict=True):
+        history = [(s, rec.evaluate(x, s)), *history][:order]
+        near = usable(history, t, left, order, lower_order_final, euler_at_final)
+        x, std = sde_multi_step(prediction, s, t, x, near, solver_type, eta, halved_curvature)
+        x = x + rec.noise(s_noise * std)
     return rec.finish(x)
+
+
+def sde_multi_step(
+    prediction: str,
+    s: Point,
+    t: Point,
+    x: State,
+    history: Sequence[tuple[Point, State]],
+    solver_type: str,
+    eta: float = 1.0,
+    halved_curvature: bool = False,
+) -> tuple[State, Number]:
+    """A step with the evaluations at s and before, newest first, and the standard deviation of its noise.
+
+    The noise prediction has eta = 1.
+    """
+    h, f0 = t.log_snr - s.log_snr, history[0][1]
+    if prediction == "noise":
+        if t.clean:
+            return t.alpha / s.alpha * (x - s.sigma * f0), 0.0
+        size, z, std = -2 * t.sigma, h, t.sigma * root(expm1(2 * h))
+        x = t.alpha / s.alpha * x + size * expm1(h) * f0
+    else:
+        kept, std = sde_split(s, t, eta)
+        size, z = t.alpha, -(1 + eta) * h
+        x = flow_step(x, f0, s, t, kept)
+    changes = differences(s, t, history)
+    if len(changes) == 1:
+        share = abs(z) * phi(2, z) if solver_type == "heun" else abs(expm1(z)) / 2
+        x = x + size * share * changes[0]
+    elif changes:
+        bend = (1 if halved_curvature else 2) * abs(z) * phi(3, z)
+        x = x + size * (abs(z) * phi(2, z) * changes[0] + bend * changes[1])
+    return x, std
 
 
 def dpmpp_3m_sde(

@@ -89,21 +89,44 @@ def multi_step(
     halved_curvature: bool = False,
 ) -> State:
     """A step with the evaluations at s and before, newest first: of order their number."""
-    (_, f0), *older = history
     carry, w = expansion(prediction, s, t, len(history))
-    end: State = carry * x + w[0] * f0
+    end: State = carry * x + w[0] * history[0][1]
+    changes = differences(s, t, history)
+    if len(changes) == 1:
+        end += (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * changes[0]
+    elif changes:
+        end += w[1] * changes[0] + w[2] * ((1 if halved_curvature else 2) * changes[1])
+    return end
+
+
+def differences(s: Point, t: Point, history: Sequence[tuple[Point, State]]) -> list[State]:
+    """h f' and h^2 f'' / 2 at s, of the polynomial through up to three evaluations: one fewer than there are."""
+    (_, f0), *older = history
     if not older:
-        return end
+        return []
     h, (before, f1) = t.log_snr - s.log_snr, older[0]
     r0 = (s.log_snr - before.log_snr) / h
     d0 = (f0 - f1) / r0
     if len(older) == 1:
-        end += (w[1] if solver_type in FULL_WEIGHT else w[0] / 2) * d0
-        return end
+        return [d0]
     r1 = (before.log_snr - older[1][0].log_snr) / h
-    second = (d0 - (f1 - older[1][1]) / r1) / (r0 + r1)  # the divided difference, h^2 f'' / 2
-    end += w[1] * (d0 + r0 * second) + w[2] * ((1 if halved_curvature else 2) * second)
-    return end
+    second = (d0 - (f1 - older[1][1]) / r1) / (r0 + r1)  # the divided difference
+    return [d0 + r0 * second, second]
+
+
+def usable(
+    history: Sequence[tuple[Point, State]],
+    t: Point,
+    left: int,
+    order: int,
+    lower_order_final: bool,
+    euler_at_final: bool,
+) -> Sequence[tuple[Point, State]]:
+    """The evaluations that a multistep method takes for the step to t, the `left`-th from the end."""
+    # an evaluation where alpha = 0 lies infinitely far back in lambda, and says nothing about a slope
+    near = [node for node in history if not node[0].pure_noise] or history
+    most = 1 if t.clean or (euler_at_final and left == 1) else left if lower_order_final else order
+    return near[: min(most, order)]
 
 
 # ---------------------------------------------------------------------- samplers, for the noise and for the data
@@ -142,19 +165,20 @@ def multistep_table(
     lower_order_final: bool,
     euler_at_final: bool,
     halved_curvature: bool,
+    towards_noise: bool = False,
 ) -> Tableau:
     """Every step of the grid by `multi_step`, with as many evaluations as there are, up to `order`."""
     order = whole_number("order", order, low=1, high=3)
     one_of("solver_type", solver_type, SOLVER_TYPES)
-    rec = Recorder(name, process, times, prediction)
+    rec = Recorder(name, process, times, prediction, towards_noise=towards_noise)
     check_start(rec)
+    if towards_noise and rec.points[0].clean:
+        raise ValueError(f"times must start where sigma > 0 to go towards noise, got {rec.points[0].t}")
     x, history, count = rec.start, list[tuple[Point, State]](), len(rec.steps)
     for left, (s, t) in zip(range(count, 0, -1), rec.steps, strict=True):
         history = [(s, rec.evaluate(x, s)), *history][:order]
-        # an evaluation where alpha = 0 lies infinitely far back in lambda, and says nothing about a slope
-        near = [node for node in history if not node[0].pure_noise] or history
-        most = 1 if t.clean or (euler_at_final and left == 1) else left if lower_order_final else order
-        x = multi_step(prediction, s, t, x, near[:most], solver_type, halved_curvature)
+        near = usable(history, t, left, order, lower_order_final, euler_at_final)
+        x = multi_step(prediction, s, t, x, near, solver_type, halved_curvature)
     return rec.finish(x)
 
 
@@ -215,6 +239,7 @@ def dpm_solver_multistep(
     lower_order_final: bool = False,
     euler_at_final: bool = False,
     halved_curvature: bool = False,
+    towards_noise: bool = False,
 ) -> Tableau:
     """DPM-Solver with the evaluations of earlier steps: one evaluation of the noise a step.
 
@@ -228,6 +253,7 @@ def dpm_solver_multistep(
         euler_at_final: the last step has order 1.
         halved_curvature: in order 3 take half of the interpolant's second derivative, as the authors' released code
             and what follows it do; the order is then 2.
+        towards_noise: the grid increases from sigma > 0, and the same steps invert the flow.
 
     Raises:
         ValueError: an unknown order or solver_type, or a start at alpha = 0.
@@ -242,6 +268,7 @@ def dpm_solver_multistep(
         lower_order_final,
         euler_at_final,
         halved_curvature,
+        towards_noise,
     )
 
 

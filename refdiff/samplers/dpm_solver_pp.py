@@ -60,6 +60,7 @@ def dpm_solver_pp_multistep(
     lower_order_final: bool = False,
     euler_at_final: bool = False,
     halved_curvature: bool = False,
+    towards_noise: bool = False,
 ) -> Tableau:
     """DPM-Solver++ multistep, 2M and 3M: one evaluation of the denoiser a step.
 
@@ -74,6 +75,7 @@ def dpm_solver_pp_multistep(
         euler_at_final: the last step has order 1.
         halved_curvature: in order 3 take half of the interpolant's second derivative, as the authors' released code
             and what follows it do; the order is then 2.
+        towards_noise: the grid increases from sigma > 0, and the same steps invert the flow.
 
     Raises:
         ValueError: an unknown order or solver_type.
@@ -88,6 +90,7 @@ def dpm_solver_pp_multistep(
         lower_order_final,
         euler_at_final,
         halved_curvature,
+        towards_noise,
     )
 
 

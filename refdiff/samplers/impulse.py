@@ -26,6 +26,10 @@ class NotLinear(ValueError):
     """The sampler is no table: its output is not linear in its start, its model's outputs and its normals."""
 
 
+class NotFinite(ValueError):
+    """The sampler gives what is no number."""
+
+
 class Heard(NamedTuple):
     """What impulses show of a sampler.
 
@@ -55,6 +59,7 @@ def listen(sampler: Sampler, *, tolerance: float = 1e-9) -> Heard:
 
     Raises:
         NotLinear: as for `impulse_response`.
+        NotFinite: impulses of one give NaN or infinity.
         ValueError: points of another shape than x.
     """
     silent = _Listener(np.zeros((1, 1)), np.zeros((0, 1)), np.zeros((0, 1)))
@@ -157,6 +162,10 @@ class _Listener:
 def _unrolled(rows: Array, heard: _Listener, nfe: int) -> Array:
     """Weights of (start, outputs, normals) at the evaluated states and at the output, shape (nfe + 1, 1 + nfe + m)."""
     table = np.array([*heard.states, rows])
+    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if bad.size:
+        where = f"evaluation {bad[0] + 1} is asked about" if bad[0] < nfe else "the output is"
+        raise NotFinite(f"sampler must give numbers: {where} {table[bad[0]][~np.isfinite(table[bad[0]])][0]}")
     ahead = table[:nfe, 1 : 1 + nfe]
     if np.triu(ahead).any():
         raise NotLinear("sampler must not answer before it asks: a state depends on a later output")

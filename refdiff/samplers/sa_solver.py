@@ -44,6 +44,7 @@ def sa_solver(
     tau: float | Callable[[float], float] = 1.0,
     prediction: str = "denoiser",
     few_steps: bool = False,
+    lower_order_final: bool = False,
 ) -> Tableau:
     """SA-Solver with a predictor of p and a corrector of q evaluations.
 
@@ -63,6 +64,8 @@ def sa_solver(
         prediction: denoiser or noise: which prediction is interpolated.
         few_steps: the official code's weights where two evaluations are combined: sum_j u_j w_j = H / 2 in place of the
             integral, of the same order.
+        lower_order_final: the last steps take fewer evaluations: the k-th from the end k in its predictor and k + 1 in
+            the corrector before it.
 
     Raises:
         ValueError: orders out of their range, a negative or infinite tau, an unknown prediction, a grid that starts
@@ -78,19 +81,20 @@ def sa_solver(
         rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
     x, known = rec.start, [(rec.points[0], rec.evaluate(rec.start, rec.points[0]))]  # evaluations, newest first
     for i, (s, t) in enumerate(rec.steps):
+        most = steps - i if lower_order_final else max(p, q)
         amount = real_scalar("tau", tau(s.t) if callable(tau) else tau, low=0)
         square = amount * amount
         if t.clean:
             return rec.finish(_denoised(x, known[0][1], s, t, prediction))
         factor, std = _linear(s, t, square, prediction)
         base, noise = factor * x, rec.noise(std)
-        predicted = base + _integral(known[:p], s, t, square, prediction, few_steps) + noise
+        predicted = base + _integral(known[: min(p, most)], s, t, square, prediction, few_steps) + noise
         if i == steps - 1:
             return rec.finish(predicted)
         known = [(t, rec.evaluate(predicted, t)), *([] if s.pure_noise else known)][: max(p, q, 1)]
         x = predicted
         if q and not s.pure_noise:
-            correct = base + _integral(known[:q], s, t, square, prediction, few_steps) + noise
+            correct = base + _integral(known[: min(q, most + 1)], s, t, square, prediction, few_steps) + noise
             x = rec.keep(correct, t)
     raise AssertionError("a grid has at least one step")
 
