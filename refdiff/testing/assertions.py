@@ -8,7 +8,7 @@ the wrong formula itself: whichever reproduces the answers at all times is named
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -247,13 +247,26 @@ def _answer(kind: str, function: Callback, p: _Point) -> Array:
     return answer.astype(np.float64)
 
 
+def likely_slips(
+    kind: str, model: ExactModel, asked: Sequence[tuple[Array, float]], answers: Sequence[Array], rtol: float
+) -> list[str]:
+    """What explains answers that are not the prediction `kind`, at every (points, time) that was asked.
+
+    Args:
+        kind: denoiser, score, noise, velocity or v_prediction.
+        rtol: how near an explanation must come, relative to its largest entry.
+    """
+    slips = {"denoiser": DENOISER_SLIPS, "score": SCORE_SLIPS}.get(kind, {})
+    return _likely(kind, [_Point(model, x, t) for x, t in asked], list(answers), slips, rtol)
+
+
 def _likely(
     kind: str, asked: list[_Point], answers: list[Array], slips: dict[str, Prediction], rtol: float
 ) -> list[str]:
     """The slips that explain the answers at every time."""
     if not all(np.isfinite(answer).all() for answer in answers):
         return []
-    right = PREDICTIONS["the denoiser E[x_0 | x]" if kind == "denoiser" else "the score grad log p_t"]
+    right = next(guess for name, guess in PREDICTIONS.items() if name.startswith(f"the {kind.replace('_', ' ')}"))
     tried = {name: guess for name, guess in {**PREDICTIONS, **slips}.items() if guess is not right}
     tried |= {f"minus {name}": _minus(guess) for name, guess in PREDICTIONS.items()}
     tried |= {f"the {kind} with {name}": _moved(right, clock) for name, clock in CLOCKS.items()}

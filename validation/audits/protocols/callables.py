@@ -100,12 +100,11 @@ def name_of(function: Any, options: Mapping[str, Any]) -> str:
 
 
 def accepts(function: Any, name: str) -> bool:
-    """Whether a function takes an argument of this name."""
+    """Whether a function has a parameter of this name."""
     try:
-        parameters = inspect.signature(function).parameters
+        return name in inspect.signature(function).parameters
     except (TypeError, ValueError):  # compiled
         return False
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def network(model: Model, edge: Edge) -> Callable[..., Any]:

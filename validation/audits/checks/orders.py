@@ -1,0 +1,264 @@
+r"""Whole runs with the perfect network: against the claimed table on the same network, and against the exact flow.
+
+    trajectory   the foreign sampler and the claimed table from the same points (and the same normals) must end at the
+                 same points, to rounding: right coefficients, right scaling and right levels together
+    order        errors(n) ~ C n^-p against the exact flow, for the foreign sampler and for its claimed table on the
+                 same grids. Both must fall alike, and where one stops falling the other must too
+
+Deterministic samplers are compared with the flow map on a mixture, stochastic ones by the 2-Wasserstein distance of
+the output's law, from recovered weights, on Gaussian data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.dynamics.flow import flow
+from refdiff.model import ExactModel
+from refdiff.samplers.order import Order, fit
+from refdiff.samplers.times import uniform_log_snr
+from refdiff.schedules import Schedule
+from refdiff.validation.audits.checks import Check
+from refdiff.validation.audits.checks.coefficients import told
+from refdiff.validation.audits.checks.exactness import exact, summary
+from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
+from refdiff.validation.audits.reading import FEW, FEW_QUICK, Read, Unreadable, counts, read
+from refdiff.validation.audits.rows import RULE, Rows, claimed, heard, rehearsed
+from refdiff.validation.audits.steps import OPERATIONS, WORST
+from refdiff.validation.audits.subject import Sampler, Subject
+
+TRAJECTORY, ORDER = "trajectory", "order"
+POINTS = 6
+DATA = {
+    "Gaussian": Gaussian([0.7, -0.3], [0.25, 1.5]),
+    "mixture": GaussianMixture.isotropic([[-1.0, 0.3], [1.2, -0.4]], [0.09, 0.25], [0.4, 0.6]),
+}
+LINE = (0.7, 0.25)  # mean and variance of the data of weak orders
+SWEEP, SWEEP_QUICK = (8, 16, 32, 64), (8, 16, 32)
+SPAN = (-1.0, 1.2)  # of log alpha/sigma, where grids can be given: there equal steps are fine in every clock
+# an error is measured to a hundredth where it stands a hundred times above rounding
+ABOVE = 100.0
+# what a fit over four counts leaves open: see tests of the orders of families
+LEAST = 0.1
+ORDER_RULE = "the spread of the slopes in the claimed table's own fit on the same grids, at least 0.1"
+FLAT = 0.9  # an error that falls by less than this factor when the steps are doubled does not fall
+
+
+def trajectory(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """Where runs with the perfect network end."""
+    for steps in counts(subject, quick, FEW, FEW_QUICK):
+        place = f"{steps} steps"
+        try:
+            found = read(subject, steps)
+        except Unreadable as why:
+            yield not_applicable(subject.name, TRAJECTORY, f"{place}: {why}")
+            continue
+        for data, law in DATA.items():
+            yield _ends(subject.name, found, law, f"{place}, {data} data")
+
+
+def _ends(name: str, found: Read, law: GaussianMixture, place: str) -> Finding:
+    sampler, claim, comparison = found
+    run = Run(found, law)
+    theirs, mine = run.foreign(), run.method()
+    size = float(np.sqrt(np.mean(mine**2)))
+    off = float(np.abs(theirs - mine).max()) / size
+    bound = run.rounding() / size
+    text = f"ends within {off:.3g} of the method, relative to the points"
+    details: dict[str, Any] = {}
+    if not comparison.table.stochastic:
+        right = run.exact()
+        errors = [float(np.abs(end - right).max()) / size for end in (theirs, mine)]
+        text += f"; its error against the exact flow is {errors[0]:.3g}, the method's {errors[1]:.3g}"
+        details = {"error": errors[0], "error of the method": errors[1]}
+    return judged(name, TRAJECTORY, off, bound, f"{place}: {text}", rule=RULE, place=place, script=sampler.script, **details)
+
+
+class Run:
+    """One sampler, one law, one batch of points.
+
+    Levels are those of the claimed table; those that the sampler tells where it rounds its times by design.
+    """
+
+    def __init__(self, found: Read, law: GaussianMixture) -> None:
+        self.found, self.law = found, law
+        sampler, claim, comparison = found
+        self.table = comparison.table
+        self.model = ExactModel(law, claim.process)
+        self.points = self.model.sample(POINTS, float(self.table.times[0]), 7)
+        self.x = self.points / self.table.scale[0]
+        rng = np.random.default_rng(11)
+        self.heard_normals = rng.standard_normal((comparison.heard.draws, *self.x.shape))
+        self.normals = rng.standard_normal((self.table.draws, *self.x.shape))
+        for drawn in comparison.drawn:
+            if drawn.heard is not None and drawn.table is not None:
+                self.normals[drawn.table] = drawn.sign * self.heard_normals[drawn.heard]
+        levels = told(found)
+        self.rounds = levels is not None and levels.verdict is Verdict.CONVENTION
+
+    def foreign(self) -> Array:
+        """Where the sampler ends, with the network that it would have."""
+        sampler, claim = self.found.sampler, self.found.claim
+        drawn = iter(self.heard_normals)
+        if sampler.told is None:
+            asked = iter(claimed(claim, self.table).at)
+            scales = iter(claim.scales(self.table))
+
+            def network(x: Array, t: Any) -> Array:  # noqa: ARG001
+                k = next(asked)
+                return self._answer(self.table.scale[k] * np.asarray(x, dtype=float) / next(scales), self.table.times[k])
+
+        else:
+            network = sampler.network(ExactModel(self.law, sampler.trained or claim.process))
+        return np.asarray(sampler.play(network, self.x.copy(), lambda: next(drawn).copy()), dtype=float)
+
+    def method(self) -> Array:
+        """Where the claimed table ends."""
+        return self._played(claimed(self.found.claim, self.table))
+
+    def rounding(self) -> float:
+        """How far apart the two may be."""
+        claim, sampler = self.found.claim, self.found.sampler
+        right = self.method()
+        rng = np.random.default_rng(2)
+        worst = 0.0
+        for rows in rehearsed(claim, sampler.eps):
+            if rows.weights.shape == (len(claimed(claim, self.table).weights), rows.weights.shape[1]):
+                worst = max(worst, float(np.abs(self._played(rows, rng) - right).max()))
+        return WORST * worst + OPERATIONS * sampler.eps * float(np.abs(right).max())
+
+    def exact(self) -> Array:
+        """Where the probability flow ends, in the sampler's coordinate."""
+        table = self.table
+        ends = float(table.times[0]), float(table.times[-1])
+        return _flowed(next(k for k, v in DATA.items() if v is self.law), self.found.claim.process, *ends) / table.scale[-1]
+
+    def _answer(self, x: Array, t: float) -> Array:
+        return np.asarray(self.model.predict(x, float(t), self.found.claim.prediction))
+
+    def _played(self, rows: Rows, rng: np.random.Generator | None = None) -> Array:
+        """The rows run; with levels and answers off by roundings, if a generator is given."""
+        sampler, claim = self.found.sampler, self.found.claim
+        by = OPERATIONS * sampler.eps
+        times, final = self.found.comparison.heard.times, claim.process.T
+        network = None
+        if self.rounds:
+            network = sampler.network(ExactModel(self.law, sampler.trained or claim.process))
+            scales = claim.scales(self.table)
+
+        def answer(j: int, x: Array, t: float) -> Array:
+            if network is not None:
+                result = network(x / rows.table.scale[rows.at[j]] * scales[j], times[j])
+            else:
+                near = t if rng is None else min(t * (1 + by * rng.choice([-1.0, 1.0])), final)
+                result = self._answer(x, near)
+            return result if rng is None else result * (1 + by * rng.uniform(-1, 1, result.shape))
+
+        return rows.played(answer, self.x, self.normals)
+
+
+@cache
+def _flowed(data: str, process: Schedule, start: float, end: float) -> Array:
+    """Where the flow takes the points of `Run`."""
+    model = ExactModel(DATA[data], process)
+    return flow(model, model.sample(POINTS, start, 7), start, end, rtol=1e-12, atol=1e-13).x
+
+
+# ---------------------------------------------------------------------- orders
+
+
+class Errors(NamedTuple):
+    """The error of one number of steps: of the sampler, of the method, and what rounding leaves of either."""
+
+    foreign: float
+    method: float
+    floor: float
+
+
+def order(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """How the error falls with the number of steps."""
+    sweep = SWEEP_QUICK if quick else SWEEP
+    if subject.steps and subject.on_grid is None:
+        sweep = tuple(sorted(subject.steps))
+    if len(sweep) < 3:
+        yield not_applicable(subject.name, ORDER, "it takes too few numbers of steps for an order")
+        return
+    try:
+        errors = [_error(_on_span(subject, n)) for n in sweep]
+        mine = fit(sweep, [e.method for e in errors], _floor(errors), 4)
+    except (Unreadable, ValueError) as why:
+        yield not_applicable(subject.name, ORDER, str(why))
+        return
+    bound = max(LEAST, mine.spread)
+    if mine.order < LEAST or bound > 1:
+        why = f"on its grids the method's own error does not fall as a power of the steps: {_listed(sweep, errors, 1)}"
+        yield not_applicable(subject.name, ORDER, why)
+        return
+    yield _judged(subject, sweep, errors, mine, bound)
+
+
+def _floor(errors: list[Errors]) -> float:
+    return ABOVE * max(e.floor for e in errors)
+
+
+def _judged(subject: Subject, sweep: tuple[int, ...], errors: list[Errors], mine: Order, bound: float) -> Finding:
+    foreign = [e.foreign for e in errors]
+    claim = read(subject, sweep[0]).claim if subject.on_grid is None else None
+    meant = f" (order {claim.order:g} is meant)" if claim is not None and claim.order is not None else ""
+    # over the same counts as the method's
+    taken = [(n, e) for n, e in zip(sweep, foreign, strict=True) if n in mine.window]
+    found = fit([n for n, _ in taken], [max(e, 1e-300) for _, e in taken], 0.0, len(taken))
+    text = f"errors fall with order {found.order:.2f}, the method's on the same grids with {mine.order:.2f}{meant}"
+    if foreign[-1] > FLAT * foreign[-2] and errors[-1].method < FLAT * errors[-2].method:
+        text += f"; the error stagnates at {foreign[-1]:.3g}, the method's is {errors[-1].method:.3g}"
+    return judged(subject.name, ORDER, mine.order - found.order, bound, text, rule=ORDER_RULE, place="sweep",
+                  counts=sweep, errors=foreign, method=[e.method for e in errors])  # fmt: skip
+
+
+def _listed(sweep: tuple[int, ...], errors: list[Errors], which: int) -> str:
+    return ", ".join(f"{e[which]:.3g} at {n}" for n, e in zip(sweep, errors, strict=True))
+
+
+def _on_span(subject: Subject, steps: int) -> Read:
+    """The sampler of so many steps: on equal steps of log alpha/sigma where grids can be given."""
+    if subject.on_grid is None:
+        return read(subject, steps)
+    make = subject.on_grid
+    claim = read(subject, counts(subject, True, FEW, FEW_QUICK)[0]).claim
+    start, end = (float(claim.process.time_of_log_snr(lam)) for lam in SPAN)
+    grid = uniform_log_snr(claim.process, steps, start=start, end=end)
+    return read(Subject(subject.name, lambda _: make(grid)), steps)
+
+
+def _error(found: Read) -> Errors:
+    """Relative to the size of the points, or of the data."""
+    if found.comparison.table.stochastic:
+        return _weak(found)
+    run = Run(found, DATA["mixture"])
+    right = run.exact()
+    size = float(np.sqrt(np.mean(right**2)))
+    theirs, mine = (float(np.abs(end - right).max()) / size for end in (run.foreign(), run.method()))
+    return Errors(theirs, mine, run.rounding() / size + 1e-11)  # the flow's own tolerance, with what it grows to
+
+
+def _weak(found: Read) -> Errors:
+    """The 2-Wasserstein distance of the output's law, exactly."""
+    sampler, claim, comparison = found
+    right = exact(comparison.table, *LINE)
+
+    def distance(rows: Rows) -> float:
+        mean, variance = summary(rows, *LINE) if rows.table.stochastic else np.full(2, np.nan)
+        return float(np.hypot(mean - right[0], np.sqrt(variance) - np.sqrt(right[1])))
+
+    mine = distance(claimed(claim, comparison.table))
+    changes = [abs(distance(rows) - mine) for rows in rehearsed(claim, sampler.eps)]
+    return Errors(distance(heard(comparison, claim)), mine, WORST * max(changes) + OPERATIONS * sampler.eps)
+
+
+CHECKS: tuple[Check, ...] = (trajectory, order)

@@ -1,0 +1,110 @@
+r"""Functions of times: f(model, x, times), model(x, t), in NumPy, torch or JAX, on the grid of the claimed family.
+
+    plain     the model answers what the family asks for: the denoiser, the noise, the score, a velocity
+    score     score-SDE: the model answers the score
+    impulse   refdiff's own form f(model, x, normal), with times of its own that it tells the model
+
+What the times mean is said by the claim `process`, by the function's attribute of that name, or is vp-linear; what the
+model answers, by `prediction_type` or the attribute `prediction`. Where a parameter of f is called `normal` or `rng`
+it gets the audit's normals, by calls normal() or rng.standard_normal(); otherwise those that it draws are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers.families import Family
+from refdiff.samplers.impulse import Sampler as Play
+from refdiff.samplers.impulse import listen
+from refdiff.schedules import Schedule
+from refdiff.validation.audits.protocols import callables
+from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
+from refdiff.validation.audits.protocols.protocol import Protocol, Request
+from refdiff.validation.audits.subject import Sampler, Subject
+
+# lambda at the two ends of a grid: sigma / alpha from 20 down to 0.05, where nothing is near a limit
+SPAN = (-3.0, 3.0)
+
+
+def grid_of(process: Schedule, family: Family | None, steps: int) -> Array:
+    """Equal steps in the family's clock, or in t where nothing is claimed; to sigma = 0 where the family may."""
+    start, end = (float(process.time_of_log_snr(lam)) for lam in SPAN)
+    if family is None:
+        return np.linspace(start, end, steps + 1)
+    if not family.ends_clean or steps == 1:
+        return family.grid(process, steps, start, end)
+    return np.append(family.grid(process, steps - 1, start, end), 0.0)
+
+
+def play(function: Any, given: tuple[Array, ...], options: Mapping[str, Any], dtype: str) -> Play:
+    """f(model, x, *given, **options) as a sampler."""
+    edge = edge_of(function)
+
+    def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
+        start = edge.to(np.asarray(x, dtype=dtype))
+        sources = {"normal": lambda: edge.to(normal(), start), "rng": callables.generator(normal)}
+        more = {name: source for name, source in sources.items() if callables.accepts(function, name)}
+        with callables.drawn(function, normal, edge, start):
+            network = callables.network(model, edge)
+            return to_numpy(function(network, start, *(edge.to(g.astype(dtype)) for g in given), **more, **options))
+
+    return sampler
+
+
+def subject(function: Any, request: Request, protocol: str, prediction: str | None) -> Subject:
+    """A function of a grid."""
+    process = callables.process_of(function, request, "vp-linear")
+    family = callables.family_of(request)
+
+    def build(steps: int) -> Sampler:
+        grid = grid_of(process, family, steps)
+        return Sampler(
+            name=callables.name_of(function, request.options),
+            play=play(function, (grid,), request.options, request.dtype),
+            dtype=edge_of(function).dtype(request.dtype),
+            claim=callables.claim_of(function, request, grid, process, prediction),
+            told=float,
+            trained=process,
+        )
+
+    name = callables.name_of(function, request.options)
+    return Subject(name, build, protocol=protocol, options=tuple(request.options.items()))
+
+
+def wrap(function: Any, request: Request) -> Subject:
+    """f(model, x, times)."""
+    return subject(function, request, "plain", None)
+
+
+def wrap_score(function: Any, request: Request) -> Subject:
+    """f(score, x, times)."""
+    return subject(function, request, "score", "score")
+
+
+def wrap_impulse(function: Any, request: Request) -> Subject:
+    """f(model, x, normal): its grid is its attribute `times`, or else the times that it tells its model, and 0."""
+    process = callables.process_of(function, request, "vp-linear")
+
+    def run(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
+        return to_numpy(function(model, np.asarray(x, dtype=request.dtype), normal))
+
+    def build(steps: int) -> Sampler:
+        grid = getattr(function, "times", None)
+        if grid is None:
+            grid = [*dict.fromkeys(float(t) for t in listen(run, tolerance=np.inf).times), 0.0]
+        grid = np.asarray(grid, dtype=float)
+        claim = callables.claim_of(function, request, grid, process)
+        dtype = np.dtype(request.dtype)
+        return Sampler(callables.name_of(function, {}), run, dtype, claim, float, process)
+
+    return Subject(callables.name_of(function, {}), build, protocol="impulse", steps=(1,))
+
+
+PROTOCOLS = (
+    Protocol("plain", "f(model, x, times), model(x, t) -> what the family asks for", wrap),
+    Protocol("impulse", "f(model, x, normal), as refdiff's impulse_response has it", wrap_impulse),
+)
