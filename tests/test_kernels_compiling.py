@@ -229,6 +229,7 @@ class Clock:
 def clock(monkeypatch):
     made = Clock()
     monkeypatch.setattr(compiling.threading, "Timer", made)
+    monkeypatch.setattr(compiling, "_told", threading.Event())
     return made
 
 
@@ -248,6 +249,7 @@ def test_only_what_takes_long_is_announced_and_only_on_stderr(clock, capfd):
     with pytest.raises(RuntimeError), compiling.patience():
         raise RuntimeError
     assert clock.cancelled == 3
+    assert capfd.readouterr() == ("", "")  # it has been said
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
@@ -262,6 +264,7 @@ def test_only_a_first_call_is_announced(clock, capfd):
     assert "compiling kernels" in capfd.readouterr().err
     blocks(fresh, 3, a)
     assert capfd.readouterr().err == ""
+    compiling._told.clear()
     blocks(fresh, 3, np.zeros(3, np.float32))
     assert "compiling kernels" in capfd.readouterr().err
     assert np.array_equal(a, [2, 2, 2])

@@ -39,7 +39,7 @@ U = np.finfo(float).eps / 2
 KINDS = ("isotropic", "one variance", "diagonal", "one diagonal", "shared", "full", "points")
 # (d, K, n): around the tiles of components (32), the rows of a tile (1, 2, 4) and the lanes of a block (128)
 SIZES = [(1, 1, 1), (1, 3, 3), (2, 5, 2)] if INTERPRETED else [
-    (1, 1, 1), (1, 3, 129), (2, 33, 128), (3, 4, 127), (4, 32, 2), (5, 130, 258), (9, 7, 5), (16, 3, 3),
+    (1, 1, 1), (1, 3, 129), (2, 33, 128), (3, 4, 127), (4, 32, 2), (5, 130, 258), (9, 7, 5), (16, 3, 3), (12, 40, 3),
 ]  # fmt: skip
 PROCESSES = {"VP": VPLinear(), "FM": FlowMatching(), "VE": VEPower()}
 

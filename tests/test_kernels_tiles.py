@@ -93,6 +93,34 @@ def test_logits_err_by_the_length_of_their_sums(kind, tile):
                 assert np.array_equal(most, np.maximum(start, found[:count].max(axis=0)))
 
 
+@compiled
+def all_inner(first, last, x, c, p, offsets, squares, count, l, top):
+    for _ in range(first, last):
+        tiles.inner_logits(x, c, p, offsets, squares, count, l, top)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tile", ["compiled", "plain"])
+def test_logits_by_products_err_by_the_sizes_of_their_terms(kind, tile):
+    for dim in AXES:
+        for count in COUNTS:
+            numbers, x, c = draw(kind, dim, dim=dim, count=count)
+            p, offsets, squares = numbers(count, 2), numbers(count), np.abs(numbers(LANES))
+            l, top = np.full((count + 2, LANES), np.nan, kind), numbers(LANES)
+            start = top.copy()
+            if tile == "compiled":
+                all_inner(0, 1, x, c, p, offsets, squares, count, l, top)
+            else:
+                plain_tiles.inner_logits(x, c, p, offsets, squares, count, l, top)
+            wide = WIDER[kind]
+            terms = c.astype(wide)[:, :, None] * x.astype(wide)
+            ends = [np.abs(offsets.astype(wide))[:, None], np.abs(p[:, :1].astype(wide) * squares.astype(wide))]
+            exact = offsets.astype(wide)[:, None] + p[:, :1].astype(wide) * squares.astype(wide) + terms.sum(axis=1)
+            errs_at_most(l[:count], exact, (dim + 3) * (np.abs(terms).sum(axis=1) + ends[0] + ends[1]), kind)
+            assert np.isnan(l[count:]).all()
+            assert np.array_equal(top, np.maximum(start, l[:count].max(axis=0)))
+
+
 def test_a_logit_of_minus_infinity_leaves_the_largest_one():
     x, c = np.full((2, LANES), 1e200), np.zeros((3, 2))
     p, w, offsets = -np.ones((3, 2)), -np.ones((3, 2)), np.zeros(3)

@@ -1,13 +1,14 @@
 r"""How kernels are compiled, kept and called.
 
     @inlined     a part of a kernel, compiled into what calls it
+    @reordered   a part of a kernel, whose sums may be taken in another order
     @shared      a part that stays a function of its own
     @compiled    a kernel: compiled at its first call, kept on disk, runs without the interpreter's lock
     blocks(...)  a kernel on ranges of blocks, side by side in threads
 
 Only two liberties are taken with arithmetic: a product and a sum may become one fused operation, which rounds once
-instead of twice ("contract"), and a division by zero gives an infinity as NumPy's does. Sums keep their order, so
-a block's result depends on nothing but the block.
+instead of twice ("contract"), and a division by zero gives an infinity as NumPy's does. Sums keep their order, but for
+those of `reordered` parts ("reassoc"), where a sum over the axes of one point would add one number at a time.
 
 Numba knows a kernel is stale when the kernel's own file changes, not when a file changes from which it has parts:
 so what is compiled is kept in a folder named after the contents of this whole package.
@@ -68,6 +69,13 @@ def inlined(function: Kernel) -> Kernel:
     return made
 
 
+def reordered(function: Kernel) -> Kernel:
+    """A part of a kernel in which LLVM may add in any order: so many partial sums at a time as fill a vector."""
+    flags = FAST | {"reassoc"}
+    made: Kernel = numba.njit(error_model="numpy", fastmath=flags, nogil=True, forceinline=True, **PART)(function)
+    return made
+
+
 def shared(function: Kernel) -> Kernel:
     """A part that is called and not copied into what calls it: large, or called from several places."""
     made: Kernel = numba.njit(error_model="numpy", fastmath=FAST, nogil=True, **PART)(function)
@@ -104,12 +112,17 @@ def _(context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
     return context.get_dummy_value()
 
 
+_told = threading.Event()
+
+
 @contextmanager
 def patience() -> Iterator[None]:
-    """Says on stderr that kernels are being compiled, where what happens inside takes longer than loading them."""
+    """Says on stderr, once, that kernels are being compiled, where what happens inside takes longer than loading."""
 
     def tell() -> None:
-        print("refdiff: compiling kernels, once for this machine (seconds) ...", file=sys.stderr, flush=True)
+        if not _told.is_set():
+            print("refdiff: compiling kernels, once for this machine (seconds each) ...", file=sys.stderr, flush=True)
+        _told.set()
 
     timer = threading.Timer(PATIENCE, tell)
     timer.daemon = True

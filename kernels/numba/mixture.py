@@ -23,14 +23,27 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from refdiff.kernels.numba.compiling import FAST, compiled, inlined, shared, wide_vectors
+from refdiff.kernels.numba.compiling import FAST, compiled, inlined, reordered, shared, wide_vectors
 from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store, store_line
 from refdiff.kernels.numba.pruning import evaluate_pruned, pays
-from refdiff.kernels.numba.tiles import LANES, absorb, absorb_sloped, accumulate, logits, products, weighted_logits
+from refdiff.kernels.numba.tiles import (
+    LANES,
+    absorb,
+    absorb_sloped,
+    accumulate,
+    inner_logits,
+    logits,
+    products,
+    weighted_logits,
+)
 from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
 # Components of a tile: 32 rows of 128 float64 are 32 kB, two thirds of a core's first cache.
 TILE = 32
+# From so many axes on |t|^2 = |x|^2 - 2 a m.x + |a m|^2 is faster than the squares of differences. Its rounding errors are
+# relative to |x|^2 + |a m|^2 <= 2 |t|^2 + 3 |a m|^2, those of the differences to |t|^2, which is d T for points of the
+# component. So it serves where |a m|^2 <= d T for all components of a tile, whatever x is: some 8 times the error.
+INNER = 12
 HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
 # means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d). With one basis for all
@@ -41,7 +54,7 @@ Tree = namedtuple("Tree", "means variances log_weights bases leaves boxes")
 
 # What a block needs besides its points: rows of logits, tables of a tile, numbers of each lane, points in a basis.
 Work = namedtuple(
-    "Work", "rows centres precisions slopes pulls offsets spread top total shrink rescale turned spare slope_sums"
+    "Work", "rows centres precisions slopes pulls offsets lengths spread top total shrink rescale squares turned spare slope_sums"
 )
 
 
@@ -56,7 +69,9 @@ def workspace(x: Any, dim: int, axes: int) -> Any:
         aligned((TILE, axes), kind),
         aligned((TILE, dim), kind),
         aligned((TILE,), kind),
+        aligned((TILE,), kind),
         aligned((dim,), kind),
+        aligned((LANES,), kind),
         aligned((LANES,), kind),
         aligned((LANES,), kind),
         aligned((LANES,), kind),
@@ -132,8 +147,14 @@ def _keep_top(work: Any) -> None:
 
 @inlined
 def _bring_up(work: Any, out: Any) -> None:
-    """What has been summed, relative to the old largest logit, made relative to the new one."""
+    """What has been summed, relative to the old largest logit, made relative to the new one; `rescale` is by how much."""
     wide_vectors()
+    grown = False
+    for i in range(LANES):
+        grown |= work.rescale[i] < work.top[i]
+    if not grown:
+        work.rescale[:] = 1
+        return
     least = out.dtype.type(-500)  # as in tiles: no products that are subnormal numbers
     for i in range(LANES):
         fall = work.rescale[i] - work.top[i]
@@ -146,6 +167,42 @@ def _bring_up(work: Any, out: Any) -> None:
             line[i] *= work.rescale[i]
 
 
+@inlined
+def _square_lengths(x: Any, squares: Any) -> None:
+    wide_vectors()
+    squares[:] = 0
+    for j in range(x.shape[0]):
+        line = x[j]
+        for i in range(LANES):
+            squares[i] += line[i] * line[i]
+
+
+@reordered
+def _square_length(row: Any) -> Any:
+    total = row.dtype.type(0)
+    for j in range(len(row)):
+        total += row[j] * row[j]
+    return total
+
+
+@shared
+def _turned_inner(size: int, work: Any) -> Any:
+    """Whether the tables of a tile have been made those of inner products, where these are as good as differences."""
+    wide_vectors()
+    dim, kind = work.centres.shape[1], work.centres.dtype.type
+    least = kind(-0.5 * LOG2_E) * dim
+    for k in range(size):
+        work.lengths[k] = _square_length(work.centres[k])
+        if not work.precisions[k, 0] * work.lengths[k] >= least:
+            return False
+    for k in range(size):
+        scale = -2 * work.precisions[k, 0]
+        for j in range(dim):
+            work.centres[k, j] *= scale
+        work.offsets[k] += work.precisions[k, 0] * work.lengths[k]
+    return True
+
+
 @shared
 def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
     """T_k = T_k I: one precision, slope b_k and pull mu - b_k a for each component, or one of each for all."""
@@ -155,6 +212,8 @@ def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
     a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
     one = variances.shape[0] == 1
     half, bits = x.dtype.type(0.5), x.dtype.type(LOG2_E)
+    if dim >= INNER:
+        _square_lengths(x, work.squares)
     for begin in range(0, count, TILE):
         size = min(TILE, count - begin)
         for k in range(size):
@@ -170,7 +229,10 @@ def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
         for k in range(size):
             work.offsets[k] = bits * (log_weights[begin + k] - half * dim * log(work.offsets[k]))
         _keep_top(work)
-        logits(x, work.centres, work.precisions, work.offsets, size, work.rows, work.top)
+        if dim >= INNER and _turned_inner(size, work):
+            inner_logits(x, work.centres, work.precisions, work.offsets, work.squares, size, work.rows, work.top)
+        else:
+            logits(x, work.centres, work.precisions, work.offsets, size, work.rows, work.top)
         if begin > 0:
             _bring_up(work, out)
         if one:

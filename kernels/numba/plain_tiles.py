@@ -12,6 +12,12 @@ def logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, top: Any) -
     weighted_logits(x, c, np.broadcast_to(p[:, :1], c.shape), offsets, count, l, top)
 
 
+def inner_logits(x: Any, c: Any, p: Any, offsets: Any, squares: Any, count: int, l: Any, top: Any) -> None:
+    """l[k] = offset_k + p_k squares + c_k . x for k < count, and the largest so far in each lane into top."""
+    l[:count] = offsets[:count, None] + p[:count, :1] * squares + c[:count, : len(x)] @ x
+    np.maximum(top, l[:count].max(axis=0), out=top)
+
+
 def weighted_logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, top: Any) -> None:
     """l[k] = offset_k + sum_j p_kj (x_j - c_kj)^2 for k < count, and the largest so far in each lane into top."""
     delta = x - c[:count, :, None]

@@ -199,6 +199,38 @@ def _logits(rows: int, weighted: bool) -> Any:
     return _intrinsic(emit, 7)
 
 
+def _inner(rows: int) -> Any:
+    """(x, c, p, offsets, squares, first, l, top): logits of the components first .. first + rows - 1 by products."""
+
+    def emit(e: _Emitter) -> None:
+        x, c, p, offsets, squares, first, l, top = e.arrays
+        ks, zero = [e.plus(first, r) for r in range(rows)], e.integer(0)
+        groups, begins = e.lane_groups(e.size(x, 1))
+        with groups as group:
+            lanes = begins(group.index)
+            lengths = [e.load(squares, lane) for lane in lanes]
+            sums = []
+            for k in ks:
+                offset, scale = e.spread(offsets, k), e.spread(p, k, zero)
+                sums.append([e.variable(e.add(e.mul(scale, length), offset)) for length in lengths])
+            with cgutils.for_range(e.builder, e.size(x, 0)) as axis:
+                xs = [e.load(x, axis.index, lane) for lane in lanes]
+                for k, line in zip(ks, sums, strict=True):
+                    entry = e.spread(c, k, axis.index)
+                    for value, slot in zip(xs, line, strict=True):
+                        e.add_product(slot, value, entry)
+            tops = [e.load(top, lane) for lane in lanes]
+            for k, line in zip(ks, sums, strict=True):
+                for v, lane in enumerate(lanes):
+                    logit = e.value(line[v])
+                    tops[v] = e.maximum(logit, tops[v])
+                    e.store(logit, l, k, lane)
+            for value, lane in zip(tops, lanes, strict=True):
+                e.store(value, top, lane)
+
+    return _intrinsic(emit, 8)
+
+
 def _absorption(axes: int, sloped: bool) -> Any:
     """(l, top, slopes, m, total, shrink, out): all rows of l, the first axes of out; shrink only where sloped."""
 
@@ -259,6 +291,7 @@ _logit_tiles = {weighted: (_logits(ROWS, weighted), _logits(1, weighted)) for we
 _product_tiles = {across: (_product(ROWS, across), _product(1, across)) for across in (False, True)}
 
 _logit_4, _logit_1 = _logit_tiles[False]
+_inner_4, _inner_1 = _inner(ROWS), _inner(1)
 _weighted_4, _weighted_1 = _logit_tiles[True]
 _across_4, _across_1 = _product_tiles[True]
 _along_4, _along_1 = _product_tiles[False]
@@ -274,6 +307,16 @@ def logits(x: Any, c: Any, p: Any, offsets: Any, count: int, l: Any, top: Any) -
         _logit_4(x, c, p, offsets, first, l, top)
     for first in range(whole, count):
         _logit_1(x, c, p, offsets, first, l, top)
+
+
+@shared
+def inner_logits(x: Any, c: Any, p: Any, offsets: Any, squares: Any, count: int, l: Any, top: Any) -> None:
+    """l[k] = offset_k + p_k squares + c_k . x for k < count, and the largest so far in each lane into top."""
+    whole = count - count % ROWS
+    for first in range(0, whole, ROWS):
+        _inner_4(x, c, p, offsets, squares, first, l, top)
+    for first in range(whole, count):
+        _inner_1(x, c, p, offsets, squares, first, l, top)
 
 
 @shared
