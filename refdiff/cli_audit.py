@@ -158,7 +158,6 @@ def _chosen(
 
     try:
         found = targets.find(target, quick=quick, **asked)
-        targets.try_out(found)
     except targets.BadTarget as error:
         raise click.UsageError(str(error)) from None
     chosen = audit.units(found)

@@ -6,6 +6,7 @@ import numpy as np
 
 from refdiff.samplers.edm import edm_euler
 from refdiff.samplers.families import families
+from refdiff.validation.audits.checks.coefficients import coefficients
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols import protocol as protocol_module
 from refdiff.validation.audits.protocols.protocol import Protocol
@@ -67,7 +68,8 @@ def toy(*functions, library="numpy"):
 
 
 def install(monkeypatch, *these):
-    """These protocols and no other."""
+    """These protocols and no other, and of the common checks only that of the coefficients."""
+    monkeypatch.setattr("refdiff.validation.audits.audit.common", lambda: (coefficients,))
     table = {one.name: one for one in these}
     for module in ("audit", "targets", "report"):
         monkeypatch.setattr(f"refdiff.validation.audits.{module}.protocols", lambda: table)

@@ -76,12 +76,11 @@ def test_a_callable_of_ones_own_is_audited_from_a_file_and_from_a_module(monkeyp
 def test_options_of_a_member_are_passed_on(monkeypatch):
     seen = []
     monkeypatch.setattr(audit, "result", lambda *a: seen.append(a) or audit._broken(a[0], "not run"))
-    monkeypatch.setattr(audited.np, "of_numpy", lambda a=0, b=0, c=None, **rest: None, raising=False)
-    toy = audited.Protocol("toy", "f(a)", lambda f, r: audited.Subject(repr(dict(r.options)), None), "numpy",
+    monkeypatch.setattr(audited.np, "of_numpy", lambda a=0, b=0, c=None, **rest: a, raising=False)
+    toy = audited.Protocol("toy", "f(a)", lambda f, r: audited.Subject(repr(dict(r.options)), audited.build(f)), "numpy",
                            lambda quick: {"of_numpy": None})  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         audited.install(patch, toy)
-        patch.setattr("refdiff.validation.audits.targets.try_out", lambda found: None)
         settings = ("a=3", "b=true", "c=None", "d=karras", "e=[1, 2.5]", "f='x'")
         refdiff("toy:of_numpy", *(word for text in settings for word in ("--set", text)))
     assert seen[0][0].name == "{'a': 3, 'b': True, 'c': None, 'd': 'karras', 'e': [1, 2.5], 'f': 'x'}"

@@ -1,4 +1,4 @@
-r"""Property tests of foreign implementations: hypothesis strategies and three assertions.
+r"""Property tests of foreign implementations: hypothesis strategies and assertions.
 
 A denoiser f(x, t) is right when f = E[x_0 | x_t = x], a score when f = grad log p_t(x). Both have closed forms here,
 so a foreign implementation is tested on data it has never seen, with no network and no stored numbers:
@@ -13,9 +13,12 @@ so a foreign implementation is tested on data it has never seen, with no network
 Points are drawn from p_t with the seed given. An error is measured against the largest entry of the exact answer at
 that time (for the denoiser also the spread of the data). A failure names the worst time and point, and every
 known slip that would have produced exactly these numbers.
+
+A sampler is right when every weight of every step is that of the family it claims to be: `assert_sampler`.
 """
 
 from refdiff.testing.assertions import assert_denoiser, assert_identity, assert_score
+from refdiff.testing.samplers import assert_sampler
 from refdiff.testing.strategies import (
     KINDS,
     WITH_DENSITY,
@@ -34,6 +37,7 @@ __all__ = [
     "WITH_DENSITY",
     "assert_denoiser",
     "assert_identity",
+    "assert_sampler",
     "assert_score",
     "beta_tables",
     "covariances",

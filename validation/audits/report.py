@@ -138,7 +138,8 @@ class Run:
         if known:
             what += f", of which {known} {'is' if known == 1 else 'are'} known"
         rest = (Verdict.CONVENTION, Verdict.OK, Verdict.NOT_APPLICABLE)
-        counts = [f"{self.verdicts[one]} {one.value}" for one in rest if self.verdicts[one]]
+        words = {Verdict.CONVENTION: "by convention"}
+        counts = [f"{self.verdicts[one]} {words.get(one, one.value)}" for one in rest if self.verdicts[one]]
         ran = self.coverage
         size = f"{counted(ran['members'], 'name')}, {counted(ran['subjects'], 'set')} of options, "
         size += f"{counted(ran['samplers'], 'sampler')} in {self.seconds:.1f} s"

@@ -34,10 +34,9 @@ def draw(like):  # normals: {normals}
     return torch.full_like(like, {value})"""
 
 HEAD = """\
-import torch
-{setup}
+import torch{setup}
 asked = []
-def model(x, t, **_):  # answers 0{answers}
+def model(x, t, **_):  # answers {answers}
     asked.append(x.flatten()[0].item())
     return torch.full_like(x, {value})"""
 
@@ -59,43 +58,44 @@ def impulse(sampler: Sampler, comparison: Comparison) -> str:
     scale = sampler.claim.scales(comparison.table)[place] if sampler.claim and place < nfe else 1.0
     right = float(first.right[column] * scale)
     seen = f"asked[{place}]" if place < nfe else "x.item()"
-    what = f"what evaluation {place} is shown" if place < nfe else "the output"
-    return "\n".join([
-        _calling(sampler.script, int(columns[column]), nfe, heard.draws),
-        f'print("{what}: found", {seen}, "right", {right!r})',
-        "",
-    ])  # fmt: skip
+    what = f"what evaluation {place + 1} is shown" if place < nfe else "the output"
+    return f'{_calling(sampler.script, int(columns[column]), nfe, heard.draws)}\nprint("{what}: found", {seen}, "right", {right!r})\n'
 
 
 def _calling(setup: str, column: int, nfe: int, draws: int) -> str:
     """The program with 1 in this column of (start, outputs, normals)."""
     output, normal = column - 1, column - 1 - nfe
-    of_model = 0 <= output < nfe
-    made, _, call = ("", "", setup) if "scheduler" not in setup else (setup, "", "")
+    answer = _one("evaluation", output, "asked") if 0 <= output < nfe else ("0", "0.0")
+    drawn = _one("draw", normal, "drawn") if normal >= 0 else ("0", "0.0")
+    return _program(setup, float(column == 0), answer, drawn if draws else None)
+
+
+def _one(what: str, number: int, counted: str) -> tuple[str, str]:
+    """0 but 1 at one call, as a comment and as an expression."""
+    return f"0, and 1 at {what} {number + 1}", f"float(len({counted}) == {number + 1})"
+
+
+def _program(setup: str, start: float, answer: tuple[str, str], drawn: tuple[str, str] | None) -> str:
+    """Lines that run the sampler; answers and normals as (comment, expression), normals the library's own where None."""
+    loop = "scheduler" in setup
+    if drawn is None and not loop and "draw(" in setup:
+        drawn = ("0", "0.0")
     lines = [
-        HEAD.format(
-            setup=made or "import numpy as np",
-            answers=f", and 1 at evaluation {output}" if of_model else "",
-            value=f"float(len(asked) == {output + 1})" if of_model else "0.0",
-        ),
-        f"x = torch.full((1, 1), {float(column == 0)}, dtype=torch.float64)",
+        HEAD.format(setup=f"\n{setup}" if loop else "", answers=answer[0], value=answer[1]),
+        f"x = torch.full((1, 1), {start}, dtype=torch.float64)",
     ]
-    if draws:
-        normals = f"0, and 1 at draw {normal}" if normal >= 0 else "0"
-        lines.append(DRAW.format(normals=normals, value=f"float(len(drawn) == {normal + 1})" if normal >= 0 else "0.0"))
-    if call:
-        return "\n".join([*lines, call])
-    return "\n".join([*lines, *[DRAWN] * bool(draws), LOOP.format(more=", **at_step" if "at_step = " in setup else "")])
+    if drawn is not None:
+        lines.append(DRAW.format(normals=drawn[0], value=drawn[1]))
+    if not loop:
+        return "\n".join([*lines, setup])
+    if drawn is not None:
+        lines.append(DRAWN)
+    return "\n".join([*lines, LOOP.format(more=", **at_step" if "at_step = " in setup else "")])
 
 
 def exception(script: str, error: BaseException) -> str:
-    """A program that raises what the sampler raises."""
+    """A program that shows what the sampler raises, or the first number that is none, for a model that answers 1."""
     if not script:
         return ""
-    told = f"# raises {type(error).__name__}: {error}".replace("\n", " ")
-    return f"{script}\n{told}\n"
-
-
-def not_finite(script: str, expression: str) -> str:
-    """A program that prints an expression of the sampler which is not a finite number."""
-    return f"import numpy as np\n{script}\nprint({expression}, 'should be finite')\n" if script else ""
+    told = f"{type(error).__name__}: {error}".replace("\n", " ")
+    return f'# {told}\n{_program(script, 1.0, ("1", "1.0"), None)}\nprint("asked about", asked, "output", x)\n'

@@ -57,12 +57,16 @@ class Target:
     dtype: str = "float64"
     quick: bool = False
 
+    @property
+    def request(self) -> Request:
+        """What is asked about a callable."""
+        return Request(self.family, dict(self.options), dict(self.claimed), self.dtype, self.quick)
+
     def subjects(self) -> Iterator[Subject]:
         """What there is to be examined."""
         protocol = protocols()[self.protocol]
         if self.where:
-            request = Request(self.family, dict(self.options), dict(self.claimed), self.dtype, self.quick)
-            yield protocol.wrap(load(self.where, self.member), request)
+            yield protocol.wrap(load(self.where, self.member), self.request)
         elif protocol.members:
             yield from protocol.members(self.quick)[self.member]()
 
@@ -115,7 +119,7 @@ def find(
     target = Target(
         protocol, name, head, family, tuple((options or {}).items()), tuple((claimed or {}).items()), dtype, quick
     )
-    _check_names(target)
+    subject_of(load(head, name), protocols()[protocol], target.request)
     return [target]
 
 
@@ -221,31 +225,30 @@ def _from_file(path: Path) -> Any:
     return module
 
 
-def try_out(targets: Iterable[Target]) -> None:
-    """Make and call each callable of one's own once, on zeros, to see that it is what its protocol calls.
+def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
+    """A callable or class of one's own as its protocol wraps it, called once on zeros to see that it is what that calls.
 
     What it raises itself is for the checks to report; what is told here is that it cannot be called like this at all.
 
     Raises:
-        BadTarget: a callable does not take the arguments, or the protocol refuses it.
+        BadTarget: no such option or family, it does not take the arguments, or the protocol refuses it.
     """
-    for target in targets:
-        protocol = protocols()[target.protocol]
-        try:
-            subjects = list(target.subjects()) if target.where else []
-        except (ValueError, TypeError) as error:
-            raise BadTarget(f"{target.member} is nothing for protocol {target.protocol}: {error}") from error
-        for subject in subjects:
-            try:
-                sampler = subject.build(subject.steps[0] if subject.steps else 5)
-                sampler.play(lambda x, _: np.zeros_like(x), np.ones((1, 1)), lambda: np.zeros((1, 1)))
-            except TypeError as error:
-                if not _entered(load(target.where, target.member), error):
-                    raise BadTarget(
-                        f"{target.member} cannot be called as {protocol.name} calls it, {protocol.summary}: {error}"
-                    ) from None
-            except Exception:
-                continue
+    name = getattr(found, "__name__", type(found).__name__)
+    _check_names(found, name, request)
+    try:
+        subject = protocol.wrap(found, request)
+    except (ValueError, TypeError) as error:
+        raise BadTarget(f"{name} is nothing for protocol {protocol.name}: {error}") from error
+    try:
+        sampler = subject.build(subject.steps[0] if subject.steps else 5)
+        sampler.play(lambda x, _: np.zeros_like(x), np.ones((1, 1)), lambda: np.zeros((1, 1)))
+    except TypeError as error:
+        if not _entered(found, error):
+            said = f"{name} cannot be called as {protocol.name} calls it, {protocol.summary}: {error}"
+            raise BadTarget(said) from None
+    except Exception:  # for the checks to report
+        pass
+    return subject
 
 
 def _entered(function: Any, error: TypeError) -> bool:
@@ -258,20 +261,18 @@ def _entered(function: Any, error: TypeError) -> bool:
 # ---------------------------------------------------------------------- names of options
 
 
-def _check_names(target: Target) -> None:
+def _check_names(found: Any, name: str, request: Request) -> None:
     """The options that are set exist, and so do the family and what is claimed of it."""
     from refdiff.samplers.families import families
 
-    found = load(target.where, target.member)
-    _known([key for key, _ in target.options], accepted(found), f"option of {target.member}")
-    if target.family is None:
-        if target.claimed:
-            raise BadTarget("--claim says something about the family, which is missing: --family NAME")
+    _known(request.options, accepted(found), f"option of {name}")
+    if request.family is None:
+        _known(request.claimed, CLAIMED, "claim without a family, which --family NAME gives")
         return
-    _known([target.family], families(), "family (refdiff samplers lists them)")
-    build = families()[target.family].build
+    _known([request.family], families(), "family (refdiff samplers lists them)")
+    build = families()[request.family].build
     options = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    _known([key for key, _ in target.claimed], [*options, *CLAIMED], f"option of the family {target.family}")
+    _known(request.claimed, [*options, *CLAIMED], f"option of the family {request.family}")
 
 
 def accepted(found: Any) -> list[str] | None:
