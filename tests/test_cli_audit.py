@@ -77,8 +77,11 @@ def test_options_of_a_member_are_passed_on(monkeypatch):
     seen = []
     monkeypatch.setattr(audit, "result", lambda *a: seen.append(a) or audit._broken(a[0], "not run"))
     monkeypatch.setattr(audited.np, "of_numpy", lambda a=0, b=0, c=None, **rest: a, raising=False)
-    toy = audited.Protocol("toy", "f(a)", lambda f, r: audited.Subject(repr(dict(r.options)), audited.build(f)), "numpy",
-                           lambda quick: {"of_numpy": None})  # fmt: skip
+
+    def wrap(function, request):
+        return audited.Subject(repr(dict(request.options)), audited.build(function))
+
+    toy = audited.Protocol("toy", "f(a)", wrap, "numpy", lambda quick: {"of_numpy": None})
     with pytest.MonkeyPatch.context() as patch:
         audited.install(patch, toy)
         settings = ("a=3", "b=true", "c=None", "d=karras", "e=[1, 2.5]", "f='x'")

@@ -29,7 +29,7 @@ def assert_sampler(
     Args:
         sampler: a function or a class, called as the protocol calls it.
         protocol: the name of a calling convention; `refdiff audit --list` has them.
-        family: the name of a family; `refdiff samplers` has them. None where the protocol knows the sampler by its name.
+        family: the name of a family; `refdiff samplers` has them. None where its own name says what the sampler is.
         options: passed on to the sampler.
         claim: options of the family.
         dtype: number type of the points.
