@@ -59,7 +59,8 @@ def impulse(sampler: Sampler, comparison: Comparison) -> str:
     right = float(first.right[column] * scale)
     seen = f"asked[{place}]" if place < nfe else "x.item()"
     what = f"what evaluation {place + 1} is shown" if place < nfe else "the output"
-    return f'{_calling(sampler.script, int(columns[column]), nfe, heard.draws)}\nprint("{what}: found", {seen}, "right", {right!r})\n'
+    shown = f'print("{what}: found", {seen}, "right", {right!r})'
+    return f"{_calling(sampler.script, int(columns[column]), nfe, heard.draws)}\n{shown}\n"
 
 
 def _calling(setup: str, column: int, nfe: int, draws: int) -> str:
@@ -76,7 +77,7 @@ def _one(what: str, number: int, counted: str) -> tuple[str, str]:
 
 
 def _program(setup: str, start: float, answer: tuple[str, str], drawn: tuple[str, str] | None) -> str:
-    """Lines that run the sampler; answers and normals as (comment, expression), normals the library's own where None."""
+    """Lines that run the sampler; answers and normals are (comment, expression), None for the library's normals."""
     loop = "scheduler" in setup
     if drawn is None and not loop and "draw(" in setup:
         drawn = ("0", "0.0")

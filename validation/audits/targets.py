@@ -226,7 +226,7 @@ def _from_file(path: Path) -> Any:
 
 
 def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
-    """A callable or class of one's own as its protocol wraps it, called once on zeros to see that it is what that calls.
+    """A callable or class of one's own as its protocol wraps it, called once to see that it is what the protocol calls.
 
     What it raises itself is for the checks to report; what is told here is that it cannot be called like this at all.
 
