@@ -154,6 +154,7 @@ class Subject:
         checks: the names of the checks that it is put to; all of them where it is empty.
         source: what the protocol's own checks make their schedulers or functions from.
         on_grid: (grid) -> Sampler on any decreasing times of the claim's process, or None where grids cannot be given.
+        memory: what was read of it, by number of steps: see `reading`.
     """
 
     name: str
@@ -166,3 +167,4 @@ class Subject:
     checks: tuple[str, ...] = ()
     source: Any = None
     on_grid: Callable[[Array], Sampler] | None = None
+    memory: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)

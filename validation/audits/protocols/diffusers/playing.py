@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -54,7 +55,7 @@ class Made:
 
     def new(self) -> Any:
         """A scheduler, made and set to its steps."""
-        scheduler = self.kind(**self.options)
+        scheduler = deepcopy(constructed(self.kind, self.options))
         set_steps(scheduler, None if {"timesteps", "sigmas"} & set(self.at_steps) else self.steps, **self.at_steps)
         return scheduler
 
@@ -68,6 +69,20 @@ class Made:
             f"scheduler = {self.kind.__name__}({given})\nscheduler.set_timesteps({more})"
             + (f"\nat_step = {dict(self.at_step)!r}" if self.at_step else "")
         )
+
+
+_constructed: dict[str, Any] = {}
+KEPT = 64  # schedulers, each of a few tables
+
+
+def constructed(kind: type, options: Mapping[str, Any]) -> Any:
+    """A scheduler as its constructor leaves it; some take a second for that, so the last ones are kept."""
+    key = f"{kind.__module__}.{kind.__qualname__} {id(kind)} {sorted(options.items())!r}"
+    if key not in _constructed:
+        while len(_constructed) >= KEPT:
+            del _constructed[next(iter(_constructed))]
+        _constructed[key] = kind(**options)
+    return _constructed[key]
 
 
 def set_steps(scheduler: Any, steps: int | None, **more: Any) -> None:
@@ -113,16 +128,41 @@ def drawn(scheduler: Any, normal: Callable[[], Array], like: Any) -> Iterator[No
     def randn_tensor(shape: Any, *_: Any, **__: Any) -> Any:
         return to_torch(normal(), like=like).reshape(tuple(shape))
 
-    class Brownian:
-        """Increments of a Brownian path over disjoint intervals, divided by their lengths' roots: unit normals."""
+    class Path:
+        """A Brownian path in the class's own clock, made of unit normals where it is asked for.
 
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
+        (W(t) - W(s)) / sqrt|t - s| for any two points of the clock, as BrownianTreeNoiseSampler gives it: beyond the
+        known points the path goes on by sqrt(gap) z, between two of them it is a bridge. So increments over
+        intervals that overlap share their normals, as they do in the library; those over disjoint intervals are unit
+        normals of their own. An interval of length zero has 0 / 0, there as here.
+        """
 
-        def __call__(self, *_: Any) -> Any:
-            return to_torch(normal(), like=like)
+        def __init__(self, *_: Any, transform: Callable[[Any], Any] = lambda x: x, **__: Any) -> None:
+            self.known: dict[float, Array] = {}
+            self.transform = transform
 
-    replaced = {"randn_tensor": randn_tensor, "BrownianTreeNoiseSampler": Brownian}
+        def at(self, point: float) -> Array:
+            if point not in self.known:
+                below = max((p for p in self.known if p < point), default=None)
+                above = min((p for p in self.known if p > point), default=None)
+                ends = [p for p in (below, above) if p is not None]
+                if len(ends) == 2:
+                    low, high = ends
+                    part = (point - low) / (high - low)
+                    middle = (1 - part) * self.known[low] + part * self.known[high]
+                    self.known[point] = middle + np.sqrt((point - low) * (1 - part)) * normal()
+                elif ends:
+                    self.known[point] = self.known[ends[0]] + np.sqrt(abs(point - ends[0])) * normal()
+                else:
+                    self.known[point] = np.zeros(())  # only increments matter
+            return self.known[point]
+
+        def __call__(self, start: Any, end: Any) -> Any:
+            s, t = (float(self.transform(to_torch(np.asarray(to_numpy(one), dtype=float)))) for one in (start, end))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return to_torch((self.at(s) - self.at(t)) / np.sqrt(abs(s - t)) * np.ones(like.shape), like=like)
+
+    replaced = {"randn_tensor": randn_tensor, "BrownianTreeNoiseSampler": Path}
     modules = {sys.modules[kind.__module__] for kind in type(scheduler).__mro__ if kind.__module__ in sys.modules}
     patches = [patch.object(m, name, new) for m in modules for name, new in replaced.items() if hasattr(m, name)]
     for one in patches:

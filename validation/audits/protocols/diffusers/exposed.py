@@ -1,0 +1,364 @@
+r"""What a scheduler exposes beside its steps, against the levels (alpha_k, sigma_k) that its claim has at time k.
+
+    init_noise_sigma       the standard deviation of the start: sigma_0 of pure noise, or that of unit data with its noise,
+                           sqrt(alpha_0^2 + sigma_0^2), in the sampler's own coordinate
+    scale_model_input      what the claim says that the network is shown
+    add_noise              alpha_k x_0 + sigma_k eps, also in batches of different times, and where a run begins later
+    get_velocity           alpha_k eps - sigma_k x_0
+    custom times, levels   set_timesteps given its own default times or levels makes the same grid
+    pred_original_sample   the point itself, where the data are one point and the network is exact
+    constants              those that follow from others: alphas, alpha_t, sigma_t, lambda_t, final_alpha_cumprod
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers import Tableau
+from refdiff.schedules import Coefficients
+from refdiff.validation.audits.checks import Check
+from refdiff.validation.audits.findings import Finding, Verdict, convention, judged, not_applicable
+from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
+from refdiff.validation.audits.protocols.diffusers.options import Build, raised
+from refdiff.validation.audits.protocols.diffusers.playing import Made, constructed, set_steps
+from refdiff.validation.audits.subject import Claim, Subject
+
+EPS = float(np.finfo(np.float32).eps)
+STEPS = 10
+OPERATIONS = 16  # of a number that is made of others, each half a unit off
+RULE = "16 roundings of float32 in the terms of a number"
+
+
+@dataclass(frozen=True)
+class Read:
+    """A scheduler at some steps, and what its claim has at each of its times: scales of x, and alpha and sigma."""
+
+    made: Made
+    claim: Claim
+    table: Tableau
+    at: Array
+
+    def level(self, k: int) -> tuple[float, float]:
+        """(alpha, sigma) at time k."""
+        return self._of(self.table.coefficients, k)
+
+    def scale(self, k: int) -> float:
+        """What x is multiplied by in the sampler's coordinate at time k."""
+        return float(self.table.scale[self.at[k]])
+
+    def _of(self, c: Coefficients, k: int) -> tuple[float, float]:
+        return float(c.alpha[self.at[k]]), float(c.sigma[self.at[k]])
+
+    @property
+    def first(self) -> list[int]:
+        """Times that begin a step."""
+        stages = int(getattr(self.made.new(), "order", 1))
+        return list(range(0, len(self.at), stages))
+
+
+def read(subject: Subject, steps: int = STEPS) -> Read | None:
+    """The subject with its claim, or None where nothing is claimed or a claim has other evaluations than times."""
+    build = subject.source
+    if not isinstance(build, Build):
+        return None
+    made = build.made(steps)
+    try:
+        scheduler, claim = made.new(), build(steps).claim
+        table = None if claim is None else claim.table()
+    except Exception:  # what does not run is told by robustness
+        return None
+    if claim is None or table is None:
+        return None
+    at = np.flatnonzero(table.evaluated)
+    return Read(made, claim, table, at) if len(at) == len(scheduler.timesteps) else None
+
+
+def exposed(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """All of it, at one number of steps."""
+    build = subject.source
+    if not isinstance(build, Build):
+        return
+    found = read(subject)
+    parts: list[Callable[[Read], Iterator[Finding]]] = [initial, shown, noised, velocity, originals]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if found is not None:
+            for part in parts:
+                for one in part(found):
+                    yield replace(one, subject=subject.name, script=one.script or found.made.script())
+        for one in (*customs(build), *constants(build)):
+            yield replace(one, subject=subject.name)
+
+
+def initial(read: Read) -> Iterator[Finding]:
+    """The standard deviation of the start."""
+    scheduler = read.made.new()
+    if not hasattr(scheduler, "init_noise_sigma") or type(scheduler).__name__.endswith("InverseScheduler"):
+        return
+    found, (a, s) = float(scheduler.init_noise_sigma), read.level(0)
+    right = np.array([s, np.hypot(a, s)]) * read.scale(0)
+    gap = np.abs(found - right) / right
+    yield judged("", "initial noise", gap.min(), OPERATIONS * EPS, f"init_noise_sigma is {found:.8g}, the start needs "
+                 f"{right[0]:.8g} (noise alone) or {right[1]:.8g} (with unit data)", rule=RULE, place="init_noise_sigma",
+                 script=f"{read.made.script()}\nprint(scheduler.init_noise_sigma, scheduler.timesteps[0])")  # fmt: skip
+
+
+def shown(read: Read) -> Iterator[Finding]:
+    """scale_model_input where a run begins at each step."""
+    import torch
+
+    scheduler = read.made.new()
+    if not hasattr(scheduler, "scale_model_input"):
+        return
+    right = read.claim.scales(read.table)
+    for k in read.first:
+        scheduler = read.made.new()
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(k)
+        found = float(scheduler.scale_model_input(torch.ones(1, 1, dtype=torch.float64), scheduler.timesteps[k]))
+        if abs(found - right[k]) > OPERATIONS * EPS * right[k] or k == read.first[-1]:
+            text = f"at time {k} a state is multiplied by {found:.8g}, should be by {right[k]:.8g}"
+            yield judged("", "scale_model_input", abs(found / right[k] - 1), OPERATIONS * EPS, text, rule=RULE)
+            return
+
+
+# ---------------------------------------------------------------------- add_noise, get_velocity
+
+
+def noised(read: Read) -> Iterator[Finding]:
+    """add_noise (scale_noise of flows) at the scheduler's times, one by one, in a batch, and for a later beginning."""
+    yield from _compared(read, "add_noise", ("add_noise", "scale_noise"), lambda a, s: (a, s))
+
+
+def velocity(read: Read) -> Iterator[Finding]:
+    """get_velocity at the scheduler's times, on the variance-preserving scale."""
+
+    def weights(a: float, s: float) -> tuple[float, float]:
+        size = float(np.hypot(a, s))
+        return -s / size, a / size
+
+    yield from _compared(read, "get_velocity", ("get_velocity",), weights, scaled=False)
+
+
+def _compared(
+    read: Read,
+    question: str,
+    names: tuple[str, ...],
+    weights: Callable[[float, float], tuple[float, float]],
+    scaled: bool = True,
+) -> Iterator[Finding]:
+    scheduler = read.made.new()
+    name = next((n for n in names if hasattr(scheduler, n)), None)
+    if name is None:
+        return
+    x, e = np.array([0.75, -1.25]), np.array([0.5, 2.0])
+    right = {k: np.array(weights(*read.level(k))) * (read.scale(k) if scaled else 1.0) for k in read.first}
+    ways: list[tuple[str, list[int], bool]] = [("one by one", [k], False) for k in right]
+    ways.append(("in a batch", list(right), False))
+    if scaled and hasattr(scheduler, "set_begin_index"):
+        ways += [("begin index", [k], True) for k in right]
+    worst: dict[str, tuple[float, str, int]] = {}
+    for way, which, begin in ways:
+        scheduler = read.made.new()
+        if begin:
+            scheduler.set_begin_index(which[0])
+        try:
+            out = _call(scheduler, name, x, e, which)
+        except Exception as error:  # whatever foreign code raises
+            if not raised(error):
+                yield Finding("", question, Verdict.WRONG, f"{way}: {type(error).__name__}: {error}", place=way)
+            return
+        for row, k in zip(out, which, strict=True):
+            terms = np.abs(right[k][0] * x) + np.abs(right[k][1] * e)
+            gap = float((np.abs(row - right[k][0] * x - right[k][1] * e) / terms).max())
+            if not gap <= worst.get(way, (-1.0, "", 0))[0]:
+                found = np.linalg.solve(np.stack([x, e], axis=1), row)
+                text = (f"{way}, time {k}: {found[0]:.7g} x_0 + {found[1]:.7g} eps, should be {right[k][0]:.7g} x_0 + "
+                        f"{right[k][1]:.7g} eps")  # fmt: skip
+                worst[way] = (gap, text, k)
+    for way, (gap, text, k) in worst.items():
+        begin = f"scheduler.set_begin_index({k})\n" if way == "begin index" else ""
+        script = (
+            f"import torch\n{read.made.script()}\n{begin}x, e = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])\n"
+            f"print(scheduler.{name}{'(x, t, e)' if name == 'scale_noise' else '(x, e, t)'})"
+        ).replace(", t", f", scheduler.timesteps[{k}:{k + 1}]", 1)
+        yield judged("", question, gap, OPERATIONS * EPS, text, rule=RULE, place=way, script=script)
+
+
+def _call(scheduler: Any, name: str, x: Array, e: Array, which: list[int]) -> Array:
+    """Rows for the same x and noise at several times."""
+    rows = len(which)
+    points, noise = to_torch(np.tile(x, (rows, 1))), to_torch(np.tile(e, (rows, 1)))
+    times = scheduler.timesteps[which]
+    given = (points, times, noise) if name == "scale_noise" else (points, noise, times)
+    return to_numpy(getattr(scheduler, name)(*given)).astype(float)
+
+
+# ---------------------------------------------------------------------- pred_original_sample
+
+
+def answer(prediction: str, x: Array, point: Array, a: float, s: float) -> Array | None:
+    """What an exact network answers where the data are one point, or None for a prediction of another kind."""
+    noise = (x - a * point) / s
+    answers = {"denoiser": point, "noise": noise, "v_prediction": a * noise - s * point, "velocity": noise - point}
+    return answers.get(prediction)
+
+
+def originals(read: Read) -> Iterator[Finding]:
+    """pred_original_sample of every step, where the data are one point."""
+    scheduler = read.made.new()
+    point, worst, text = np.array([[0.75, -0.5]]), -np.inf, ""
+    a, s = read.level(0)
+    state = to_torch((a * point + s * np.array([[0.5, 1.5]])) * read.scale(0))
+    taken = inspect.signature(scheduler.step).parameters
+    bound = 0.0
+    for k, t in enumerate(scheduler.timesteps):
+        a, s = read.level(k)
+        if a == 0 or s == 0:
+            return
+        x = to_numpy(state).astype(float) / read.scale(k)
+        network = answer(read.claim.prediction, x, point, a, s)
+        if network is None:
+            return
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(state, t)
+        try:
+            out = scheduler.step(to_torch(network), t, state, **{k: v for k, v in read.made.at_step.items() if k in taken})
+        except Exception:  # what does not run is told by robustness
+            return
+        found = getattr(out, "pred_original_sample", None)
+        if found is None:
+            return
+        gap = float(np.abs(to_numpy(found).astype(float) - point).max())
+        allowed = OPERATIONS * EPS * float((np.abs(x) / a + np.abs(point) + s / a * np.abs(network)).max())
+        if gap / allowed > worst:
+            worst, bound = gap / allowed, allowed
+            text = f"step {k} says {np.ravel(to_numpy(found))[0]:.7g} where the data are all at {point[0, 0]}"
+        state = out.prev_sample
+    yield judged("", "pred_original_sample", worst * bound, bound, text, rule=RULE, place="pred_original_sample")
+
+
+# ---------------------------------------------------------------------- custom times and levels
+
+
+def customs(build: Build) -> Iterator[Finding]:
+    """The default times, and the default levels, given back to set_timesteps."""
+    made = build.made(STEPS)
+    try:
+        default = made.new()
+    except Exception:  # robustness tells what raises
+        return
+    taken = inspect.signature(default.set_timesteps).parameters
+    stages = int(getattr(default, "order", 1))
+    if "timesteps" in taken:
+        times = to_numpy(default.timesteps)[::stages].tolist()
+        yield from _again(build, default, "timesteps", {"timesteps": [times]})
+    if "sigmas" in taken and getattr(default, "sigmas", None) is not None:
+        every = to_numpy(default.sigmas).astype(float).tolist()
+        yield from _again(build, default, "sigmas", {"sigmas": [every, every[:-1]]})
+
+
+def _again(build: Build, default: Any, name: str, ways: dict[str, list[list[float]]]) -> Iterator[Finding]:
+    """One of the ways of giving them must make the default grid."""
+    import torch
+
+    texts, refused = [], []
+    gaps: list[float] = []
+    shift = float(getattr(build.options, "get", dict)("shift", 1.0) or 1.0) if hasattr(default.config, "shift") else 1.0
+    shifted = shift != 1 or bool(build.at_steps) or getattr(default.config, "flow_shift", 1.0) != 1
+    for given in ways[name]:
+        for form in (list(given), torch.tensor(given)):
+            scheduler = constructed(build.kind, build.options)
+            scheduler = type(scheduler).from_config(scheduler.config) if False else _copy(scheduler)
+            try:
+                set_steps(scheduler, None, **{name: form}, **build.at_steps)
+            except Exception as error:  # whatever foreign code raises
+                if raised(error):
+                    refused.append(str(error))
+                texts.append(f"{type(error).__name__}: {error}")
+                continue
+            gap, text = _apart(default, scheduler)
+            if gap <= OPERATIONS * EPS:
+                yield judged("", f"custom {name}", gap, OPERATIONS * EPS, f"given its own {name} it makes the same grid",
+                             rule=RULE, place=name)  # fmt: skip
+                return
+            gaps.append(gap)
+            texts.append(text)
+    if refused and not gaps:
+        yield not_applicable("", f"custom {name}", refused[0])
+    elif shifted:
+        yield convention("", f"custom {name}", f"given {name} are shifted like the default ones", place=name)
+    else:
+        script = (f"{build.made(STEPS).script()}\ngiven = scheduler.{name}.tolist()\nprint(given)\n"
+                  f"scheduler.set_timesteps({name}=given)\nprint(scheduler.timesteps, getattr(scheduler, 'sigmas', None))")  # fmt: skip
+        yield Finding("", f"custom {name}", Verdict.WRONG, f"given its own {name}: {texts[0]}",
+                      min(gaps, default=None), OPERATIONS * EPS, name, RULE, script)  # fmt: skip
+
+
+def _copy(scheduler: Any) -> Any:
+    from copy import deepcopy
+
+    return deepcopy(scheduler)
+
+
+def _apart(one: Any, other: Any) -> tuple[float, str]:
+    """How far two grids are apart, relative to their size, and where."""
+    for name in ("timesteps", "sigmas"):
+        left, right = (getattr(each, name, None) for each in (one, other))
+        if left is None or right is None:
+            continue
+        a, b = to_numpy(left).astype(float), to_numpy(right).astype(float)
+        if a.shape != b.shape:
+            return np.inf, f"{name} are {len(b)}, should be {len(a)}"
+        gap = np.abs(a - b) / np.maximum(np.abs(a), 1e-3)
+        if not gap.max() <= OPERATIONS * EPS:
+            k = int(np.argmax(np.where(np.isfinite(gap), gap, np.inf)))
+            return (float(gap[k]) if np.isfinite(gap[k]) else np.inf), f"{name}[{k}] is {b[k]:.7g}, should be {a[k]:.7g}"
+    return 0.0, ""
+
+
+# ---------------------------------------------------------------------- constants
+
+
+def constants(build: Build) -> Iterator[Finding]:
+    """Tables and numbers that follow from alphas_cumprod and betas."""
+    try:
+        scheduler = constructed(build.kind, build.options)
+    except Exception:  # robustness tells what raises
+        return
+    bars, betas = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "betas", None)
+    if bars is None or betas is None:
+        return
+    bar, beta = to_numpy(bars).astype(float), to_numpy(betas).astype(float)
+    with np.errstate(divide="ignore"):
+        made = {
+            "alphas": 1 - beta,
+            "alpha_t": np.sqrt(bar),
+            "sigma_t": np.sqrt(1 - bar),
+            "lambda_t": (np.log(bar) - np.log1p(-bar)) / 2,
+        }
+    for name, right in made.items():
+        found = getattr(scheduler, name, None)
+        if found is None or np.shape(found) != right.shape:
+            continue
+        value = to_numpy(found).astype(float)
+        with np.errstate(invalid="ignore"):
+            gap = np.where(value == right, 0.0, np.abs(value - right) / np.maximum(np.abs(right), 1.0))
+        k = int(np.argmax(gap))
+        yield judged("", "constants", float(gap[k]), OPERATIONS * EPS, f"{name}[{k}] is {value[k]:.8g}, should be "
+                     f"{right[k]:.8g}", rule=RULE, place=name)  # fmt: skip
+    final, to_one = getattr(scheduler, "final_alpha_cumprod", None), getattr(scheduler.config, "set_alpha_to_one", None)
+    if final is not None and to_one is not None:
+        want = 1.0 if to_one else bar[0]
+        yield judged("", "constants", abs(float(final) - want), OPERATIONS * EPS, f"final_alpha_cumprod is {float(final):.8g}, "
+                     f"should be {want:.8g}", rule=RULE, place="final_alpha_cumprod")  # fmt: skip
+
+
+CHECKS: tuple[Check, ...] = (exposed,)

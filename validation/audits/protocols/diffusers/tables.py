@@ -1,0 +1,326 @@
+r"""Betas, levels and times of a scheduler, each against its definition.
+
+    alphas_cumprod   prod (1 - beta), of the table of betas that the options name, in float64
+    spacing          linspace, leading or trailing by Table 2 of Lin et al. 2024; solvers take n + 1 points less the last
+    levels           sigma / alpha of alphas_cumprod at the times; Karras, exponential and beta levels between their ends;
+                     flow levels, which are equally spaced before the shift s sigma / (1 + (s - 1) sigma)
+    told times       a time whose level in the table is the step's: exactly, or rounded to whole numbers
+    final level      0, or the lowest level that the network was trained at
+    first level      one step that starts at the clean end takes no noise away
+
+Bounds: a cumulative product of i numbers of float32 is off by two roundings of each; a level that is computed in
+float64 and stored in float32 by 8 roundings, with those of its ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from refdiff.arguments import Array
+from refdiff.processes import beta_table
+from refdiff.samplers.times import exponential, karras
+from refdiff.validation.audits.checks import Check
+from refdiff.validation.audits.findings import Finding, Verdict, convention, judged
+from refdiff.validation.audits.levels import EXPLODING
+from refdiff.validation.audits.protocols.arrays import to_numpy
+from refdiff.validation.audits.protocols.diffusers.options import Build, raised
+from refdiff.validation.audits.protocols.diffusers.playing import Made, constructed
+from refdiff.validation.audits.protocols.diffusers.robustness import JUMPING
+from refdiff.validation.audits.subject import Subject
+
+EPS = float(np.finfo(np.float32).eps)
+STEPS, QUICK = (1, 7, 10), (10,)
+TABLES: Mapping[str, str] = {"squaredcos_cap_v2": "squared_cosine"}
+SOLVERS = ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
+# their grids are their own: skipped indices of another sampler's grid, or indices that rise
+OWN_GRID = JUMPING | {"LCMScheduler", "TCDScheduler", "DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"}
+FAMILIES = ("karras", "exponential", "beta", "lu", "flow")
+FLOOR = 2.0**-24  # alpha_bar of the last index where it should be 0, in the schedulers that divide by it
+STORED = 8 * EPS
+RULE = "8 roundings of float32"
+
+
+def training_table(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """alphas_cumprod of every training index."""
+    build = subject.source
+    if not isinstance(build, Build):
+        return
+    scheduler = constructed(build.kind, build.options)
+    config, bars = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+    name = getattr(config, "beta_schedule", None)
+    if bars is None or name is None or getattr(config, "trained_betas", None) is not None:
+        return
+    found = to_numpy(bars).astype(float)
+    right, bound = cumulative(config)
+    if len(found) != len(right):
+        yield Finding(subject.name, "alphas_cumprod", Verdict.WRONG,
+                      f"it has {len(found)} entries, should have {len(right)}", place="length")  # fmt: skip
+        return
+    last = len(right) - (right[-1] == 0)
+    error = np.abs(found - right)[:last] / bound[:last]
+    k = int(np.argmax(error)) if np.isfinite(error).all() else int(np.argmax(~np.isfinite(error)))
+    script = f"{_made(build)}\nimport numpy as np\nb = scheduler.betas.double().numpy()\nprint(np.cumprod(1 - b)[{k}], "
+    yield judged(subject.name, "alphas_cumprod", abs(found[k] - right[k]) / right[k], bound[k] / right[k],
+                 f"entry {k} is {found[k]:.9g}, should be {right[k]:.9g}", rule="2 roundings of each factor",
+                 place="alphas_cumprod", script=f"{script}scheduler.alphas_cumprod[{k}])")  # fmt: skip
+    if last < len(right) and found[-1] not in (0.0, FLOOR):
+        yield Finding(subject.name, "alphas_cumprod", Verdict.WRONG, f"the last entry is {found[-1]:.9g}, should be 0",
+                      found[-1], 0.0, place="terminal")  # fmt: skip
+    elif last < len(right) and found[-1] == FLOOR:
+        yield convention(subject.name, "alphas_cumprod", "the last entry is 2^-24 in place of 0", place="terminal")
+    rises = np.flatnonzero(np.diff(found) >= 0)
+    if len(rises):
+        k = int(rises[0])
+        text = f"alphas_cumprod rises from {found[k]:.6g} at index {k} to {found[k + 1]:.6g}, so that more noise is less"
+        yield Finding(subject.name, "training levels", Verdict.WRONG, text, found[k + 1] - found[k], 0.0, "order",
+                      "alpha_bar falls strictly", f"{_made(build)}\nprint(scheduler.alphas_cumprod[{k}:{k + 2}])")  # fmt: skip
+
+
+def cumulative(config: Any) -> tuple[Array, Array]:
+    """alpha_bar of every training index by the options, and what float32 may be off by."""
+    count, name = config.num_train_timesteps, config.beta_schedule
+    ends = {k: getattr(config, k) for k in ("beta_start", "beta_end") if name != "squaredcos_cap_v2"}
+    bars = beta_table.TABLES[TABLES.get(name, name)](count, **ends).alpha_bar
+    # each factor 1 - beta is rounded, and so is each product; a beta is off by 8 roundings of the largest
+    i = np.arange(1, count + 1)
+    relative = 2 * i * EPS * (1 + 4 * getattr(config, "beta_end", 0.0))
+    if (scale := getattr(config, "snr_shift_scale", None)) is not None:
+        bars = bars / (scale + (1 - scale) * bars)
+        relative = relative * max(scale, 1.0) + 4 * EPS
+    if getattr(config, "rescale_betas_zero_snr", False):
+        roots = np.sqrt(bars)
+        kept = roots - roots[-1]
+        drift = relative / 2 * roots
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # both ends of a difference are off, and their table is once more taken apart and multiplied up
+            relative = 2 * (drift + drift[-1]) / kept + 2 * relative + 2 * i * EPS
+        bars = (kept * roots[0] / kept[0]) ** 2
+    return bars, bars * relative
+
+
+def _made(build: Build) -> str:
+    return build.made(10).script().rpartition("\n")[0]
+
+
+# ---------------------------------------------------------------------- grids
+
+
+def grids(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """Times and levels of some numbers of steps."""
+    build = subject.source
+    if not isinstance(build, Build):
+        return
+    for steps in QUICK if quick else STEPS:
+        made = build.made(steps)
+        try:
+            scheduler = made.new()
+        except Exception as error:  # robustness tells what raises
+            if raised(error):
+                continue
+            return
+        for one in (*spaced(scheduler, made), *levels(scheduler, made), *told(scheduler, made), *ends(scheduler, made)):
+            yield _named(subject.name, one, made)
+
+
+def _named(subject: str, finding: Finding, made: Made) -> Finding:
+    from dataclasses import replace
+
+    shown = f"{made.script()}\nprint(scheduler.timesteps)\nprint(getattr(scheduler, 'sigmas', None))"
+    place = f"{made.steps} steps, {finding.place}" if finding.verdict is not Verdict.CONVENTION else finding.place
+    return replace(finding, subject=subject, script=shown, place=place)
+
+
+def _family(config: Any) -> str:
+    """The family of levels that the options ask for, or "" for those of the spaced times."""
+    flags = [name for name in FAMILIES if getattr(config, f"use_{name}_{'lambdas' if name == 'lu' else 'sigmas'}", 0)]
+    return flags[0] if flags else ""
+
+
+def spaced(scheduler: Any, made: Made) -> Iterator[Finding]:
+    """Times by their definition."""
+    config, kind = scheduler.config, made.kind.__name__
+    spacing = getattr(config, "timestep_spacing", None)
+    if (
+        spacing is None
+        or _family(config)
+        or kind in OWN_GRID
+        or getattr(config, "lambda_min_clipped", -np.inf) > -np.inf
+        or getattr(config, "timestep_type", "") == "continuous"
+    ):
+        return
+    times = to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
+    size, n, more = config.num_train_timesteps, made.steps, int(kind.startswith(SOLVERS))
+    if spacing == "linspace":
+        right = np.linspace(0, size - 1, n + more)[::-1][:n]
+    elif spacing == "leading":
+        right = np.arange(n + more)[::-1][:n] * (size // (n + more)) + getattr(config, "steps_offset", 0)
+    else:
+        right = size - np.arange(n) * size / n - 1
+    if len(times) != n:
+        yield Finding("", "spacing", Verdict.WRONG, f"{len(times)} times where {n} were asked for", place="count")
+        return
+    # a rounded half may go either way
+    whole = bool((times == np.round(times)).all())
+    bound = 0.5 + size * EPS if whole else 4 * size * EPS
+    k = int(np.argmax(np.abs(times - right)))
+    yield judged("", "spacing", abs(times[k] - right[k]), bound, f"{spacing}: time {k} is {times[k]:.8g}, by its "
+                 f"definition {right[k]:.8g}", rule="half a step where times are whole", place="times")  # fmt: skip
+
+
+def own_levels(scheduler: Any, made: Made) -> Array | None:
+    """One level for each step and the final one, or None where the class has no such levels."""
+    found = getattr(scheduler, "sigmas", None)
+    if found is None or made.kind.__name__ in OWN_GRID | JUMPING:
+        return None
+    every = to_numpy(found).astype(float)
+    stages = int(getattr(scheduler, "order", 1))
+    count = len(scheduler.timesteps)
+    if every.ndim != 1 or (len(every) != count + 1 if stages == 1 else len(every) < count + 1):
+        return None
+    return np.append(every[::stages][: (count + 1) // stages if stages > 1 else count], every[-1])
+
+
+def levels(scheduler: Any, made: Made) -> Iterator[Finding]:
+    """Levels at the times, or of the family that is asked for."""
+    own, config = own_levels(scheduler, made), scheduler.config
+    bars = getattr(scheduler, "alphas_cumprod", None)
+    if own is None:
+        if getattr(scheduler, "sigmas", None) is not None and bars is not None and made.kind.__name__ not in OWN_GRID:
+            text = f"{len(scheduler.sigmas)} levels for {len(scheduler.timesteps)} times"
+            yield Finding("", "levels", Verdict.WRONG, text, place="count")
+        return
+    n, family = len(own) - 1, _family(config)
+    if bars is None:
+        unshifted = made.kind.__name__.startswith("Flow") and family in ("", "flow")
+        family = "flow" if unshifted else getattr(config, "sigma_schedule", family)
+        if not family or getattr(config, "invert_sigmas", False) or not np.isfinite(own).all():
+            return
+    if family == "" and bars is not None:
+        size = len(bars)
+        table = np.sqrt((1 - to_numpy(bars).astype(float)) / to_numpy(bars).astype(float))
+        times = to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
+        if getattr(config, "timestep_type", "") == "continuous" or times.max() > size - 1:
+            return
+        right = np.interp(times, np.arange(size), table)
+        # between two indices log sigma may be linear as well as sigma
+        slack = np.abs(np.exp(np.interp(times, np.arange(size), np.log(table))) - right)
+        yield _worst("levels at the times", own[:n], right, slack + STORED * right)
+    elif family == "flow":
+        yield from _flow(config, made, own)
+    elif n > 1 and not getattr(config, "use_flow_sigmas", False):
+        yield _worst(f"{family} levels", own[:n], of_family(family, own[0], own[n - 1], n, getattr(config, "rho", 7.0)),
+                     STORED * own[:n])  # fmt: skip
+
+
+def of_family(family: str, high: float, low: float, count: int, rho: float = 7.0) -> Array:
+    """`count` levels from high to low."""
+    if family == "karras":
+        return karras(EXPLODING, count - 1, start=high, end=low, rho=rho)
+    if family == "beta":
+        return low + (high - low) * stats.beta.ppf(np.linspace(1, 0, count), 0.6, 0.6)
+    return exponential(EXPLODING, count - 1, start=high, end=low)
+
+
+def _worst(place: str, found: Array, right: Array, bound: Array) -> Finding:
+    k = int(np.argmax(np.abs(found - right) / bound))
+    text = f"{place}: level {k} is {found[k]:.8g}, should be {right[k]:.8g}"
+    return judged("", "levels", abs(found[k] - right[k]) / right[k], bound[k] / right[k], text, rule=RULE, place=place)
+
+
+def _flow(config: Any, made: Made, own: Array) -> Iterator[Finding]:
+    """Flow levels are equally spaced before the shift."""
+    if getattr(config, "shift_terminal", None) or len(own) < 4:
+        return
+    shift = float(getattr(config, "flow_shift", getattr(config, "shift", 1.0)))
+    if "mu" in made.at_steps:
+        mu = float(made.at_steps["mu"])
+        shift = mu if getattr(config, "time_shift_type", "") == "linear" else float(np.exp(mu))
+    base = own[:-1] / (shift - (shift - 1) * own[:-1])
+    equal = np.linspace(base[0], base[-1], len(base))
+    bound = STORED * np.maximum(base, 1 - base) * max(shift, 1.0) + 2e-6 * (base > 1 - 1e-5)
+    k = int(np.argmax(np.abs(base - equal) / (bound + STORED)))
+    yield judged("", "levels", abs(base[k] - equal[k]), float(bound[k] + STORED), f"flow levels: level {k} is {base[k]:.8g} "
+                 f"before the shift, should be {equal[k]:.8g}", rule=RULE, place="flow levels")  # fmt: skip
+
+
+def told(scheduler: Any, made: Made) -> Iterator[Finding]:
+    """Whether the time of each step is that of its level."""
+    own, config = own_levels(scheduler, made), scheduler.config
+    bars = getattr(scheduler, "alphas_cumprod", None)
+    if own is None or not np.isfinite(own).all():
+        return
+    times = to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
+    n = len(times)
+    if hasattr(scheduler, "precondition_noise"):
+        right = to_numpy(scheduler.precondition_noise(scheduler.sigmas[:n])).astype(float)
+        k = int(np.argmax(np.abs(times - right)))
+        yield judged("", "told times", abs(times[k] - right[k]), STORED * max(1.0, abs(right[k])),
+                     f"time {k} is {times[k]:.8g}, of its level {right[k]:.8g}", rule=RULE, place="c_noise")  # fmt: skip
+        return
+    flow = _family(config) == "flow" or bars is None
+    size = config.num_train_timesteps if hasattr(config, "num_train_timesteps") else 0
+    if getattr(config, "timestep_type", "") == "continuous" and config.prediction_type == "v_prediction":
+        right, unit = 0.25 * np.log(own[:n]), 0.0
+    elif flow:
+        if own[0] > 1 or not size:
+            return
+        right, unit = size * own[:n], 1.0
+    else:
+        levels_ = np.sqrt((1 - to_numpy(bars).astype(float)) / to_numpy(bars).astype(float))
+        if (np.diff(levels_) <= 0).any():
+            return
+        right, unit = np.interp(np.log(own[:n]), np.log(levels_), np.arange(len(levels_))), 1.0
+    gap = np.abs(times - right)
+    k = int(np.argmax(gap))
+    text = f"time {k} is {times[k]:.8g}, and its level {own[k]:.6g} is that of {right[k]:.8g}"
+    exact = 0.01 if unit else STORED * 10  # of an index: what linear instead of logarithmic interpolation leaves
+    whole = bool((times == np.round(times)).all())
+    if exact < gap[k] <= 0.5 * unit + 0.01 and (whole or not flow):
+        yield convention("", "told times", "times are rounded to whole numbers", place="rounded")
+    elif 0.5 < gap[k] < 1.01 * unit and whole:
+        yield convention("", "told times", "times are cut to whole numbers, which is off by up to 1", place="cut")
+    else:
+        yield judged("", "told times", gap[k], exact, text, rule="a hundredth of an index", place="times")
+
+
+def ends(scheduler: Any, made: Made) -> Iterator[Finding]:
+    """The final level, and the first one of a single step."""
+    own, config = own_levels(scheduler, made), scheduler.config
+    bars = getattr(scheduler, "alphas_cumprod", None)
+    if own is None or getattr(config, "invert_sigmas", False) or not np.isfinite(own).all():
+        return
+    final, lowest = own[-1], lowest_level(config, bars)
+    if final == 0:
+        if getattr(config, "final_sigmas_type", "zero") == "sigma_min":
+            yield Finding("", "final level", Verdict.WRONG, "it is 0, should be sigma_min", 0.0, 0.0, "final level")
+    elif lowest is None or final > lowest * (1 + STORED):
+        text = f"the run ends at level {final:.6g} and leaves its noise; the lowest level of training is "
+        yield Finding("", "final level", Verdict.WRONG, f"{text}{lowest:.6g}", final, lowest, "final level", RULE)
+    else:
+        yield convention("", "final level", f"the run ends at sigma_min = {final:.6g}", place="sigma_min")
+    if made.steps == 1 and bars is not None and _family(config) != "flow" and getattr(config, "timestep_spacing", "") in (
+        "linspace", ""):  # fmt: skip
+        highest = np.sqrt(float((1 - bars[-1]) / bars[-1])) if float(bars[-1]) else np.inf
+        if own[0] < 0.01 * highest:
+            text = f"one step starts at level {own[0]:.4g}, where the noise of the start is {highest:.4g}"
+            yield Finding("", "first level", Verdict.WRONG, text, own[0], 0.01 * highest, "one step")
+
+
+def lowest_level(config: Any, bars: Any) -> float | None:
+    """The lowest level of training."""
+    if getattr(config, "use_flow_sigmas", False) or (bars is None and hasattr(config, "shift")):
+        # index 1 of N, shifted
+        shift = float(getattr(config, "flow_shift", getattr(config, "shift", 1.0)))
+        least = 1 / getattr(config, "num_train_timesteps", 1000)
+        return shift * least / (1 + (shift - 1) * least)
+    if bars is not None:
+        first = float(bars[0])
+        return float(np.sqrt((1 - first) / first))
+    return float(config.sigma_min) if getattr(config, "sigma_min", None) is not None else None
+
+
+CHECKS: tuple[Check, ...] = (training_table, grids)
