@@ -136,12 +136,14 @@ def rounding(model: ExactModel, x: Array, t: float, prediction: str, eps: float)
         up = 1 + eps * rng.choice([-1.0, 1.0])
         moved = model.denoiser(x * (1 + eps * rng.choice([-1.0, 1.0], x.shape)), min(t * up, model.process.T))
         change = np.maximum(change, np.abs(np.asarray(moved) - clean))
-    # |x| / alpha: D may be made from the score or the noise
-    off = WORST * change + OPERATIONS * eps * (np.abs(clean) + np.abs(x) / c.alpha + exponent * spread)
+    # |x| / alpha: D may be made from the score or the noise; norms: a matrix may mix the entries
+    sizes = [np.linalg.norm(part, axis=1, keepdims=True) for part in (clean, x)]
+    off = WORST * change + OPERATIONS * eps * (sizes[0] + sizes[1] / c.alpha + exponent * spread)
     if prediction == "denoiser":
         return np.asarray(off)
     of_x, of_clean = weights(c, "denoiser", prediction)
-    return np.asarray(np.abs(of_clean) * off + OPERATIONS * eps * (np.abs(of_x * x) + np.abs(of_clean * clean)))
+    both = np.abs(of_x) * sizes[1] + np.abs(of_clean) * sizes[0]
+    return np.asarray(np.abs(of_clean) * off + OPERATIONS * eps * both)
 
 
 CHECKS: tuple[Check, ...] = (denoiser,)

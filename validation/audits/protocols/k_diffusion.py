@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.samplers import to_prediction
 from refdiff.samplers.adams import lms
 from refdiff.samplers.dpm_fast import dpm_solver_fast
 from refdiff.samplers.dpm_sde import dpmpp_2s_ancestral, dpmpp_3m_sde, dpmpp_sde, sde_dpm_solver_pp
@@ -27,7 +28,8 @@ from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.kdiffusion import dpm2, dpm2_ancestral, euler_ancestral
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.levels import EXPLODING
-from refdiff.validation.audits.protocols import callables, partial as importing
+from refdiff.validation.audits.protocols import callables, k_diffusion_parts
+from refdiff.validation.audits.protocols import partial as importing
 from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Claim, Sampler, Subject, Variant
@@ -64,6 +66,11 @@ def _ancestral(family: Callable[..., Tableau], grid: Array, first: float, eta: f
     return family(EXPLODING, grid, eta=eta * float(grid[0]) / first, **more)
 
 
+def _in_noise(build: Callable[..., Tableau], family: Callable[..., Tableau]) -> Callable[..., Tableau]:
+    """The same table for the noise (x - D) / sigma, of which these steps are made: what x - D cancels is rounding."""
+    return lambda grid, first, **options: to_prediction(build(family, grid, first, **options), "noise")
+
+
 def _without_noise(family: Callable[..., Tableau], grid: Array, first: float, **options: Any) -> Tableau:
     table = _ancestral(family, grid, first, **options)
     level = np.abs(table.noise).max(axis=1, initial=0.0) / options.get("s_noise", 1.0)
@@ -85,14 +92,14 @@ HALVED = "counts the second difference half, so that the step is not the parabol
 SILENT = "leaves out the noise of a step with sigma_down = 0 to a level above 0, so that its law is a point"
 
 KNOWN: Mapping[str, Known] = {
-    "sample_euler": Known(partial(_plain, edm_euler), 1, _CHURNS),
-    "sample_euler_ancestral": Known(partial(_ancestral, euler_ancestral), 1, _ETAS),
-    "sample_heun": Known(partial(_plain, edm_heun), 2, _CHURNS),
-    "sample_dpm_2": Known(partial(_plain, dpm2), 2, _CHURNS),
+    "sample_euler": Known(_in_noise(_plain, edm_euler), 1, _CHURNS),
+    "sample_euler_ancestral": Known(_in_noise(_ancestral, euler_ancestral), 1, _ETAS),
+    "sample_heun": Known(_in_noise(_plain, edm_heun), 2, _CHURNS),
+    "sample_dpm_2": Known(_in_noise(_plain, dpm2), 2, _CHURNS),
     "sample_dpm_2_ancestral": Known(
-        partial(_ancestral, dpm2_ancestral), 2, _ETAS, ((SILENT, partial(_without_noise, dpm2_ancestral)),)
+        _in_noise(_ancestral, dpm2_ancestral), 2, _ETAS, ((SILENT, _in_noise(_without_noise, dpm2_ancestral)),)
     ),
-    "sample_lms": Known(partial(_plain, lms), 2, ({"order": 1}, {"order": 2}, {"order": 3})),
+    "sample_lms": Known(_in_noise(_plain, lms), 2, ({"order": 1}, {"order": 2}, {"order": 3})),
     "sample_dpm_fast": Known(_fast, 2),
     "sample_dpmpp_2s_ancestral": Known(partial(_ancestral, dpmpp_2s_ancestral), 2, _ETAS),
     "sample_dpmpp_sde": Known(partial(_ancestral, dpmpp_sde), 2, (*_SDE, {"r": 0.3}, {"r": 1.0})),
@@ -215,10 +222,14 @@ def sampling() -> Any:
 
 
 def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
-    """Every sampler, with each of its options by itself."""
+    """Every sampler, with each of its options by itself, and what stands beside the samplers."""
     module = sampling()
-    return {name: partial(_subjects, getattr(module, name), known, quick)
-            for name, known in KNOWN.items() if hasattr(module, name)}  # fmt: skip
+    found = {
+        name: partial(_subjects, getattr(module, name), known, quick)
+        for name, known in KNOWN.items()
+        if hasattr(module, name)
+    }
+    return found | k_diffusion_parts.members(module, UNRELATED)
 
 
 def _subjects(function: Any, known: Known, quick: bool) -> Iterator[Subject]:
