@@ -78,7 +78,7 @@ def test_details_become_plain_values(toys, monkeypatch):  # noqa: ARG001
 
 
 def test_a_class_whose_options_cannot_be_listed_is_a_finding(toys, monkeypatch):  # noqa: ARG001
-    def subjects(self):
+    def subjects(self):  # noqa: ARG001
         raise OSError("no such file")
         yield
 

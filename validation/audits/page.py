@@ -1,7 +1,9 @@
 r"""What an audit found, as one HTML page that stands alone: pictures are inline SVG, nothing is fetched.
 
-steps   on a logarithmic axis, how far every step is from the claimed one, in units of what rounding may leave
-work    error against model evaluations, both logarithmic: an order is a slope
+Two kinds of pictures, with logarithmic axes:
+
+    steps   how far every step is from the claimed one, in units of what rounding may leave
+    work    error against numbers of steps, where an order is a slope; dotted, the claimed method's own error
 """
 
 from __future__ import annotations
@@ -133,28 +135,40 @@ def steps(finding: Finding) -> dict[str, Any] | None:
 
 def work(lines: Sequence[Line]) -> dict[str, Any] | None:
     """The work-precision picture of a class: one curve for each set of options, the wrong ones first."""
-    curves: dict[str, tuple[bool, list[tuple[float, float]]]] = {}
+    curves: dict[str, Curve] = {}
     for line in sorted(lines, key=lambda one: one.worst.verdict is not Verdict.WRONG):
         for one in line.result.findings:
-            if one.question == line.question and (points := curve(one.details)):
-                name = f"{line.result.name.removeprefix(line.result.member).strip('()') or 'default'}"
-                curves.setdefault(name, (one.verdict is Verdict.WRONG, points))
+            if one.question == line.question and (points := curve(one.details, "errors")):
+                name = line.result.name.removeprefix(line.result.member).strip("()") or "default"
+                curves.setdefault(name, Curve(one.verdict is Verdict.WRONG, points, curve(one.details, "method")))
     if not curves:
         return None
     chosen = dict(list(curves.items())[:COLOURS])
-    every = [point for _, points in chosen.values() for point in points]
+    every = [point for one in chosen.values() for point in (*one.points, *one.method)]
     x, y = axis([n for n, _ in every], WIDTH), axis([e for _, e in every], HEIGHT)
+
+    def placed(points: list[tuple[float, float]]) -> str:
+        return " ".join(f"{x.at(n)},{round(HEIGHT - y.at(e), 1)}" for n, e in points)
+
     drawn = [
-        {"name": name, "wrong": bad, "points": [(x.at(n), round(HEIGHT - y.at(e), 1)) for n, e in points]}
-        for name, (bad, points) in chosen.items()
+        {"name": name, "wrong": one.wrong, "points": placed(one.points), "method": placed(one.method)}
+        for name, one in chosen.items()
     ]
     return {"curves": drawn, "x": x.ticks, "y": [(round(HEIGHT - at, 1), label) for at, label in y.ticks],
             "left_out": len(curves) - len(chosen)}  # fmt: skip
 
 
-def curve(details: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """(evaluations, error) of a finding that has measured errors over several numbers of steps."""
-    counts, errors = (details.get(name) for name in ("counts", "errors"))
+class Curve(NamedTuple):
+    """Errors over numbers of steps, and those of the claimed method on the same grids."""
+
+    wrong: bool
+    points: list[tuple[float, float]]
+    method: list[tuple[float, float]]
+
+
+def curve(details: Mapping[str, Any], whose: str) -> list[tuple[float, float]]:
+    """(steps, error) of a finding that has measured errors over several numbers of steps."""
+    counts, errors = (details.get(name) for name in ("counts", whose))
     if not isinstance(counts, list) or not isinstance(errors, list) or len(counts) != len(errors):
         return []
     pairs = [(_number(n), _number(e)) for n, e in zip(counts, errors, strict=True)]
