@@ -118,13 +118,14 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All steps, and what the sampler showed and told its network."""
+    """All steps, what the sampler showed and told its network, and the tables of grids that are off by a rounding."""
 
     heard: Heard
     table: Tableau
     steps: tuple[Step, ...]
     drawn: tuple[Drawn, ...]
     words: Words
+    moved: tuple[Tableau, ...]
 
     @property
     def wrong(self) -> tuple[Step, ...]:
@@ -153,7 +154,7 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
         hidden = [False, True] if len(rows) < table.stages else [False]
         readings += [replace(first, synced=s, shown=f) for s, f in list(product(hidden, [True, False])) if s or f]
     best = min(readings, key=lambda reading: len(reading.wrong))
-    return Comparison(heard, table, tuple(best.steps(words)), tuple(best.drawn), words)
+    return Comparison(heard, table, tuple(best.steps(words)), tuple(best.drawn), words, tuple(moved))
 
 
 def perturbed(claim: Claim, eps: float) -> Iterator[Array]:
@@ -163,7 +164,9 @@ def perturbed(claim: Claim, eps: float) -> Iterator[Array]:
     fixed = (grid == 0) | (claim.process.coefficients(grid).alpha == 0)
     for _ in range(PERTURBED):
         moved = claim.moved(grid, eps * rng.choice([-1.0, 1.0], len(grid)))
-        yield np.where(fixed, grid, np.minimum(moved, final))
+        # what a claim puts into further rows are roundings of its own, and no times
+        times = np.where(fixed, grid, np.minimum(moved if moved.ndim == 1 else moved[0], final))
+        yield times if moved.ndim == 1 else np.stack([times, *moved[1:]])
 
 
 def _alike(one: Tableau, other: Tableau) -> bool:
@@ -294,7 +297,9 @@ class _Reading:
             self._turn_normals(k)
             right, terms = self._made(self.table, k), terms_of(self.table, k)
             moved = [self._made(other, k, hidden) for other, hidden in zip(self.moved, self.others, strict=True)]
-            sizes = sum((np.abs(w * self.vector(t, self.table)) for t, w in terms), np.zeros(len(self.unit)))
+            # a step may be written y + (c - 1) y for c y: its roundings are then those of y, however small c is
+            least = {t: max(abs(w), 1.0) if t.kind == "y" else abs(w) for t, w in terms}
+            sizes = sum((c * np.abs(self.vector(t, self.table)) for t, c in least.items()), np.zeros(len(self.unit)))
             rounding = OPERATIONS * self.eps * float(sizes.max())
             rounding += sum(abs(w) * self.slack[t.index] for t, w in terms if t.kind == "y" and t.index in self.slack)
             if k not in self.rows:
@@ -304,7 +309,7 @@ class _Reading:
                 unseen.add(k)
                 continue
             row = self.rows[k]
-            size = max(float(np.abs(row).max()), float(np.abs(right).max()))
+            size = max(float(np.abs(row).max()), float(np.abs(right).max())) or 1.0  # both may be zero
             drift = max((float(np.abs(other - right).max()) for other in moved), default=0.0)
             found = _Found(k, row, right, size, float(np.abs(row - right).max()) / size,
                            (WORST * drift + rounding or OPERATIONS * self.eps * size) / size, (k, row, right))  # fmt: skip

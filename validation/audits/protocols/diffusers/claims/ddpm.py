@@ -44,14 +44,18 @@ ANSWERED = 0.25  # of the second half of the channels: not 0, where a sign would
 Variance = Callable[[Point, Point, int], Number]
 
 
-def step(variance: Variance) -> Rule:
-    """An ancestral step. With a ratio a_s / a_t that is off, so is beta, in gamma and in the variance."""
+def step(variance: Variance, again: bool = False) -> Rule:
+    """An ancestral step. With a ratio a_s / a_t that is off, so is beta, in gamma and in the variance.
+
+    Where alpha is made `again`, as 1 - beta, the ratio in kappa is off as well, by a rounding of 1.
+    """
 
     def rule(rec: Recorder, x: State, s: Point, t: Point, i: int, off: float) -> State:
         kappa, gamma = mean_weights(s, t)
         share = off * (s.alpha / t.alpha / s.sigma) ** 2  # of beta / (1 - a_s)
         clean, added = rec.evaluate(x, s), variance(s, t, i)
         beta = step_variance(s, t)
+        kappa = root(kappa**2 + off * (t.sigma / s.sigma) ** 4) if again else kappa
         added = added * (1 + share * s.sigma**2 / beta) if beta > 0 else added
         return kappa * x + (gamma + t.alpha * share) * clean + rec.noise(root(added))
 
@@ -137,7 +141,7 @@ def unclip(made: Made) -> Sampler:
 
     return sampler(
         made,
-        on_grid("DDPM", step(lambda s, t, i: variance(s, t, i) if i < last else 0.0)),
+        on_grid("DDPM", step(lambda s, t, i: variance(s, t, i) if i < last else 0.0, again=True), exact_end=False),
         found,
         moved=by_ratio,
         player=played(made, call),

@@ -121,25 +121,29 @@ def levels(scheduler: Any, end: float | None = None) -> Levels:
 
 
 def chain(
-    name: str, process: Schedule, starts: Array, ends: Array, rule: Rule, errors: Array | None = None
+    name: str, process: Schedule, starts: Array, ends: Array, rule: Rule, errors: Array
 ) -> Tableau:
     """Steps by a rule, each from its start to its end; a start need not be where the step before ended."""
     rec = Recorder(name, process, [starts[0], 0.0], "denoiser")
     x, points = rec.start, [rec.points[0], *map(rec.at, starts[1:].tolist())]
-    off = np.zeros(len(starts)) if errors is None else errors
     for i, (s, end) in enumerate(zip(points, ends.tolist(), strict=True)):
         t = points[i + 1] if i + 1 < len(points) and points[i + 1].t == end else rec.at(end)
-        # where the end is clean its alpha-bar is 1, and the ratio has no rounding
-        x = rule(rec, x, s, t, i, 0.0 if t.clean else float(off[i]))
+        x = rule(rec, x, s, t, i, float(errors[i]))
     return rec.finish(x, t)
 
 
-def on_grid(name: str, rule: Rule, process: Schedule = BARS, ends: Array | None = None) -> Callable[[Array], Tableau]:
-    """grid -> the table of these steps, each to the next time or to an end of its own."""
+def on_grid(
+    name: str, rule: Rule, process: Schedule = BARS, ends: Array | None = None, exact_end: bool = True
+) -> Callable[[Array], Tableau]:
+    """grid -> the table of these steps, each to the next time or to an end of its own.
+
+    Where the end is clean its alpha-bar is 1, and the ratio to it has no rounding, unless a class makes it otherwise.
+    """
 
     def build(grid: Array) -> Tableau:
         times, errors = grid if grid.ndim == 2 else (grid, np.zeros_like(grid))
-        return chain(name, process, times[:-1], times[1:] if ends is None else ends, rule, errors)
+        to = times[1:] if ends is None else ends
+        return chain(name, process, times[:-1], to, rule, np.where(exact_end & (to == 0), 0.0, errors[:-1]))
 
     return build
 
