@@ -50,7 +50,7 @@ def grid_of(name, process, steps, dtype=np.float64, span=(0.98, 0.04)):
     return families()[name].grid(process, steps, start, end).astype(dtype).astype(float)
 
 
-def of_family(  # noqa: PLR0913
+def of_family(
     name, process=VP, steps=12, *, dtype=np.float64, mutate=None, prediction=None, coordinate="x", grid=None, **options
 ):
     """A family as a foreign sampler; `mutate` turns the table that is played, and not the claimed one, into another."""

@@ -78,7 +78,7 @@ def _choices(language: Language, size: int, foreign: int) -> Iterator[tuple[Term
     """Sets of `size` terms, of which `foreign` are not the method's; more than two only of the method's own."""
     own = list(language.claimed)
     others = [t for t in language.vectors if t not in language.claimed]
-    if size > 2 and foreign > 1 or (foreign > 1 and len(others) > MANY):
+    if (size > 2 and foreign > 1) or (foreign > 1 and len(others) > MANY):
         return
     for kept in combinations(own, size - foreign):
         for added in combinations(others, foreign):

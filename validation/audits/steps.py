@@ -153,7 +153,7 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
     if first.wrong:  # a state that is never seen, or only shown, may be what is wrong
         hidden = [False, True] if len(rows) < table.stages else [False]
         readings += [replace(first, synced=s, shown=f) for s, f in list(product(hidden, [True, False])) if s or f]
-    best = min(readings, key=lambda reading: len(reading.wrong))
+    best = min(readings, key=lambda r: (len(r.wrong), -sum(f.factor is not None for f in r.found)))
     return Comparison(heard, table, tuple(best.steps(words)), tuple(best.drawn), words, tuple(moved))
 
 

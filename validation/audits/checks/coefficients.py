@@ -17,7 +17,7 @@ from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
 from refdiff.validation.audits.reading import QUICK, STEPS, Read, Unreadable, counts, read
 from refdiff.validation.audits.scripts import exception, impulse
-from refdiff.validation.audits.steps import OPERATIONS, WORST, Comparison, Mismatch, compare, perturbed
+from refdiff.validation.audits.steps import OPERATIONS, WORST, Comparison, Mismatch, compare
 from refdiff.validation.audits.subject import Sampler, Subject
 
 QUESTION = "coefficients"
@@ -146,7 +146,7 @@ def told_levels(subject: Subject, quick: bool) -> Iterator[Finding]:
 
 def told(found: Read) -> Told | None:
     """The told levels and the right ones; None where nothing says what times mean."""
-    sampler, claim, comparison = found
+    sampler, claim, comparison = found.sampler, found.claim, found.comparison
     if sampler.told is None:
         return None
     trained, means = sampler.trained or claim.process, sampler.told
@@ -167,8 +167,7 @@ def told(found: Read) -> Told | None:
     words = comparison.words
     with np.errstate(divide="ignore"):
         right = np.log(words.levels[comparison.table.evaluated])
-        moved = [np.log(_levels(claim.table(grid))) for grid in perturbed(claim, sampler.eps)]
-    moved = [one for one in moved if one.shape == right.shape]
+        moved = [np.log(_levels(table)) for table in comparison.moved]
     with np.errstate(invalid="ignore"):
         drift = np.nan_to_num(np.max([np.abs(one - right) for one in moved], axis=0, initial=0.0))
     times = comparison.heard.times

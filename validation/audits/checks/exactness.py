@@ -18,7 +18,7 @@ from refdiff.schedules import Coefficients
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, judged, not_applicable
 from refdiff.validation.audits.reading import FEW, FEW_QUICK, Read, Unreadable, counts, read
-from refdiff.validation.audits.rows import RULE, Rows, allowed, claimed, heard
+from refdiff.validation.audits.rows import RULE, Rows
 from refdiff.validation.audits.subject import Subject
 
 QUESTION = "exactness"
@@ -36,33 +36,33 @@ def exactness(subject: Subject, quick: bool) -> Iterator[Finding]:
             yield not_applicable(subject.name, QUESTION, f"{place}: {why}")
             continue
         findings = list(_on_laws(subject.name, found, place))
-        yield from findings or [not_applicable(subject.name, QUESTION, f"{place}: the method is exact on no simple law")]
+        yield from findings or [
+            not_applicable(subject.name, QUESTION, f"{place}: the method is exact on no simple law")
+        ]
 
 
 def _on_laws(name: str, found: Read, place: str) -> Iterator[Finding]:
-    sampler, claim, comparison = found
-    table = comparison.table
-    mine, theirs = claimed(claim, table), heard(comparison, claim)
+    table = found.table
+    # roundings of float64 in the method's own numbers, where the sampler's are coarser
+    fine = np.finfo(float).eps / found.sampler.eps
     for law, (mean, variance) in LAWS.items():
-        right = exact(table, mean, variance)
 
         def numbers(rows: Rows, mean: float = mean, variance: float = variance) -> Array:
             return summary(rows, mean, variance)
 
         try:
-            method = np.abs(numbers(mine) - right)
-            if (method > allowed(claim, np.finfo(float).eps, numbers, table)).any():
-                continue  # the method is not exact there
+            right, bound = exact(table, mean, variance), found.allowed(numbers)
         except ValueError:  # evaluated where a point mass has no density
             continue
-        bound = allowed(claim, sampler.eps, numbers, table)
-        off = np.abs(numbers(theirs) - right)
+        if (np.abs(numbers(found.mine) - right) > fine * bound).any():
+            continue  # the method is not exact there
+        off = np.abs(numbers(found.theirs) - right)
         worst = int(np.argmax(off / bound))
-        what = "map" if not table.stochastic else "law of the output"
+        what = "law of the output" if table.stochastic else "map"
         values = f"{NAMES[table.stochastic][worst]} is off by {off[worst]:.3g} of the target's size"
         said = f"exact on {law}" if (off <= bound).all() else f"not exact on {law}, as the method is: {values}"
         yield judged(name, QUESTION, float(off[worst]), float(bound[worst]), f"{place}: the {what} is {said}",
-                     rule=RULE, place=f"{place}, {law}", script=sampler.script)  # fmt: skip
+                     rule=RULE, place=f"{place}, {law}", script=found.sampler.script)  # fmt: skip
 
 
 NAMES = {False: ("its slope", "its offset"), True: ("its mean", "its variance")}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import chdtr, chdtrc, ndtr
 
 from refdiff.arguments import Array
 from refdiff.samplers.propagation import exact_prediction
@@ -24,7 +24,7 @@ from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.checks.exactness import NAMES, summary
 from refdiff.validation.audits.findings import Finding, judged, not_applicable
 from refdiff.validation.audits.reading import FEW, FEW_QUICK, QUICK, Read, Unreadable, counts, read
-from refdiff.validation.audits.rows import RULE, Rows, allowed, claimed, heard
+from refdiff.validation.audits.rows import RULE, Rows
 from refdiff.validation.audits.subject import Subject
 
 LAW, RANDOM = "law", "random numbers"
@@ -51,23 +51,19 @@ def law(subject: Subject, quick: bool) -> Iterator[Finding]:
 
 
 def _laws(name: str, found: Read, place: str) -> Iterator[Finding]:
-    sampler, claim, comparison = found
-    table = comparison.table
-    mine, theirs = claimed(claim, table), heard(comparison, claim)
     for mean, variance in DATA:
 
         def numbers(rows: Rows, mean: float = mean, variance: float = variance) -> Array:
             return summary(rows, mean, variance)
 
-        right, has = numbers(mine), numbers(theirs)
-        bound, off = allowed(claim, sampler.eps, numbers, table), np.abs(has - right)
+        right, has, bound = numbers(found.mine), numbers(found.theirs), found.allowed(numbers)
+        off = np.abs(has - right)
         worst = int(np.argmax(off / bound))
-        what = NAMES[table.stochastic][worst].removeprefix("its ")
+        what = NAMES[found.table.stochastic][worst].removeprefix("its ")
         data = f"N({mean:g}, {variance:g})"
-        yield judged(name, LAW, float(off[worst]), float(bound[worst]),
-                     f"{place}: for data {data} the {what} of the output is {has[worst]:.8g}, of the method {right[worst]:.8g}"
-                     " (in units of the target's size)",
-                     rule=RULE, place=f"{place}, data {data}", script=sampler.script)  # fmt: skip
+        values = f"is {has[worst]:.8g}, of the method {right[worst]:.8g} (in units of the target's size)"
+        yield judged(name, LAW, float(off[worst]), float(bound[worst]), f"{place}: for data {data} the {what} of the output {values}",
+                     rule=RULE, place=f"{place}, data {data}", script=found.sampler.script)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- the sampler's own random numbers
@@ -82,12 +78,11 @@ def random_numbers(subject: Subject, quick: bool) -> Iterator[Finding]:  # noqa:
         except Unreadable as why:
             yield not_applicable(subject.name, RANDOM, f"{place}: {why}")
             continue
-        sampler, claim, comparison = found
-        if sampler.seeded is None or not comparison.heard.draws:
+        sampler = found.sampler
+        if sampler.seeded is None or not found.comparison.heard.draws:
             yield not_applicable(subject.name, RANDOM, "it draws none" if sampler.seeded else "it has no generator")
             return
-        rows = heard(comparison, claim)
-        recovered, names = normals(found, rows)
+        recovered, names = normals(found)
         if not len(recovered):
             yield not_applicable(subject.name, RANDOM, f"{place}: its normals are lost in rounding")
             continue
@@ -102,12 +97,13 @@ def _judged(name: str, place: str, p: float, said: str, script: str) -> Finding:
     return judged(name, RANDOM, surprise, bound, f"{place}: {said}", rule=RANDOM_RULE, place=place, script=script)
 
 
-def normals(found: Read, rows: Rows) -> tuple[Array, list[str]]:
+def normals(found: Read) -> tuple[Array, list[str]]:
     """The normals of a run, shape (draws, points, axes), with their names: from the states that it shows.
 
     Where some cannot be told apart, independent combinations of them.
     """
-    sampler, at = found.sampler, rows.at
+    sampler, rows = found.sampler, found.theirs
+    at = rows.at
     assert sampler.seeded is not None
     scales = found.claim.scales(rows.table)
     states: list[Array] = []
@@ -145,7 +141,7 @@ def least_likely(drawn: Array, names: list[str]) -> tuple[float, str]:
     for z, name in zip(drawn, names, strict=True):
         for axis in range(z.shape[1]):
             u = z[:, axis]
-            found.append((2 * norm.sf(abs(u.sum()) / np.sqrt(count)), f"{name} has mean {u.mean():.4g}"))
+            found.append((2 * float(ndtr(-abs(u.sum()) / np.sqrt(count))), f"{name} has mean {u.mean():.4g}"))
             found.append((_chi2(u, count), f"{name} has variance {np.mean(u * u):.4g}"))
             found.append((_dependent(u[: count - 1 : 2], u[1::2]), f"{name} is the same, or related, for two points"))
         for a, b in combinations(range(z.shape[1]), 2):
@@ -161,7 +157,7 @@ def least_likely(drawn: Array, names: list[str]) -> tuple[float, str]:
 
 def _chi2(u: Array, count: int) -> float:
     total = float(u @ u)
-    return 2 * float(min(chi2.cdf(total, count), chi2.sf(total, count)))
+    return 2 * float(min(chdtr(count, total), chdtrc(count, total)))
 
 
 def _dependent(u: Array, v: Array) -> float:

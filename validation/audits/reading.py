@@ -1,0 +1,107 @@
+r"""What several checks ask of a subject at one number of steps, done once: the sampler, and how it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers import NotLinear, Tableau
+from refdiff.validation.audits.rows import Rows, claimed, heard, rehearsed
+from refdiff.validation.audits.steps import OPERATIONS, WORST, Comparison, Mismatch, compare
+from refdiff.validation.audits.subject import Claim, Sampler, Subject
+
+STEPS, QUICK = (1, 2, 3, 5, 10, 20), (5,)
+FEW, FEW_QUICK = (5, 20), (5,)  # for questions about whole runs
+
+
+@dataclass(frozen=True)
+class Read:
+    """A sampler that could be read.
+
+    Attributes:
+        sampler, claim: the foreign sampler, and what it should be.
+        comparison: the two step by step.
+    """
+
+    sampler: Sampler
+    claim: Claim
+    comparison: Comparison
+
+    @property
+    def table(self) -> Tableau:
+        """The claimed table."""
+        return self.comparison.table
+
+    @cached_property
+    def mine(self) -> Rows:
+        """The claimed table as rows."""
+        return claimed(self.claim, self.table)
+
+    @cached_property
+    def theirs(self) -> Rows:
+        """The foreign sampler as rows."""
+        return heard(self.comparison, self.claim)
+
+    @cached_property
+    def rehearsals(self) -> tuple[Rows, ...]:
+        """The claimed table as arithmetic of the sampler's precision may make it."""
+        return tuple(rehearsed(self.claim, self.comparison.moved, self.sampler.eps))
+
+    def allowed(self, numbers: Callable[[Rows], Array]) -> Array:
+        """What rounding may do to numbers that are made of rows, one bound for each."""
+        right = numbers(self.mine)
+        changes = [np.abs(numbers(rows) - right) for rows in self.rehearsals]
+        return np.asarray(
+            WORST * np.max(changes, axis=0, initial=0.0) + OPERATIONS * self.sampler.eps * (1 + np.abs(right))
+        )
+
+
+class Unreadable(ValueError):
+    """There is nothing to compare, and why; `defect` where that is the sampler's fault."""
+
+    def __init__(self, why: str, *, defect: bool = False) -> None:
+        super().__init__(why)
+        self.defect = defect
+
+
+def read(subject: Subject, steps: int) -> Read:
+    """The sampler of so many steps beside its claim.
+
+    Raises:
+        Unreadable: it breaks, claims nothing, is not linear or has not the evaluations of its claim.
+    """
+    if steps not in subject.memory:
+        try:
+            subject.memory[steps] = _read(subject, steps)
+        except Unreadable as why:
+            subject.memory[steps] = why
+    found = subject.memory[steps]
+    if isinstance(found, Unreadable):
+        raise found
+    return found
+
+
+def _read(subject: Subject, steps: int) -> Read:
+    try:
+        sampler = subject.build(steps)
+    except Exception as error:  # whatever the foreign code raises
+        raise Unreadable(f"{type(error).__name__}: {error}", defect=True) from error
+    if sampler.claim is None:
+        raise Unreadable("nothing is claimed: name a family")
+    try:
+        return Read(sampler, sampler.claim, compare(sampler))
+    except Mismatch as error:
+        raise Unreadable(str(error), defect=True) from error
+    except NotLinear as error:
+        raise Unreadable(str(error)) from error
+    except Exception as error:
+        raise Unreadable(f"{type(error).__name__}: {error}", defect=True) from error
+
+
+def counts(subject: Subject, quick: bool, many: tuple[int, ...], few: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of steps to try: those that the subject is meant for, or these."""
+    return subject.steps or (few if quick else many)
