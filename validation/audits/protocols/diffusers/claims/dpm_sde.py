@@ -1,0 +1,55 @@
+r"""DPM++ SDE: two stochastic steps from the same point, whose noises belong to one Brownian path in sigma.
+
+`scheduler.sigmas` has every level but the first and the last twice, for the step to the middle and the whole one; the
+levels between are not in it. The noises of both, W(s) - W(m) and W(s) - W(t) of the path over their lengths' roots,
+share what lies between s and m, with a weight sqrt((s - m) / (s - t)) in the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers.dpm_sde import dpmpp_sde
+from refdiff.samplers.tableau import Tableau
+from refdiff.validation.audits.levels import PRESERVING, strictly
+from refdiff.validation.audits.protocols.arrays import to_numpy
+from refdiff.validation.audits.protocols.diffusers.claims.exponential import PREDICTIONS, rounded
+from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level
+from refdiff.validation.audits.subject import Claim, Sampler
+
+
+def sde(made: Made) -> Sampler:
+    """DPMSolverSDEScheduler."""
+    scheduler = made.new()
+    sigmas = to_numpy(scheduler.sigmas).astype(float)
+    s_noise = float(made.at_step.get("s_noise", 1.0))
+
+    def build(levels: Array) -> Tableau:
+        return dpmpp_sde(PRESERVING, strictly(levels), s_noise=s_noise)
+
+    claim = Claim(
+        build=build,
+        grid=np.append(sigmas[:-1:2], sigmas[-1]),
+        process=PRESERVING,
+        prediction=PREDICTIONS[scheduler.config.prediction_type],
+        coordinate="x/alpha",
+        shown=lambda rho: 1 / np.sqrt(1 + rho * rho),
+        order=2,
+        source=made.kind.__name__,
+        moved=rounded(PRESERVING),
+    )
+    return Sampler(
+        name=made.name,
+        play=play(made),
+        dtype=np.dtype(np.float32),
+        claim=claim,
+        told=told_level(scheduler),
+        trained=PRESERVING,
+        script=made.script(),
+    )
+
+
+CLASSES: Mapping[str, Callable[[Made], Sampler]] = {"DPMSolverSDEScheduler": sde}

@@ -1,0 +1,137 @@
+r"""What the solvers in lambda = log(alpha / sigma) have in common: DPM-Solver, DEIS, UniPC, SA-Solver.
+
+States are x = alpha x_0 + sigma eps on the levels of `scheduler.sigmas`, which are
+
+    rho = sigma / alpha, alpha^2 + sigma^2 = 1        without flow sigmas
+    sigma, alpha = 1 - sigma                          with them
+
+The classes have lambda as fl(fl(log alpha) - fl(log sigma)), off by a rounding of alpha, of sigma and of each
+logarithm: by 2 + |log alpha| + |log sigma| roundings. So far are the levels of perturbed grids apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers.tableau import Tableau
+from refdiff.schedules import Schedule
+from refdiff.validation.audits.levels import FLOW, PRESERVING, strictly
+from refdiff.validation.audits.protocols.arrays import to_numpy
+from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level
+from refdiff.validation.audits.subject import Claim, Sampler, Variant
+
+Method = Callable[[Schedule, Array], Tableau]
+
+PREDICTIONS: Mapping[str, str] = MappingProxyType(
+    {"epsilon": "noise", "sample": "denoiser", "v_prediction": "v_prediction", "flow_prediction": "velocity"}
+)
+UNIT_CIRCLE = "takes v for one of alpha^2 + sigma^2 = 1, where alpha + sigma = 1: D and e are off by alpha^2 + sigma^2"
+# with fewer steps than this the classes let the order fall at the end
+FEW = 15
+
+
+def lambda_solver(
+    made: Made,
+    scheduler: Any,
+    method: Method,
+    order: float,
+    *,
+    variants: Mapping[str, Method] = MappingProxyType({}),
+    conventions: tuple[str, ...] = (),
+    towards_noise: bool = False,
+) -> Sampler:
+    """A sampler of x on the levels of `scheduler.sigmas`.
+
+    Args:
+        made, scheduler: what is played, and one of it that has its steps.
+        method: (process, decreasing levels) -> the table; levels increase where it goes towards noise.
+        order: that it has as run.
+        variants: slips by their names.
+        conventions: as for a claim.
+        towards_noise: an inversion.
+    """
+    config = scheduler.config
+    flow = bool(config.get("use_flow_sigmas"))
+    if flow and config.prediction_type == "v_prediction":
+        variants = {**variants, UNIT_CIRCLE: _on_unit_circle(method)}
+    process: Schedule = FLOW if flow else PRESERVING
+
+    def on_levels(one: Method) -> Callable[[Array], Tableau]:
+        if towards_noise:
+            return lambda levels: one(process, strictly(_rising(levels)[::-1])[::-1])
+        return lambda levels: one(process, strictly(levels))
+
+    claim = Claim(
+        build=on_levels(method),
+        grid=to_numpy(scheduler.sigmas).astype(float),
+        process=process,
+        prediction=PREDICTIONS[config.prediction_type],
+        order=order,
+        source=made.kind.__name__,
+        conventions=conventions,
+        variants=tuple(Variant(name, on_levels(one)) for name, one in variants.items()),
+        moved=rounded(process),
+    )
+    return Sampler(
+        name=made.name,
+        play=play(made),
+        dtype=np.dtype(np.float32),
+        # the answer eps - x_0 means nothing of states that are not (1 - sigma) x_0 + sigma eps
+        claim=None if config.prediction_type == "flow_prediction" and not flow else claim,
+        told=(lambda t: float(t) / config.num_train_timesteps) if flow else told_level(scheduler),
+        trained=process,
+        script=made.script(),
+    )
+
+
+def _on_unit_circle(method: Method) -> Method:
+    """With D = alpha x - sigma v and e = sigma x + alpha v, which are alpha^2 + sigma^2 times what they should be."""
+
+    def slip(process: Schedule, levels: Array) -> Tableau:
+        table = method(process, levels)
+        c, outputs = table.coefficients, table.outputs.copy()
+        square = c.alpha**2 + c.sigma**2
+        for k in range(table.stages):
+            for i in range(min(k, outputs.shape[1])):
+                outputs[k, i] *= square[k - 1 - i]
+        return replace(table, outputs=outputs)
+
+    return slip
+
+
+def _rising(levels: Array) -> Array:
+    if levels[0] >= levels[-1]:
+        raise ValueError(f"levels must rise from data to noise for an inversion, got {levels[0]:.6g} at the start and "
+                         f"{levels[-1]:.6g} at the end")  # fmt: skip
+    return levels
+
+
+def rounded(process: Schedule) -> Callable[[Array, Array], Array]:
+    """(levels, errors) -> the levels whose lambda is off by as many errors as its computation has roundings."""
+
+    def moved(levels: Array, errors: Array) -> Array:
+        c = process.coefficients(levels)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.where(levels > 0, 2 + np.abs(np.log(c.alpha)) + np.abs(np.log(c.sigma)), 0.0)
+        # d log(level) / d lambda, but for its sign
+        slope = 1 - levels if process is FLOW else np.ones_like(levels)
+        return np.asarray(levels * (1 + errors * size * slope))
+
+    return moved
+
+
+def falls(scheduler: Any) -> bool:
+    """Whether the order falls at the end: an option that holds on short grids."""
+    return bool(scheduler.config.lower_order_final) and len(scheduler.timesteps) < FEW
+
+
+def length_zero(scheduler: Any) -> tuple[str, ...]:
+    """The convention of a last step that goes nowhere, if it has one."""
+    last, end = to_numpy(scheduler.sigmas)[-2:]
+    return ("the last step has length zero: its evaluation is not used",) if last == end else ()
