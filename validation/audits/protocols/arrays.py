@@ -16,7 +16,7 @@ def to_torch(x: Any, like: Any = None) -> Any:
     """A torch tensor of the numbers of x, of the type and on the device of `like` where it is given."""
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(x))
+    tensor = torch.from_numpy(np.ascontiguousarray(x)).reshape(np.shape(x))  # NumPy makes one axis of none
     return tensor if like is None else tensor.to(dtype=like.dtype, device=like.device)
 
 
