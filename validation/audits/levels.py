@@ -38,3 +38,14 @@ class VPLevels(Schedule):
 
 
 PRESERVING, EXPLODING, FLOW = VPLevels(), VEPower(T=HIGHEST), FlowMatching()
+
+
+def strictly(levels: Array) -> Array:
+    """Levels that decrease strictly: where one repeats, or rises by a rounding, it lies 1e-13 below the one before.
+
+    A step between equal levels is then no step, to rounding, but has its evaluation.
+    """
+    found = np.array(levels, dtype=float)
+    for i in range(1, len(found)):
+        found[i] = min(found[i], found[i - 1] * (1 - 1e-13))
+    return found

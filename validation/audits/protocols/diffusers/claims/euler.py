@@ -1,56 +1,164 @@
-"""Schedulers whose states are noised by sigma = rho: x_0 + sigma eps, shown to the network as x / sqrt(1 + sigma^2)."""
+r"""Euler's methods on noise levels, and what every scheduler on `scheduler.sigmas` has in common.
+
+States are noised by sigma = rho, y = x_0 + sigma eps, and shown to the network as y / sqrt(1 + sigma^2). With churn
+(EDM's Algorithm 2) the network is asked after the noise has been raised from sigma to sigma_hat:
+
+    y_hat = y + s_noise sqrt(sigma_hat^2 - sigma^2) z,   d = (y_hat - D(y_hat; sigma_hat)) / sigma_hat
+
+A loop that asks the network before `step` adds the noise has D(y; sigma) there instead, and the noise it adds is never
+taken out again: for data of one point, D = 0, a step to sigma = 0 leaves a variance of 2 gamma (1 + gamma) sigma^2.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.samplers.edm import edm_euler
+from refdiff.samplers.edm import Churn, edm_euler
+from refdiff.samplers.kdiffusion import euler_ancestral
+from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
-from refdiff.validation.audits.levels import PRESERVING
+from refdiff.validation.audits.levels import PRESERVING, strictly
 from refdiff.validation.audits.protocols.arrays import to_numpy
 from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level
-from refdiff.validation.audits.subject import Claim, Sampler
+from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
-PREDICTIONS = {"epsilon": "noise", "sample": "denoiser", "original_sample": "denoiser", "v_prediction": "v_prediction"}
+PREDICTIONS: Mapping[str, str] = MappingProxyType(
+    {"epsilon": "noise", "sample": "denoiser", "original_sample": "denoiser", "v_prediction": "v_prediction"}
+)
+CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
 
 
-def in_sigma(made: Made, build: Callable[[Array], Tableau], order: float, grid: Array | None = None) -> Sampler:
-    """A sampler on the levels of `scheduler.sigmas`."""
+def shown_by_level(rho: Array) -> Array:
+    """What y is multiplied by before the network sees it: 1 / sqrt(1 + sigma^2)."""
+    return np.asarray(1 / np.sqrt(1 + rho * rho))
+
+
+def levels_of(scheduler: Any) -> Array:
+    """The sigmas of a scheduler, as numbers of this side."""
+    return to_numpy(scheduler.sigmas).astype(float)
+
+
+def in_sigma(
+    made: Made,
+    build: Callable[[Array], Tableau],
+    order: float,
+    grid: Array | None = None,
+    variants: tuple[Variant, ...] = (),
+    conventions: tuple[str, ...] = (),
+) -> Sampler:
+    """A sampler on the levels of `scheduler.sigmas`, or on a grid that is given."""
     scheduler = made.new()
-    levels = to_numpy(scheduler.sigmas).astype(float) if grid is None else grid
     claim = Claim(
-        build=build,
-        grid=levels,
+        build=lambda levels: build(strictly(levels)),
+        grid=levels_of(scheduler) if grid is None else grid,
         process=PRESERVING,
         prediction=PREDICTIONS[scheduler.config.prediction_type],
         coordinate="x/alpha",
-        shown=lambda rho: 1 / np.sqrt(1 + rho * rho),
+        shown=shown_by_level,
         order=order,
         source=made.kind.__name__,
+        conventions=conventions,
+        variants=tuple(Variant(v.name, _on_levels(v.build), v.verdict) for v in variants),
     )
     return Sampler(
         name=made.name,
         play=play(made),
         dtype=np.dtype(np.float32),
         claim=claim,
-        told=told_level(scheduler),
+        told=told(scheduler),
         trained=PRESERVING,
         script=made.script(),
     )
 
 
+def _on_levels(build: Callable[[Array], Tableau]) -> Callable[[Array], Tableau]:
+    return lambda levels: build(strictly(levels))
+
+
+def told(scheduler: Any) -> Callable[[Any], float]:
+    """The level of a time: of the training table, or by t = log(sigma) / 4 where times are continuous."""
+    config = scheduler.config
+    if config.get("timestep_type") == "continuous" and config.prediction_type == "v_prediction":
+        return lambda t: float(np.exp(4 * float(t)))
+    return told_level(scheduler)
+
+
+# ---------------------------------------------------------------------- churn
+
+# an estimate of x_0 from x at `hat`, from the answer given for the levels of `at`
+ESTIMATES: Mapping[str, Callable[[State, State, Point, Point], State]] = MappingProxyType(
+    {
+        "noise": lambda x, answer, at, hat: (x - hat.sigma * answer) / hat.alpha,
+        "denoiser": lambda x, answer, at, hat: answer,
+        "v_prediction": lambda x, answer, at, hat: (at.alpha**2 / hat.alpha) * x - at.sigma * answer,
+    }
+)
+
+
+def churn_of(made: Made) -> dict[str, float]:
+    """EDM's options, as step is given them."""
+    return {name: made.at_step[name] for name in CHURN if name in made.at_step}
+
+
+def asked_before_churn(
+    grid: Array, prediction: str, options: Mapping[str, float], *, taken_at_hat: bool, process: Any = PRESERVING
+) -> Tableau:
+    """Euler with churn whose network is asked before the noise is raised.
+
+    Args:
+        prediction: what the network answers.
+        options: of the churn.
+        taken_at_hat: whether a v-prediction is taken for one at sigma_hat, or at sigma.
+    """
+    churn = Churn(**{"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": np.inf, "s_noise": 1.0, **options})
+    rec = Recorder("Euler, asked before the churn", process, grid, prediction)
+    x = rec.start
+    for (s, t), hat in zip(rec.steps, churn.points(rec), strict=True):
+        answer = rec.evaluate(x, s)
+        x = churn(rec, x, s, hat)
+        clean = ESTIMATES[prediction](x, answer, hat if taken_at_hat else s, hat)
+        x = t.alpha * clean + (t.sigma / hat.sigma) * (x - hat.alpha * clean)
+    return rec.finish(x)
+
+
+def before_churn_variants(prediction: str, options: Mapping[str, float]) -> tuple[Variant, ...]:
+    """What a scheduler makes of churn when the loop asks the network first."""
+    if not options.get("s_churn"):
+        return ()
+    said = "asks the network before it adds the churn's noise, which stays in"
+    found = [Variant(said, lambda grid: asked_before_churn(grid, prediction, options, taken_at_hat=True))]
+    if prediction == "v_prediction":
+        more = f"{said}, and takes v at sigma where the state is at sigma_hat"
+        found.append(Variant(more, lambda grid: asked_before_churn(grid, prediction, options, taken_at_hat=False)))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------- the classes
+
+
 def euler(made: Made) -> Sampler:
     """EulerDiscreteScheduler."""
-    churn = {f"s_{k}": made.at_step[f"s_{k}"] for k in ("churn", "tmin", "tmax", "noise") if f"s_{k}" in made.at_step}
+    options = churn_of(made)
+    prediction = PREDICTIONS[made.new().config.prediction_type]
+    return in_sigma(
+        made,
+        lambda grid: edm_euler(PRESERVING, grid, **options),
+        1,
+        variants=before_churn_variants(prediction, options),
+    )
 
-    def build(grid: Array) -> Tableau:
-        return edm_euler(PRESERVING, grid, **churn)
 
-    return in_sigma(made, build, 1)
+def ancestral(made: Made) -> Sampler:
+    """EulerAncestralDiscreteScheduler, of eta = 1."""
+    return in_sigma(made, lambda grid: euler_ancestral(PRESERVING, grid), 1)
 
 
-CLASSES: dict[str, Callable[[Made], Sampler]] = {"EulerDiscreteScheduler": euler}
+CLASSES: dict[str, Callable[[Made], Sampler]] = {
+    "EulerDiscreteScheduler": euler,
+    "EulerAncestralDiscreteScheduler": ancestral,
+}
