@@ -40,3 +40,13 @@ def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refus
         else:
             with pytest.raises(AssertionError, match=r"score is wrong[\s\S]*minus the score"):
                 check()
+
+
+def test_the_audit_of_a_sampler_of_ones_own_passes_and_refuses_a_model_that_is_asked_at_the_next_level():
+    block = next(block for block in BLOCKS if "assert_sampler" in block)
+    names: dict[str, object] = {}
+    exec(block, names)
+    names["test_my_euler"]()
+    exec(block.replace("model(x, s)", "model(x, t)"), names)
+    with pytest.raises(AssertionError, match=r"my_euler is wrong, as edm-euler:\n  told level: 1 steps: evaluation 1"):
+        names["test_my_euler"]()
