@@ -1,12 +1,13 @@
 """Samplers written by hand in plain NumPy, and slips in them: what an audit has to find, by the step and the term.
 
 Each loop has the signature (model, x, grid, normal). On levels, model(x, sigma) answers the denoised x of
-x = x_0 + sigma eps; on alpha_bars (noise first, the last one 1), model(x, i) answers the noise; on times of the straight
-path from data at 0 to noise at 1, model(x, t) answers the velocity.
+x = x_0 + sigma eps; on alpha_bars, noise first, model(x, i) answers the noise; on times of the straight path from data
+at 0 to noise at 1, model(x, t) answers the velocity.
 
 A slip is a text of a loop replaced by another, and what a finding must say: the question, and words of its text.
 """
 
+# ruff: noqa: ARG001
 import inspect
 from dataclasses import dataclass
 from math import exp, expm1, log, sqrt
@@ -186,7 +187,7 @@ def unipc_loop(model, x, bars, normal):
         (a_s, s_s, l_s), (a_t, s_t, l_t) = level(i), level(i + 1)
         m = (x - s_s * model(x, i)) / a_s
         if last is not None:
-            x_before, m_before, (a_0, s_0, l_0) = last
+            x_before, m_before, (_, s_0, l_0) = last
             h = l_s - l_0
             x = s_s / s_0 * x_before - a_s * expm1(-h) * (0.5 * m_before + 0.5 * m)
         last = x, m, (a_s, s_s, l_s)

@@ -3,16 +3,17 @@ r"""What several checks ask of a subject at one number of steps, done once: the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.samplers import NotLinear, Tableau
+from refdiff.validation.audits.findings import Verdict
 from refdiff.validation.audits.rows import Rows, claimed, heard, rehearsed
 from refdiff.validation.audits.steps import OPERATIONS, WORST, Comparison, Mismatch, compare
-from refdiff.validation.audits.subject import Claim, Sampler, Subject
+from refdiff.validation.audits.subject import Claim, Sampler, Subject, Variant
 
 STEPS, QUICK = (1, 2, 3, 5, 10, 20), (5,)
 FEW, FEW_QUICK = (5, 20), (5,)  # for questions about whole runs
@@ -23,13 +24,18 @@ class Read:
     """A sampler that could be read.
 
     Attributes:
-        sampler, claim: the foreign sampler, and what it should be.
+        sampler, claim: the foreign sampler, and what it should be; the known choice that it makes, if it makes one.
         comparison: the two step by step.
+        first: the comparison with the sampler's own claim, where it makes a known choice or slip; None where the two
+            have not the same evaluations.
+        variant: the known choice or slip that it makes, if any.
     """
 
     sampler: Sampler
     claim: Claim
     comparison: Comparison
+    first: Comparison | None
+    variant: Variant | None = None
 
     @property
     def table(self) -> Tableau:
@@ -79,7 +85,7 @@ def read(subject: Subject, steps: int) -> Read:
             subject.memory[steps] = _read(subject, steps)
         except Unreadable as why:
             subject.memory[steps] = why
-    found = subject.memory[steps]
+    found: Read | Unreadable = subject.memory[steps]
     if isinstance(found, Unreadable):
         raise found
     return found
@@ -93,13 +99,40 @@ def _read(subject: Subject, steps: int) -> Read:
     if sampler.claim is None:
         raise Unreadable("nothing is claimed: name a family")
     try:
-        return Read(sampler, sampler.claim, compare(sampler))
+        return _compared(sampler, sampler.claim)
     except Mismatch as error:
         raise Unreadable(str(error), defect=True) from error
     except NotLinear as error:
         raise Unreadable(str(error)) from error
     except Exception as error:
         raise Unreadable(f"{type(error).__name__}: {error}", defect=True) from error
+
+
+def _compared(sampler: Sampler, claim: Claim) -> Read:
+    """The sampler beside its claim, or beside the known choice that explains all that is wrong.
+
+    Raises:
+        NotLinear, Mismatch: as by `compare`, where no variant explains it.
+    """
+    try:
+        first = compare(sampler)
+    except Mismatch:
+        first = None
+    if first is not None and not first.wrong:
+        return Read(sampler, claim, first, first)
+    for variant in claim.variants:
+        made = replace(claim, build=variant.build)
+        try:
+            found = compare(sampler, made)
+        except Mismatch:
+            continue
+        if not found.wrong:
+            slip = variant.verdict is Verdict.WRONG and first is not None
+            return Read(sampler, claim if slip else made, first if slip else found, first, variant)  # type: ignore[arg-type]
+    if first is None:
+        compare(sampler)  # raises
+        raise AssertionError("a sampler that did not match does not match")
+    return Read(sampler, claim, first, first)
 
 
 def counts(subject: Subject, quick: bool, many: tuple[int, ...], few: tuple[int, ...]) -> tuple[int, ...]:

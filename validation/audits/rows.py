@@ -134,7 +134,8 @@ def _written(table: Tableau, prediction: str, rounded: Callable[[Array], Array])
     turns = {j: turned(table, j, prediction) for j in at}
     for k in range(1, table.stages):
         row = np.zeros(size)
-        for (kind, index), w in terms_of(table, k):
+        for term, w in terms_of(table, k):
+            kind, index = term.kind, term.index
             if kind == "y":
                 row = row + rounded(w * known[index])
             elif kind == "z":

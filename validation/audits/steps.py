@@ -193,7 +193,7 @@ def _aligned(
     rows[:-1] /= claim.scales(table)[:, None]
     seen = [*at.tolist(), table.stages - 1]
     noise = rows[:, 1 + nfe :]
-    columns = []
+    columns: list[Drawn] = []
     used: set[int] = set()
     for k, row in zip(seen, noise, strict=True):
         theirs = [m for m in np.flatnonzero(row).tolist() if all(m != c.heard for c in columns)]
@@ -257,13 +257,13 @@ class _Reading:
         table = self.table
         at = np.flatnonzero(table.evaluated).tolist()
         self.drawn = list(self.drawn)
-        self.unit = np.eye(1 + len(at) + len(self.drawn))
+        self.unit: Array = np.eye(1 + len(at) + len(self.drawn))
         self.places = {Term("o", stage): 1 + i for i, stage in enumerate(at)}
         # a normal that only the sampler has gets a number beyond the table's
         names = (c.table if c.table is not None else table.draws + i for i, c in enumerate(self.drawn))
         self.places |= {Term("z", m): 1 + len(at) + i for i, m in enumerate(names)}
         self.signs: dict[int, float] = {}
-        self.known = {0: self.unit[0]}
+        self.known: dict[int, Array] = {0: self.unit[0]}
         # hidden stages by the moved tables, and what rounding may leave of them
         self.others: list[dict[int, Array]] = [{} for _ in self.moved]
         self.slack: dict[int, float] = {}
@@ -280,15 +280,16 @@ class _Reading:
     def vector(self, term: Term, table: Tableau, hidden: dict[int, Array] | None = None) -> Array:
         """The row of a term."""
         if term.kind == "y":
-            return self.known[term.index] if hidden is None else hidden.get(term.index, self.known[term.index])
+            known = self.known[term.index]
+            return known if hidden is None else hidden.get(term.index, known)
         if term.kind == "z":
-            return self.unit[self.places[term]] * self.signs.get(term.index, 1.0)
+            return np.asarray(self.unit[self.places[term]] * self.signs.get(term.index, 1.0))
         of_x, of_answer = turned(table, term.index, self.prediction)
-        return of_x * self.known[term.index] + of_answer * self.unit[self.places[term]]
+        return np.asarray(of_x * self.known[term.index] + of_answer * self.unit[self.places[term]])
 
     def _made(self, table: Tableau, k: int, hidden: dict[int, Array] | None = None) -> Array:
         if k == 0:
-            return self.unit[0]
+            return np.asarray(self.unit[0])
         return sum((w * self.vector(t, table, hidden) for t, w in terms_of(table, k)), np.zeros(len(self.unit)))
 
     def _walk(self) -> Iterator[_Found]:
@@ -311,8 +312,8 @@ class _Reading:
             row = self.rows[k]
             size = max(float(np.abs(row).max()), float(np.abs(right).max())) or 1.0  # both may be zero
             drift = max((float(np.abs(other - right).max()) for other in moved), default=0.0)
-            found = _Found(k, row, right, size, float(np.abs(row - right).max()) / size,
-                           (WORST * drift + rounding or OPERATIONS * self.eps * size) / size, (k, row, right))  # fmt: skip
+            error, bound = float(np.abs(row - right).max()), WORST * drift + rounding or OPERATIONS * self.eps * size
+            found = _Found(k, row, right, size, error / size, bound / size, (k, row, right))
             through = [(t.index, w) for t, w in terms if t.kind == "y" and t.index in unseen]
             if self.synced and through:  # the newest hidden stage is what this one needs it to be
                 h, w = max(through)

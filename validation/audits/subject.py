@@ -135,7 +135,7 @@ class Sampler:
         prediction = claim.prediction
 
         def answer(x: Array, t: Any) -> Array:
-            return model.predict(np.asarray(x, dtype=float), told(np.ravel(np.asarray(t))[0]), prediction)
+            return np.asarray(model.predict(np.asarray(x, dtype=float), told(np.ravel(np.asarray(t))[0]), prediction))
 
         return answer
 

@@ -6,8 +6,8 @@ sigma / alpha, whatever the time is called.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from refdiff.arguments import Array
 from refdiff.samplers import Tableau
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Term:
     """A term of a step: of an earlier stage ("y"), an output ("o") or a normal ("z"), and its number in the table."""
 
     kind: str

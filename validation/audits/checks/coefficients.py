@@ -17,7 +17,7 @@ from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
 from refdiff.validation.audits.reading import QUICK, STEPS, Read, Unreadable, counts, read
 from refdiff.validation.audits.scripts import exception, impulse
-from refdiff.validation.audits.steps import OPERATIONS, WORST, Comparison, Mismatch, compare
+from refdiff.validation.audits.steps import OPERATIONS, WORST, Comparison, Mismatch
 from refdiff.validation.audits.subject import Sampler, Subject
 
 QUESTION = "coefficients"
@@ -58,9 +58,12 @@ def _raising(subject: Subject, steps: int, why: Unreadable) -> str:
 
 
 def _compared(name: str, found: Read, place: str) -> Finding:
-    sampler, comparison = found.sampler, found.comparison
+    sampler, known = found.sampler, found.variant
+    if found.first is None:  # another number of evaluations, by a known slip or choice
+        assert known is not None
+        return Finding(name, QUESTION, known.verdict, f"{place}: it {known.name}", place=place, script=sampler.script)
+    comparison = found.first
     worst = max(comparison.steps, key=lambda step: step.error / step.bound)
-    known = _variant(sampler) if comparison.wrong else None
     finding = judged(
         name,
         QUESTION,
@@ -74,7 +77,7 @@ def _compared(name: str, found: Read, place: str) -> Finding:
     )
     if known is None:
         return finding
-    return replace(finding, verdict=known[1], text=f"{place}: it {known[0]}; {finding.text}")
+    return replace(finding, verdict=known.verdict, text=f"{place}: it {known.name}; {finding.text}")
 
 
 def _said(comparison: Comparison) -> str:
@@ -82,18 +85,6 @@ def _said(comparison: Comparison) -> str:
     if not wrong:
         return f"all {len(comparison.steps)} stages are right"
     return f"{len(wrong)} of {len(comparison.steps)} stages are off; {wrong[0]}"
-
-
-def _variant(sampler: Sampler) -> tuple[str, Verdict] | None:
-    """The known variant that the sampler is, if any."""
-    claim = sampler.claim
-    for variant in claim.variants if claim else ():
-        try:
-            if not compare(sampler, replace(claim, build=variant.build)).wrong:  # type: ignore[type-var]
-                return variant.name, variant.verdict
-        except Mismatch:
-            continue
-    return None
 
 
 # ---------------------------------------------------------------------- what a network is told
@@ -194,8 +185,9 @@ def _heard(name: str, found: Read, levels: Told, place: str) -> Finding:
     first = int(np.argmax(off > levels.bound + levels.design)) if verdict is Verdict.WRONG else int(np.argmax(off))
     stage = int(np.flatnonzero(words.evaluations)[first])
     values = (float(np.exp(levels.told[first])), float(np.exp(levels.right[first])))
-    what = (f"evaluation {first + 1} (in step {words.steps[stage + 1]}, told t = {found.comparison.heard.times[first]}) "
-            f"is told noise level {values[0]:.6g}, its state has {values[1]:.6g}")  # fmt: skip
+    t = found.comparison.heard.times[first]
+    what = (f"evaluation {first + 1} (in step {words.steps[stage + 1]}) is told t = {t}, "
+            f"which is noise level {values[0]:.6g}; its state has {values[1]:.6g}")  # fmt: skip
     text = {
         Verdict.OK: f"all {len(off)} evaluations are told the level of their state",
         Verdict.CONVENTION: f"times are rounded by design: {what}",

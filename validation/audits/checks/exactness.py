@@ -82,7 +82,7 @@ def summary(rows: Rows, mean: float, variance: float) -> Array:
 def exact(table: Tableau, mean: float, variance: float) -> Array:
     """The same numbers for the probability flow, or for p_t at the end."""
     first, last = (Coefficients(*(part[k] for part in table.coefficients)) for k in (0, -1))
-    spread, start, size, scale = _sizes(table, mean, variance)
+    spread, start, size, _ = _sizes(table, mean, variance)
     if table.stochastic:
         return np.array([last.alpha * mean / size, (last.alpha**2 * variance + last.sigma**2) / size**2])
     gain, offset = flow(first, last, np.array([mean]), np.array([variance]))

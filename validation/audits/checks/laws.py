@@ -62,7 +62,8 @@ def _laws(name: str, found: Read, place: str) -> Iterator[Finding]:
         what = NAMES[found.table.stochastic][worst].removeprefix("its ")
         data = f"N({mean:g}, {variance:g})"
         values = f"is {has[worst]:.8g}, of the method {right[worst]:.8g} (in units of the target's size)"
-        yield judged(name, LAW, float(off[worst]), float(bound[worst]), f"{place}: for data {data} the {what} of the output {values}",
+        text = f"{place}: for data {data} the {what} of the output {values}"
+        yield judged(name, LAW, float(off[worst]), float(bound[worst]), text,
                      rule=RULE, place=f"{place}, data {data}", script=found.sampler.script)  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def normals(found: Read) -> tuple[Array, list[str]]:
 
 
 def least_likely(drawn: Array, names: list[str]) -> tuple[float, str]:
-    """The least probability of what the normals (draws, points, axes) show, times the number of tests, and what it is."""
+    """The least probability of what normals (draws, points, axes) show, times the number of tests, and what it is."""
     count = drawn.shape[1]
     found: list[tuple[float, str]] = []
     for z, name in zip(drawn, names, strict=True):

@@ -11,7 +11,7 @@ the output's law, from recovered weights, on Gaussian data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -107,19 +107,20 @@ class Run:
         """Where the sampler ends, with the network that it would have."""
         sampler, claim = self.found.sampler, self.found.claim
         drawn = iter(self.heard_normals)
-        if sampler.told is None:
-            asked = iter(self.found.mine.at)
-            scales = iter(claim.scales(self.table))
-
-            def network(x: Array, t: Any) -> Array:  # noqa: ARG001
-                k = next(asked)
-                return self._answer(
-                    self.table.scale[k] * np.asarray(x, dtype=float) / next(scales), self.table.times[k]
-                )
-
-        else:
+        network = self._by_order()
+        if sampler.told is not None:
             network = sampler.network(ExactModel(self.law, sampler.trained or claim.process))
         return np.asarray(sampler.play(network, self.x.copy(), lambda: next(drawn).copy()), dtype=float)
+
+    def _by_order(self) -> Callable[[Array, Any], Array]:
+        """A network that knows the claimed level of every evaluation, whatever it is told."""
+        stages, scales = iter(self.found.mine.at), iter(self.found.claim.scales(self.table))
+
+        def network(x: Array, t: Any) -> Array:  # noqa: ARG001
+            k = next(stages)
+            return self._answer(self.table.scale[k] * np.asarray(x, dtype=float) / next(scales), self.table.times[k])
+
+        return network
 
     def method(self) -> Array:
         """Where the claimed table ends."""
@@ -135,10 +136,8 @@ class Run:
         """Where the probability flow ends, in the sampler's coordinate."""
         table = self.table
         ends = float(table.times[0]), float(table.times[-1])
-        return (
-            _flowed(next(k for k, v in DATA.items() if v is self.law), self.found.claim.process, *ends)
-            / table.scale[-1]
-        )
+        data = next(name for name, law in DATA.items() if law is self.law)
+        return np.asarray(_flowed(data, self.found.claim.process, *ends) / table.scale[-1])
 
     def _answer(self, x: Array, t: float) -> Array:
         return np.asarray(self.model.predict(x, float(t), self.found.claim.prediction))
@@ -186,7 +185,7 @@ class Errors(NamedTuple):
 
 def order(subject: Subject, quick: bool) -> Iterator[Finding]:
     """How the error falls with the number of steps."""
-    sweep = SWEEP_QUICK if quick else SWEEP
+    sweep: tuple[int, ...] = SWEEP_QUICK if quick else SWEEP
     if subject.steps and subject.on_grid is None:
         sweep = tuple(sorted(subject.steps))
     if len(sweep) < 3:
@@ -204,8 +203,8 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
     bound = max(LEAST, mine.spread) + 4 * rounding / least
     if mine.order < LEAST or bound > 1:
         listed = ", ".join(f"{e.method:.3g} at {n}" for n, e in zip(sweep, pairs, strict=True))
-        why = f"on its grids the method's own error does not fall as a power of the steps: {listed}"
-        yield not_applicable(subject.name, ORDER, why)
+        text = f"on its grids the method's own error does not fall as a power of the steps: {listed}"
+        yield not_applicable(subject.name, ORDER, text)
         return
     yield _fallen(subject, sweep, pairs, mine, bound)
 
