@@ -26,16 +26,17 @@ from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Sampler, Subject
 
-# lambda at the two ends of a grid: sigma / alpha from 20 down to 0.05, where nothing is near a limit
-SPAN = (-3.0, 3.0)
+# lambda at the two ends of a grid: sigma / alpha from 20 down to 0.06, where nothing is near a limit; no equal steps
+# lead to a level of 1, at which options switch
+SPAN = (-3.0, 2.83)
 
 
-def grid_of(process: Schedule, family: Family | None, steps: int) -> Array:
-    """Equal steps in the family's clock, or in t where nothing is claimed; to sigma = 0 where the family may."""
+def grid_of(process: Schedule, family: Family | None, steps: int, *, clean: bool = True) -> Array:
+    """Equal steps in the family's clock, or in t where nothing is claimed; to sigma = 0 where it may, with `clean`."""
     start, end = (float(process.time_of_log_snr(lam)) for lam in SPAN)
     if family is None:
         return np.linspace(start, end, steps + 1)
-    if not family.ends_clean or steps == 1:
+    if not clean or not family.ends_clean or steps == 1:
         return family.grid(process, steps, start, end)
     return np.append(family.grid(process, steps - 1, start, end), 0.0)
 
