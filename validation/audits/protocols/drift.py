@@ -136,7 +136,17 @@ def driven(
             conventions=conventions,
             variants=tuple(Variant(said, claimed(other, way.process, way.noise), v) for said, other, v in variants),
         )
-    return Driven(name, play, np.dtype(clock.dtype), claim, float, way.process, script, way, strong)
+    return Driven(
+        name=name,
+        play=play,
+        dtype=np.dtype(clock.dtype),
+        claim=claim,
+        told=float,
+        trained=way.process,
+        script=script,
+        way=way,
+        strong=strong,
+    )
 
 
 # ---------------------------------------------------------------------- foreign drifts
@@ -177,7 +187,7 @@ def wrap(make: Callable[[Any], Any], request: Request) -> Subject:
             order=1,
             source="Anderson 1982, Song et al. 2021",
         )
-        return Sampler(name, play, np.dtype(request.dtype), claim, float, schedule)
+        return Sampler(name=name, play=play, dtype=np.dtype(request.dtype), claim=claim, told=float, trained=schedule)
 
     return Subject(name, build, protocol="drift", options=tuple(request.options.items()))
 

@@ -1,0 +1,377 @@
+r"""The solvers of diffrax: solver.init, and solver.step over every step, as diffeqsolve calls them.
+
+The velocity is asked for through a callback, which runs where the compiled step is; points beyond the batch are zeros,
+so that one compiled step serves many batches. For the reverse equation the terms are MultiTerm(ODETerm, ControlTerm) over a path whose W and H are normals from outside.
+Noise is additive, for which Ito and Stratonovich are the same equation. Implicit solvers ask the model as often as
+their root finder wants and are no tables: their order is measured on Gaussian data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.samplers.order import fit
+from refdiff.samplers.runge_kutta import Method
+from refdiff.validation.audits.findings import Finding, judged, not_applicable
+from refdiff.validation.audits.levels import FLOW
+from refdiff.validation.audits.protocols.drift import (
+    FLOWING,
+    REVERSING,
+    Diffusion,
+    Drift,
+    Driven,
+    Way,
+    asked_times,
+    driven,
+    strong_order,
+)
+from refdiff.validation.audits.protocols.integrators import Build, combined, leapfrog, one_step, reversible_heun
+from refdiff.validation.audits.protocols.protocol import Protocol, Request
+from refdiff.validation.audits.protocols.torchdiffeq import conditions, defects
+from refdiff.validation.audits.subject import Subject
+
+BATCH = 64  # points of a compiled program, or the next power of two
+
+# solver -> (what it is, its order); those without a name are what their tableau says, which is examined by itself
+ODE: Mapping[str, tuple[Build | None, float]] = MappingProxyType(
+    {
+        "Euler": (one_step("euler"), 1),
+        "Heun": (one_step("heun"), 2),
+        "Midpoint": (one_step("midpoint"), 2),
+        "Ralston": (one_step("ralston"), 2),
+        "Bosh3": (one_step("bogacki-shampine"), 3),
+        "Tsit5": (None, 5),
+        "Dopri5": (one_step("dormand-prince"), 5),
+        "Dopri8": (None, 8),
+        "LeapfrogMidpoint": (leapfrog, 2),
+        "ReversibleHeun": (reversible_heun, 2),
+    }
+)
+# solver -> (what it is for additive noise, weak order, strong order)
+SDE: Mapping[str, tuple[Build, float, float]] = MappingProxyType(
+    {
+        "Euler": (one_step("euler"), 1, 1.0),
+        # the diffusion at the start of the step in both places, as where time is a state that has no noise
+        "EulerHeun": (one_step("euler"), 1, 1.0),
+        "ItoMilstein": (one_step("euler"), 1, 1.0),
+        "StratonovichMilstein": (one_step("euler"), 1, 1.0),
+        "Heun": (one_step("heun"), 2, 1.0),
+        "Midpoint": (one_step("midpoint"), 2, 1.0),
+        "Ralston": (one_step("ralston"), 2, 1.0),
+        "ReversibleHeun": (reversible_heun, 2, 1.0),
+        "SEA": (one_step("sea"), 1, 1.0),
+        "SRA1": (one_step("sra1-start"), 2, 1.5),
+        "ShARK": (one_step("shark"), 2, 1.5),
+        "GeneralShARK": (one_step("general-shark"), 2, 1.5),
+        "SPaRK": (one_step("spark"), 2, 1.5),
+        "SlowRK": (one_step("slow-rk"), 2, 1.5),
+    }
+)
+IMPLICIT: Mapping[str, float] = MappingProxyType({"ImplicitEuler": 1, "Kvaerno3": 3, "Kvaerno4": 4, "Kvaerno5": 5})
+PARTED = ("SemiImplicitEuler", "Sil3", "KenCarp3", "KenCarp4", "KenCarp5", "ALIGN", "ShOULD", "QUICSORT")
+
+
+@contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """float64 in JAX, where that is wanted, until these calls end: in all threads, for callbacks run in others."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+class _Asked:
+    """What a compiled program asks for: set before each run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.drift: Drift = lambda _, x: x
+        self.normal: Callable[[], Array] = lambda: np.zeros((1, 1))
+        self.steps: dict[tuple[float, float], tuple[Array, Array]] = {}
+
+    def slope(self, u: Any, y: Any) -> Array:
+        y = np.asarray(y)
+        found = np.zeros_like(y)
+        found[: self.count] = self.drift(float(u), y[: self.count, None])[:, 0]
+        return found
+
+    def noise(self, a: Any, b: Any, like: Any, area: bool) -> tuple[Array, Array]:
+        key = (float(a), float(b))
+        if key not in self.steps:
+            h = key[1] - key[0]
+            pair = (np.sqrt(h) * self.normal(), np.sqrt(h / 12) * self.normal() if area else np.zeros((self.count, 1)))
+            self.steps[key] = tuple(self._padded(part, like) for part in pair)  # type: ignore[assignment]
+        return self.steps[key]
+
+    def _padded(self, part: Array, like: Any) -> Array:
+        found = np.zeros(like.shape, like.dtype)
+        found[: self.count] = part[:, 0]
+        return found
+
+
+@cache
+def program(name: str, stochastic: bool, dtype: str, size: int) -> tuple[_Asked, Any, Any]:
+    """What a solver asks, the terms that ask it, and one step of the solver, compiled."""
+    import diffrax
+    import jax
+
+    asked, solver = _Asked(), getattr(diffrax, name)()
+
+    def slope(u: Any, y: Any, args: Any) -> Any:
+        return jax.pure_callback(asked.slope, jax.ShapeDtypeStruct(y.shape, y.dtype), u, y)
+
+    terms: Any = diffrax.ODETerm(slope)
+    if stochastic:
+        terms = diffrax.MultiTerm(terms, _control(diffrax, name, asked, dtype, size))
+
+    def first(y: Any, a: Any, b: Any) -> Any:
+        return solver.init(terms, a, b, y, None)
+
+    def step(y: Any, state: Any, a: Any, b: Any) -> Any:
+        found = solver.step(terms, a, b, y, None, state, False)
+        return found[0], found[3]
+
+    return asked, jax.jit(first), jax.jit(step)
+
+
+def _control(diffrax: Any, name: str, asked: _Asked, dtype: str, size: int) -> Any:
+    """G(u) dw, each point with its own path."""
+    import jax
+    import jax.numpy as jnp
+
+    areas = name in ("SEA", "SRA1", "ShARK", "GeneralShARK", "SPaRK", "SlowRK")
+
+    def spread(u: Any, y: Any, args: Any) -> Any:
+        def at_time(at: Any) -> Array:
+            return np.asarray(REVERSING.diffusion(float(at)), dtype=dtype)
+
+        given = jax.pure_callback(at_time, jax.ShapeDtypeStruct((), dtype), u, vmap_method="sequential")
+        return given * jnp.eye(y.shape[0], dtype=dtype)
+
+    class Path(diffrax.AbstractBrownianPath):  # type: ignore[misc]
+        t0: Any = 0.0
+        t1: Any = 1.0
+        levy_area: Any = diffrax.SpaceTimeLevyArea if areas else diffrax.BrownianIncrement
+
+        def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+            shape = jax.ShapeDtypeStruct((size,), dtype)
+            call = partial(_noise, asked, size, dtype, areas)
+            increment, area = jax.pure_callback(call, (shape, shape), t0, t1)
+            if not use_levy:
+                return increment
+            if not areas:
+                return diffrax.BrownianIncrement(dt=t1 - t0, W=increment)
+            return diffrax.SpaceTimeLevyArea(dt=t1 - t0, W=increment, H=area)
+
+    return diffrax.ControlTerm(spread, Path())
+
+
+def _noise(asked: _Asked, size: int, dtype: str, areas: bool, a: Any, b: Any) -> tuple[Array, Array]:
+    return asked.noise(a, b, np.empty(size, dtype), areas)
+
+
+def integrate(
+    name: str,
+    stochastic: bool,
+    drift: Drift,
+    diffusion: Diffusion,
+    x: Array,
+    clock: Array,
+    normal: Callable[[], Array],
+) -> Array:
+    """The solver's steps over the clock, the state at its end."""
+    dtype = str(clock.dtype)
+    with precision(dtype):
+        size = BATCH
+        while size < len(x):
+            size *= 2
+        asked, first, step = program(name, stochastic, dtype, size)
+        asked.count, asked.drift, asked.normal, asked.steps = len(x), drift, normal, {}
+        y = np.zeros(size, dtype)
+        y[: len(x)] = x[:, 0]
+        state = first(y, clock[0], clock[1])
+        for before, after in zip(clock[:-1], clock[1:], strict=True):
+            y, state = step(y, state, before, after)
+        return np.array(y)[: len(x), None]
+
+
+# ---------------------------------------------------------------------- subjects
+
+
+def tableau(name: str) -> tuple[Array, Array, Array]:
+    """A, b and the embedded b of an explicit solver, as the library has them."""
+    import diffrax
+
+    found = getattr(diffrax, name).tableau
+    A = np.zeros((len(found.b_sol), len(found.b_sol)))
+    for i, row in enumerate(found.a_lower):
+        A[i + 1, : i + 1] = row
+    return A, np.asarray(found.b_sol), np.asarray(found.b_sol) - np.asarray(found.b_error)
+
+
+def _build(name: str) -> Build:
+    known = ODE[name][0]
+    if known is not None:
+        return known
+    A, b, _ = tableau(name)
+    ends = np.array_equal(A[-1], b)
+    return one_step(combined(Method(A[:-1, :-1], b[:-1]) if ends else Method(A, b), again=ends))
+
+
+def sampler(name: str, stochastic: bool, dtype: str, steps: int) -> Driven:
+    """A solver on the probability flow or on the reverse equation."""
+    way: Way = REVERSING if stochastic else FLOWING
+    build, order = (SDE[name][0], SDE[name][1]) if stochastic else (_build(name), ODE[name][1])
+    script = (
+        "import diffrax\nterm = diffrax.ODETerm(lambda t, y, args: -y)\n"
+        f"diffrax.diffeqsolve(term, diffrax.{name}(), 0.0, 1.0, {1 / steps}, 1.0)"
+    )
+    return driven(
+        _name(name, stochastic, dtype),
+        partial(integrate, name, stochastic),
+        way,
+        way.clock(steps, dtype),
+        build,
+        order=order,
+        strong=SDE[name][2] if stochastic else None,
+        source="Foster et al. 2023" if "SEA" in name or "RK" in name else "Hairer, Norsett, Wanner 1993",
+        conventions=("both diffusions are taken at the start of the step",) if name == "EulerHeun" else (),
+        script=script,
+    )
+
+
+def _name(name: str, stochastic: bool, dtype: str) -> str:
+    return f"{name}()" + (", reverse equation" if stochastic else "") + (f", {dtype}" if dtype != "float64" else "")
+
+
+def subject(name: str, stochastic: bool, dtype: str = "float64") -> Subject:
+    """A solver."""
+    import diffrax
+
+    steps = (1, 2, 4, 8) if stochastic else (1, 2, 5, 8)
+    return Subject(
+        _name(name, stochastic, dtype),
+        partial(sampler, name, stochastic, dtype),
+        "diffrax",
+        diffrax.__version__,
+        "diffrax",
+        steps,
+        (("equation", "reverse" if stochastic else "flow"),),
+    )
+
+
+def implicit(name: str) -> Subject:
+    """A solver that is no table."""
+    import diffrax
+
+    def build(steps: int) -> Driven:
+        return driven(f"{name}()", partial(integrate, name, False), FLOWING, FLOWING.clock(steps, "float64"), None)
+
+    return Subject(f"{name}()", build, "diffrax", diffrax.__version__, "diffrax", (4, 8), (("implicit", True),))
+
+
+def wrap(target: Any, request: Request) -> Subject:
+    """A solver class; option equation: flow or reverse."""
+    name = getattr(target, "__name__", str(target))
+    stochastic = dict(request.options).get("equation", "flow" if name in ODE else "reverse") == "reverse"
+    if name in IMPLICIT:
+        return implicit(name)
+    if name not in (SDE if stochastic else ODE):
+        raise ValueError(f"solver must be one of {', '.join({**ODE, **SDE, **IMPLICIT})}, got {name!r}")
+    return subject(name, stochastic, request.dtype)
+
+
+def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
+    """Every solver that takes one drift, and one diffusion."""
+
+    def of(name: str) -> Iterator[Subject]:
+        for stochastic, names in ((False, ODE), (True, SDE)):
+            if name in names:
+                yield subject(name, stochastic)
+                if not quick:
+                    yield subject(name, stochastic, "float32")
+        if name in IMPLICIT:
+            yield implicit(name)
+
+    return {name: partial(of, name) for name in dict.fromkeys([*ODE, *SDE, *IMPLICIT])}
+
+
+# ---------------------------------------------------------------------- what only this library has
+
+
+def numbers(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """The conditions of a tableau and of its embedded weights."""
+    name = subject.name.removesuffix("()")
+    if name not in ODE or name in ("LeapfrogMidpoint", "ReversibleHeun", "Euler"):
+        return
+    A, b, embedded = tableau(name)
+    order = int(ODE[name][1])
+    yield conditions(subject.name, A, b, order)
+    lower = [worst <= bound for worst, bound in defects(A, embedded, order - 1)]
+    yield judged(subject.name, "embedded order", float(order - 1 - sum(lower)), 0.0,
+                 f"the embedded weights have order {sum(lower)}", rule="one less than the method's")  # fmt: skip
+
+
+def implicit_order(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """The order of an implicit solver on the flow of a Gaussian."""
+    name = subject.name.removesuffix("()")
+    if name not in IMPLICIT:
+        return
+    counts = (8, 16, 32) if quick else (8, 16, 32, 64)
+    errors = [_gaussian(name, n) for n in counts]
+    found, order = fit(counts, errors, 0.0, len(counts)).order, IMPLICIT[name]
+    said = f"order {found:.3f} over {counts}, known as {order:g}"
+    rule = "the order less 0.1, what the next term of the error leaves of a fit over these steps"
+    yield judged(subject.name, "order", order - found, 0.1, said, rule=rule, errors=errors)
+
+
+def _gaussian(name: str, steps: int, variance: float = 0.3) -> float:
+    """The error on the flow of N(0, variance), where x_0 = x_1 sqrt(variance), in JAX all through."""
+    import diffrax
+    import jax.numpy as jnp
+    import optimistix
+
+    with precision("float64"):
+
+        def slope(u: Any, y: Any, args: Any) -> Any:
+            t = 1 - u
+            return -y * (t - (1 - t) * variance) / ((1 - t) ** 2 * variance + t**2)
+
+        finder = diffrax.with_stepsize_controller_tols(optimistix.Newton)
+        solver = getattr(diffrax, name)(root_finder=type(finder())(rtol=1e-12, atol=1e-12))
+        times = jnp.linspace(0, 1, steps + 1)
+        found = diffrax.diffeqsolve(
+            diffrax.ODETerm(slope), solver, 0.0, 1.0, None, jnp.ones(1), stepsize_controller=diffrax.StepTo(times)
+        )
+        return float(abs(float(found.ys[-1][0]) - np.sqrt(variance)))
+
+
+def parted(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """Solvers of other equations are named once."""
+    if subject.name == "Euler()":
+        yield not_applicable(
+            subject.name, "other solvers", f"{', '.join(PARTED)} take a drift in two parts or the Langevin equation"
+        )
+
+
+PROTOCOLS = (
+    Protocol(
+        "diffrax",
+        "solver.step(terms, t0, t1, y0, args, state, made_jump)",
+        wrap,
+        "diffrax",
+        members,
+        checks=(asked_times, strong_order, numbers, implicit_order, parted),
+    ),
+)
