@@ -24,12 +24,13 @@ from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.levels import PRESERVING, strictly
 from refdiff.validation.audits.protocols.arrays import to_numpy
-from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level
+from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level, trained_levels
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 PREDICTIONS: Mapping[str, str] = MappingProxyType(
     {"epsilon": "noise", "sample": "denoiser", "original_sample": "denoiser", "v_prediction": "v_prediction"}
 )
+FAMILIES = ("karras", "exponential", "beta")
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
 
 
@@ -70,7 +71,7 @@ def in_sigma(
         play=play(made),
         dtype=np.dtype(np.float32),
         claim=claim,
-        told=told(scheduler),
+        told=told(made, scheduler),
         trained=PRESERVING,
         script=made.script(),
     )
@@ -80,12 +81,27 @@ def _on_levels(build: Callable[[Array], Tableau]) -> Callable[[Array], Tableau]:
     return lambda levels: build(strictly(levels))
 
 
-def told(scheduler: Any) -> Callable[[Any], float]:
-    """The level of a time: of the training table, or by t = log(sigma) / 4 where times are continuous."""
+def told(made: Made, scheduler: Any) -> Callable[[Any], float]:
+    """The level of a time, as the scheduler itself has it.
+
+    t = log(sigma) / 4 where times are continuous. Else sigma of the training table, between two entries of which it is
+    linear where levels are made from times, and log sigma is where times are made from levels: for levels of a family,
+    levels that are given, and the midpoints of DPM2, which are every second time.
+    """
     config = scheduler.config
     if config.get("timestep_type") == "continuous" and config.prediction_type == "v_prediction":
         return lambda t: float(np.exp(4 * float(t)))
-    return told_level(scheduler)
+    by_log = told_level(scheduler)
+    if "sigmas" in made.at_steps or any(config.get(f"use_{name}_sigmas") for name in FAMILIES):
+        return by_log
+    sigmas = trained_levels(scheduler)
+    times = to_numpy(scheduler.timesteps).astype(float)
+    midpoints = frozenset(times[1::2].tolist() if hasattr(scheduler, "sigmas_interpol") else ())
+
+    def level(t: Any) -> float:
+        return by_log(t) if float(t) in midpoints else float(np.interp(float(t), np.arange(len(sigmas)), sigmas))
+
+    return level
 
 
 # ---------------------------------------------------------------------- churn

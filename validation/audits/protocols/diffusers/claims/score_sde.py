@@ -28,7 +28,8 @@ from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 def exploding(made: Made) -> Sampler:
     """ScoreSdeVeScheduler: its predictor, without the noise of the last step, as its pipeline ends."""
-    levels = to_numpy(_exploding(made).discrete_sigmas).astype(float)
+    scheduler = _exploding(made)
+    levels, shown = (to_numpy(part).astype(float) for part in (scheduler.discrete_sigmas, scheduler.sigmas))
     claim = Claim(
         build=lambda grid: reverse_diffusion(EXPLODING, grid, final="mean"),
         grid=np.concatenate([levels[::-1], [0.0]]),
@@ -36,7 +37,11 @@ def exploding(made: Made) -> Sampler:
         prediction="score",
         order=1,
         source=made.kind.__name__,
-        conventions=("the predictor alone", "the last step leaves out its noise"),
+        conventions=(
+            "the predictor alone",
+            "the last step leaves out its noise",
+            "the network is told levels of times down to sampling_eps, the steps have levels of times down to 0",
+        ),
     )
     return Sampler(
         name=made.name,
@@ -46,6 +51,7 @@ def exploding(made: Made) -> Sampler:
         told=float,
         trained=EXPLODING,
         script=f"{made.script()}\nscheduler.set_sigmas({made.steps})",
+        told_within=float(np.abs(levels[::-1] - shown).max()),
     )
 
 
