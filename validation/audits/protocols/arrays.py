@@ -70,18 +70,19 @@ class Edge:
 EDGES = {"numpy": Edge("numpy", _same), "torch": Edge("torch", to_torch), "jax": Edge("jax", to_jax)}
 
 
-def edge_of(function: Any, default: str = "numpy") -> Edge:
-    """The library whose arrays a function computes with: what it says by its attribute `arrays`, else what it imports.
+def edge_of(function: Any, convention: str | None = None) -> Edge:
+    """The library whose arrays a function computes with.
 
-    A function that uses both torch and NumPy takes tensors.
+    What it says by its attribute `arrays`; else that of its calling convention; else, where the convention leaves it
+    open, the one that its module imports, JAX before torch before NumPy.
     """
-    said = getattr(function, "arrays", None)
-    if said is not None:
-        if said not in EDGES:
-            raise ValueError(f"arrays must be one of {', '.join(EDGES)}, got {said!r}")
-        return EDGES[said]
-    used = {value.__name__.partition(".")[0] for value in scope(function).values() if isinstance(value, ModuleType)}
-    return EDGES[next((name for name in ("jax", "torch", "numpy") if name in used), default)]
+    said = getattr(function, "arrays", convention)
+    if said is None:
+        used = {value.__name__.partition(".")[0] for value in scope(function).values() if isinstance(value, ModuleType)}
+        said = next((name for name in ("jax", "torch") if name in used), "numpy")
+    if said not in EDGES:
+        raise ValueError(f"arrays must be one of {', '.join(EDGES)}, got {said!r}")
+    return EDGES[said]
 
 
 def scope(function: Any) -> dict[str, Any]:
