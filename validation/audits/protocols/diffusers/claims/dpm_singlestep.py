@@ -3,11 +3,11 @@ r"""Single-step DPM-Solvers: steps over one, two or three intervals of the grid,
 The classes list an order for every interval, as 1, 2, 3, 1, 2, 1: each 1 begins a step, whose order is its number of
 intervals. In the SDE form with H = 2 h, from s to any of these points p,
 
-    x_p = sigma_p / sigma_s e^{-h} x_s + alpha_p ((1 - e^{-H}) D_s + slope and curvature terms) + sigma_p e^{-lambda_p} W
+    x_p = sigma_p / sigma_s e^{-h} x_s + alpha_p ((1 - e^{-H}) D_s + terms of slope and curvature) + c W
 
-where W is the increment of one Brownian path in the clock e^{2 lambda} from s to p. Two slips are known: noises that
-are drawn anew for every p (then D at the stages knows nothing of the noise of the step, and the weak order falls to 1),
-and (1 - e^{-H} - H) / H^2 - 1/2 in the weight of the curvature, where + 1/2 stands.
+where W is the increment of one Brownian path in the clock e^{2 lambda} from s to p, and c = sigma_p e^{-lambda_p}. Two
+slips are known: noises that are drawn anew for every p (then D at the stages knows nothing of the noise of the step,
+and the weak order falls to 1), and (1 - e^{-H} - H) / H^2 - 1/2 in the weight of the curvature, where + 1/2 stands.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Path:
         scale = exp(2 * (self.last.log_snr - self.start.log_snr))  # e^{2 lambda} at the last point, 1 at s
         self.sum = self.sum + root(gained * scale) * self.rec.normal()
         self.last = p
-        return std / root(expm1(2 * (p.log_snr - self.start.log_snr))) * self.sum
+        return self.sum * (std / root(expm1(2 * (p.log_snr - self.start.log_snr))))
 
 
 def _sde_stage(
@@ -96,14 +96,14 @@ def _sde_stage(
     changes: list[tuple[Number, State]] = [(r, (f - f0) / r) for r, f in slopes]
     if len(changes) == 1:
         share = H * phi(2, -H) if solver_type == "heun" else -expm1(-H) / 2
-        return end + p.alpha * share * changes[0][1]
+        return end + changes[0][1] * (p.alpha * share)
     if changes:
         (r1, d1), (r2, d2) = changes
         if solver_type == "midpoint":
-            return end + p.alpha * H * phi(2, -H) * d2
-        slope, bend = (r2 * d1 - r1 * d2) / (r2 - r1), 2 * (d2 - d1) / (r2 - r1)
+            return end + d2 * (p.alpha * H * phi(2, -H))
+        slope, bend = (d1 * r2 - d2 * r1) / (r2 - r1), (d2 - d1) * (2 / (r2 - r1))
         weight = H * phi(3, -H) if sign > 0 else H * phi(3, -H) - 1
-        return end + p.alpha * (H * phi(2, -H) * slope + weight * bend)
+        return end + (slope * (H * phi(2, -H)) + bend * weight) * p.alpha
     return end
 
 

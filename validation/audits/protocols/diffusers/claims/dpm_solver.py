@@ -4,7 +4,8 @@ With d1 and d2 the first and second divided differences of the evaluations in un
 
     x_t = kept x + size (c_1 D + c_2 (d1 + r d2) + 2 c_3 d2) + noise
 
-with c_k = int_0^1 H e^{-H (1 - u)} u^{k-1} / (k-1)! du, H = h for the flow and 2 h for the SDE (data prediction). Two slips of order 3 are known:
+with c_k = int_0^1 H e^{-H (1 - u)} u^{k-1} / (k-1)! du, H = h for the flow and 2 h for the SDE (data prediction). Two
+slips of order 3 are known:
 
     c_3 in place of 2 c_3          half of the interpolant's second derivative: local error h^3, order 2
     c_3 - 1 in place of 2 c_3      (SDE) (1 - e^-H - H) / H^2 - 1/2 where + 1/2 stands: c_3 is O(h), and d2 of size h^2
@@ -42,7 +43,12 @@ def multistep_methods(
 ) -> tuple[Method, dict[str, Method]]:
     """The table of a multistep DPM-Solver by the options of the classes, and its known slips."""
     family = FAMILIES[algorithm]
-    rules = {"order": order, "solver_type": solver_type, "lower_order_final": few, "euler_at_final": euler}
+    rules: dict[str, Any] = {
+        "order": order,
+        "solver_type": solver_type,
+        "lower_order_final": few,
+        "euler_at_final": euler,
+    }
 
     def method(process: Schedule, levels: Array) -> Tableau:
         return family(process, levels, **rules, **more)

@@ -1,8 +1,9 @@
 r"""Multistep DPM-Solvers on EDM's levels: y = x_0 + sigma eps, and a network F between EDM's preconditioners.
 
-    D(y; sigma) = c_skip y + c_out F(c_in y; c_noise),   c_skip = s^2 / (sigma^2 + s^2),   c_out = +- sigma s / sqrt(...)
+    D(y; sigma) = c_skip y + c_out F(c_in y; c_noise)
+    c_skip = s^2 / (sigma^2 + s^2),    c_out = +- sigma s / sqrt(sigma^2 + s^2),    c_in = 1 / sqrt(sigma^2 + s^2)
 
-with s = sigma_data and c_in = 1 / sqrt(sigma^2 + s^2). In units of s, that is for y / s, sigma / s and x_0 / s, the
+with s = sigma_data. In units of s, that is for y / s, sigma / s and x_0 / s, the
 network with the minus sign (prediction_type v_prediction) is the v-prediction of a variance-preserving process, and
 the one with the plus sign, EDM's own, which the classes call epsilon, is minus that.
 """

@@ -32,6 +32,8 @@ PREDICTIONS: Mapping[str, str] = MappingProxyType(
     {"epsilon": "noise", "sample": "denoiser", "v_prediction": "v_prediction", "flow_prediction": "velocity"}
 )
 UNIT_CIRCLE = "takes v for one of alpha^2 + sigma^2 = 1, where alpha + sigma = 1: D and e are off by alpha^2 + sigma^2"
+# a smaller difference of lambda is no step
+REPEATED = 1e-6
 # with fewer steps than this the classes let the order fall at the end
 FEW = 15
 
@@ -45,6 +47,7 @@ def lambda_solver(
     variants: Mapping[str, Method] = MappingProxyType({}),
     conventions: tuple[str, ...] = (),
     towards_noise: bool = False,
+    evaluations: int = 1,
 ) -> Sampler:
     """A sampler of x on the levels of `scheduler.sigmas`.
 
@@ -55,11 +58,12 @@ def lambda_solver(
         variants: slips by their names.
         conventions: as for a claim.
         towards_noise: an inversion.
+        evaluations: how many a step combines, where weights are differences of antiderivatives; see `rounded`.
     """
     config = scheduler.config
     flow = bool(config.get("use_flow_sigmas"))
     if flow and config.prediction_type == "v_prediction":
-        variants = {**variants, UNIT_CIRCLE: _on_unit_circle(method)}
+        variants = {UNIT_CIRCLE: on_unit_circle(method), **variants}
     process: Schedule = FLOW if flow else PRESERVING
 
     def on_levels(one: Method) -> Callable[[Array], Tableau]:
@@ -76,7 +80,7 @@ def lambda_solver(
         source=made.kind.__name__,
         conventions=conventions,
         variants=tuple(Variant(name, on_levels(one)) for name, one in variants.items()),
-        moved=rounded(process),
+        moved=rounded(process, evaluations),
     )
     return Sampler(
         name=made.name,
@@ -90,7 +94,7 @@ def lambda_solver(
     )
 
 
-def _on_unit_circle(method: Method) -> Method:
+def on_unit_circle(method: Method) -> Method:
     """With D = alpha x - sigma v and e = sigma x + alpha v, which are alpha^2 + sigma^2 times what they should be."""
 
     def slip(process: Schedule, levels: Array) -> Tableau:
@@ -112,16 +116,26 @@ def _rising(levels: Array) -> Array:
     return levels
 
 
-def rounded(process: Schedule) -> Callable[[Array, Array], Array]:
-    """(levels, errors) -> the levels whose lambda is off by as many errors as its computation has roundings."""
+def rounded(process: Schedule, evaluations: int = 1) -> Callable[[Array, Array], Array]:
+    """(levels, errors) -> the levels whose lambda is off by as many errors as its computation has roundings.
+
+    Classes that take their weights as differences of antiderivatives at both ends of a step, for m + 1 evaluations those
+    of e^lambda lambda^m over m gaps of lambda, e^lambda (lambda^m - m lambda^(m-1) + ...) <= e^lambda (m + |lambda|)^m,
+    round terms ((m + |lambda|) / gap)^m times as large as the weights: as if lambda were off by so many roundings.
+    """
+    m = evaluations - 1
 
     def moved(levels: Array, errors: Array) -> Array:
         c = process.coefficients(levels)
         with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.where(levels > 0, 2 + np.abs(np.log(c.alpha)) + np.abs(np.log(c.sigma)), 0.0)
+            lam = np.log(c.alpha) - np.log(c.sigma)
+            size = 2 + np.abs(np.log(c.alpha)) + np.abs(np.log(c.sigma))
+            gaps = np.abs(np.diff(lam, prepend=np.inf, append=np.inf))
+            gaps[~(gaps > REPEATED)] = np.inf
+            size = np.maximum(size, ((m + np.abs(lam)) / np.minimum(gaps[:-1], gaps[1:])) ** m)
         # d log(level) / d lambda, but for its sign
         slope = 1 - levels if process is FLOW else np.ones_like(levels)
-        return np.asarray(levels * (1 + errors * size * slope))
+        return np.asarray(levels * (1 + errors * np.where(levels > 0, size, 0.0) * slope))
 
     return moved
 

@@ -1,4 +1,9 @@
-"""SA-Solver: stochastic Adams methods, with tau read at the time of every step's start."""
+r"""SA-Solver: stochastic Adams methods, with tau read at the time of every step's start.
+
+The class takes its weights as differences of antiderivatives e^{c lambda} (lambda^3 - ...) at both ends, in float32,
+which loses digits: with four evaluations weights are off by 1e-2 at 100 steps. The same formulas in double precision
+are right to 1e-10.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +43,8 @@ def solver(made: Made) -> Sampler:
         )
 
     conventions = (*((FEW_STEPS,) if data else ()), *length_zero(scheduler))
-    return lambda_solver(made, scheduler, method, min(p + 1, q, 2), conventions=conventions)
+    order = min(p + 1, q, 2)
+    return lambda_solver(made, scheduler, method, order, conventions=conventions, evaluations=max(p, q))
 
 
 CLASSES: Mapping[str, Callable[[Made], Sampler]] = {"SASolverScheduler": solver}
