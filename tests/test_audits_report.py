@@ -54,20 +54,20 @@ def text(run, **more):
 def test_a_question_is_one_line_with_its_worst_finding_and_how_often():
     said = text(run())
     assert said.count("coefficients") == 1
-    assert "wrong       coefficients   (x=1) 5 steps: large (2 of 3 places) [0.1, bound 1e-6]" in said
+    assert "wrong       coefficients  (x=1) 5 steps: large (2 of 3 places) [0.1, bound 1e-6]" in said
     assert "\nB" not in said  # nothing to say
     assert "no noise\n" not in said
 
 
 def test_a_convention_of_many_sets_of_options_is_one_line():
-    assert "convention  end            (x=2) and 1 other set no noise in the last step" in text(run())
+    assert "convention  end           (x=2) and 1 other set no noise in the last step" in text(run())
     assert "(x=3)" not in text(run())
     assert "(x=3)" in text(run(), verbose=True)
 
 
 def test_verbose_says_everything():
     said = text(run(), verbose=True)
-    assert "n/a         law            no noise" in said
+    assert "n/a         law           no noise" in said
     assert "B\n  ok          order" in said
 
 
@@ -84,7 +84,7 @@ def test_of_several_that_are_wrong_a_new_one_speaks():
     base = Baseline().updated([result("A(x=1)", *some()[1].findings[2:3])], False)
     known = run(baseline=base)
     assert [one.place for one in known.new] == ["sweep", "1 steps"]
-    assert "wrong       coefficients   (x=1) 1 steps: small" in text(known)
+    assert "wrong       coefficients  (x=1) 1 steps: small" in text(known)
     assert "of which 1 is known" in known.verdict
 
 

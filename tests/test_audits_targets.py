@@ -90,6 +90,23 @@ def test_a_function_that_raises_by_itself_is_left_to_the_checks():
     assert subject_of(failing, targets.protocols()["bare"], Request()).name == "failing()"
 
 
+@pytest.mark.parametrize(("raised", "refused"), [(ValueError, True), (NotImplementedError, True), (KeyError, False)])
+def test_values_that_are_refused_are_told_before_work_and_what_breaks_is_left_to_the_checks(raised, refused):
+    def build(steps):
+        raise raised(f"{steps}")
+
+    def gain(model, x, sigmas, gain=1.0):  # noqa: ARG001
+        return x
+
+    protocol = Protocol("toy", "f", lambda found, request: Subject(found.__name__, build))
+    assert subject_of(gain, protocol, Request()).name == "gain"
+    if refused:
+        with pytest.raises(BadTarget, match="gain refuses what is set: .*Error: 5"):
+            subject_of(gain, protocol, Request(options={"gain": "x"}))
+    else:
+        assert subject_of(gain, protocol, Request(options={"gain": "x"})).name == "gain"
+
+
 def test_what_the_protocol_refuses_is_said():
     def wrap(found, request):  # noqa: ARG001
         raise ValueError("it must be a class")

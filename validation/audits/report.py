@@ -170,11 +170,12 @@ def shown(run: Run, verbose: bool = False) -> Iterator[Any]:
     """Lines for a terminal: what is wrong and what is a convention, or everything; then the sentence."""
     from rich.text import Text
 
+    width = max((len(one.question) for lines in run.lines.values() for one in lines), default=0)
     for member, lines in run.lines.items():
         wanted = [one for one in lines if verbose or one.worst.verdict in (Verdict.WRONG, Verdict.CONVENTION)]
         if wanted:
             yield Text(member, style="bold")
-        yield from (_text(one, about) for one, about in _folded(wanted, verbose))
+        yield from (_text(one, about, width) for one, about in _folded(wanted, verbose))
     for entry in run.fixed.values():
         yield Text.assemble(("fixed       ", "green"), f"{entry.subject} {entry.question}: was: {entry.text}")
     yield Text(f"\n{run.verdict}" if run.results else run.verdict, style="bold")
@@ -194,11 +195,11 @@ def _folded(lines: list[Line], verbose: bool) -> Iterator[tuple[Line, str]]:
         yield one, about
 
 
-def _text(line: Line, about: str) -> Any:
+def _text(line: Line, about: str, width: int) -> Any:
     from rich.text import Text
 
     style = "dim" if line.known else STYLES[line.worst.verdict]
-    what = f"  {line.question:<14} " + ("" if about in ("", "()") else f"{about} ")
+    what = f"  {line.question:<{width}}  " + ("" if about in ("", "()") else f"{about} ")
     number, bound = line.worst.number, line.worst.bound
     measured = "" if number is None or bound is None else f" [{brief(number)}, bound {brief(bound)}]"
     return Text.assemble((f"  {line.label:<10}", style), what, line.text, (measured, "dim"))

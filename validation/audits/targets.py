@@ -231,7 +231,8 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
     What it raises itself is for the checks to report; what is told here is that it cannot be called like this at all.
 
     Raises:
-        BadTarget: no such option or family, it does not take the arguments, or the protocol refuses it.
+        BadTarget: no such option or family, it does not take the arguments or the values of the options, or the protocol
+            refuses it.
     """
     name = getattr(found, "__name__", type(found).__name__)
     _check_names(found, name, request)
@@ -239,8 +240,16 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
         subject = protocol.wrap(found, request)
     except (ValueError, TypeError) as error:
         raise BadTarget(f"{name} is nothing for protocol {protocol.name}: {error}") from error
+    steps = subject.steps[0] if subject.steps else 5
     try:
-        sampler = subject.build(subject.steps[0] if subject.steps else 5)
+        sampler = subject.build(steps)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if request.options:
+            raise BadTarget(f"{name} refuses what is set: {type(error).__name__}: {error}") from None
+        return subject
+    except Exception:  # for the checks to report
+        return subject
+    try:
         sampler.play(lambda x, _: np.zeros_like(x), np.ones((1, 1)), lambda: np.zeros((1, 1)))
     except TypeError as error:
         if not _entered(found, error):
