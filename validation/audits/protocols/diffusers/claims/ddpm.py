@@ -23,16 +23,15 @@ from refdiff.samplers.ancestral import mean_weights, step_variance
 from refdiff.samplers.ddim import posterior_std
 from refdiff.samplers.numbers import Number, root
 from refdiff.samplers.recorder import Point, Recorder, State
-from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.protocols.arrays import to_numpy
 from refdiff.validation.audits.protocols.diffusers.claims.products import (
     Levels,
     Rule,
-    rho,
     by_ratio,
     levels,
     on_grid,
     played,
+    rho,
     sampler,
     striding,
 )

@@ -11,7 +11,6 @@ own. Every prediction is turned into a noise at the point and the level where th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -84,9 +83,7 @@ def _strode(found: Levels, bases: Array, pseudo: int) -> tuple[Array, Array]:
     return tuple(every[np.where(t < 0, -1, np.minimum(t, len(found.all) - 1))] for t in (froms, tos))  # type: ignore[return-value]
 
 
-def _table(
-    told: Array, bases: Array, froms: Array, tos: Array, pseudo: int, mixed: str = "noise"
-) -> Tableau:
+def _table(told: Array, bases: Array, froms: Array, tos: Array, pseudo: int, mixed: str = "noise") -> Tableau:
     """The table of these moves; with v mixed, what is combined is v, and turned into a noise at the last point."""
     rec = Recorder("PNDM", BARS, [told[0], 0.0], "v_prediction" if mixed == "v_prediction" else "denoiser")
     x, states, answers, history = rec.start, list[State](), list[State](), list[State]()

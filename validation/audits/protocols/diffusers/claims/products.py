@@ -120,9 +120,7 @@ def levels(scheduler: Any, end: float | None = None) -> Levels:
     )
 
 
-def chain(
-    name: str, process: Schedule, starts: Array, ends: Array, rule: Rule, errors: Array
-) -> Tableau:
+def chain(name: str, process: Schedule, starts: Array, ends: Array, rule: Rule, errors: Array) -> Tableau:
     """Steps by a rule, each from its start to its end; a start need not be where the step before ended."""
     rec = Recorder(name, process, [starts[0], 0.0], "denoiser")
     x, points = rec.start, [rec.points[0], *map(rec.at, starts[1:].tolist())]
@@ -156,7 +154,9 @@ def striding(name: str, rule: Rule, found: Levels) -> tuple[Variant, ...]:
     return (Variant(said, on_grid(name, rule, ends=found.strode)),)
 
 
-def played(made: Made, step: Call, times: Callable[[Any], Iterable[Any]] = lambda scheduler: scheduler.timesteps) -> Play:
+def played(
+    made: Made, step: Call, times: Callable[[Any], Iterable[Any]] = lambda scheduler: scheduler.timesteps
+) -> Play:
     """`play` for a class whose `step` must be called otherwise, or not at all of its timesteps."""
 
     def run(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
