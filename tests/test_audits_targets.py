@@ -101,7 +101,7 @@ def test_values_that_are_refused_are_told_before_work_and_what_breaks_is_left_to
     protocol = Protocol("toy", "f", lambda found, request: Subject(found.__name__, build))
     assert subject_of(gain, protocol, Request()).name == "gain"
     if refused:
-        with pytest.raises(BadTarget, match="gain refuses what is set: .*Error: 5"):
+        with pytest.raises(BadTarget, match=r"gain refuses what is set: .*Error: 5"):
             subject_of(gain, protocol, Request(options={"gain": "x"}))
     else:
         assert subject_of(gain, protocol, Request(options={"gain": "x"})).name == "gain"

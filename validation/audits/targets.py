@@ -231,8 +231,7 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
     What it raises itself is for the checks to report; what is told here is that it cannot be called like this at all.
 
     Raises:
-        BadTarget: no such option or family, it does not take the arguments or the values of the options, or the protocol
-            refuses it.
+        BadTarget: no such option or family, arguments or values that it does not take, or the protocol refuses it.
     """
     name = getattr(found, "__name__", type(found).__name__)
     _check_names(found, name, request)
