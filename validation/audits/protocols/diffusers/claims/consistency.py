@@ -51,7 +51,8 @@ def again(boundary: Boundary | None, least: float = 0.0) -> Rule:
             g = skip * x + out * g
         # both squares are rounded before their difference
         variance = (t.sigma - least * t.alpha) * (t.sigma + least * t.alpha) + off * (t.sigma**2 if least else 0.0)
-        return t.alpha * g + rec.noise(root(variance))
+        noised: State = t.alpha * g + rec.noise(root(variance))
+        return noised
 
     return rule
 

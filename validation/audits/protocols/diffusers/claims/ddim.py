@@ -134,12 +134,14 @@ def _upward(starts: Array, ends: Array, prediction: str, rise: Rise) -> Tableau:
 
 
 def _from_noise(x: State, noise: State, t: Point, s: Point) -> State:
-    return s.alpha / t.alpha * x + (s.sigma - s.alpha * t.rho) * noise
+    moved: State = s.alpha / t.alpha * x + (s.sigma - s.alpha * t.rho) * noise
+    return moved
 
 
 def _from_v(x: State, v: State, t: Point, s: Point) -> State:
     clean, noise = t.alpha * x - t.sigma * v, t.sigma * x + t.alpha * v
-    return s.alpha * clean + s.sigma * noise
+    moved: State = s.alpha * clean + s.sigma * noise
+    return moved
 
 
 def _from_denoiser(x: State, clean: State, t: Point, s: Point) -> State:

@@ -56,7 +56,8 @@ def step(variance: Variance, again: bool = False) -> Rule:
         beta = step_variance(s, t)
         kappa = root(kappa**2 + off * (t.sigma / s.sigma) ** 4) if again else kappa
         added = added * (1 + share * s.sigma**2 / beta) if beta > 0 else added
-        return kappa * x + (gamma + t.alpha * share) * clean + rec.noise(root(added))
+        moved: State = kappa * x + (gamma + t.alpha * share) * clean + rec.noise(root(added))
+        return moved
 
     return rule
 
@@ -97,7 +98,7 @@ def ddpm(made: Made) -> Sampler:
         # what is small is added in a last step that does not start at t = 0 too, where it is the least there is
         return variance(s, t, i) if i < last or (variance is small and found.times[-1] > 0) else 0.0
 
-    noisy = ()
+    noisy: tuple[Variant, ...] = ()
     if found.times[-1] > 0 and variance is not small:
         said = "adds noise in its last step: it asks whether t > 0, not whether the step is the last"
         noisy = (Variant(said, on_grid("DDPM", step(variance))),)

@@ -9,7 +9,8 @@ RFD4-Proteina: x = t x_0 + (1 - t) e, t from 0 to 1. With the score S = -e / (1 
     r(t) = (q s^2 + 1) / (q s^2 / k + 1),   q = t^2 / (1 - t)^2      the score of N(0, s^2 / k) over that of N(0, s^2)
 
 the velocity is v = (x + (1 - t) r S) / t, and a step x + v dt, or in the middle of the time
-x + (v + g r S) dt + sqrt(2 g dt) z with g = 1 / (t + 0.01) or pi / 2 sin a / (cos a + 0.01), a = (1 - t) pi / 2, over r^2.
+x + (v + g r S) dt + sqrt(2 g dt) z, where g is 1 / (t + 0.01) or pi / 2 sin a / (cos a + 0.01), a = (1 - t) pi / 2,
+over r^2.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def repaint(made: Made) -> Sampler:
     betas = to_numpy(scheduler.betas).astype(float)
     walk = [int(t) for t in to_numpy(scheduler.timesteps)]
     moves = [(walk[0], -1), *pairwise(walk)]  # the first step is one down, whatever comes before
-    indices = sorted({t for t in walk}, reverse=True)
+    indices = sorted(set(walk), reverse=True)
     rule = step(float(scheduler.eta))
 
     def undone(last: int) -> Array:
@@ -130,9 +131,11 @@ def proteina(made: Made) -> Sampler:
         score = ratio * ((s.alpha * rec.evaluate(x, s) - x) / s.sigma**2)
         change = (x + s.sigma * score) / time
         if time > config.t_lim_ode or time < config.t_lim_ode_below:
-            return x + dt * change
+            moved: State = x + dt * change
+            return moved
         g = _noise(time, config.noise_mode) / ratio**2
-        return x + dt * (change + g * score) + rec.noise(np.sqrt(2 * g * dt))
+        moved = x + dt * (change + g * score) + rec.noise(np.sqrt(2 * g * dt))
+        return moved
 
     claim = Claim(
         build=on_grid("RFD4-Proteina", rule, FLOW, exact_end=False),

@@ -1,8 +1,8 @@
 r"""PNDM: noise predictions of several times, combined and carried by DDIM's transfer (refdiff.samplers.pndm).
 
-    evaluations 4 b, ..., 4 b + 3 of a Runge-Kutta step      from its start, by e_1, e_2, e_3, (e_1 + 2 e_2 + 2 e_3 + e_4) / 6
-    evaluations 0 and 1 of PLMS                              from the start, by e_0, (e_0 + e_1) / 2
-    all others                                               from where they ask, by Adams-Bashforth's weights
+    the four of a Runge-Kutta step      from its start, by e_1, e_2, e_3, (e_1 + 2 e_2 + 2 e_3 + e_4) / 6
+    evaluations 0 and 1 of PLMS         from the start, by e_0, (e_0 + e_1) / 2
+    all others                          from where they ask, by Adams-Bashforth's weights
 
 Each moves to the level that the network is told next, for which the half steps of the scheduler are timesteps of its
 own. Every prediction is turned into a noise at the point and the level where the network was asked, and then combined.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refdiff.arguments import Array
 from refdiff.samplers.pndm import WEIGHTS
@@ -48,7 +49,7 @@ def pndm(made: Made) -> Sampler:
     strides = f"moves by T // N = {found.stride} timesteps, or half of them, to levels that its network is not told"
     mixes = "combines the v of different times as if they were of one, which is of first order"
     meets = np.array_equal(froms, found.grid[bases]) and np.array_equal(tos, found.grid[1:])
-    variants = () if meets else (Variant(strides, build(False, False)),)
+    variants: tuple[Variant, ...] = () if meets else (Variant(strides, build(False, False)),)
     if kind != "noise":
         variants += (Variant(mixes, build(True, True)),)
         variants += () if meets else (Variant(f"{mixes}; it also {strides}", build(False, True)),)
@@ -62,7 +63,7 @@ def pndm(made: Made) -> Sampler:
     )
 
 
-def _bases(count: int, pseudo: int) -> Array:
+def _bases(count: int, pseudo: int) -> NDArray[np.intp]:
     """For every evaluation the one from whose state it moves."""
     bases = np.arange(count)
     bases[:pseudo] = bases[:pseudo] // 4 * 4
@@ -71,7 +72,7 @@ def _bases(count: int, pseudo: int) -> Array:
     return bases
 
 
-def _strode(found: Levels, bases: Array, pseudo: int) -> tuple[Array, Array]:
+def _strode(found: Levels, bases: NDArray[np.intp], pseudo: int) -> tuple[Array, Array]:
     """The levels from and to which the class moves: by T // N, or by half of it rounded down."""
     told, stride = np.array(found.times), found.stride
     froms, tos = told[bases].copy(), told - stride
@@ -80,10 +81,13 @@ def _strode(found: Levels, bases: Array, pseudo: int) -> tuple[Array, Array]:
     if not pseudo and len(told) > 1:
         froms[1], tos[1] = told[1] + stride, told[1]
     every = np.append(found.all, found.end)  # below 0 is the end, and beyond the last there is nothing
-    return tuple(every[np.where(t < 0, -1, np.minimum(t, len(found.all) - 1))] for t in (froms, tos))  # type: ignore[return-value]
+    moved = [every[np.where(t < 0, -1, np.minimum(t, len(found.all) - 1))] for t in (froms, tos)]
+    return moved[0], moved[1]
 
 
-def _table(told: Array, bases: Array, froms: Array, tos: Array, pseudo: int, mixed: str = "noise") -> Tableau:
+def _table(
+    told: Array, bases: NDArray[np.intp], froms: Array, tos: Array, pseudo: int, mixed: str = "noise"
+) -> Tableau:
     """The table of these moves; with v mixed, what is combined is v, and turned into a noise at the last point."""
     rec = Recorder("PNDM", BARS, [told[0], 0.0], "v_prediction" if mixed == "v_prediction" else "denoiser")
     x, states, answers, history = rec.start, list[State](), list[State](), list[State]()

@@ -2,14 +2,14 @@ r"""Schedulers that read alphas_cumprod at integer timesteps: levels, steps one 
 
     x = sqrt(a_t) x_0 + sqrt(1 - a_t) eps,      level rho_t = sqrt((1 - a_t) / a_t)
 
-The clock is the level, and its last time stands for a = 0 (zero terminal signal-to-noise). The grid is the levels of the
-scheduler's own timesteps and the one of its final a. A step may have no length (the last one of set_alpha_to_one = False
-starts at a_0 and ends there), so tables are made step by step, each by the rule of its family.
+The clock is the level, and its last time stands for a = 0 (zero terminal signal-to-noise). The grid is the levels of
+the scheduler's own timesteps and the one of its final a. A step may have no length (the last one of set_alpha_to_one =
+False starts at a_0 and ends there), so tables are made step by step, each by the rule of its family.
 
-Two ways in which roundings enter. DDIM's weights are made of sqrt(a) and sqrt(1 - a), where the difference is exact for
-a >= 1/2: a level is off by a rounding of itself. Ancestral weights also hold beta = 1 - a_s / a_t of a step from s to t,
-whose ratio r is rounded before the difference: beta is off by r times a rounding, whatever the levels are, and gamma =
-alpha_t beta / (1 - a_s) by alpha_t r / (1 - a_s) of them, ten thousand where the data are near.
+Two ways in which roundings enter. DDIM's weights are made of sqrt(a) and sqrt(1 - a), where the difference is exact
+for a >= 1/2: a level is off by a rounding of itself. Ancestral weights also hold beta = 1 - a_s / a_t of a step from s
+to t, whose ratio r is rounded before the difference: beta is off by r times a rounding, whatever the levels are, and
+gamma = alpha_t beta / (1 - a_s) by alpha_t r / (1 - a_s) of them, ten thousand where the data are near.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def rho(bars: ArrayLike) -> Array:
     """The level of every alpha-bar."""
     a = np.asarray(bars, dtype=float)
     with np.errstate(divide="ignore"):
-        return np.minimum(np.sqrt((1 - a) / a), BARS.T)
+        return np.asarray(np.minimum(np.sqrt((1 - a) / a), BARS.T))
 
 
 def by_level(grid: Array, errors: Array) -> Array:
