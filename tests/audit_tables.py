@@ -66,8 +66,8 @@ def of_family(
     if mutate is not None:
         played = mutate(played)
     play = plain(played, dtype)
-    # in other coordinates the network is shown x all the same
-    shown = {"x": np.ones_like, "x/alpha": lambda rho: 1 / np.sqrt(1 + rho * rho)}[coordinate]
+    # the network is shown x in all coordinates; alpha is 1, or what keeps the variance
+    shown = np.ones_like if coordinate == "x" or process is VE else lambda rho: 1 / np.sqrt(1 + rho * rho)
     claim = Claim(build, times, process, answers, coordinate, shown, family.order)
     return Sampler(name, play, np.dtype(dtype), claim, float, process, seeded=seeded(play))
 

@@ -47,8 +47,6 @@ class Step:
 
     Attributes:
         stage: of the table; stage 0 is the start.
-        number: of the step of the grid, counted from 1; 0 for the start.
-        place: the same in words, with the noise level and the evaluation that it is shown to.
         error: what is left over, and `bound`, what rounding may leave, relative to the largest weight of the step.
         factor: what the state shown to the network was multiplied by, where that is all that is wrong; else None.
         explanation: the weights that it has; None where it is right, or no weights make it.
@@ -59,8 +57,6 @@ class Step:
     """
 
     stage: int
-    number: int
-    place: str
     error: float
     bound: float
     words: Words
@@ -84,6 +80,16 @@ class Step:
         terms = [*self.explanation.weights, *((t, 0.0, w) for t, w in self.explanation.extra)]
         wrong = [w for w in terms if abs(w[1] - w[2]) > max(self.bound, 1e-3 * self.error) * max(1.0, abs(w[1]))]
         return tuple(sorted(wrong, key=lambda w: -abs(w[1] - w[2])))
+
+    @property
+    def number(self) -> int:
+        """The step of the grid, counted from 1; 0 for the start."""
+        return self.words.number(self.stage, self.off[0][0] if self.off else None)
+
+    @property
+    def place(self) -> str:
+        """The same in words, with the noise level and the evaluation that it is shown to."""
+        return self.words.place(self.stage, self.off[0][0] if self.off else None)
 
     def __str__(self) -> str:
         if not self.wrong:
@@ -145,7 +151,7 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
         raise ValueError(f"{sampler.name} must claim a table to be compared with it")
     heard = listen(sampler.play, tolerance=1e4 * sampler.eps)
     table = claim.table()
-    words = Words(table, claim.grid)
+    words = Words(table, claim.grid, claim.table)
     rows, columns = _aligned(heard, claim, table, words, sampler)
     moved = [other for grid in perturbed(claim, sampler.eps) if _alike(other := claim.table(grid), table)]
     first = _Reading(table, moved, rows, columns, claim.prediction, sampler.eps)
@@ -217,7 +223,7 @@ def _first_other(heard: Heard, claim: Claim, table: Tableau, words: Words, sampl
         c = (sampler.trained or claim.process).coefficients(sampler.told(t))
         told = float(c.sigma / c.alpha)
         if abs(told - level) > 1e-3 * level:
-            step = words.steps[int(np.flatnonzero(table.evaluated)[number - 1])]
+            step = words.number(int(np.flatnonzero(table.evaluated)[number - 1]) + 1)
             return f": evaluation {number} is at noise level {told:.5g}, the method's (in step {step}) at {level:.5g}"
     return ""
 
@@ -343,7 +349,7 @@ class _Reading:
         for f in self.found:
             k = f.stage
             seen, row, right = f.seen
-            step = Step(k, words.steps[k], words.place(k), f.error, f.bound, words, row, right, seen, f.factor)
+            step = Step(k, f.error, f.bound, words, row, right, seen, f.factor)
             if k in explained:
                 step = replace(step, explanation=self._explained(f))
                 step = replace(step, like=tuple(self._like(step)))
@@ -376,7 +382,7 @@ class _Reading:
                 if other is not None and abs(other - weight) <= 4 * step.bound * max(abs(weight), 1) < abs(
                     right - weight
                 ):
-                    yield term, step.words.steps[k]
+                    yield term, step.words.number(k)
                     break
 
 

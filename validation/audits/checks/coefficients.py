@@ -186,7 +186,7 @@ def _heard(name: str, found: Read, levels: Told, place: str) -> Finding:
     stage = int(np.flatnonzero(words.evaluations)[first])
     values = (float(np.exp(levels.told[first])), float(np.exp(levels.right[first])))
     t = found.comparison.heard.times[first]
-    what = (f"evaluation {first + 1} (in step {words.steps[stage + 1]}) is told t = {t}, "
+    what = (f"evaluation {first + 1} (in step {words.number(stage + 1)}) is told t = {t}, "
             f"which is noise level {values[0]:.6g}; its state has {values[1]:.6g}")  # fmt: skip
     text = {
         Verdict.OK: f"all {len(off)} evaluations are told the level of their state",

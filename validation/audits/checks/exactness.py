@@ -54,8 +54,10 @@ def _on_laws(name: str, found: Read, place: str) -> Iterator[Finding]:
             right, bound = exact(table, mean, variance), found.allowed(numbers)
         except ValueError:  # evaluated where a point mass has no density
             continue
-        if (np.abs(numbers(found.mine) - right) > fine * bound).any():
+        method = np.abs(numbers(found.mine) - right)
+        if (method > fine * bound).any():
             continue  # the method is not exact there
+        bound = bound + method
         off = np.abs(numbers(found.theirs) - right)
         worst = int(np.argmax(off / bound))
         what = "law of the output" if table.stochastic else "map"

@@ -153,7 +153,11 @@ def least_likely(drawn: Array, names: list[str]) -> tuple[float, str]:
             correlation = np.mean(one[:, axis] * other[:, axis])
             found.append((p, f"{first} and {second} have correlation {correlation:.4g}"))
     p, text = min(found, key=lambda pair: pair[0])
-    return float(min(1.0, p * len(found))), f"{text}, which has probability {p:.2g} for independent unit normals"
+    # a wrong mean or variance shows in sums and differences too, and is what is said first
+    alone = [pair for pair in found if "mean" in pair[1] or "variance" in pair[1]]
+    if min(alone)[0] * len(found) < ALARM:
+        text = min(alone)[1]
+    return float(min(1.0, p * len(found))), f"{text}, p = {p:.2g} for independent unit normals"
 
 
 def _chi2(u: Array, count: int) -> float:
