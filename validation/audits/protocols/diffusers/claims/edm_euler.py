@@ -17,16 +17,18 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.samplers.edm import edm_euler, edm_heun
 from refdiff.samplers.impulse import Sampler as Play
-from refdiff.validation.audits.levels import PRESERVING, strictly
+from refdiff.validation.audits.levels import PRESERVING
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.claims.euler import (
     before_churn_variants,
     churn_of,
     levels_of,
+    on_levels,
     shown_by_level,
+    varied,
 )
 from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn, play
-from refdiff.validation.audits.subject import Claim, Sampler, Variant
+from refdiff.validation.audits.subject import Claim, Sampler
 
 
 def in_units(sampler: Play, unit: float = 1.0, sign: float = 1.0) -> Play:
@@ -45,9 +47,8 @@ def edm(made: Made) -> Sampler:
     # levels of churn are in units of sd as well
     options |= {name: options[name] / unit for name in ("s_tmin", "s_tmax") if name in options}
     sign = -1.0 if scheduler.config.prediction_type == "epsilon" else 1.0
-    variants = before_churn_variants("v_prediction", options)
     claim = Claim(
-        build=lambda levels: edm_euler(PRESERVING, strictly(levels), **options),
+        build=on_levels(lambda levels: edm_euler(PRESERVING, levels, **options)),
         grid=levels_of(scheduler) / unit,
         process=PRESERVING,
         prediction="v_prediction",
@@ -56,7 +57,7 @@ def edm(made: Made) -> Sampler:
         order=1,
         source=made.kind.__name__,
         conventions=("a network F with EDM's preconditioning", f"states in units of sigma_data = {unit:g}"),
-        variants=tuple(Variant(v.name, (lambda levels, b=v.build: b(strictly(levels))), v.verdict) for v in variants),
+        variants=varied(before_churn_variants("v_prediction", options)),
     )
     return Sampler(
         name=made.name,
@@ -78,7 +79,7 @@ def karras_ve(made: Made) -> Sampler:
     grid = np.concatenate([to_numpy(scheduler.schedule).astype(float)[::-1], [0.0]])
     churn = {"s_churn": config.s_churn, "s_tmin": config.s_min, "s_tmax": config.s_max, "s_noise": config.s_noise}
     claim = Claim(
-        build=lambda levels: edm_heun(PRESERVING, strictly(levels), **churn),
+        build=on_levels(lambda levels: edm_heun(PRESERVING, levels, **churn)),
         grid=grid,
         process=PRESERVING,
         prediction="noise",

@@ -12,6 +12,7 @@ taken out again: for data of one point, D = 0, a step to sigma = 0 leaves a vari
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -55,7 +56,7 @@ def in_sigma(
     """A sampler on the levels of `scheduler.sigmas`, or on a grid that is given."""
     scheduler = made.new()
     claim = Claim(
-        build=lambda levels: build(strictly(levels)),
+        build=on_levels(build),
         grid=levels_of(scheduler) if grid is None else grid,
         process=PRESERVING,
         prediction=PREDICTIONS[scheduler.config.prediction_type],
@@ -64,7 +65,7 @@ def in_sigma(
         order=order,
         source=made.kind.__name__,
         conventions=conventions,
-        variants=tuple(Variant(v.name, _on_levels(v.build), v.verdict) for v in variants),
+        variants=varied(variants),
     )
     return Sampler(
         name=made.name,
@@ -77,8 +78,14 @@ def in_sigma(
     )
 
 
-def _on_levels(build: Callable[[Array], Tableau]) -> Callable[[Array], Tableau]:
+def on_levels(build: Callable[[Array], Tableau]) -> Callable[[Array], Tableau]:
+    """The table of levels that may repeat."""
     return lambda levels: build(strictly(levels))
+
+
+def varied(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """The variants on levels that may repeat."""
+    return tuple(replace(one, build=on_levels(one.build)) for one in variants)
 
 
 def told(made: Made, scheduler: Any) -> Callable[[Any], float]:
