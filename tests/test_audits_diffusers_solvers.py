@@ -164,7 +164,7 @@ def test_a_step_that_is_off_by_a_part_in_a_thousand_is_found(name, options, meth
     def broken(self, *args, **kwargs):
         made = right(self, *args, **kwargs)
         if method == "step":
-            return (made[0] * 1.001, *made[1:]) if self.step_index == 9 else made
+            return (made[0] * 1.001, *made[1:]) if self.step_index == 10 else made
         return made * 1.001 if self.step_index == 4 else made
 
     wrong = compare(sampler(name, 8, kind=type(name, (kind,), {method: broken}), **options)).wrong

@@ -119,9 +119,11 @@ def _rising(levels: Array) -> Array:
 def rounded(process: Schedule, evaluations: int = 1) -> Callable[[Array, Array], Array]:
     """(levels, errors) -> the levels whose lambda is off by as many errors as its computation has roundings.
 
-    Classes that take their weights as differences of antiderivatives at both ends of a step, for m + 1 evaluations those
-    of e^lambda lambda^m over m gaps of lambda, e^lambda (lambda^m - m lambda^(m-1) + ...) <= e^lambda (m + |lambda|)^m,
-    round terms ((m + |lambda|) / gap)^m times as large as the weights: as if lambda were off by so many roundings.
+    Some classes write the polynomial through m + 1 evaluations in powers of lambda, and integrate each power by a
+    difference of antiderivatives. Those of e^lambda lambda^j are at most e^lambda (j + |lambda|)^j, the coefficients
+    symmetric functions of the nodes over m gaps: these terms are ((m + 2 |lambda|) / gap)^m times what a weight is for
+    a unit of lambda, and round as if lambda were off by so many roundings; where that is more than a part of the gap,
+    nothing of the weight is left.
     """
     m = evaluations - 1
 
@@ -132,10 +134,12 @@ def rounded(process: Schedule, evaluations: int = 1) -> Callable[[Array, Array],
             size = 2 + np.abs(np.log(c.alpha)) + np.abs(np.log(c.sigma))
             gaps = np.abs(np.diff(lam, prepend=np.inf, append=np.inf))
             gaps[~(gaps > REPEATED)] = np.inf
-            size = np.maximum(size, ((m + np.abs(lam)) / np.minimum(gaps[:-1], gaps[1:])) ** m)
+            gap = np.minimum(gaps[:-1], gaps[1:])
+            off = np.minimum(np.abs(errors) * ((m + 2 * np.abs(lam)) / gap) ** m, gap / 4)
+            off = np.sign(errors) * np.maximum(np.abs(errors) * size, off if m else 0.0)
         # d log(level) / d lambda, but for its sign
         slope = 1 - levels if process is FLOW else np.ones_like(levels)
-        return np.asarray(levels * (1 + errors * np.where(levels > 0, size, 0.0) * slope))
+        return np.asarray(levels * (1 + np.where(levels > 0, off, 0.0) * slope))
 
     return moved
 
