@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 import pytest
-
 from presented import broken, loop
+
 from refdiff.validation.audits.checks.coefficients import coefficients
 from refdiff.validation.audits.checks.denoisers import denoiser
 from refdiff.validation.audits.checks.parts import parts
@@ -30,7 +31,7 @@ def verdicts(subject: Subject, steps: tuple[int, ...] = (1, 2, 5)) -> list[Findi
 def fork(name: str, change=lambda table: table):  # type: ignore[no-untyped-def]
     """The claimed table of one of k-diffusion's names as a function of its convention, under that name."""
 
-    def mine(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):  # type: ignore[no-untyped-def]
+    def mine(model, x, sigmas, **options):  # type: ignore[no-untyped-def]
         import torch
 
         grid = sigmas.numpy().astype(float)
@@ -67,7 +68,7 @@ def test_a_function_of_another_name_is_what_its_family_says() -> None:
 
 def test_a_dropped_half_step_names_the_weight() -> None:
     def mine(model, x, sigmas):  # type: ignore[no-untyped-def]
-        for s, t in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for s, t in pairwise(sigmas):
             x = x + (t - s) / 2 * (x - model(x, s)) / s
         return x
 
@@ -133,7 +134,8 @@ def test_grids_and_conversions_of_the_library() -> None:
         assert all(f.verdict is Verdict.OK for f in found), [f.text for f in found if f.verdict is not Verdict.OK]
     # sqrt(e^B - 1) in float32 has a relative error of eps / 2 B at B = 1.1e-4
     cancelled = [f for f in parts(subjects("get_sigmas_vp")[0], False) if f.verdict is Verdict.WRONG]
-    assert all(np.isclose(f.number or 0, 2.15e-6, rtol=0.01) for f in cancelled) and len(cancelled) == 7
+    assert len(cancelled) == 7
+    assert all(np.isclose(f.number or 0, 2.15e-6, rtol=0.01) for f in cancelled)
 
 
 def test_denoisers_of_the_library_are_exact_for_exact_networks() -> None:
@@ -147,7 +149,7 @@ def test_a_wrong_grid_is_named_by_its_entry() -> None:
     from refdiff.validation.audits.checks.parts import Part
     from refdiff.validation.audits.protocols.k_diffusion_parts import _grids, _karras
 
-    def mine(n, low, high, rho=7.0):  # type: ignore[no-untyped-def]
+    def mine(n, *_, rho=7.0):  # type: ignore[no-untyped-def]
         grid = np.append(_karras(n, rho), 0.0)
         grid[n // 2] *= 1.001
         return grid
@@ -155,4 +157,4 @@ def test_a_wrong_grid_is_named_by_its_entry() -> None:
     part = Part("mine", answers=partial(_grids, mine, "get_sigmas_karras"))
     found = list(parts(part, False))
     assert all(f.verdict is Verdict.WRONG for f in found)
-    assert "5 steps: 3.1812" not in found[3].text and "in entry 2" in found[3].text
+    assert "in entry 2" in found[3].text

@@ -1,13 +1,14 @@
-"""Functions of times, scores, EDM samplers and solvers with a noise schedule: right ones pass, broken ones are named."""
+"""Functions of times, scores, EDM samplers, solvers with a noise schedule: right ones pass, broken ones are named."""
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
-
 from presented import broken, loop
+
 from refdiff.samplers import Tableau, to_prediction
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.families import families
@@ -74,7 +75,7 @@ def test_normals_of_numpy_come_from_outside() -> None:
         return loop(table(VPLinear(), times), model, x, lambda: rng.standard_normal(x.shape))
 
     def old(model, x, times):  # type: ignore[no-untyped-def]
-        return loop(table(VPLinear(), times), model, x, lambda: np.random.randn(*x.shape))
+        return loop(table(VPLinear(), times), model, x, lambda: np.random.randn(*x.shape))  # noqa: NPY002
 
     def given(model, x, times, rng):  # type: ignore[no-untyped-def]
         return loop(table(VPLinear(), times), model, x, lambda: rng.normal(0.0, 1.0, x.shape))
@@ -85,7 +86,7 @@ def test_normals_of_numpy_come_from_outside() -> None:
 
 def test_another_process_is_named_by_an_attribute_or_a_claim() -> None:
     def mine(model, x, times):  # type: ignore[no-untyped-def]
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in pairwise(times):
             x = x + (t - s) * model(x, s)
         return x
 
@@ -163,7 +164,7 @@ def test_a_wrong_correction_of_an_edm_sampler_is_found() -> None:
 
 def ddim(model_fn, x, ns, times, half=1.0):  # type: ignore[no-untyped-def]
     """First-order DPM-Solver as its authors write it."""
-    for s, t in zip(times[:-1], times[1:], strict=True):
+    for s, t in pairwise(times):
         h = ns.marginal_lambda(t) - ns.marginal_lambda(s)
         eps = model_fn(x, s)
         x = ns.marginal_alpha(t) / ns.marginal_alpha(s) * x - half * ns.marginal_std(t) * np.expm1(h) * eps

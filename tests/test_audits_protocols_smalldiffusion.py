@@ -25,7 +25,7 @@ def verdicts(subject: Subject, steps: tuple[int, ...] = (1, 2, 5)) -> list[Findi
     return list(coefficients(replace(subject, steps=steps), False))
 
 
-def samples(model, sigmas, gam=1.0, mu=0.0, xt=None, accelerator=None, slip=""):  # type: ignore[no-untyped-def]
+def samples(model, sigmas, gam=1.0, mu=0.0, xt=None, accelerator=None, slip=""):  # type: ignore[no-untyped-def]  # noqa: ARG001
     """The published page, with slips."""
     import torch
 
@@ -54,7 +54,7 @@ def test_slips_are_found() -> None:
         found = verdicts(smalldiffusion.wrap(samples, Request(options={"mu": 0.5}, dtype="float64")))
         assert all(f.verdict is Verdict.OK for f in found)
 
-        def mine(model, sigmas, mu=0.5, xt=None, accelerator=None, slip=slip):  # type: ignore[no-untyped-def]
+        def mine(model, sigmas, mu=0.5, xt=None, accelerator=None, slip=slip):  # type: ignore[no-untyped-def]  # noqa: ARG001
             yield from samples(model, sigmas, mu=mu, xt=xt, slip=slip)
 
         wrong = verdicts(smalldiffusion.wrap(mine, Request(options={"mu": 0.5})), (5,))
@@ -97,7 +97,7 @@ def test_long_grids_repeat_a_level_and_ddpm_on_them_is_no_number() -> None:
 def test_the_ideal_denoiser_is_exact_and_its_negative_is_named() -> None:
     (subject,) = members("IdealDenoiser")
     assert all(f.verdict is Verdict.OK for f in denoiser(subject, False))
-    assert isinstance(subject, DenoiserSubject) and subject.answer is not None
+    assert isinstance(subject, DenoiserSubject)
     answer = subject.answer
     wrong = list(denoiser(replace(subject, answer=lambda x, t: -answer(x, t)), False))
     assert all(f.verdict is Verdict.WRONG and "minus the noise prediction" in f.text for f in wrong)

@@ -135,8 +135,8 @@ def _of(subject: ScheduleSubject, name: str, t: Array) -> Finding:
         found = np.asarray(getattr(subject, name)(t), dtype=float)
         if found.shape != t.shape:
             raise ValueError(f"shape {found.shape} for times of shape {t.shape}")
-    except Exception as error:  # whatever the foreign code raises
-        return Finding(subject.name, QUESTION, Verdict.WRONG, f"{name}: {type(error).__name__}: {error}", place=name)
+    except Exception as broken:  # whatever the foreign code raises
+        return Finding(subject.name, QUESTION, Verdict.WRONG, f"{name}: {type(broken).__name__}: {broken}", place=name)
     bound = rounding(name, c, t, _eps(subject))
     asked = np.isfinite(right) & np.isfinite(bound)
     error = np.abs(np.where(np.isfinite(found), found, np.inf)[asked] - right[asked])
@@ -182,8 +182,10 @@ def _inverse(subject: ScheduleSubject, t: Array) -> Iterator[Finding]:
     bound = OPERATIONS * eps * t + rounding("log_snr", c, t, eps) / rate
     try:
         found = np.asarray(subject.inverse(lam), dtype=float)
-    except Exception as error:  # whatever the foreign code raises
-        yield Finding(subject.name, QUESTION, Verdict.WRONG, f"inverse: {type(error).__name__}: {error}", place="inverse")
+    except Exception as broken:  # whatever the foreign code raises
+        yield Finding(
+            subject.name, QUESTION, Verdict.WRONG, f"inverse: {type(broken).__name__}: {broken}", place="inverse"
+        )
         return
     error = np.where(np.isfinite(found), np.abs(found - t), np.inf)
     i = int(np.argmax(error / bound))

@@ -24,7 +24,6 @@ from refdiff.samplers.adams import adams_bashforth, lms
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.deis import deis
 from refdiff.samplers.edm import edm_euler, edm_heun, noise_prediction
-from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.recorder import Recorder
 from refdiff.samplers.sa_solver import sa_solver
 from refdiff.samplers.tableau import Tableau
@@ -87,7 +86,10 @@ def rosenbrock(grid: Array, *, order: int = 2, swapped: Array | None = None) -> 
     for i, (t, s) in enumerate(rec.steps):
         a = t.sigma**2 / (1 + t.sigma**2)
         clean = rec.evaluate(x, t)
-        nodes, values = [*nodes, float(np.log(t.sigma))][-order:], [*values, ((1 - a) * x - clean) / np.sqrt(a)][-order:]
+        nodes, values = (
+            [*nodes, float(np.log(t.sigma))][-order:],
+            [*values, ((1 - a) * x - clean) / np.sqrt(a)][-order:],
+        )
         u = np.linspace(nodes[-1], float(np.log(s.sigma)), PANELS + 1)
         density = 1 / (2 * np.cosh(u))
         last = s.sigma if swapped is None else t.sigma * swapped[i] / swapped[i + 1]
@@ -197,7 +199,7 @@ def sampler_of(kind: Any, schedule: Any, steps: int, options: Mapping[str, Any],
 
         start = edge.to(np.asarray(x * alphas[0], dtype=request.dtype))
         with callables.drawn(kind, normal, edge, start):
-            return to_numpy(made(answer)(start)).astype(float) / alphas[-1]
+            return np.asarray(to_numpy(made(answer)(start)).astype(float) / alphas[-1])
 
     claim = callables.claim_of(kind, request, grid, EXPLODING, "denoiser")
     known = KNOWN.get(kind.__name__)
@@ -280,8 +282,14 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
 
 def _samplers(kind: Any, known: Known, quick: bool) -> Iterator[Subject]:
     version, default = metadata.version("azula"), "RectifiedSchedule"
-    asked = [({}, default, "float64"), ({}, default, "float32"), *(({}, s, "float64") for s in SCHEDULES if s != default)]
-    asked += [(dict(options), default, "float32" if options.get("order", 1) > 2 else "float64") for options in known.options]
+    asked: list[tuple[dict[str, Any], str, str]] = [
+        ({}, default, "float64"),
+        ({}, default, "float32"),
+        *(({}, s, "float64") for s in SCHEDULES if s != default),
+    ]
+    asked += [
+        (dict(options), default, "float32" if options.get("order", 1) > 2 else "float64") for options in known.options
+    ]
     for options, schedule, dtype in asked[:1] if quick else asked:
         made = subject(kind, schedule, options, Request(dtype=dtype), version)
         yield made if dtype == "float64" else replace(made, name=f"{made.name} in {dtype}")

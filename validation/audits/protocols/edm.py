@@ -51,9 +51,7 @@ class Net:
 
 def options_of(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that count: what is given, else the function's own defaults, else those of edm_sampler."""
-    own = {
-        name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty
-    }
+    own = {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
     return {**DEFAULTS, **own, **given}
 
 
@@ -101,6 +99,4 @@ def wrap(function: Any, request: Request) -> Subject:
     return Subject(name, build, protocol="edm", options=tuple(request.options.items()))
 
 
-PROTOCOLS = (
-    Protocol("edm", "f(net, latents, num_steps=..., **options), net(x, sigma) -> denoised", wrap),
-)
+PROTOCOLS = (Protocol("edm", "f(net, latents, num_steps=..., **options), net(x, sigma) -> denoised", wrap),)

@@ -77,11 +77,11 @@ def _without_noise(family: Callable[..., Tableau], grid: Array, first: float, **
     return replace(table, noise=np.where((level >= (1 - 1e-9) * table.times)[:, None], 0.0, table.noise))
 
 
-def _plain(family: Callable[..., Tableau], grid: Array, first: float, **options: Any) -> Tableau:
+def _plain(family: Callable[..., Tableau], grid: Array, _first: float, **options: Any) -> Tableau:
     return family(EXPLODING, grid, **options)
 
 
-def _fast(grid: Array, first: float, nfe: int = 1) -> Tableau:
+def _fast(grid: Array, _first: float, nfe: int = 1) -> Tableau:
     return dpm_solver_fast(EXPLODING, grid, nfe=nfe)
 
 
@@ -172,7 +172,7 @@ def order_of(known: Known, options: Mapping[str, Any]) -> float | None:
     """The order with these options; None where they change the law that the steps converge to."""
     if options.get("s_noise", 1.0) != 1 or options.get("eta", 1.0) > 1:
         return None
-    return min(known.order, options.get("order", known.order))
+    return float(min(known.order, options.get("order", known.order)))
 
 
 def script(function: Callable[..., Any], grid: Array, options: Mapping[str, Any], dtype: str) -> str:
@@ -224,17 +224,21 @@ def sampling() -> Any:
 def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
     """Every sampler, with each of its options by itself, and what stands beside the samplers."""
     module = sampling()
-    found = {
+    found: dict[str, Callable[[], Iterator[Subject]]] = {
         name: partial(_subjects, getattr(module, name), known, quick)
         for name, known in KNOWN.items()
         if hasattr(module, name)
     }
-    return found | k_diffusion_parts.members(module, UNRELATED)
+    return {**found, **k_diffusion_parts.members(module, UNRELATED)}
 
 
 def _subjects(function: Any, known: Known, quick: bool) -> Iterator[Subject]:
     version = metadata.version("k-diffusion")
-    asked = [({}, "float64", True), ({}, "float32", True), ({}, "float64", False)]
+    asked: list[tuple[dict[str, Any], str, bool]] = [
+        ({}, "float64", True),
+        ({}, "float32", True),
+        ({}, "float64", False),
+    ]
     asked += [(dict(options), "float64", True) for options in known.options]
     for options, dtype, clean in asked[:1] if quick else asked:
         if clean or known.build is not _fast:

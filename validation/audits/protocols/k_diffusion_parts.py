@@ -6,7 +6,8 @@ r"""What k-diffusion has beside its samplers: grids of levels, the split of a st
     to_d                 (x - D) / sigma
     external.*           denoisers of x_0 + sigma eps made from networks for eps or v, and sigma <-> t
 
-Grids are float32 whatever their arguments are: a relative error of 16 roundings, times that of the power rho, is theirs.
+Grids are float32 whatever their arguments are: a relative error of 16 roundings, times the condition of the formula
+(the power rho of a root), is theirs.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _grids(function: Any, name: str, quick: bool) -> Iterator[Answer]:
             )
 
 
-def _ancestral_step(function: Any, quick: bool) -> Iterator[Answer]:
+def _ancestral_step(function: Any, _quick: bool) -> Iterator[Answer]:
     import torch
 
     for eta in (0.0, 0.5, 1.0, 1.3):
@@ -93,7 +94,7 @@ def _ancestral_step(function: Any, quick: bool) -> Iterator[Answer]:
             )  # fmt: skip
 
 
-def _to_d(function: Any, quick: bool) -> Iterator[Answer]:
+def _to_d(function: Any, _quick: bool) -> Iterator[Answer]:
     rng = np.random.default_rng(0)
     x, clean, sigma = rng.standard_normal((4, 2, 3)), rng.standard_normal((4, 2, 3)), rng.uniform(0.1, 5.0, 4)
     found = to_numpy(function(*(to_torch(part) for part in (x, sigma, clean))))
@@ -102,7 +103,7 @@ def _to_d(function: Any, quick: bool) -> Iterator[Answer]:
                  "roundings of a difference and a quotient")  # fmt: skip
 
 
-def _levels(made: Any, quick: bool) -> Iterator[Answer]:
+def _levels(made: Any, _quick: bool) -> Iterator[Answer]:
     """DiscreteSchedule: its table, t -> sigma at whole and half times, and back."""
     sigmas = to_numpy(made.sigmas).astype(float)
     t = np.arange(0, len(sigmas) - 1, 0.5)

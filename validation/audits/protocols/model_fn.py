@@ -77,7 +77,7 @@ def play(function: Any, process: Schedule, grid: Array, options: Mapping[str, An
         start = edge.to(np.asarray(x, dtype=dtype))
         network, schedule = callables.network(model, edge), NoiseSchedule(process, edge)
         with callables.drawn(function, normal, edge, start):
-            if not inspect.isclass(function):
+            if not hasattr(function, "sample"):
                 return to_numpy(function(network, start, schedule, edge.to(grid.astype(dtype)), **options))
             sample = inspect.signature(function.sample).parameters
             at_sample = {k: v for k, v in options.items() if k in sample} | {"steps": len(grid) - 1}
@@ -138,6 +138,4 @@ def schedule_of(made: Any, process: Schedule, name: str, *, arrays: str = "torch
     )
 
 
-PROTOCOLS = (
-    Protocol("model_fn", "f(model_fn, x, noise_schedule, times), or a class with sample(x, steps=...)", wrap),
-)
+PROTOCOLS = (Protocol("model_fn", "f(model_fn, x, noise_schedule, times), or a class with sample(x, steps=...)", wrap),)

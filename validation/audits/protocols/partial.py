@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from unittest.mock import MagicMock
 
@@ -41,27 +43,27 @@ def load(name: str, without: Sequence[str] = ()) -> ModuleType:
             _forget(package)
 
 
-class _StandIns:
+class _StandIns(MetaPathFinder):
     """Finds submodules of stand-ins."""
 
     def __init__(self, stand_ins: dict[str, MagicMock]) -> None:
         self.stand_ins = stand_ins
 
-    def find_spec(self, name: str, *_: object) -> object:
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         package = name.partition(".")[0]
         if package not in self.stand_ins:
             return None
-        return importlib.machinery.ModuleSpec(name, _Made(), is_package=True)
+        return ModuleSpec(name, _Made(), is_package=True)
 
 
-class _Made:
+class _Made(Loader):
     """The loader of a stand-in's submodule."""
 
-    def create_module(self, spec: object) -> MagicMock:
+    def create_module(self, _: ModuleSpec) -> MagicMock:
         return MagicMock(__path__=[])
 
-    def exec_module(self, module: object) -> None:
-        pass
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing in it."""
 
 
 def _loads(package: str) -> bool:

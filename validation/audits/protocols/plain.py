@@ -93,7 +93,7 @@ def wrap_impulse(function: Any, request: Request) -> Subject:
     def run(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
         return to_numpy(function(model, np.asarray(x, dtype=request.dtype), normal))
 
-    def build(steps: int) -> Sampler:
+    def build(_: int) -> Sampler:
         grid = getattr(function, "times", None)
         if grid is None:
             grid = [*dict.fromkeys(float(t) for t in listen(run, tolerance=np.inf).times), 0.0]

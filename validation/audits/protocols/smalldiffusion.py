@@ -1,4 +1,4 @@
-r"""smalldiffusion: samples(model, sigmas, gam, mu, xt=...), model.predict_eps_cfg(x, sigma, ...) = eps, on x_0 + sigma eps.
+r"""smalldiffusion: samples(model, sigmas, gam, mu, xt=...), model.predict_eps_cfg(x, sigma) = eps on x_0 + sigma eps.
 
 A step from s to t with the noise of the step before, e_r, is
 
@@ -182,7 +182,9 @@ def _grids(module: Any, quick: bool) -> Iterator[Answer]:
     made = module.ScheduleDDPM(100)
     for steps in (10, 100) if quick else (1, 2, 3, 10, 30, 66, 67, 99, 100):
         falls = np.diff(to_numpy(made.sample_sigmas(steps)).astype(float)) < 0
-        yield Answer(f"{steps} steps of 100 levels fall", float(falls.sum()), float(steps), 0.0, "a level for each step")
+        yield Answer(
+            f"{steps} steps of 100 levels fall", float(falls.sum()), float(steps), 0.0, "a level for each step"
+        )
 
 
 def _finite(module: Any, quick: bool) -> Iterator[Answer]:
