@@ -89,7 +89,9 @@ class Claim:
         """What each evaluated stage of the table is multiplied by before the network sees it."""
         c = table.coefficients
         at = np.flatnonzero(table.evaluated)
-        return np.broadcast_to(np.asarray(self.shown(c.sigma[at] / c.alpha[at]), dtype=float), at.shape)
+        with np.errstate(divide="ignore"):  # the level of pure noise
+            levels = c.sigma[at] / c.alpha[at]
+        return np.broadcast_to(np.asarray(self.shown(levels), dtype=float), at.shape)
 
 
 @dataclass(frozen=True)

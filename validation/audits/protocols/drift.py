@@ -170,7 +170,9 @@ def wrap(make: Callable[[Any], Any], request: Request) -> Subject:
         float(options.pop("noise", 1.0)),
     )
     if options or direction not in ("u", "t"):
-        raise ValueError(f"options must be arrays, process, noise, start, end and direction, got {options or direction}")
+        raise ValueError(
+            f"options must be arrays, process, noise, start, end and direction, got {options or direction}"
+        )
     name = getattr(make, "__name__", type(make).__name__)
 
     def build(steps: int) -> Sampler:
@@ -240,10 +242,10 @@ def asked_times(subject: Subject, quick: bool) -> Iterator[Finding]:
             continue
         told = sampler.told or float
         gap = np.abs(np.array([told(t) for t in heard.times]) - right)
-        worst, scale = int(np.argmax(gap)), float(np.abs(sampler.claim.grid).max())
+        bound = 8 * sampler.eps * float(np.abs(sampler.claim.grid).max())
+        worst = int(np.argmax(gap > bound) if (gap > bound).any() else np.argmax(gap))
         text = f"{place}: call {worst} is at t = {told(heard.times[worst]):.8g}, should be {right[worst]:.8g}"
         rule = "8 roundings of the largest time: of the grid, the step, the place in it and the change of clock"
-        bound = 8 * sampler.eps * scale
         yield judged(subject.name, "times", float(gap[worst]), bound, text, rule=rule, place=place)
 
 

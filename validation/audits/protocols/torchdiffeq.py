@@ -70,7 +70,9 @@ def integrate(
     return to_numpy(found[-1])
 
 
-def _held(method: str, drift: Drift, diffusion: Diffusion, x: Array, clock: Array, normal: Callable[[], Array]) -> Array:
+def _held(
+    method: str, drift: Drift, diffusion: Diffusion, x: Array, clock: Array, normal: Callable[[], Array]
+) -> Array:
     """An adaptive method whose every step is one of the clock's."""
     h = float(clock[1] - clock[0])
     return integrate(method, {"first_step": h, "max_step": h}, drift, x, clock[[0, -1]], ANY)
@@ -151,7 +153,9 @@ def sampler(method: str, options: Mapping[str, Any], dtype: str, warped: bool, s
         return driven(name, run, FLOWING, clock, one_step(known), order=order, source=SOURCE, script=script)
     if method in ADAPTIVE:
         run = partial(_held, method)
-        return driven(name, run, FLOWING, clock, held_build(method), order=ADAPTIVE[method], source=SOURCE, script=script)
+        return driven(
+            name, run, FLOWING, clock, held_build(method), order=ADAPTIVE[method], source=SOURCE, script=script
+        )
     limit, implicit = int(options.get("max_order", 12)), method != "explicit_adams"
     return driven(
         name,

@@ -215,7 +215,9 @@ def weights(queries: list[tuple[float, float]], areas: bool) -> Array:
 
     with patch.object(inner, "_randn", normal):
         kind = "space-time" if areas else "none"
-        made = inner.BrownianInterval(0.0, 1.0, size=(64, 1), dtype=torch.float64, levy_area_approximation=kind, entropy=0)
+        made = inner.BrownianInterval(
+            0.0, 1.0, size=(64, 1), dtype=torch.float64, levy_area_approximation=kind, entropy=0
+        )
         found = [made(a, b, return_U=areas) for a, b in queries]
     parts = [part for one in found for part in (one if areas else (one,))]
     return np.array([to_numpy(part)[:, 0] for part in parts])
@@ -307,7 +309,11 @@ def zero_steps(subject: Subject, quick: bool) -> Iterator[Finding]:
             integrate("euler", drift, lambda _: 1.0, one, clock, lambda: np.zeros((1, 1)))
             if len(asked) != n:
                 wrong.append((n, len(asked), 1 - asked[-1]))
-        said = f"dt = 1/{wrong[0][0]} gives {wrong[0][1]} steps, the last {wrong[0][2]:.2g} long" if wrong else "n for all n"
+        said = (
+            f"dt = 1/{wrong[0][0]} gives {wrong[0][1]} steps, the last {wrong[0][2]:.2g} long"
+            if wrong
+            else "n for all n"
+        )
         yield Finding(
             subject.name,
             "steps of zero length",

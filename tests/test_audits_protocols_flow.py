@@ -1,0 +1,176 @@
+"""Flow-matching solvers, schedulers, paths and matchers: what is right passes, one changed number is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refdiff.samplers import families
+from refdiff.validation.audits.checks.coefficients import coefficients
+from refdiff.validation.audits.checks.parts import parts
+from refdiff.validation.audits.checks.schedules import ScheduleSubject, schedule
+from refdiff.validation.audits.findings import Finding, Verdict
+from refdiff.validation.audits.protocols import flow, flow_matching, torchcfm
+from refdiff.validation.audits.protocols.drift import asked_times
+from refdiff.validation.audits.protocols.protocol import Request
+from refdiff.validation.audits.subject import Subject
+
+METHODS = ("fm-euler", "fm-midpoint", "fm-heun", "fm-ralston", "fm-heun3", "fm-kutta3", "fm-ssprk3", "fm-rk4", "fm-rk38")
+
+
+def explicit(name: str, change: Callable[[Any, Any, Any], Any] = lambda A, b, c: (A, b, c)) -> Callable[..., Any]:
+    """A loop over times of the Runge-Kutta method of a family, with its numbers changed."""
+    from refdiff.samplers.runge_kutta import METHODS as known
+
+    rule = known[name.removeprefix("fm-")]
+    A, b, c = change(rule.A.copy(), rule.b.copy(), rule.c.copy())
+
+    def loop(velocity: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
+        for i in range(len(times) - 1):
+            h, slopes = times[i + 1] - times[i], []
+            for row, part in zip(A, c, strict=True):
+                moved = sum((float(w) * k for w, k in zip(row, slopes, strict=False)), 0 * x)
+                slopes.append(velocity(x + h * moved, times[i] + float(part) * h))
+            x = x + h * sum(float(w) * k for w, k in zip(b, slopes, strict=True))
+        return x
+
+    return loop
+
+
+def subject(loop: Callable[..., Any], family: str, dtype: str = "float64", **options: Any) -> Subject:
+    return flow.wrap(loop, Request(family, {"arrays": "numpy", **options}, {}, dtype))
+
+
+def wrong(found: Iterator[Finding]) -> list[Finding]:
+    return [one for one in found if one.verdict is Verdict.WRONG]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("data_at", [0, 1])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_right_method_passes(name: str, data_at: int, dtype: str) -> None:
+    one = subject(explicit(name), name, dtype, data_at=data_at)
+    for check in (coefficients, asked_times):
+        found = list(check(one, True))
+        assert found and all(f.verdict is Verdict.OK for f in found), [f.text for f in found]
+
+
+def test_a_changed_coefficient_is_named_with_its_step() -> None:
+    def halved(A: Any, b: Any, c: Any) -> Any:
+        b[1] *= 0.9
+        return A, b, c
+
+    (found,) = wrong(coefficients(subject(explicit("fm-rk4", halved), "fm-rk4"), True))
+    assert "step 1" in found.text and "0.06, should be -0.066666667" in found.text.replace("-0.06,", "0.06,")
+
+
+def test_a_time_that_is_off_by_a_step_is_found_though_no_weight_shows_it() -> None:
+    def late(velocity: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
+        for i in range(len(times) - 1):
+            x = x + (times[i + 1] - times[i]) * velocity(x, times[i + 1])
+        return x
+
+    one = subject(late, "fm-euler")
+    assert not wrong(coefficients(one, True))
+    found = wrong(asked_times(one, True))
+    assert len(found) == 2 and "call 0 is at t = 0.8, should be 1" in found[1].text
+
+
+def test_a_velocity_taken_with_the_wrong_sign_is_found() -> None:
+    def turned(velocity: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
+        for i in range(len(times) - 1):
+            x = x - (times[i + 1] - times[i]) * velocity(x, times[i])
+        return x
+
+    (found,) = wrong(coefficients(subject(turned, "fm-euler"), True))
+    assert "minus it" in found.text
+
+
+def test_torch_and_jax_loops_pass_as_numpy_ones_do() -> None:
+    for arrays in ("torch", "jax"):
+        pytest.importorskip(arrays)
+        dtype = "float64" if arrays == "torch" else "float32"  # JAX has float64 only where it is switched on
+        one = subject(explicit("fm-heun"), "fm-heun", dtype, arrays=arrays)
+        assert all(f.verdict is Verdict.OK for f in coefficients(one, True))
+
+
+def test_an_unknown_option_of_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="data_at"):
+        subject(explicit("fm-euler"), "fm-euler", data_at=2)
+    assert "fm-euler" in families()
+
+
+# ---------------------------------------------------------------------- flow_matching
+
+
+def test_the_solvers_of_flow_matching_have_the_coefficients_of_their_names() -> None:
+    pytest.importorskip("flow_matching")
+    for kind, methods in flow_matching.SOLVERS.items():
+        for method in methods:
+            one = flow_matching.subject(kind, method, by_size=method == "rk4")
+            assert not wrong(coefficients(one, True)) and not wrong(asked_times(one, True)), (kind, method)
+
+
+def test_steps_by_size_that_begin_at_zero_wherever_the_interval_begins_are_found() -> None:
+    """RiemannianODESolver makes times i step_size from s = 0 also where it starts at s = 1/2."""
+    pytest.importorskip("flow_matching")
+    one = flow_matching.subject("RiemannianODESolver", "midpoint", by_size=True, late=True)
+    assert wrong(coefficients(one, True)) and "call 0 is at t = 1, should be 0.5" in wrong(asked_times(one, True))[0].text
+    assert not wrong(coefficients(flow_matching.subject("ODESolver", "midpoint", by_size=True, late=True), True))
+
+
+def test_schedulers_and_conversions_of_flow_matching_are_right() -> None:
+    pytest.importorskip("flow_matching")
+    for name in ("CondOTScheduler", "PolynomialConvexScheduler", "VPScheduler", "LinearVPScheduler", "CosineScheduler"):
+        one = flow_matching.scheduler(name, "float64")
+        assert not wrong(schedule(one, True)) and not wrong(parts(one, True))
+    for name in ("AffineProbPath", "compute_likelihood"):
+        (made,) = flow_matching.members(True)[name]()
+        assert not wrong(parts(made, True))
+
+
+def test_a_scheduler_with_a_derivative_of_the_wrong_sign_is_found() -> None:
+    pytest.importorskip("flow_matching")
+    from dataclasses import replace
+
+    one = flow_matching.scheduler("VPScheduler", "float64")
+    assert isinstance(one, ScheduleSubject) and one.dsigma is not None
+    true = one.dsigma
+    found = wrong(schedule(replace(one, dsigma=lambda t: -true(t)), True))
+    assert [f.place for f in found] == ["dsigma"]
+
+
+def test_the_clean_end_of_a_changed_scheduler_is_no_number() -> None:
+    """0 / 0 where the velocity has a limit: found at s = 1 and nowhere else."""
+    pytest.importorskip("flow_matching")
+    (made,) = flow_matching.members(True)["ScheduleTransformedModel"]()
+    found = wrong(parts(made, True))
+    assert found and all("s = 1.0" in f.text for f in found)
+
+
+# ---------------------------------------------------------------------- torchcfm
+
+
+def test_matchers_and_couplings_of_torchcfm_are_right() -> None:
+    pytest.importorskip("torchcfm")
+    for of in torchcfm.members(False).values():
+        for one in of():
+            found = list(parts(one, True))
+            assert found and all(f.verdict is Verdict.OK for f in found), [f.text for f in found]
+
+
+def test_a_bridge_whose_spread_is_not_rooted_is_found() -> None:
+    pytest.importorskip("torchcfm")
+    from torchcfm import SchrodingerBridgeConditionalFlowMatcher as Bridge
+
+    class Squared(Bridge):  # type: ignore[misc]
+        def compute_sigma_t(self, t: Any) -> Any:
+            return self.sigma * t * (1 - t)
+
+    made = torchcfm.wrap(Squared, Request(family="SchrodingerBridgeConditionalFlowMatcher"))
+    found = wrong(parts(made, True))
+    assert any("sigma_t" in f.text for f in found) and not any("mu" in f.text.split(":")[1] for f in found)
+    assert np.isfinite([f.number or 0.0 for f in found]).all()
