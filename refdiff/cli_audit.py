@@ -116,7 +116,11 @@ def audit(
         raise click.UsageError("what is to be audited? TARGET is a library or MODULE:NAME; --list shows what there is")
     known = _baseline(baseline, update_baseline)
     _check_files(json_file, html_file, baseline)
-    chosen, questions = _chosen(target, only, quick, asked)
+    try:
+        chosen, questions = _chosen(target, only, quick, asked)
+    except KeyboardInterrupt:
+        click.echo("Interrupted before anything was examined.", err=True)
+        context.exit(130)
     run = _execute(console, chosen, questions, quick, _jobs(jobs, len(chosen)), known)
     problems = _write(run, json_file, html_file, baseline if update_baseline else None)
     for part in report.shown(run, verbose):

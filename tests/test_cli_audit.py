@@ -177,6 +177,16 @@ def test_an_interrupt_keeps_what_was_found(monkeypatch, tmp_path):
     assert "INTERRUPTED after 2 of 4" in (tmp_path / "a.html").read_text()
 
 
+def test_an_interrupt_while_a_library_is_imported_is_130_too(monkeypatch, tmp_path):
+    def units(found):  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit, "units", units)
+    result = refdiff("toy", "--json", tmp_path / "a.json")
+    assert result.exit_code == 130
+    assert "Interrupted before anything was examined" in result.stderr
+
+
 def test_a_baseline_makes_known_findings_pass_and_only_new_ones_fail(tmp_path):
     known = tmp_path / "known.json"
     assert refdiff("toy", "--quick", "--only", "halved..$", "--baseline", known, "--update-baseline").exit_code == 0

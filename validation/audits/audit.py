@@ -23,7 +23,7 @@ from refdiff.validation.audits.checks import Check, common
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.protocols.protocol import Protocol, protocols
 from refdiff.validation.audits.subject import Sampler, Subject
-from refdiff.validation.audits.targets import Target
+from refdiff.validation.audits.targets import Target, installed
 from refdiff.validation.parallel import spread
 
 
@@ -98,12 +98,13 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
     chosen = [one for one in checks(protocol) if questions is None or any(map(questions.search, names(one)))]
     with silence():
         findings = [_plain(one) for one in examine([_counted(subject, steps)], protocol, chosen, quick=quick)]
+    library = subject.library or protocol.library or ""
     return Result(
         name=unit.name,
         member=unit.target.member,
         protocol=protocol.name,
-        library=subject.library or protocol.library or "",
-        version=subject.version,
+        library=library,
+        version=subject.version or installed(library) or "",
         options=plain(dict(subject.options)),
         findings=tuple(findings),
         steps=tuple(sorted(steps)),
