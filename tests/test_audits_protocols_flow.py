@@ -18,7 +18,17 @@ from refdiff.validation.audits.protocols.drift import asked_times
 from refdiff.validation.audits.protocols.protocol import Request
 from refdiff.validation.audits.subject import Subject
 
-METHODS = ("fm-euler", "fm-midpoint", "fm-heun", "fm-ralston", "fm-heun3", "fm-kutta3", "fm-ssprk3", "fm-rk4", "fm-rk38")
+METHODS = (
+    "fm-euler",
+    "fm-midpoint",
+    "fm-heun",
+    "fm-ralston",
+    "fm-heun3",
+    "fm-kutta3",
+    "fm-ssprk3",
+    "fm-rk4",
+    "fm-rk38",
+)
 
 
 def explicit(name: str, change: Callable[[Any, Any, Any], Any] = lambda A, b, c: (A, b, c)) -> Callable[..., Any]:
@@ -118,7 +128,9 @@ def test_steps_by_size_that_begin_at_zero_wherever_the_interval_begins_are_found
     """RiemannianODESolver makes times i step_size from s = 0 also where it starts at s = 1/2."""
     pytest.importorskip("flow_matching")
     one = flow_matching.subject("RiemannianODESolver", "midpoint", by_size=True, late=True)
-    assert wrong(coefficients(one, True)) and "call 0 is at t = 1, should be 0.5" in wrong(asked_times(one, True))[0].text
+    assert (
+        wrong(coefficients(one, True)) and "call 0 is at t = 1, should be 0.5" in wrong(asked_times(one, True))[0].text
+    )
     assert not wrong(coefficients(flow_matching.subject("ODESolver", "midpoint", by_size=True, late=True), True))
 
 
