@@ -28,7 +28,8 @@ def laws(name, process=VP, quick=True, **options):
         ("ddpm-beta", ["N(0, 1)"]),
         ("lms4", ["a point mass"]),
         ("fm-euler", ["N(0, 1)"]),
-        ("edm-heun", [""]),
+        ("edm-heun", ["a point mass"]),
+        ("euler-maruyama", [""]),
     ],
 )
 def test_the_laws_on_which_a_method_is_exact_are_found(name, exact, coordinate, dtype):

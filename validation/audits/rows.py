@@ -131,7 +131,7 @@ def _written(table: Tableau, prediction: str, rounded: Callable[[Array], Array])
     unit = np.eye(size)
     place = {stage: 1 + i for i, stage in enumerate(at)}
     known = [unit[0]]
-    turns = {j: turned(table, j, prediction) for j in at}
+    turns = turned(table, prediction)
     for k in range(1, table.stages):
         row = np.zeros(size)
         for term, w in terms_of(table, k):

@@ -269,6 +269,7 @@ class _Reading:
         names = (c.table if c.table is not None else table.draws + i for i, c in enumerate(self.drawn))
         self.places |= {Term("z", m): 1 + len(at) + i for i, m in enumerate(names)}
         self.signs: dict[int, float] = {}
+        self.turned: dict[int, tuple[dict[int, tuple[float, float]], Tableau]] = {}
         self.known: dict[int, Array] = {0: self.unit[0]}
         # hidden stages by the moved tables, and what rounding may leave of them
         self.others: list[dict[int, Array]] = [{} for _ in self.moved]
@@ -283,6 +284,12 @@ class _Reading:
         """The stages that are off."""
         return [f for f in self.found if not f.error <= f.bound]
 
+    def turns(self, table: Tableau) -> dict[int, tuple[float, float]]:
+        """What outputs of a table are in terms of states and answers."""
+        if id(table) not in self.turned:
+            self.turned[id(table)] = turned(table, self.prediction), table  # kept, so that the id stays its own
+        return self.turned[id(table)][0]
+
     def vector(self, term: Term, table: Tableau, hidden: dict[int, Array] | None = None) -> Array:
         """The row of a term."""
         if term.kind == "y":
@@ -290,7 +297,7 @@ class _Reading:
             return known if hidden is None else hidden.get(term.index, known)
         if term.kind == "z":
             return np.asarray(self.unit[self.places[term]] * self.signs.get(term.index, 1.0))
-        of_x, of_answer = turned(table, term.index, self.prediction)
+        of_x, of_answer = self.turns(table)[term.index]
         return np.asarray(of_x * self.known[term.index] + of_answer * self.unit[self.places[term]])
 
     def _made(self, table: Tableau, k: int, hidden: dict[int, Array] | None = None) -> Array:
@@ -386,11 +393,16 @@ class _Reading:
                     break
 
 
-def turned(table: Tableau, stage: int, prediction: str) -> tuple[float, float]:
-    """(a, b): the output of the table's prediction is a y + b times the answer that the sampler gets at this stage."""
-    c = Coefficients(*(part[stage] for part in table.coefficients))
+def turned(table: Tableau, prediction: str) -> dict[int, tuple[float, float]]:
+    """(a, b) for every evaluated stage: the output of the table's prediction is a y + b times the answer there.
+
+    Raises:
+        ValueError: the two predictions do not determine each other at one of the stages.
+    """
+    at = np.flatnonzero(table.evaluated)
+    c = Coefficients(*(part[at] for part in table.coefficients))
     of_x, of_answer = weights(c, prediction, table.prediction)
-    return float(of_x * table.scale[stage]), float(of_answer)
+    return dict(zip(at.tolist(), zip((of_x * table.scale[at]).tolist(), of_answer.tolist(), strict=True), strict=True))
 
 
 def terms_of(table: Tableau, k: int) -> list[tuple[Term, float]]:

@@ -47,6 +47,7 @@ ABOVE = 10.0  # times what rounding may be, for an error to take part in a fit
 # what a fit over four counts leaves open: see tests of the orders of families
 LEAST = 0.1
 ORDER_RULE = "the spread of the slopes in the claimed table's own fit on the same grids, at least 0.1, and rounding"
+MOST = 140  # evaluations of a run: reading one takes as many points
 FLAT = 0.9  # an error that falls by less than this factor when the steps are doubled does not fall
 
 
@@ -188,6 +189,12 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
     sweep: tuple[int, ...] = SWEEP_QUICK if quick else SWEEP
     if subject.steps and subject.on_grid is None:
         sweep = tuple(sorted(subject.steps))
+    try:
+        most = MOST * sweep[0] / max(1, len(_on_span(subject, sweep[0]).comparison.heard.times))
+    except Unreadable as why:
+        yield not_applicable(subject.name, ORDER, str(why))
+        return
+    sweep = tuple(n for n in sweep if n <= most)
     if len(sweep) < 3:
         yield not_applicable(subject.name, ORDER, "it takes too few numbers of steps for an order")
         return
