@@ -21,7 +21,7 @@ from refdiff.samplers.recorder import Recorder, State
 from refdiff.samplers.runge_kutta import combined
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.protocols.diffusers.claims.euler import PREDICTIONS
-from refdiff.validation.audits.protocols.diffusers.claims.products import BARS, Levels, levels, sampler
+from refdiff.validation.audits.protocols.diffusers.claims.products import BARS, Levels, by_ratio, levels, sampler
 from refdiff.validation.audits.protocols.diffusers.playing import Made
 from refdiff.validation.audits.subject import Sampler, Variant
 
@@ -36,13 +36,11 @@ def pndm(made: Made) -> Sampler:
     bases = _bases(len(found.times), pseudo)
     froms, tos = _strode(found, bases, pseudo)
 
-    def right(grid: Array) -> Tableau:
-        return _table(grid[:-1], bases, grid[bases], grid[1:], pseudo)
-
     def build(told: bool, mixed: bool) -> Callable[[Array], Tableau]:
         def table(grid: Array) -> Tableau:
-            start, end = (grid[bases], grid[1:]) if told else (froms, tos)
-            return _table(grid[:-1], bases, start, end, pseudo, kind if mixed else "noise")
+            times, errors = grid if grid.ndim == 2 else (grid, np.zeros_like(grid))
+            start, end = (times[bases], times[1:]) if told else (froms, tos)
+            return _table(times[:-1], bases, start, end, pseudo, kind if mixed else "noise", errors)
 
         return table
 
@@ -55,8 +53,9 @@ def pndm(made: Made) -> Sampler:
         variants += () if meets else (Variant(f"{mixes}; it also {strides}", build(False, True)),)
     return sampler(
         made,
-        right,
+        build(True, False),
         found,
+        moved=by_ratio,
         order=2,
         conventions=() if found.end == 0 else ("ends at alphas_cumprod[0]",),
         variants=variants,
@@ -86,7 +85,7 @@ def _strode(found: Levels, bases: NDArray[np.intp], pseudo: int) -> tuple[Array,
 
 
 def _table(
-    told: Array, bases: NDArray[np.intp], froms: Array, tos: Array, pseudo: int, mixed: str = "noise"
+    told: Array, bases: NDArray[np.intp], froms: Array, tos: Array, pseudo: int, mixed: str, errors: Array
 ) -> Tableau:
     """The table of these moves; with v mixed, what is combined is v, and turned into a noise at the last point."""
     rec = Recorder("PNDM", BARS, [told[0], 0.0], "v_prediction" if mixed == "v_prediction" else "denoiser")
@@ -101,7 +100,8 @@ def _table(
         base, s, t = states[bases[i]], rec.at(float(froms[i])), rec.at(float(tos[i]))
         value = _combined(i, pseudo, answers, history)
         noise = s.sigma * base + s.alpha * value if mixed == "v_prediction" else value
-        x = t.alpha / s.alpha * base + (t.sigma - t.alpha * s.rho) * noise
+        # near pure noise the two terms cancel, and a rounding of the first counts alpha_t / alpha_s times
+        x = t.alpha / s.alpha * (1 + float(errors[i])) * base + (t.sigma - t.alpha * s.rho) * noise
     return rec.finish(x)
 
 
