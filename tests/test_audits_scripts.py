@@ -147,3 +147,24 @@ def test_an_exception_is_raised_again():
     script = scripts.exception("raise KeyError('mu')", KeyError("mu"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stderr.rstrip().endswith("KeyError: 'mu'")
+
+
+def test_an_end_that_is_wrong_is_shown_by_the_step_that_is():
+    from refdiff.validation.audits.findings import Finding, Verdict
+
+    def finding(question, place, script, verdict=Verdict.WRONG):
+        return Finding("A", question, verdict, "text", place=place, script=script)
+
+    given = [
+        finding("coefficients", "5 steps", "print(5)"),
+        finding("coefficients", "9 steps", "print(9)"),
+        finding("law", "9 steps, data N(0, 1)", "x = x"),
+        finding("law", "7 steps, data N(0, 1)", "x = x"),
+        finding("law", "3 steps", "x = x", Verdict.OK),
+        finding("law", "2 steps", ""),
+    ]
+    found = [one.script for one in scripts.reproduced(given)]
+    assert found[2:4] == ["# by the step that is wrong\nprint(9)", "# by the step that is wrong\nprint(5)"]
+    assert found[:2] + found[4:] == ["print(5)", "print(9)", "x = x", ""]
+    (alone,) = scripts.reproduced(given[2:3])
+    assert "output tensor([[1.]]" in printed(alone.script)

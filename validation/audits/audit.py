@@ -22,6 +22,7 @@ import numpy as np
 from refdiff.validation.audits.checks import Check, common
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.protocols.protocol import Protocol, protocols
+from refdiff.validation.audits.scripts import reproduced
 from refdiff.validation.audits.subject import Sampler, Subject
 from refdiff.validation.audits.targets import Target, installed
 from refdiff.validation.parallel import spread
@@ -97,7 +98,9 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
     protocol, steps = protocols()[unit.target.protocol], set[int]()
     chosen = [one for one in checks(protocol) if questions is None or any(map(questions.search, names(one)))]
     with silence():
-        findings = [_plain(one) for one in examine([_counted(subject, steps)], protocol, chosen, quick=quick)]
+        findings = [
+            _plain(one) for one in reproduced(examine([_counted(subject, steps)], protocol, chosen, quick=quick))
+        ]
     library = subject.library or protocol.library or ""
     return Result(
         name=unit.name,
@@ -106,7 +109,7 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
         library=library,
         version=subject.version or installed(library) or "",
         options=plain(dict(subject.options)),
-        findings=tuple(findings),
+        findings=tuple(map(_plain, found)),
         steps=tuple(sorted(steps)),
         seconds=time.perf_counter() - start,
     )

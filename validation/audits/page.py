@@ -85,8 +85,8 @@ def findings_of(line: Line) -> list[Finding]:
 class Axis(NamedTuple):
     """A logarithmic axis over whole decades: numbers to pixels, and its ticks (pixel, label)."""
 
-    low: int
-    high: int
+    low: float
+    high: float
     length: float
 
     def at(self, value: float) -> float:
@@ -98,7 +98,7 @@ class Axis(NamedTuple):
     def ticks(self) -> list[tuple[float, str]]:
         """At most six decades with their labels."""
         every = max(1, math.ceil((self.high - self.low) / 6))
-        return [(self.at(10.0**p), f"1e{p}") for p in range(self.low, self.high + 1, every)]
+        return [(self.at(10.0**p), f"1e{p}") for p in range(math.ceil(self.low), math.floor(self.high) + 1, every)]
 
 
 def axis(values: Sequence[float], length: float) -> Axis:
@@ -145,7 +145,9 @@ def work(lines: Sequence[Line]) -> dict[str, Any] | None:
         return None
     chosen = dict(list(curves.items())[:COLOURS])
     every = [point for one in chosen.values() for point in (*one.points, *one.method)]
-    x, y = axis([n for n, _ in every], WIDTH), axis([e for _, e in every], HEIGHT)
+    counts = sorted({n for n, _ in every})
+    x = Axis(math.log10(counts[0]) - 0.05, math.log10(counts[-1]) + 0.05, WIDTH)
+    y = axis([e for _, e in every], HEIGHT)
 
     def placed(points: list[tuple[float, float]]) -> str:
         return " ".join(f"{x.at(n)},{round(HEIGHT - y.at(e), 1)}" for n, e in points)
@@ -154,8 +156,12 @@ def work(lines: Sequence[Line]) -> dict[str, Any] | None:
         {"name": name, "wrong": one.wrong, "points": placed(one.points), "method": placed(one.method)}
         for name, one in chosen.items()
     ]
-    return {"curves": drawn, "x": x.ticks, "y": [(round(HEIGHT - at, 1), label) for at, label in y.ticks],
-            "left_out": len(curves) - len(chosen)}  # fmt: skip
+    return {
+        "curves": drawn,
+        "x": [(x.at(n), f"{n:g}") for n in counts[-6:]],
+        "y": [(round(HEIGHT - at, 1), label) for at, label in y.ticks],
+        "left_out": len(curves) - len(chosen),
+    }
 
 
 class Curve(NamedTuple):

@@ -10,8 +10,12 @@ call it themselves, with `model`, `x` and `draw`, and leave the output in `x`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 
+from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.steps import Comparison
 from refdiff.validation.audits.subject import Sampler
 
@@ -33,12 +37,13 @@ def draw(like):  # normals: {normals}
     drawn.append(0)
     return torch.full_like(like, {value})"""
 
-HEAD = """\
-import torch{setup}
+SEEN = "asked.append(x.flatten()[0].item())"
+HEAD = f"""\
+import torch{{setup}}
 asked = []
-def model(x, t, **_):  # answers {answers}
-    asked.append(x.flatten()[0].item())
-    return torch.full_like(x, {value})"""
+def model(x, t, **_):  # answers {{answers}}
+    {SEEN}
+    return torch.full_like(x, {{value}})"""
 
 
 def impulse(sampler: Sampler, comparison: Comparison) -> str:
@@ -99,4 +104,30 @@ def exception(script: str, error: BaseException) -> str:
     if not script:
         return ""
     told = f"{type(error).__name__}: {error}".replace("\n", " ")
-    return f'# {told}\n{_program(script, 1.0, ("1", "1.0"), None)}\nprint("asked about", asked, "output", x)\n'
+    return f"# {told}\n{running(script)}"
+
+
+def running(script: str) -> str:
+    """A program that runs the sampler on a start of 1 with a model that answers 1, and prints all that this hears."""
+    program = _program(script, 1.0, ("1", "1.0"), None)
+    heard = "asked.append((float(torch.as_tensor(t).flatten()[0]), x.flatten()[0].item()))"
+    return program.replace(SEEN, heard) + '\nprint("asked about (t, x):", asked, "output", x)\n'
+
+
+def reproduced(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings of one sampler, of which those that are wrong have programs that print something.
+
+    Where an end or a law is wrong because a step is, the program is the one that shows that step.
+    """
+    listed = list(findings)
+    wrong = [one for one in listed if one.verdict is Verdict.WRONG and one.script]
+    steps = {one.place: one.script for one in wrong if one.question == "coefficients" and "print(" in one.script}
+
+    def shown(one: Finding) -> Finding:
+        if one not in wrong or "print(" in one.script:
+            return one
+        told = one.question == "told level"  # shown by the times themselves
+        cause = "" if told else steps.get(one.place.partition(",")[0]) or next(iter(steps.values()), "")
+        return replace(one, script=f"# by the step that is wrong\n{cause}" if cause else running(one.script))
+
+    return [shown(one) for one in listed]

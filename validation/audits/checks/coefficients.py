@@ -77,7 +77,7 @@ def _compared(name: str, found: Read, place: str) -> Finding:
     )
     if known is None:
         return finding
-    return replace(finding, verdict=known.verdict, text=f"{place}: it {known.name}; {finding.text}")
+    return replace(finding, verdict=known.verdict, text=f"{place}: it {known.name}; {_said(comparison)}")
 
 
 def _said(comparison: Comparison) -> str:
