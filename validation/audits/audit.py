@@ -98,9 +98,7 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
     protocol, steps = protocols()[unit.target.protocol], set[int]()
     chosen = [one for one in checks(protocol) if questions is None or any(map(questions.search, names(one)))]
     with silence():
-        findings = [
-            _plain(one) for one in reproduced(examine([_counted(subject, steps)], protocol, chosen, quick=quick))
-        ]
+        found = reproduced(examine([_counted(subject, steps)], protocol, chosen, quick=quick))
     library = subject.library or protocol.library or ""
     return Result(
         name=unit.name,
