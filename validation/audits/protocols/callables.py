@@ -187,6 +187,9 @@ def drawn(function: Any, normal: Normal, edge: Edge, like: Any) -> Iterator[None
     def foreign(*_: Any, **__: Any) -> Any:
         return edge.to(normal(), like)
 
+    def alike(shown: Any, **__: Any) -> Any:
+        return foreign().reshape(shown.shape)  # points may be shown as images of one pixel
+
     def brownian(*_: Any, **__: Any) -> Path:
         return Path(foreign)
 
@@ -196,7 +199,7 @@ def drawn(function: Any, normal: Normal, edge: Edge, like: Any) -> Iterator[None
         if edge.name == "torch":
             import torch
 
-            replaced = [(torch, name, foreign) for name in ("randn_like", "randn", "normal")]
+            replaced = [(torch, "randn_like", alike), (torch, "randn", foreign), (torch, "normal", foreign)]
         elif edge.name == "jax":
             import jax
 

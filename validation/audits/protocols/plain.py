@@ -90,8 +90,11 @@ def wrap_impulse(function: Any, request: Request) -> Subject:
     """f(model, x, normal): its grid is its attribute `times`, or else the times that it tells its model, and 0."""
     process = callables.process_of(function, request, "vp-linear")
 
+    edge = edge_of(function)
+
     def run(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
-        return to_numpy(function(model, np.asarray(x, dtype=request.dtype), normal))
+        with callables.drawn(function, normal, edge, edge.to(np.asarray(x, dtype=request.dtype))):
+            return to_numpy(function(model, np.asarray(x, dtype=request.dtype), normal))
 
     def build(_: int) -> Sampler:
         grid = getattr(function, "times", None)
