@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from refdiff.validation.audits.findings import Finding, Verdict
-from refdiff.validation.audits.protocols.diffusers import claims, exposed
+from refdiff.validation.audits.protocols.diffusers import claims, exposed, given
 from refdiff.validation.audits.protocols.diffusers.options import Build, subject_of
 
 diffusers = pytest.importorskip("diffusers")
@@ -24,7 +24,8 @@ def quiet() -> Iterator[None]:
 
 
 def found(kind: type, **options: Any) -> list[Finding]:
-    return list(exposed.exposed(subject_of(Build(kind, options)), False))
+    subject = subject_of(Build(kind, options))
+    return [*exposed.exposed(subject, False), *given.given(subject, False)]
 
 
 def wrong(kind: type, **options: Any) -> set[tuple[str, str]]:

@@ -89,7 +89,14 @@ class Nan(Broken):
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [(OneMore, "count"), (Outside, "range"), (Repeats, "zero length"), (Rises, "order"), (Raises, "runs"), (Nan, "finite")],
+    [
+        (OneMore, "count"),
+        (Outside, "range"),
+        (Repeats, "zero length"),
+        (Rises, "order"),
+        (Raises, "runs"),
+        (Nan, "finite"),
+    ],
 )
 def test_a_broken_scheduler_is_rejected_by_its_question(kind: Any, expected: str) -> None:
     assert expected in wrong(kind)
@@ -97,7 +104,8 @@ def test_a_broken_scheduler_is_rejected_by_its_question(kind: Any, expected: str
 
 def test_a_finding_names_the_first_number_of_steps_and_all_of_them() -> None:
     (one,) = [f for f in found(Raises) if f.verdict is Verdict.WRONG]
-    assert one.text.startswith("10 steps: IndexError") and one.details["steps"] == [10]
+    assert one.text.startswith("10 steps: IndexError")
+    assert one.details["steps"] == [10]
     assert "set_timesteps(10)" in one.script
 
 
@@ -109,9 +117,11 @@ def test_a_table_whose_floor_is_above_its_last_entry_steps_upwards() -> None:
 def test_what_a_class_refuses_is_counted_and_not_wrong() -> None:
     kind = diffusers.DDIMScheduler
     found_ = sweep(kind, quick=False)
-    assert found_.refused and all("sigmoid" in repr(build.options) for build, _ in found_.refused)
+    assert found_.refused
+    assert all("sigmoid" in repr(build.options) for build, _ in found_.refused)
     (one,) = found(kind, counts=(10, 2000))
-    assert one.verdict is Verdict.OK and "1 refused" in one.text
+    assert one.verdict is Verdict.OK
+    assert "1 refused" in one.text
 
 
 def test_a_sweep_has_every_option_and_pairs_of_any_two() -> None:
@@ -124,7 +134,7 @@ def test_a_sweep_has_every_option_and_pairs_of_any_two() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_a_pair_that_breaks_only_together_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_breaks_only_together_is_found() -> None:
     class Together(diffusers.EulerDiscreteScheduler):  # type: ignore[misc, name-defined]
         def __init__(self, use_karras_sigmas: bool = False, prediction_type: str = "epsilon") -> None:
             super().__init__(use_karras_sigmas=use_karras_sigmas, prediction_type=prediction_type)
@@ -136,21 +146,27 @@ def test_a_pair_that_breaks_only_together_is_found(monkeypatch: pytest.MonkeyPat
 
     findings = list(robustness.pairs(subject_of(Build(Together)), False))
     bad = {f.subject for f in findings if f.verdict is Verdict.WRONG}
-    assert len(bad) == 1 and "use_karras_sigmas=True" in bad.pop()
-    assert findings[-1].verdict is Verdict.OK and "1 wrong" in findings[-1].text
+    assert len(bad) == 1
+    assert "use_karras_sigmas=True" in bad.pop()
+    assert findings[-1].verdict is Verdict.OK
+    assert "1 wrong" in findings[-1].text
 
 
 def test_the_protocol_lists_every_class_of_the_installed_version() -> None:
     listed = members(True)
-    assert set(listed) == set(classes()) and "UniPCMultistepScheduler" in listed and set(BEYOND) <= set(listed)
+    assert set(listed) == set(classes())
+    assert "UniPCMultistepScheduler" in listed
+    assert set(BEYOND) <= set(listed)
     (one,) = listed["AmusedScheduler"]()
     assert "diffusers" in protocols()
     answers = [f for check in protocols()["diffusers"].checks for f in check(one, True)]
-    assert [f.verdict for f in answers] == [Verdict.NOT_APPLICABLE] and "tokens" in answers[0].text
+    assert [f.verdict for f in answers] == [Verdict.NOT_APPLICABLE]
+    assert "tokens" in answers[0].text
 
 
 def test_a_class_of_ones_own_is_wrapped_with_options_of_step_apart() -> None:
     subject = wrap(diffusers.EulerDiscreteScheduler, Request(options={"use_karras_sigmas": True, "s_churn": 1.0}))
-    assert isinstance(subject, Subject) and subject.source.at_step == {"s_churn": 1.0}
-    with pytest.raises(ValueError, match="takes .*use_karras_sigmas.*; got nothing_like_it"):
+    assert isinstance(subject, Subject)
+    assert subject.source.at_step == {"s_churn": 1.0}
+    with pytest.raises(ValueError, match=r"takes .*use_karras_sigmas.*; got nothing_like_it"):
         wrap(diffusers.EulerDiscreteScheduler, Request(options={"nothing_like_it": 1}))

@@ -34,7 +34,9 @@ def wrong(kind: type, **options: Any) -> set[tuple[str, str]]:
     return {(f.question, f.place.split(", ")[-1]) for f in found(kind, **options) if f.verdict is Verdict.WRONG}
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "LMSDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "LMSDiscreteScheduler"]
+)
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 def test_tables_of_right_schedulers_pass(name: str, schedule: str, spacing: str) -> None:
@@ -66,12 +68,19 @@ def test_alpha_bar_of_one_wrong_beta_is_rejected() -> None:
             self.alphas_cumprod[500:] *= 1.001
 
     bad = [f for f in found(Off) if f.question == "alphas_cumprod" and f.verdict is Verdict.WRONG]
-    assert bad and bad[0].number is not None and abs(bad[0].number - 1e-3) < 1e-4
+    assert bad
+    assert bad[0].number is not None
+    assert abs(bad[0].number - 1e-3) < 1e-4
 
 
 def test_a_floor_above_the_last_entry_of_a_rescaled_table_is_rejected() -> None:
     assert ("training levels", "order") in wrong(diffusers.EulerDiscreteScheduler, rescale_betas_zero_snr=True)
-    options = {"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    options = {
+        "rescale_betas_zero_snr": True,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    }
     assert ("training levels", "order") not in wrong(diffusers.EulerDiscreteScheduler, **options)
 
 

@@ -1,12 +1,12 @@
 """The schedulers of diffusers: set_timesteps, scale_model_input, step.
 
-    playing.py       a scheduler as a sampler: its loop, its normals, its times
-    claims/          what each class is by its options, one file for each group of classes
-    options.py       what is tried of what a class exposes
-    tables.py        betas, levels, times
-    consistency.py   the same result by every way to the same thing
-    exposed.py       initial noise, add_noise, velocities, custom times, and the rest of what a class has
-    robustness.py    every number of steps, every option and pair of options
+playing.py       a scheduler as a sampler: its loop, its normals, its times
+claims/          what each class is by its options, one file for each group of classes
+options.py       what is tried of what a class exposes
+tables.py        betas, levels, times
+consistency.py   the same result by every way to the same thing
+exposed.py       initial noise, add_noise, velocities, and the rest of what a class has
+robustness.py    every number of steps, every option and pair of options
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, not_applicable
-from refdiff.validation.audits.protocols.diffusers import consistency, exposed, robustness, tables
+from refdiff.validation.audits.protocols.diffusers import consistency, exposed, given, robustness, tables
 from refdiff.validation.audits.protocols.diffusers.options import AT_STEP, Build, base_options, subject_of, sweep
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Sampler, Subject
@@ -33,10 +33,23 @@ BEYOND: Mapping[str, str] = {
 }
 # options that change the method and not only its grid: with them a subject is put to every check
 METHOD = frozenset(
-    {"solver_order", "solver_type", "algorithm_type", "prediction_type", "predict_x0", "variance_type", "eta",
-     "predictor_order", "corrector_order", "skip_prk_steps", "s_churn", "order", "stochastic_sampling"}
-)  # fmt: skip
-OWN: tuple[Check, ...] = (*tables.CHECKS, *consistency.CHECKS, *exposed.CHECKS, *robustness.CHECKS)
+    {
+        "solver_order",
+        "solver_type",
+        "algorithm_type",
+        "prediction_type",
+        "predict_x0",
+        "variance_type",
+        "eta",
+        "predictor_order",
+        "corrector_order",
+        "skip_prk_steps",
+        "s_churn",
+        "order",
+        "stochastic_sampling",
+    }
+)
+OWN: tuple[Check, ...] = (*tables.CHECKS, *consistency.CHECKS, *exposed.CHECKS, *given.CHECKS, *robustness.CHECKS)
 
 
 def wrap(kind: Any, request: Request) -> Subject:
@@ -62,9 +75,9 @@ def classes() -> dict[str, type]:
     import diffusers
     from diffusers import schedulers
 
-    found = {}
+    found: dict[str, type] = {}
     for name in sorted(dir(schedulers)):
-        kind = getattr(diffusers, name, None)
+        kind: Any = getattr(diffusers, name, None)
         # a class whose backend is missing is a dummy of another module, which raises when it is asked for anything
         own = isinstance(kind, type) and kind.__module__.startswith("diffusers.schedulers.") and name[:4] != "Flax"
         if own and name.endswith("Scheduler") and hasattr(kind, "set_timesteps"):
@@ -90,11 +103,11 @@ def _subjects(kind: type, quick: bool) -> Iterator[Subject]:
         yield subject_of(build, () if whole else ("coefficients", *(check.__name__ for check in OWN)))
 
 
-def _no_sampler(steps: int) -> Sampler:
+def _no_sampler(_: int) -> Sampler:
     raise ValueError("there is no sampler in Gaussian noise to be made")
 
 
-def beyond(subject: Subject, quick: bool) -> Iterator[Finding]:
+def beyond(subject: Subject, _: bool) -> Iterator[Finding]:
     """Why a class is not audited."""
     name = subject.name.partition("(")[0]
     if name in BEYOND:

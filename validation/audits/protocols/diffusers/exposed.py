@@ -1,13 +1,13 @@
 r"""What a scheduler exposes beside its steps, against the levels (alpha_k, sigma_k) that its claim has at time k.
 
-    init_noise_sigma       the standard deviation of the start: sigma_0 of pure noise, or that of unit data with its noise,
-                           sqrt(alpha_0^2 + sigma_0^2), in the sampler's own coordinate
-    scale_model_input      what the claim says that the network is shown
-    add_noise              alpha_k x_0 + sigma_k eps, also in batches of different times, and where a run begins later
-    get_velocity           alpha_k eps - sigma_k x_0
-    custom times, levels   set_timesteps given its own default times or levels makes the same grid
-    pred_original_sample   the point itself, where the data are one point and the network is exact
-    constants              those that follow from others: alphas, alpha_t, sigma_t, lambda_t, final_alpha_cumprod
+init_noise_sigma       the standard deviation of the start: sigma_0 of pure noise, or that of unit data with its noise,
+                       sqrt(alpha_0^2 + sigma_0^2), in the sampler's own coordinate
+scale_model_input      what the claim says that the network is shown
+add_noise              alpha_k x_0 + sigma_k eps, also in batches of different times, and where a run begins later
+get_velocity           alpha_k eps - sigma_k x_0
+custom times, levels   set_timesteps given its own default times or levels makes the same grid
+pred_original_sample   the point itself, where the data are one point and the network is exact
+constants              those that follow from others: alphas, alpha_t, sigma_t, lambda_t, final_alpha_cumprod
 """
 
 from __future__ import annotations
@@ -15,28 +15,26 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refdiff.arguments import Array
 from refdiff.samplers import Tableau
 from refdiff.schedules import Coefficients
 from refdiff.validation.audits.checks import Check
-from refdiff.validation.audits.findings import Finding, Verdict, convention, judged, not_applicable
+from refdiff.validation.audits.findings import Finding, Verdict, convention, judged
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.options import Build, raised
-from refdiff.validation.audits.protocols.diffusers.playing import Made, constructed, set_steps
+from refdiff.validation.audits.protocols.diffusers.playing import Made, constructed
 from refdiff.validation.audits.subject import Claim, Subject
 
 EPS = float(np.finfo(np.float32).eps)
 STEPS = 10
 OPERATIONS = 16  # of a number that is made of others, each half a unit off
 BY_INDEX = frozenset({"ScoreSdeVeScheduler"})  # add_noise takes indices of its own table, not times
-ALIAS = frozenset({"LTXEulerAncestralRFScheduler"})  # its timesteps are another name of sigmas
-INDEX = 0.01  # of a time between two indices: linear and logarithmic interpolation differ by less
 RULE = "16 roundings of float32 in the terms of a number"
 
 
@@ -47,7 +45,7 @@ class Read:
     made: Made
     claim: Claim
     table: Tableau
-    at: Array
+    at: NDArray[np.int_]
 
     def level(self, k: int) -> tuple[float, float]:
         """(alpha, sigma) at time k."""
@@ -90,7 +88,7 @@ def read(subject: Subject, steps: int = STEPS) -> Read | None:
     return Read(made, claim, table, at) if len(at) == len(scheduler.timesteps) else None
 
 
-def exposed(subject: Subject, quick: bool) -> Iterator[Finding]:
+def exposed(subject: Subject, _: bool) -> Iterator[Finding]:
     """All of it, at one number of steps."""
     build = subject.source
     if not isinstance(build, Build) or build.at_step:  # nothing but step has arguments of step
@@ -103,7 +101,7 @@ def exposed(subject: Subject, quick: bool) -> Iterator[Finding]:
             for part in parts:
                 for one in part(found):
                     yield replace(one, subject=subject.name, script=one.script or found.made.script())
-        for one in (*customs(build), *constants(build)):
+        for one in constants(build):
             yield replace(one, subject=subject.name)
 
 
@@ -116,12 +114,26 @@ def initial(read: Read) -> Iterator[Finding]:
     right = np.array([s * read.unit, np.hypot(a, s * read.unit)]) * read.scale(0)
     gap = np.abs(found - right) / right
     if found == 1 and gap.min() > OPERATIONS * EPS and 0.99 < np.hypot(a, s) < 1 and a + s == 1:
-        yield convention("", "initial noise", "the start is that of level 1, and the first level is below it",
-                         place="init_noise_sigma", found=found, right=right)  # fmt: skip
+        yield convention(
+            "",
+            "initial noise",
+            "the start is that of level 1, and the first level is below it",
+            place="init_noise_sigma",
+            found=found,
+            right=right,
+        )
         return
-    yield judged("", "initial noise", gap.min(), OPERATIONS * EPS, f"init_noise_sigma is {found:.8g}, the start needs "
-                 f"{right[0]:.8g} (noise alone) or {right[1]:.8g} (with unit data)", rule=RULE, place="init_noise_sigma",
-                 script=f"{read.made.script()}\nprint(scheduler.init_noise_sigma, scheduler.timesteps[0])")  # fmt: skip
+    yield judged(
+        "",
+        "initial noise",
+        gap.min(),
+        OPERATIONS * EPS,
+        f"init_noise_sigma is {found:.8g}, the start needs "
+        f"{right[0]:.8g} (noise alone) or {right[1]:.8g} (with unit data)",
+        rule=RULE,
+        place="init_noise_sigma",
+        script=f"{read.made.script()}\nprint(scheduler.init_noise_sigma, scheduler.timesteps[0])",
+    )
 
 
 def shown(read: Read) -> Iterator[Finding]:
@@ -195,24 +207,27 @@ def _compared(
             gap = float((np.abs(row - right[k][0] * x - right[k][1] * e) / terms).max())
             if not gap <= worst.get(way, (-1.0, "", 0))[0]:
                 found = np.linalg.solve(np.stack([x, e], axis=1), row)
-                text = (f"{way}, time {k}: {found[0]:.7g} x_0 + {found[1]:.7g} eps, should be {right[k][0]:.7g} x_0 + "
-                        f"{right[k][1]:.7g} eps")  # fmt: skip
+                text = (
+                    f"{way}, time {k}: {found[0]:.7g} x_0 + {found[1]:.7g} eps, should be {right[k][0]:.7g} x_0 + "
+                    f"{right[k][1]:.7g} eps"
+                )
                 worst[way] = (gap, text, k)
     for way, (gap, text, k) in worst.items():
-        if scaled and gap > OPERATIONS * EPS and _of_the_time(read, way, name, x, e, right):
+        if scaled and gap > OPERATIONS * EPS and _of_the_time(read, name, x, e, right):
             said = "add_noise takes the level that the rounded time has in training, not the run's own"
             yield convention("", question, said, place=way)
             continue
-        begin = f"scheduler.set_begin_index({k})\n" if way == "begin index" else ""
+        later = f"scheduler.set_begin_index({k})\n" if way == "begin index" else ""
         script = (
-            f"import torch\n{read.made.script()}\n{begin}x, e = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])\n"
+            f"import torch\n{read.made.script()}\n{later}"
+            "x, e = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])\n"
             f"print(scheduler.{name}{'(x, t, e)' if name == 'scale_noise' else '(x, e, t)'})"
         ).replace(", t", f", scheduler.timesteps[{k}:{k + 1}]", 1)
         yield judged("", question, gap, OPERATIONS * EPS, text, rule=RULE, place=way, script=script)
 
 
-def _of_the_time(read: Read, way: str, name: str, x: Array, e: Array, right: dict[int, Array]) -> bool:
-    """Whether what differs from the run's own levels is that of the whole times in alphas_cumprod, as training has it."""
+def _of_the_time(read: Read, name: str, x: Array, e: Array, right: dict[int, Array]) -> bool:
+    """Whether what differs from the run's own levels is that of the whole times in alphas_cumprod, as in training."""
     scheduler = read.made.new()
     bars, config = getattr(scheduler, "alphas_cumprod", None), scheduler.config
     if bars is None or getattr(config, "use_flow_sigmas", False) or scheduler.timesteps.is_floating_point():
@@ -266,7 +281,9 @@ def originals(read: Read) -> Iterator[Finding]:
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(state, t)
         try:
-            out = scheduler.step(to_torch(network), t, state, **{k: v for k, v in read.made.at_step.items() if k in taken})
+            out = scheduler.step(
+                to_torch(network), t, state, **{k: v for k, v in read.made.at_step.items() if k in taken}
+            )
         except Exception:  # what does not run is told by robustness
             return
         found = getattr(out, "pred_original_sample", None)
@@ -279,96 +296,6 @@ def originals(read: Read) -> Iterator[Finding]:
             text = f"step {k} says {np.ravel(to_numpy(found))[0]:.7g} where the data are all at {point[0, 0]}"
         state = out.prev_sample
     yield judged("", "pred_original_sample", worst * bound, bound, text, rule=RULE, place="pred_original_sample")
-
-
-# ---------------------------------------------------------------------- custom times and levels
-
-
-def customs(build: Build) -> Iterator[Finding]:
-    """The default times, and the default levels, given back to set_timesteps."""
-    made = build.made(STEPS)
-    try:
-        default = made.new()
-    except Exception:  # robustness tells what raises
-        return
-    taken = inspect.signature(default.set_timesteps).parameters
-    stages = int(getattr(default, "order", 1))
-    if "timesteps" in taken and build.kind.__name__ not in ALIAS:
-        times = to_numpy(default.timesteps)[::stages].tolist()
-        yield from _again(build, default, "timesteps", [times])
-    if "sigmas" in taken and getattr(default, "sigmas", None) is not None:
-        every = to_numpy(default.sigmas).astype(float).tolist()
-        yield from _again(build, default, "sigmas", [every, every[:-1]])
-
-
-def _again(build: Build, default: Any, name: str, ways: list[list[float]]) -> Iterator[Finding]:
-    """One of the ways of giving them must make the default grid; a list must do."""
-    import torch
-
-    refused, gaps, raises = [], [], []
-    texts: list[str] = []
-    together = True
-    for given in ways:
-        for form in (list(given), np.array(given), torch.tensor(given)):
-            scheduler = deepcopy(constructed(build.kind, build.options))
-            try:
-                set_steps(scheduler, None, **{name: form}, **build.at_steps)
-            except Exception as error:  # whatever foreign code raises
-                if raised(error):
-                    refused.append(str(error))
-                elif isinstance(form, list):
-                    raises.append(f"{type(error).__name__}: {error}")
-                continue
-            gap, text = _apart(default, scheduler)
-            together = together and _together(scheduler)
-            gaps.append(gap)
-            texts.append(text)
-    script = (f"{build.made(STEPS).script()}\ngiven = scheduler.{name}.tolist()\nprint(given)\n"
-              f"scheduler.set_timesteps({name}=given)\nprint(scheduler.timesteps, getattr(scheduler, 'sigmas', None))")  # fmt: skip
-    best = min(gaps, default=np.inf)
-    if len(raises) == len(ways):
-        yield Finding("", f"custom {name}", Verdict.WRONG, f"a list of its own {name} raises {raises[0]}", best,
-                      OPERATIONS * EPS, f"{name} in a list", RULE, script)  # fmt: skip
-    if refused and not gaps:
-        yield not_applicable("", f"custom {name}", refused[0])
-    elif together and _shifted(default, build) and best > OPERATIONS * EPS:
-        yield convention("", f"custom {name}", f"given {name} are shifted, or turned, like the default ones", place=name)
-    elif gaps:
-        yield judged("", f"custom {name}", best, OPERATIONS * EPS, f"given its own {name}: "
-                     f"{texts[int(np.argmin(gaps))] or 'the same grid'}", rule=RULE, place=name, script=script)  # fmt: skip
-
-
-def _together(scheduler: Any) -> bool:
-    """Whether a flow's times are those of its levels."""
-    times, levels = (to_numpy(part).astype(float) for part in (scheduler.timesteps, scheduler.sigmas))
-    size = scheduler.config.num_train_timesteps
-    return bool(np.allclose(times, size * levels[: len(times)], rtol=1e-5, atol=1.0))
-
-
-def _shifted(scheduler: Any, build: Build) -> bool:
-    config = scheduler.config
-    shifts = [getattr(config, option, 1.0) not in (None, 1.0) for option in ("shift", "flow_shift")]
-    return any(shifts) or bool(build.at_steps) or bool(getattr(config, "shift_terminal", None)) or bool(
-        getattr(config, "invert_sigmas", False)
-    )
-
-
-def _apart(one: Any, other: Any) -> tuple[float, str]:
-    """How far two grids are apart, relative to their size, and where."""
-    for name in ("timesteps", "sigmas"):
-        left, right = (getattr(each, name, None) for each in (one, other))
-        if left is None or right is None:
-            continue
-        a, b = to_numpy(left).astype(float), to_numpy(right).astype(float)
-        if a.shape != b.shape:
-            return np.inf, f"{name} are {len(b)}, should be {len(a)}"
-        gap = np.abs(a - b) / np.maximum(np.abs(a), 1e-3)
-        if name == "timesteps" and (np.abs(a - b) <= INDEX).all() and a.max() > 10:
-            continue
-        if not gap.max() <= OPERATIONS * EPS:
-            k = int(np.argmax(np.where(np.isfinite(gap), gap, np.inf)))
-            return (float(gap[k]) if np.isfinite(gap[k]) else np.inf), f"{name}[{k}] is {b[k]:.7g}, should be {a[k]:.7g}"
-    return 0.0, ""
 
 
 # ---------------------------------------------------------------------- constants
@@ -399,13 +326,27 @@ def constants(build: Build) -> Iterator[Finding]:
         with np.errstate(invalid="ignore"):
             gap = np.where(value == right, 0.0, np.abs(value - right) / np.maximum(np.abs(right), 1.0))
         k = int(np.argmax(gap))
-        yield judged("", "constants", float(gap[k]), OPERATIONS * EPS, f"{name}[{k}] is {value[k]:.8g}, should be "
-                     f"{right[k]:.8g}", rule=RULE, place=name)  # fmt: skip
+        yield judged(
+            "",
+            "constants",
+            float(gap[k]),
+            OPERATIONS * EPS,
+            f"{name}[{k}] is {value[k]:.8g}, should be {right[k]:.8g}",
+            rule=RULE,
+            place=name,
+        )
     final, to_one = getattr(scheduler, "final_alpha_cumprod", None), getattr(scheduler.config, "set_alpha_to_one", None)
     if final is not None and to_one is not None:
         want = 1.0 if to_one else bar[0]
-        yield judged("", "constants", abs(float(final) - want), OPERATIONS * EPS, f"final_alpha_cumprod is {float(final):.8g}, "
-                     f"should be {want:.8g}", rule=RULE, place="final_alpha_cumprod")  # fmt: skip
+        yield judged(
+            "",
+            "constants",
+            abs(float(final) - want),
+            OPERATIONS * EPS,
+            f"final_alpha_cumprod is {float(final):.8g}, should be {want:.8g}",
+            rule=RULE,
+            place="final_alpha_cumprod",
+        )
 
 
 CHECKS: tuple[Check, ...] = (exposed,)

@@ -51,8 +51,14 @@ KNOWN: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "eta": (0.0, 0.5, 1.0),
         "original_inference_steps": (50, 25),
         "num_train_timesteps": (1000, 500),
+        "schedule_mode": ("log", "power"),
+        "noise_mode": ("tan", "1/t"),
+        "tsr_k": (2.0, 1.0),
+        "tsr_sigma": (1.0, 0.5),
     }
 )
+# what a class needs to take any number of steps
+SHORT: Options = MappingProxyType({"tail_steps": 0})
 # at the call of step
 AT_STEP: Mapping[str, tuple[Any, ...]] = MappingProxyType({"eta": (0.5, 1.0), "s_churn": (2.0,), "order": (1, 2, 3)})
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -133,7 +139,7 @@ def sweep(kind: type, quick: bool) -> Sweep:
                 continue
             seen.add(key)
             why = refusal(build)
-            (into.append(build) if why is None else refused.append((build, why)))  # type: ignore[func-returns-value]
+            (into.append(build) if why is None else refused.append((build, why)))
     return Sweep(tuple(found[0]), tuple(found[1]), tuple(refused))
 
 
@@ -152,8 +158,10 @@ def defaults(kind: type) -> dict[str, Any]:
 
 
 def base_options(kind: type) -> dict[str, Any]:
-    """The default, without clipping."""
-    return {name: False for name in CLIPPING if defaults(kind).get(name) is True}
+    """The default, without clipping, and with a value for what has no default."""
+    given = {name: KNOWN[name][0] for name, p in _parameters(kind).items() if p.default is p.empty and name in KNOWN}
+    given |= {name: value for name, value in SHORT.items() if name in _parameters(kind)}
+    return given | {name: False for name in CLIPPING if defaults(kind).get(name) is True}
 
 
 def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:

@@ -1,10 +1,10 @@
 r"""Every number of steps, every option and every pair of options: nothing breaks, and no step goes astray.
 
-    runs      no exception but the class's own refusals
-    finite    no NaN and no infinity in the output, from unit starts and unit outputs
-    count     the times are as many as were asked for (a method of two evaluations in a step has 2 n - 1)
-    order     times fall (rise, in an inverse scheduler), levels fall, and no step has length zero
-    range     a time that is an index of the table of betas is one of 0 .. N - 1
+runs      no exception but the class's own refusals
+finite    no NaN and no infinity in the output, from unit starts and unit outputs
+count     the times are as many as were asked for (a method of two evaluations in a step has 2 n - 1)
+order     times fall (rise, in an inverse scheduler), levels fall, and no step has length zero
+range     a time that is an index of the table of betas is one of 0 .. N - 1
 """
 
 from __future__ import annotations
@@ -55,8 +55,15 @@ def step_counts(subject: Subject, quick: bool) -> Iterator[Finding]:
     for kind, found in troubles.items():
         steps, text, verdict = found[0]
         more = f"; and with {len(found) - 1} more numbers of steps" if len(found) > 1 else ""
-        yield Finding(subject.name, QUESTION, verdict, f"{steps} steps: {text}{more}", place=kind,
-                      script=script(build.made(steps)), details={"steps": [s for s, _, _ in found]})  # fmt: skip
+        yield Finding(
+            subject.name,
+            QUESTION,
+            verdict,
+            f"{steps} steps: {text}{more}",
+            place=kind,
+            script=script(build.made(steps)),
+            details={"steps": [s for s, _, _ in found]},
+        )
     if not troubles:
         said = f", {refused} refused by the class" if refused else ""
         yield Finding(subject.name, QUESTION, Verdict.OK, f"{len(counts)} numbers of steps run{said}", place="all")
@@ -78,8 +85,13 @@ def pairs(subject: Subject, quick: bool) -> Iterator[Finding]:
         wrong += any(one.verdict is Verdict.WRONG for one in troubles)
         yield from troubles
     said = f"{len(found.pairs)} pairs of options tried, {wrong} wrong; the class refuses {len(found.refused)}"
-    yield Finding(subject.name, "option pairs", Verdict.NOT_APPLICABLE if not found.pairs else Verdict.OK, said,
-                  details={"pairs": len(found.pairs), "refused": len(found.refused)})  # fmt: skip
+    yield Finding(
+        subject.name,
+        "option pairs",
+        Verdict.NOT_APPLICABLE if not found.pairs else Verdict.OK,
+        said,
+        details={"pairs": len(found.pairs), "refused": len(found.refused)},
+    )
 
 
 def _pair(build: Build) -> Iterator[Finding]:
@@ -231,14 +243,16 @@ def script(made: Made) -> str:
     )
 
 
-def unread(subject: Subject, quick: bool) -> Iterator[Finding]:
+def unread(subject: Subject, _: bool) -> Iterator[Finding]:
     """A class for which nothing is claimed is named."""
     build = subject.source
     if isinstance(build, Build) and not _set(build):
         from refdiff.validation.audits.protocols.diffusers.claims import readers
 
         if build.kind.__name__ not in readers():
-            yield not_applicable(subject.name, "class", "no method is claimed for this class; only its runs are examined")
+            yield not_applicable(
+                subject.name, "class", "no method is claimed for this class; only its runs are examined"
+            )
 
 
 CHECKS: tuple[Check, ...] = (step_counts, pairs, unread)

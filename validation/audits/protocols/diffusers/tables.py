@@ -1,8 +1,8 @@
 r"""Betas, levels and times of a scheduler, each against its definition.
 
     alphas_cumprod   prod (1 - beta), of the table of betas that the options name, in float64
-    spacing          linspace, leading or trailing by Table 2 of Lin et al. 2024; solvers take n + 1 points less the last
-    levels           sigma / alpha of alphas_cumprod at the times; Karras, exponential and beta levels between their ends;
+    spacing          linspace, leading or trailing by Table 2 of Lin et al. 2024; solvers drop the last of n + 1
+    levels           sigma / alpha of alphas_cumprod at the times; Karras, exponential, beta between their ends;
                      flow levels, which are equally spaced before the shift s sigma / (1 + (s - 1) sigma)
     told times       a time whose level in the table is the step's: exactly, or rounded to whole numbers
     final level      0, or the lowest level that the network was trained at
@@ -44,7 +44,7 @@ STORED = 8 * EPS
 RULE = "8 roundings of float32"
 
 
-def training_table(subject: Subject, quick: bool) -> Iterator[Finding]:
+def training_table(subject: Subject, _: bool) -> Iterator[Finding]:
     """alphas_cumprod of every training index."""
     build = subject.source
     if not isinstance(build, Build):
@@ -57,27 +57,57 @@ def training_table(subject: Subject, quick: bool) -> Iterator[Finding]:
     found = to_numpy(bars).astype(float)
     right, bound = cumulative(config)
     if len(found) != len(right):
-        yield Finding(subject.name, "alphas_cumprod", Verdict.WRONG,
-                      f"it has {len(found)} entries, should have {len(right)}", place="length")  # fmt: skip
+        yield Finding(
+            subject.name,
+            "alphas_cumprod",
+            Verdict.WRONG,
+            f"it has {len(found)} entries, should have {len(right)}",
+            place="length",
+        )
         return
     last = len(right) - (right[-1] == 0)
     error = np.abs(found - right)[:last] / bound[:last]
     k = int(np.argmax(error)) if np.isfinite(error).all() else int(np.argmax(~np.isfinite(error)))
     script = f"{_made(build)}\nimport numpy as np\nb = scheduler.betas.double().numpy()\nprint(np.cumprod(1 - b)[{k}], "
-    yield judged(subject.name, "alphas_cumprod", abs(found[k] - right[k]) / right[k], bound[k] / right[k],
-                 f"entry {k} is {found[k]:.9g}, should be {right[k]:.9g}", rule="2 roundings of each factor",
-                 place="alphas_cumprod", script=f"{script}scheduler.alphas_cumprod[{k}])")  # fmt: skip
+    yield judged(
+        subject.name,
+        "alphas_cumprod",
+        abs(found[k] - right[k]) / right[k],
+        bound[k] / right[k],
+        f"entry {k} is {found[k]:.9g}, should be {right[k]:.9g}",
+        rule="2 roundings of each factor",
+        place="alphas_cumprod",
+        script=f"{script}scheduler.alphas_cumprod[{k}])",
+    )
     if last < len(right) and found[-1] not in (0.0, FLOOR):
-        yield Finding(subject.name, "alphas_cumprod", Verdict.WRONG, f"the last entry is {found[-1]:.9g}, should be 0",
-                      found[-1], 0.0, place="terminal")  # fmt: skip
+        yield Finding(
+            subject.name,
+            "alphas_cumprod",
+            Verdict.WRONG,
+            f"the last entry is {found[-1]:.9g}, should be 0",
+            found[-1],
+            0.0,
+            place="terminal",
+        )
     elif last < len(right) and found[-1] == FLOOR:
         yield convention(subject.name, "alphas_cumprod", "the last entry is 2^-24 in place of 0", place="terminal")
     rises = np.flatnonzero(np.diff(found) >= 0)
     if len(rises):
         k = int(rises[0])
-        text = f"alphas_cumprod rises from {found[k]:.6g} at index {k} to {found[k + 1]:.6g}, so that more noise is less"
-        yield Finding(subject.name, "training levels", Verdict.WRONG, text, found[k + 1] - found[k], 0.0, "order",
-                      "alpha_bar falls strictly", f"{_made(build)}\nprint(scheduler.alphas_cumprod[{k}:{k + 2}])")  # fmt: skip
+        text = (
+            f"alphas_cumprod rises from {found[k]:.6g} at index {k} to {found[k + 1]:.6g}, so that more noise is less"
+        )
+        yield Finding(
+            subject.name,
+            "training levels",
+            Verdict.WRONG,
+            text,
+            found[k + 1] - found[k],
+            0.0,
+            "order",
+            "alpha_bar falls strictly",
+            f"{_made(build)}\nprint(scheduler.alphas_cumprod[{k}:{k + 2}])",
+        )
 
 
 def cumulative(config: Any) -> tuple[Array, Array]:
@@ -167,8 +197,15 @@ def spaced(scheduler: Any, made: Made) -> Iterator[Finding]:
     whole = bool((times == np.round(times)).all())
     bound = 0.5 + size * EPS if whole else 4 * size * EPS
     k = int(np.argmax(np.abs(times - right)))
-    yield judged("", "spacing", abs(times[k] - right[k]), bound, f"{spacing}: time {k} is {times[k]:.8g}, by its "
-                 f"definition {right[k]:.8g}", rule="half a step where times are whole", place="times")  # fmt: skip
+    yield judged(
+        "",
+        "spacing",
+        abs(times[k] - right[k]),
+        bound,
+        f"{spacing}: time {k} is {times[k]:.8g}, by its definition {right[k]:.8g}",
+        rule="half a step where times are whole",
+        place="times",
+    )
 
 
 def own_levels(scheduler: Any, made: Made) -> Array | None:
@@ -212,8 +249,12 @@ def levels(scheduler: Any, made: Made) -> Iterator[Finding]:
     elif family == "flow":
         yield from _flow(config, made, own)
     elif n > 1 and not getattr(config, "use_flow_sigmas", False):
-        yield _worst(f"{family} levels", own[:n], of_family(family, own[0], own[n - 1], n, getattr(config, "rho", 7.0)),
-                     STORED * own[:n])  # fmt: skip
+        yield _worst(
+            f"{family} levels",
+            own[:n],
+            of_family(family, own[0], own[n - 1], n, getattr(config, "rho", 7.0)),
+            STORED * own[:n],
+        )
 
 
 def of_family(family: str, high: float, low: float, count: int, rho: float = 7.0) -> Array:
@@ -221,7 +262,7 @@ def of_family(family: str, high: float, low: float, count: int, rho: float = 7.0
     if family == "karras":
         return karras(EXPLODING, count - 1, start=high, end=low, rho=rho)
     if family == "beta":
-        return low + (high - low) * stats.beta.ppf(np.linspace(1, 0, count), 0.6, 0.6)
+        return np.asarray(low + (high - low) * stats.beta.ppf(np.linspace(1, 0, count), 0.6, 0.6))
     return exponential(EXPLODING, count - 1, start=high, end=low)
 
 
@@ -243,8 +284,15 @@ def _flow(config: Any, made: Made, own: Array) -> Iterator[Finding]:
     equal = np.linspace(base[0], base[-1], len(base))
     bound = STORED * np.maximum(base, 1 - base) * max(shift, 1.0) + 2e-6 * (base > 1 - 1e-5)
     k = int(np.argmax(np.abs(base - equal) / (bound + STORED)))
-    yield judged("", "levels", abs(base[k] - equal[k]), float(bound[k] + STORED), f"flow levels: level {k} is {base[k]:.8g} "
-                 f"before the shift, should be {equal[k]:.8g}", rule=RULE, place="flow levels")  # fmt: skip
+    yield judged(
+        "",
+        "levels",
+        abs(base[k] - equal[k]),
+        float(bound[k] + STORED),
+        f"flow levels: level {k} is {base[k]:.8g} before the shift, should be {equal[k]:.8g}",
+        rule=RULE,
+        place="flow levels",
+    )
 
 
 def told(scheduler: Any, made: Made) -> Iterator[Finding]:
@@ -258,8 +306,15 @@ def told(scheduler: Any, made: Made) -> Iterator[Finding]:
     if hasattr(scheduler, "precondition_noise"):
         right = to_numpy(scheduler.precondition_noise(scheduler.sigmas[:n])).astype(float)
         k = int(np.argmax(np.abs(times - right)))
-        yield judged("", "told times", abs(times[k] - right[k]), STORED * max(1.0, abs(right[k])),
-                     f"time {k} is {times[k]:.8g}, of its level {right[k]:.8g}", rule=RULE, place="c_noise")  # fmt: skip
+        yield judged(
+            "",
+            "told times",
+            abs(times[k] - right[k]),
+            STORED * max(1.0, abs(right[k])),
+            f"time {k} is {times[k]:.8g}, of its level {right[k]:.8g}",
+            rule=RULE,
+            place="c_noise",
+        )
         return
     flow = _family(config) == "flow" or bars is None
     size = config.num_train_timesteps if hasattr(config, "num_train_timesteps") else 0
@@ -302,8 +357,7 @@ def ends(scheduler: Any, made: Made) -> Iterator[Finding]:
         yield Finding("", "final level", Verdict.WRONG, f"{text}{lowest:.6g}", final, lowest, "final level", RULE)
     else:
         yield convention("", "final level", f"the run ends at sigma_min = {final:.6g}", place="sigma_min")
-    if made.steps == 1 and bars is not None and _family(config) != "flow" and getattr(config, "timestep_spacing", "") in (
-        "linspace", ""):  # fmt: skip
+    if made.steps == 1 and bars is not None and getattr(config, "timestep_spacing", "") == "linspace":
         highest = np.sqrt(float((1 - bars[-1]) / bars[-1])) if float(bars[-1]) else np.inf
         if own[0] < 0.01 * highest:
             text = f"one step starts at level {own[0]:.4g}, where the noise of the start is {highest:.4g}"
