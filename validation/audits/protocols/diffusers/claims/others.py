@@ -16,6 +16,7 @@ over r^2.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +35,8 @@ from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 
 def repaint(made: Made) -> Sampler:
-    """RePaintScheduler by the loop of its pipeline, with nothing known."""
+    """RePaintScheduler by the loop of its pipeline, with nothing known; short jumps, unless others are asked for."""
+    made = made if made.at_steps else replace(made, at_steps={"jump_length": 2, "jump_n_sample": 2})
     scheduler = made.new()
     found = levels(scheduler)
     betas = to_numpy(scheduler.betas).astype(float)
