@@ -1,9 +1,10 @@
 r"""The solvers of diffrax: solver.init, and solver.step over every step, as diffeqsolve calls them.
 
 The velocity is asked for through a callback, which runs where the compiled step is; points beyond the batch are zeros,
-so that one compiled step serves many batches. For the reverse equation the terms are MultiTerm(ODETerm, ControlTerm) over a path whose W and H are normals from outside.
-Noise is additive, for which Ito and Stratonovich are the same equation. Implicit solvers ask the model as often as
-their root finder wants and are no tables: their order is measured on Gaussian data.
+so that one compiled step serves many batches. For the reverse equation the terms are MultiTerm(ODETerm, ControlTerm)
+over a path whose W and H are normals from outside. Noise is additive, for which Ito and Stratonovich are the same
+equation. Implicit solvers ask the model as often as their root finder wants and are no tables: their order is measured
+on Gaussian data.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +22,6 @@ from refdiff.arguments import Array
 from refdiff.samplers.order import fit
 from refdiff.samplers.runge_kutta import Method
 from refdiff.validation.audits.findings import Finding, judged, not_applicable
-from refdiff.validation.audits.levels import FLOW
 from refdiff.validation.audits.protocols.drift import (
     FLOWING,
     REVERSING,
@@ -104,7 +105,7 @@ class _Asked:
         y = np.asarray(y)
         found = np.zeros_like(y)
         found[: self.count] = self.drift(float(u), y[: self.count, None])[:, 0]
-        return found
+        return np.asarray(found)
 
     def noise(self, a: Any, b: Any, like: Any, area: bool) -> tuple[Array, Array]:
         key = (float(a), float(b))
@@ -128,7 +129,7 @@ def program(name: str, stochastic: bool, dtype: str, size: int) -> tuple[_Asked,
 
     asked, solver = _Asked(), getattr(diffrax, name)()
 
-    def slope(u: Any, y: Any, args: Any) -> Any:
+    def slope(u: Any, y: Any, args: Any) -> Any:  # noqa: ARG001
         return jax.pure_callback(asked.slope, jax.ShapeDtypeStruct(y.shape, y.dtype), u, y)
 
     terms: Any = diffrax.ODETerm(slope)
@@ -152,7 +153,7 @@ def _control(diffrax: Any, name: str, asked: _Asked, dtype: str, size: int) -> A
 
     areas = name in ("SEA", "SRA1", "ShARK", "GeneralShARK", "SPaRK", "SlowRK")
 
-    def spread(u: Any, y: Any, args: Any) -> Any:
+    def spread(u: Any, y: Any, args: Any) -> Any:  # noqa: ARG001
         def at_time(at: Any) -> Array:
             return np.asarray(REVERSING.diffusion(float(at)), dtype=dtype)
 
@@ -164,7 +165,7 @@ def _control(diffrax: Any, name: str, asked: _Asked, dtype: str, size: int) -> A
         t1: Any = 1.0
         levy_area: Any = diffrax.SpaceTimeLevyArea if areas else diffrax.BrownianIncrement
 
-        def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+        def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:  # noqa: ARG002
             shape = jax.ShapeDtypeStruct((size,), dtype)
             call = partial(_noise, asked, size, dtype, areas)
             increment, area = jax.pure_callback(call, (shape, shape), t0, t1)
@@ -185,7 +186,7 @@ def integrate(
     name: str,
     stochastic: bool,
     drift: Drift,
-    diffusion: Diffusion,
+    diffusion: Diffusion,  # noqa: ARG001
     x: Array,
     clock: Array,
     normal: Callable[[], Array],
@@ -201,7 +202,7 @@ def integrate(
         y = np.zeros(size, dtype)
         y[: len(x)] = x[:, 0]
         state = first(y, clock[0], clock[1])
-        for before, after in zip(clock[:-1], clock[1:], strict=True):
+        for before, after in pairwise(clock):
             y, state = step(y, state, before, after)
         return np.array(y)[: len(x), None]
 
@@ -310,7 +311,7 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
 # ---------------------------------------------------------------------- what only this library has
 
 
-def numbers(subject: Subject, quick: bool) -> Iterator[Finding]:
+def numbers(subject: Subject, quick: bool) -> Iterator[Finding]:  # noqa: ARG001
     """The conditions of a tableau and of its embedded weights."""
     name = subject.name.removesuffix("()")
     if name not in ODE or name in ("LeapfrogMidpoint", "ReversibleHeun", "Euler"):
@@ -344,12 +345,11 @@ def _gaussian(name: str, steps: int, variance: float = 0.3) -> float:
 
     with precision("float64"):
 
-        def slope(u: Any, y: Any, args: Any) -> Any:
+        def slope(u: Any, y: Any, args: Any) -> Any:  # noqa: ARG001
             t = 1 - u
             return -y * (t - (1 - t) * variance) / ((1 - t) ** 2 * variance + t**2)
 
-        finder = diffrax.with_stepsize_controller_tols(optimistix.Newton)
-        solver = getattr(diffrax, name)(root_finder=type(finder())(rtol=1e-12, atol=1e-12))
+        solver = getattr(diffrax, name)(root_finder=optimistix.Newton(rtol=1e-12, atol=1e-12))
         times = jnp.linspace(0, 1, steps + 1)
         found = diffrax.diffeqsolve(
             diffrax.ODETerm(slope), solver, 0.0, 1.0, None, jnp.ones(1), stepsize_controller=diffrax.StepTo(times)
@@ -357,7 +357,7 @@ def _gaussian(name: str, steps: int, variance: float = 0.3) -> float:
         return float(abs(float(found.ys[-1][0]) - np.sqrt(variance)))
 
 
-def parted(subject: Subject, quick: bool) -> Iterator[Finding]:
+def parted(subject: Subject, quick: bool) -> Iterator[Finding]:  # noqa: ARG001
     """Solvers of other equations are named once."""
     if subject.name == "Euler()":
         yield not_applicable(

@@ -19,7 +19,7 @@ from refdiff.arguments import Array
 from refdiff.samplers import families
 from refdiff.validation.audits.levels import FLOW
 from refdiff.validation.audits.protocols.arrays import to_numpy
-from refdiff.validation.audits.protocols.drift import ARRAYS, FLOWING, asked_times
+from refdiff.validation.audits.protocols.drift import ARRAYS, FLOWING, TIMES, asked_times
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Claim, Sampler, Subject
 
@@ -43,7 +43,7 @@ def wrap(solver: Callable[..., Any], request: Request) -> Subject:
         times = clock if data_at else (1 - clock).astype(request.dtype)
         grid = 1 - times.astype(float) if data_at else times.astype(float)
 
-        def play(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
+        def play(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:  # noqa: ARG001
             def velocity(y: Any, s: Any) -> Any:
                 t = time(float(np.ravel(to_numpy(s))[0]))
                 v = model(to_numpy(y).astype(float), t)
@@ -65,7 +65,9 @@ def wrap(solver: Callable[..., Any], request: Request) -> Subject:
                 order=family.order,
                 source=family.source,
             )
-        return Sampler(name=name, play=play, dtype=np.dtype(request.dtype), claim=claim, told=float, trained=FLOW)
+        kind = np.dtype(request.dtype)
+        within = TIMES * float(np.finfo(kind).eps)
+        return Sampler(name=name, play=play, dtype=kind, claim=claim, told=float, trained=FLOW, told_within=within)
 
     return Subject(name, build, protocol="flow-matching", options=tuple(request.options.items()))
 

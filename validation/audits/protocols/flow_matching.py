@@ -58,10 +58,10 @@ def integrate(
     by_size: bool,
     start: float,
     drift: Drift,
-    diffusion: Diffusion,
+    diffusion: Diffusion,  # noqa: ARG001
     x: Array,
     clock: Array,
-    normal: Callable[[], Array],
+    normal: Callable[[], Array],  # noqa: ARG001
 ) -> Array:
     """solver.sample from s = start over the clock, by its times or by the size of its steps."""
     import torch
@@ -197,7 +197,7 @@ def _closed(name: str, made: Any, quick: bool) -> Iterator[Answer]:
     yield Answer("snr_inverse", to_numpy(made.snr_inverse(to_torch(snr))), s, OPERATIONS * EPS / (1 - s), ROUNDING)
 
 
-def ends(quick: bool) -> Iterator[Answer]:
+def ends(quick: bool) -> Iterator[Answer]:  # noqa: ARG001
     """snr_inverse at both ends, and a velocity changed to another scheduler there."""
     import torch
 
@@ -253,7 +253,7 @@ def _changed(place: str, found: Array, x: Array, before: ExactModel, after: Exac
 # ---------------------------------------------------------------------- paths
 
 
-def conversions(quick: bool) -> Iterator[Answer]:
+def conversions(quick: bool) -> Iterator[Answer]:  # noqa: ARG001
     """AffineProbPath: the sample, its velocity, and the six conversions between velocity, target and noise."""
     import torch
     from flow_matching.path import AffineProbPath
@@ -292,7 +292,7 @@ def conversions(quick: bool) -> Iterator[Answer]:
                                  "16 roundings of all terms, over what is divided by")  # fmt: skip
 
 
-def likelihood(quick: bool) -> Iterator[Answer]:
+def likelihood(quick: bool) -> Iterator[Answer]:  # noqa: ARG001
     """compute_likelihood on Gaussian data: the change of log p is the method's own quadrature of the divergence."""
     import torch
     from flow_matching.solver import ODESolver

@@ -41,7 +41,7 @@ def _straight(x0: Array, x1: Array, s: Array, sigma: float) -> tuple[Array, Arra
     return (1 - s) * x0 + s * x1, np.full_like(s, sigma), x1 - x0, np.zeros_like(s)
 
 
-def _target(x0: Array, x1: Array, s: Array, sigma: float) -> tuple[Array, Array, Array, Array]:
+def _target(x0: Array, x1: Array, s: Array, sigma: float) -> tuple[Array, Array, Array, Array]:  # noqa: ARG001
     return s * x1, 1 - (1 - sigma) * s, x1, np.full_like(s, sigma - 1)
 
 
@@ -98,7 +98,7 @@ def matcher(kind: type, path: Path, dtype: str, quick: bool) -> Iterator[Answer]
         yield Answer(f"sigma = {sigma}: velocity", to_numpy(found), moving + slope * (x - mu), bound, ROUNDING)
 
 
-def weight(quick: bool) -> Iterator[Answer]:
+def weight(quick: bool) -> Iterator[Answer]:  # noqa: ARG001
     """lambda_t = 2 sigma_t / sigma^2, the weight of the score in the bridge's loss."""
     from torchcfm import SchrodingerBridgeConditionalFlowMatcher as Bridge
 
@@ -111,7 +111,7 @@ def weight(quick: bool) -> Iterator[Answer]:
         )
 
 
-def coupling(quick: bool) -> Iterator[Answer]:
+def coupling(quick: bool) -> Iterator[Answer]:  # noqa: ARG001
     """The exact plan against all permutations, and Sinkhorn's against the fixed point that it must be."""
     from torchcfm.optimal_transport import OTPlanSampler, wasserstein
 
@@ -141,7 +141,7 @@ def coupling(quick: bool) -> Iterator[Answer]:
     )
 
 
-def bridge_reg(quick: bool) -> Iterator[Answer]:
+def bridge_reg(quick: bool) -> Iterator[Answer]:  # noqa: ARG001
     """The regularization that a bridge of noise sigma needs."""
     from torchcfm import SchrodingerBridgeConditionalFlowMatcher as Bridge
 
@@ -174,7 +174,7 @@ def subject(kind: type, path: Path, dtype: str) -> Part:
 
 def wrap(target: Any, request: Request) -> Subject:
     """A class of matchers; family: the class of torchcfm that it is like, its own name unless given."""
-    name = request.family or getattr(target, "__name__", "")
+    name = str(request.family or getattr(target, "__name__", ""))
     if name not in PATHS:
         raise ValueError(f"{name!r} must be one of {', '.join(PATHS)}")
     return subject(target, PATHS[name], request.dtype)

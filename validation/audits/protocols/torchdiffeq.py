@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +24,8 @@ from refdiff.model import ExactModel
 from refdiff.samplers.impulse import NotLinear
 from refdiff.samplers.order import reference_flow
 from refdiff.samplers.recorder import Recorder
-from refdiff.samplers.runge_kutta import Method, combined as weighted, density, nodes, rooted_trees
+from refdiff.samplers.runge_kutta import Method, density, nodes, rooted_trees
+from refdiff.samplers.runge_kutta import combined as weighted
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 from refdiff.validation.audits.findings import Finding, Verdict, judged
@@ -71,7 +73,12 @@ def integrate(
 
 
 def _held(
-    method: str, drift: Drift, diffusion: Diffusion, x: Array, clock: Array, normal: Callable[[], Array]
+    method: str,
+    drift: Drift,
+    diffusion: Diffusion,  # noqa: ARG001
+    x: Array,
+    clock: Array,
+    normal: Callable[[], Array],  # noqa: ARG001
 ) -> Array:
     """An adaptive method whose every step is one of the clock's."""
     h = float(clock[1] - clock[0])
@@ -82,10 +89,10 @@ def _fixed(
     method: str,
     options: Mapping[str, Any],
     drift: Drift,
-    diffusion: Diffusion,
+    diffusion: Diffusion,  # noqa: ARG001
     x: Array,
     clock: Array,
-    normal: Callable[[], Array],
+    normal: Callable[[], Array],  # noqa: ARG001
 ) -> Array:
     return integrate(method, options, drift, x, clock, ANY if method == "implicit_adams" else None)
 
@@ -116,7 +123,7 @@ def stale(method: str) -> Build:
     """The method with the last slope of a step as the first one of the next, whatever point that slope was at."""
     A, b, *_ = tableau(method)
 
-    def build(process: Schedule, times: ArrayLike, noise: float = 0.0) -> Tableau:
+    def build(process: Schedule, times: ArrayLike, noise: float = 0.0) -> Tableau:  # noqa: ARG001
         rec = Recorder("stale slopes", process, times, "velocity")
         x = rec.start
         first = rec.evaluate(x, rec.points[0])
@@ -169,7 +176,11 @@ def sampler(method: str, options: Mapping[str, Any], dtype: str, warped: bool, s
         source=SOURCE,
         script=script,
         variants=(
-            ("has the weights of equal steps on steps that are not", adams(limit, implicit=implicit, equal=True), Verdict.WRONG),
+            (
+                "has the weights of equal steps on steps that are not",
+                adams(limit, implicit=implicit, equal=True),
+                Verdict.WRONG,
+            ),
         ),
     )  # fmt: skip
 
@@ -190,7 +201,7 @@ def subject(method: str, options: Mapping[str, Any], dtype: str = "float64", war
     )
 
 
-def wrap(target: Any, request: Request) -> Subject:
+def wrap(target: Any, request: Request) -> Subject:  # noqa: ARG001
     """odeint with the method and options of the request."""
     options = dict(request.options)
     method = options.pop("method", "dopri5")
@@ -219,7 +230,10 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
 
 
 def defects(A: Array, weights: Array, order: int, part: float = 1.0) -> list[tuple[float, float]]:
-    """(worst defect, its rounding) of the conditions of orders 1, 2, ...: weights . Phi(tree) = part^n / gamma(tree)."""
+    """(worst defect, its rounding) of the conditions of orders 1, 2, ...
+
+    For every tree of n nodes, weights . Phi(tree) = part^n / gamma(tree).
+    """
 
     def phi(tree: Any, M: Array) -> Array:
         return np.asarray(np.prod([np.ones(len(M)), *(M @ phi(branch, M) for branch in tree)], axis=0))
@@ -227,7 +241,7 @@ def defects(A: Array, weights: Array, order: int, part: float = 1.0) -> list[tup
     found = []
     for size in range(1, order + 1):
         gaps = [abs(weights @ phi(tree, A) - part ** nodes(tree) / density(tree)) for tree in rooted_trees(size)]
-        sizes = [np.abs(weights) @ phi(tree, np.abs(A)) for tree in rooted_trees(size)]
+        sizes = [float(np.abs(weights) @ phi(tree, np.abs(A))) for tree in rooted_trees(size)]
         rounding = 16 * size * np.finfo(float).eps
         found.append((float(max(gaps)), float(rounding * max(max(sizes), 1.0))))
     return found
@@ -319,7 +333,7 @@ def tolerance(subject: Subject, method: str, quick: bool) -> Iterator[Finding]:
     for tol in (1e-2, 1e-4, 1e-6)[: 2 if quick else None]:
         found = integrate(method, {}, drift, x, np.array([0.0, 1.0]), tol)
         errors.append(float(np.abs(found - exact).max()))
-    ratio = max(after / before for before, after in zip(errors, errors[1:], strict=False))
+    ratio = max(after / before for before, after in pairwise(errors))
     said = ", ".join(f"{error:.1e}" for error in errors)
     yield judged(subject.name, "tolerance", ratio, 1.0, f"errors {said} at tolerances 1e-2, 1e-4, ...",
                  rule="a hundredth of the tolerance gives no larger error", errors=errors)  # fmt: skip
@@ -350,7 +364,11 @@ def zero_steps(subject: Subject, quick: bool) -> Iterator[Finding]:
             f"{dtype}: {text}",
             place=f"step_size, {dtype}",
             rule="n steps of length 1/n fill an interval of length 1",
-            script=f"odeint(func, x, torch.tensor([0, 1], dtype=torch.{dtype}), method='euler', options={{'step_size': 1/{n}}})",
+            script="import torch\nfrom torchdiffeq import odeint\nasked = []\n"
+            f"one, ends = torch.ones(1, dtype=torch.{dtype}), torch.tensor([0, 1], dtype=torch.{dtype})\n"
+            f"options = {{'step_size': 1 / {n or 1}}}\n"
+            "odeint(lambda t, y: asked.append(t) or y, one, ends, method='euler', options=options)\n"
+            "print(len(asked))",
         )
 
 
