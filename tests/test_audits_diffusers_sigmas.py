@@ -143,6 +143,23 @@ def test_churn_that_is_added_after_the_network_was_asked_leaves_its_variance_in_
     assert left == pytest.approx([0.0, 2 * gamma * (1 + gamma) * 100.0], rel=1e-9, abs=1e-12)
 
 
+def test_a_flow_that_adds_churn_as_if_its_variance_exploded_is_named():
+    class Old(kind_of("FlowMatchEulerDiscreteScheduler")):  # as in older releases
+        def step(self, answer, t, x, s_churn=0.0):
+            if self.step_index is None:
+                self._init_step_index(t)
+            sigma, after = self.sigmas[self.step_index : self.step_index + 2]
+            hat = sigma * (1 + min(s_churn / (len(self.sigmas) - 1), 2**0.5 - 1))
+            x = x + diffusers.schedulers.scheduling_flow_match_euler_discrete.randn_tensor(x.shape) * (
+                hat**2 - sigma**2
+            ).sqrt().to(x.dtype)
+            self._step_index += 1
+            return (x + (after - hat) * sigma / hat * answer,)
+
+    one = sampler("FlowMatchEulerDiscreteScheduler", at_step={"s_churn": 1.0}, kind=Old)
+    assert "without scaling the data" in variant_of(one)
+
+
 def test_log_linear_interpolation_has_a_level_more_than_it_has_steps():
     with pytest.raises(Mismatch, match="5 times, the method 6 times"):
         compare(sampler("EulerDiscreteScheduler", {"interpolation_type": "log_linear"}))

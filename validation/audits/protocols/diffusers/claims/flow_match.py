@@ -86,9 +86,13 @@ def renoised(grid: Array) -> Tableau:
 
 
 def euler(made: Made) -> Sampler:
-    """FlowMatchEulerDiscreteScheduler."""
-    stochastic = made.new().config.get("stochastic_sampling", False)
-    return _perhaps_inverted(made, renoised if stochastic else flow_euler, None if stochastic else 1)
+    """FlowMatchEulerDiscreteScheduler; newer releases take the options of churn and leave them alone."""
+    if made.new().config.get("stochastic_sampling", False):
+        return _perhaps_inverted(made, renoised, None)
+    churn = _churn(made)
+    said = f"asks before it adds the churn's noise, and {UNSCALED}"
+    slips = (Variant(said, lambda grid: _unscaled(grid, churn, heun=False)),) if churn.s_churn else ()
+    return _perhaps_inverted(made, flow_euler, 1, slips)
 
 
 def lcm(made: Made) -> Sampler:
@@ -96,13 +100,15 @@ def lcm(made: Made) -> Sampler:
     return _perhaps_inverted(made, renoised, None)
 
 
-def _perhaps_inverted(made: Made, build: Callable[[Array], Tableau], order: float | None) -> Sampler:
+def _perhaps_inverted(
+    made: Made, build: Callable[[Array], Tableau], order: float | None, variants: tuple[Variant, ...] = ()
+) -> Sampler:
     """By invert_sigmas the clock runs from noise at 0 to data at 1."""
     scheduler = made.new()
     if not scheduler.config.get("invert_sigmas", False):
-        return in_flow(made, build, order)
+        return in_flow(made, build, order, variants=variants)
     trained = float(scheduler.config.num_train_timesteps)
-    sampler = in_flow(
+    return in_flow(
         made,
         build,
         order,
@@ -114,7 +120,6 @@ def _perhaps_inverted(made: Made, build: Callable[[Array], Tableau], order: floa
         else (),
         conventions=("invert_sigmas: the network is told 1 - sigma and answers x_0 - eps",),
     )
-    return sampler
 
 
 def _noise_for_data(grid: Array) -> Tableau:
@@ -130,20 +135,26 @@ def _noise_for_data(grid: Array) -> Tableau:
 # ---------------------------------------------------------------------- Heun, and churn on a flow
 
 
+UNSCALED = "adds it without scaling the data, off the path of the flow"
+
+
+def _churn(made: Made) -> Churn:
+    return Churn(**{"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": np.inf, "s_noise": 1.0, **churn_of(made)})
+
+
 def heun(made: Made) -> Sampler:
     """FlowMatchHeunDiscreteScheduler, in which every level between the ends is listed twice."""
-    sigmas = levels_of(made.new())
-    churn = Churn(**{"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": np.inf, "s_noise": 1.0, **churn_of(made)})
+    sigmas, churn = levels_of(made.new()), _churn(made)
     said = (
-        "asks before it adds the churn's noise, adds it without scaling the data, off the path of the flow, and shares "
-        "s_churn out to its 2n - 1 evaluations in place of its n steps"
+        f"asks before it adds the churn's noise, {UNSCALED}, and shares s_churn out to its 2n - 1 evaluations in place "
+        "of its n steps"
     )
     return in_flow(
         made,
         lambda grid: churned_heun(grid, churn),
         2,
         grid=np.concatenate([sigmas[:1], sigmas[1::2]]),
-        variants=(Variant(said, lambda grid: _unscaled_heun(grid, churn)),) if churn.s_churn else (),
+        variants=(Variant(said, lambda grid: _unscaled(grid, churn, heun=True)),) if churn.s_churn else (),
     )
 
 
@@ -167,16 +178,16 @@ def churned_heun(grid: Array, churn: Churn) -> Tableau:
     return rec.finish(x)
 
 
-def _unscaled_heun(grid: Array, churn: Churn) -> Tableau:
+def _unscaled(grid: Array, churn: Churn, *, heun: bool) -> Tableau:
     """EDM's lines on a flow: x_hat = x + sqrt(sigma_hat^2 - sigma^2) z, with v / (1 + gamma) of before the noise."""
-    rec = Recorder("Heun in sigma, noise unscaled", FLOW, grid, "velocity")
-    x, evaluations = rec.start, 2 * len(rec.steps) - 1
+    rec = Recorder("EDM's churn on a flow", FLOW, grid, "velocity")
+    x, evaluations = rec.start, 2 * len(rec.steps) - 1 if heun else len(rec.steps)
     for s, t in rec.steps:
         gamma = _share(churn, s, evaluations)
         v, dt = rec.evaluate(x, s), t.t - (1 + gamma) * s.t
         x = x + rec.noise(churn.s_noise * s.t * np.sqrt(gamma * (2 + gamma)))
         slope = v / (1 + gamma)
-        if not t.clean:
+        if heun and not t.clean:
             slope = (slope + rec.evaluate(x + dt * slope, t)) / 2
         x = x + dt * slope
     return rec.finish(x)
