@@ -6,4 +6,10 @@
     steps.py        a sampler read step by step against the table that it claims to be
     checks/         what is examined, one file for each question
     protocols/      how a foreign implementation is called and what its options claim, one file for each convention
+    targets.py      what is to be audited, from words on a command line
+    audit.py        the runner: every subject of the targets, put to every check
+    scripts.py      programs that show what is wrong by the audited library alone
+    baseline.py     what is known to be wrong, so that only what is new fails
+    report.py       lines for a terminal, and JSON; page.py and report.html make the page
+    FINDINGS.md     what was found in released libraries
 """
