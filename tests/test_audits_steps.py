@@ -7,8 +7,12 @@ import pytest
 from audit_tables import VE, VP, of_family, plain, with_weight
 
 from refdiff.samplers import NotLinear, families
+from refdiff.validation.audits.checks.orders import trajectory
+from refdiff.validation.audits.findings import Verdict, worst
 from refdiff.validation.audits.steps import Mismatch, compare, perturbed
-from refdiff.validation.audits.words import Term, Words
+from refdiff.validation.audits.subject import Subject
+from refdiff.validation.audits.terms import Term
+from refdiff.validation.audits.words import Words
 
 DOUBLE, SINGLE = np.float64, np.float32
 
@@ -165,6 +169,34 @@ def test_signs_of_normals_do_not_matter():
     comparison = compare(replace(sampler, play=turned))
     assert not comparison.wrong
     assert {drawn.sign for drawn in comparison.drawn} == {-1.0}
+
+
+def recombined(second):
+    """DPM++ SDE whose two normals of a step are combined otherwise, the second with these weights."""
+    sampler = of_family("dpmpp-sde", steps=5)
+
+    def play(model, x, normal):
+        kept = []
+
+        def other():
+            if not kept:
+                a, b = normal(), normal()
+                kept[:] = [0.6 * a + 0.8 * b, second[0] * a + second[1] * b]
+            return kept.pop(0)
+
+        return sampler.play(model, x, other)
+
+    return replace(sampler, play=play)
+
+
+def test_rotated_normals_are_the_same_sampler():
+    comparison = compare(recombined((0.8, -0.6)))
+    assert not comparison.wrong
+    assert comparison.rotation is not None
+    assert worst(trajectory(Subject("rotated", lambda _: recombined((0.8, -0.6)), steps=(5,)), True)) is Verdict.OK
+    # but not where their combinations are correlated, or one is lost
+    assert compare(recombined((0.6, 0.8))).wrong
+    assert compare(recombined((0.8, -0.5))).wrong
 
 
 def test_another_number_of_evaluations_says_where_they_part():

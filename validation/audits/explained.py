@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.validation.audits.words import Term
+from refdiff.validation.audits.terms import Term
 
 MANY = 40  # terms; of more, only pairs with one of the method's own are tried
 

@@ -23,8 +23,9 @@ from refdiff.arguments import Array
 from refdiff.samplers import Tableau
 from refdiff.samplers.propagation import exact_prediction
 from refdiff.schedules import Coefficients
-from refdiff.validation.audits.steps import OPERATIONS, PERTURBED, WORST, Comparison, terms_of, turned
+from refdiff.validation.audits.steps import OPERATIONS, PERTURBED, WORST, Comparison
 from refdiff.validation.audits.subject import Claim
+from refdiff.validation.audits.terms import terms_of, turned
 
 RULE = (
     f"{WORST:g} times the largest change over {PERTURBED} tables that are off by {OPERATIONS} roundings in every term "

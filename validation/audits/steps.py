@@ -20,18 +20,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.predictions import weights
 from refdiff.samplers import Tableau, to_prediction
 from refdiff.samplers.impulse import Heard, listen
-from refdiff.schedules import Coefficients
 from refdiff.validation.audits.explained import Explanation, Language, explain, ratio
+from refdiff.validation.audits.matching import Drawn, aligned, rotation
+from refdiff.validation.audits.matching import Mismatch as Mismatch
 from refdiff.validation.audits.subject import Claim, Sampler
-from refdiff.validation.audits.words import Term, Words
+from refdiff.validation.audits.terms import Term, terms_of, turned
+from refdiff.validation.audits.words import Words
 
 # Roundings of a coefficient beyond those that the perturbed grids show: a dozen operations of a step, each half a unit.
 OPERATIONS = 16
@@ -110,21 +110,12 @@ class Step:
         return f"the weight of {name} is {found:.8g}, should be {right:.8g}{ratio(found, right) or like}"
 
 
-class Mismatch(ValueError):
-    """The sampler has not the evaluations of the table, so that steps cannot be matched."""
-
-
-class Drawn(NamedTuple):
-    """A normal of the sampler and the normal of the table that it is (None where the other has none), and its sign."""
-
-    heard: int | None
-    table: int | None
-    sign: float
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """All steps, what the sampler showed and told its network, and the tables of grids that are off by a rounding."""
+    """All steps, what the sampler showed and told its network, and the tables of grids that are off by a rounding.
+
+    `rotation` turns the sampler's normals into the table's, where they are other combinations of them.
+    """
 
     heard: Heard
     table: Tableau
@@ -132,6 +123,7 @@ class Comparison:
     drawn: tuple[Drawn, ...]
     words: Words
     moved: tuple[Tableau, ...]
+    rotation: Array | None = None
 
     @property
     def wrong(self) -> tuple[Step, ...]:
@@ -152,7 +144,7 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
     heard = listen(sampler.play, tolerance=1e4 * sampler.eps)
     table = claim.table()
     words = Words(table, claim.grid, claim.table)
-    rows, columns = _aligned(heard, claim, table, words, sampler)
+    rows, columns = aligned(heard, claim, table, words, sampler)
     moved = [other for grid in perturbed(claim, sampler.eps) if _alike(other := claim.table(grid), table)]
     first = _Reading(table, moved, rows, columns, claim.prediction, sampler.eps)
     readings = [first]
@@ -160,7 +152,30 @@ def compare(sampler: Sampler, claim: Claim | None = None) -> Comparison:
         hidden = [False, True] if len(rows) < table.stages else [False]
         readings += [replace(first, synced=s, shown=f) for s, f in list(product(hidden, [True, False])) if s or f]
     best = min(readings, key=lambda r: (len(r.wrong), -sum(f.factor is not None for f in r.found)))
-    return Comparison(heard, table, tuple(best.steps(words)), tuple(best.drawn), words, tuple(moved))
+    turn = None
+    if first.wrong and columns:  # its normals may be other combinations of the table's
+        rotated, turn = _rotated(first, heard.draws)
+        best = best if turn is None else rotated
+    return Comparison(heard, table, tuple(best.steps(words)), tuple(best.drawn), words, tuple(moved), turn)
+
+
+def _rotated(first: _Reading, draws: int) -> tuple[_Reading, Array | None]:
+    """The sampler with its normals rotated to the table's, and the rotation; None where that does not make it right."""
+    table, rows, nfe = first.table, first.rows, int(first.table.evaluated.sum())
+    names = [Drawn(None, m, 1.0) for m in range(table.draws)]
+    claimed = replace(first, moved=[], rows={}, drawn=names).known
+    found, right = (np.array([of[k][1 + nfe :] for k in rows]) for of in (rows, claimed))
+    turn = rotation(found, right)
+    turned_rows = {k: np.concatenate([row[: 1 + nfe], row[1 + nfe :] @ turn]) for k, row in rows.items()}
+    reading = replace(first, rows=turned_rows, drawn=names)
+    lost = np.abs(found - found @ turn @ turn.T).max()
+    if reading.wrong or lost > OPERATIONS * len(rows) * first.eps * np.abs(found).max():
+        return reading, None
+    whole = np.zeros((draws, table.draws))
+    for column, part in zip(first.drawn, turn, strict=True):
+        if column.heard is not None:
+            whole[column.heard] = part
+    return reading, whole
 
 
 def perturbed(claim: Claim, eps: float) -> Iterator[Array]:
@@ -178,54 +193,6 @@ def perturbed(claim: Claim, eps: float) -> Iterator[Array]:
 def _alike(one: Tableau, other: Tableau) -> bool:
     """Whether two tables have the same stages: a rounding may decide whether a level is within a range."""
     return one.stages == other.stages and bool((one.evaluated == other.evaluated).all()) and one.draws == other.draws
-
-
-# ---------------------------------------------------------------------- matching evaluations and normals
-
-
-def _aligned(
-    heard: Heard, claim: Claim, table: Tableau, words: Words, sampler: Sampler
-) -> tuple[dict[int, Array], list[Drawn]]:
-    """The row of every stage that is seen, normals in the order of `Drawn`, which pairs those first used at one stage.
-
-    Raises:
-        Mismatch: another number of evaluations.
-    """
-    nfe, at = len(heard.times), np.flatnonzero(table.evaluated)
-    if nfe != len(at):
-        raise Mismatch(f"the sampler asks its network {nfe} times, the method {len(at)} times"
-                       + _first_other(heard, claim, table, words, sampler))  # fmt: skip
-    rows = heard.rows.copy()
-    rows[:-1] /= claim.scales(table)[:, None]
-    seen = [*at.tolist(), table.stages - 1]
-    noise = rows[:, 1 + nfe :]
-    columns: list[Drawn] = []
-    used: set[int] = set()
-    for k, row in zip(seen, noise, strict=True):
-        theirs = [m for m in np.flatnonzero(row).tolist() if all(m != c.heard for c in columns)]
-        ours = sorted({m for j in range(k + 1) for m, w in table.row(j)[2] if np.any(w)} - used)
-        used |= set(ours)
-        both = max(len(theirs), len(ours))
-        padded = ([*x, *[None] * (both - len(x))] for x in (theirs, ours))
-        columns += [Drawn(h, t, 1.0) for h, t in zip(*padded, strict=True)]
-    empty = np.zeros(len(rows))
-    part = [empty if c.heard is None else noise[:, c.heard] for c in columns]
-    rows = np.concatenate([rows[:, : 1 + nfe], np.reshape(part, (len(part), len(rows))).T], axis=1)
-    return dict(zip(seen, rows, strict=True)), columns
-
-
-def _first_other(heard: Heard, claim: Claim, table: Tableau, words: Words, sampler: Sampler) -> str:
-    """The first evaluation at another level than the method's, where the sampler's times can be read."""
-    if sampler.told is None:
-        return ""
-    levels = words.levels[table.evaluated]
-    for number, (t, level) in enumerate(zip(heard.times, levels, strict=False), start=1):
-        c = (sampler.trained or claim.process).coefficients(sampler.told(t))
-        told = float(c.sigma / c.alpha)
-        if abs(told - level) > 1e-3 * level:
-            step = words.number(int(np.flatnonzero(table.evaluated)[number - 1]) + 1)
-            return f": evaluation {number} is at noise level {told:.5g}, the method's (in step {step}) at {level:.5g}"
-    return ""
 
 
 # ---------------------------------------------------------------------- one step at a time
@@ -391,24 +358,3 @@ class _Reading:
                 ):
                     yield term, step.words.number(k)
                     break
-
-
-def turned(table: Tableau, prediction: str) -> dict[int, tuple[float, float]]:
-    """(a, b) for every evaluated stage: the output of the table's prediction is a y + b times the answer there.
-
-    Raises:
-        ValueError: the two predictions do not determine each other at one of the stages.
-    """
-    at = np.flatnonzero(table.evaluated)
-    c = Coefficients(*(part[at] for part in table.coefficients))
-    of_x, of_answer = weights(c, prediction, table.prediction)
-    return dict(zip(at.tolist(), zip((of_x * table.scale[at]).tolist(), of_answer.tolist(), strict=True), strict=True))
-
-
-def terms_of(table: Tableau, k: int) -> list[tuple[Term, float]]:
-    """The terms of a stage with their weights."""
-    return [
-        (Term(kind, index), float(np.ravel(weight)[0]))
-        for kind, found in zip("yoz", table.row(k), strict=True)
-        for index, weight in found
-    ]

@@ -7,7 +7,6 @@ sigma / alpha, whatever the time is called.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,14 +14,7 @@ from numpy.typing import NDArray
 
 from refdiff.arguments import Array
 from refdiff.samplers import Tableau
-
-
-@dataclass(frozen=True, order=True)
-class Term:
-    """A term of a step: of an earlier stage ("y"), an output ("o") or a normal ("z"), and its number in the table."""
-
-    kind: str
-    index: int
+from refdiff.validation.audits.terms import Term
 
 
 class Words:

@@ -101,6 +101,8 @@ class Run:
         for drawn in comparison.drawn:
             if drawn.heard is not None and drawn.table is not None:
                 self.normals[drawn.table] = drawn.sign * self.heard_normals[drawn.heard]
+        if comparison.rotation is not None:
+            self.normals = np.tensordot(comparison.rotation.T, self.heard_normals, axes=1)
         levels = told(found)
         self.rounds = levels is not None and levels.verdict is Verdict.CONVENTION
 
