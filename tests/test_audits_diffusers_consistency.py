@@ -48,15 +48,20 @@ def test_a_stochastic_scheduler_is_consistent_with_the_same_normals() -> None:
     assert ("state", "after a run") in found[Verdict.OK]
 
 
-class Broken(diffusers.LMSDiscreteScheduler):  # type: ignore[misc, name-defined]
+def test_a_multistep_method_that_begins_later_with_the_weights_of_a_past_that_it_lacks_is_rejected() -> None:
+    """The LMS scheduler takes its order from the step's number, and drops the terms of derivatives that are not there."""
+    assert ("begin index", "by index, step 4") in verdicts(diffusers.LMSDiscreteScheduler)[Verdict.WRONG]
+
+
+class Broken(diffusers.EulerDiscreteScheduler):  # type: ignore[misc, name-defined]
     """One thing is broken in each subclass."""
 
     order = 1
     change: Callable[..., Any] = staticmethod(lambda self, result, output: result)
     memory = 0
 
-    def step(self, model_output: Any, timestep: Any, sample: Any, order: int = 4, return_dict: bool = True) -> Any:
-        result = super().step(model_output, timestep, sample, order=order, return_dict=return_dict)
+    def step(self, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True) -> Any:
+        result = super().step(model_output, timestep, sample, return_dict=return_dict)
         self.memory += 1
         value = self.change(self, result[0] if not return_dict else result.prev_sample, return_dict)
         if return_dict:
@@ -80,10 +85,10 @@ def test_what_is_broken_is_rejected_by_its_question(expected: tuple[str, str], m
     readers = claims.readers()
     monkeypatch.setattr(
         "refdiff.validation.audits.protocols.diffusers.options.readers",
-        lambda: {**readers, "Changed": readers["LMSDiscreteScheduler"]},
+        lambda: {**readers, "Changed": readers["EulerDiscreteScheduler"]},
     )
     kind = type("Changed", (Broken,), {"change": staticmethod(CHANGES[expected])})
-    kind.__init__ = diffusers.LMSDiscreteScheduler.__init__  # type: ignore[misc]
+    kind.__init__ = diffusers.EulerDiscreteScheduler.__init__  # type: ignore[misc]
     assert expected in verdicts(kind)[Verdict.WRONG]
 
 

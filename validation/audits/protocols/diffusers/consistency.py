@@ -31,7 +31,7 @@ from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.exposed import Read, answer, read
-from refdiff.validation.audits.protocols.diffusers.options import FLOW, Build, raised
+from refdiff.validation.audits.protocols.diffusers.options import FLOW, Build, raised, subject_of
 from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn, set_steps
 from refdiff.validation.audits.steps import Mismatch, compare
 from refdiff.validation.audits.subject import Sampler, Subject
@@ -41,7 +41,8 @@ RUNS, WORST, OPERATIONS = 6, 6.0, 16
 TYPES = ("float32", "float16", "bfloat16")
 RULE = "16 roundings, and 96 times the largest change over 6 runs whose states and answers are off by one"
 MEAN, VARIANCE = np.array([0.8, -0.3]), 0.5
-PLANNED = frozenset({"DPMSolverSinglestepScheduler"})  # its orders are planned for the whole grid
+# orders, or a share of noise for each time, that are planned for the whole grid
+PLANNED = frozenset({"DPMSolverSinglestepScheduler", "SASolverScheduler", "TCDScheduler"})
 Answers = Callable[[Array, int], Array]
 
 
@@ -144,7 +145,8 @@ def exact(read: Read, prediction: str | None = None, off: tuple[float, int] = (0
 def start_of(read: Read, points: int = 3) -> Array:
     """Starts of the right size."""
     a, s = read.level(0)
-    return np.random.default_rng(3).standard_normal((points, 2)) * np.hypot(a, s) * read.scale(0)
+    size = float(np.hypot(a, s)) * read.scale(0)
+    return np.random.default_rng(3).standard_normal((points, 2)) * size
 
 
 def slack(read: Read, eps: float, result: Array, start: Array) -> float:
@@ -207,10 +209,11 @@ def _own_units(made: Made) -> bool:
 
 
 def _claimed(build: Build, like: Read) -> Read | None:
-    from refdiff.validation.audits.protocols.diffusers.options import subject_of
-
+    subject = subject_of(build)
     try:
-        return read(subject_of(build), like.made.steps)
+        found = read(subject, like.made.steps)
+        # what is another method with this prediction is told by its coefficients
+        return found if found is not None and _right(subject, found) else None
     except Exception:  # a class may not have this prediction type
         return None
 

@@ -177,7 +177,7 @@ def drawn(scheduler: Any, normal: Callable[[], Array], like: Any) -> Iterator[No
 def trained_levels(scheduler: Any) -> Array:
     """sigma / alpha of every training time 0, 1, ..., from alphas_cumprod as the scheduler has it."""
     bars = to_numpy(scheduler.alphas_cumprod).astype(float)
-    return np.sqrt((1 - bars) / bars)
+    return np.asarray(np.sqrt((1 - bars) / bars))
 
 
 def told_level(scheduler: Any) -> Callable[[Any], float]:
