@@ -4,6 +4,10 @@
     subject.py      a foreign sampler as refdiff sees it, and what it claims to be
     levels.py       processes whose clock is the noise level, for grids that are given as levels
     steps.py        a sampler read step by step against the table that it claims to be
+    matching.py     which evaluation and which normal is which;   terms.py, words.py   terms and how they are called
+    explained.py    the fewest weights that make a step what it is
+    rows.py         a sampler as weights of start, answers and normals: its output's law, its runs, and their rounding
+    reading.py      what several checks ask of a subject, read once
     checks/         what is examined, one file for each question
     protocols/      how a foreign implementation is called and what its options claim, one file for each convention
     targets.py      what is to be audited, from words on a command line
