@@ -14,7 +14,7 @@ shows as a weight of a state, of the score or of a normal:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -324,11 +324,6 @@ def _linear(sampler: Sampler, model: Callable[[Array, Any], Array]) -> Array:
     sampler.play(model, np.zeros((1, 1)), count)
     pulses, asked = np.eye(1 + drawn), iter(range(1, 1 + drawn))
     return np.asarray(sampler.play(model, pulses[:, :1].copy(), lambda: pulses[:, [next(asked)]].copy())[:, 0])
-
-
-def labelled(subject: Subject, **more: Any) -> Subject:
-    """The subject with other fields."""
-    return replace(subject, **more)
 
 
 PROTOCOLS = (
