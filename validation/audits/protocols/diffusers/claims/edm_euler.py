@@ -17,7 +17,7 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.samplers.edm import edm_euler, edm_heun
 from refdiff.samplers.impulse import Sampler as Play
-from refdiff.validation.audits.levels import PRESERVING
+from refdiff.validation.audits.levels import EXPLODING, PRESERVING
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.claims.euler import (
     before_churn_variants,
@@ -79,11 +79,10 @@ def karras_ve(made: Made) -> Sampler:
     grid = np.concatenate([to_numpy(scheduler.schedule).astype(float)[::-1], [0.0]])
     churn = {"s_churn": config.s_churn, "s_tmin": config.s_min, "s_tmax": config.s_max, "s_noise": config.s_noise}
     claim = Claim(
-        build=on_levels(lambda levels: edm_heun(PRESERVING, levels, **churn)),
+        build=on_levels(lambda levels: edm_heun(EXPLODING, levels, **churn)),
         grid=grid,
-        process=PRESERVING,
+        process=EXPLODING,
         prediction="noise",
-        coordinate="x/alpha",
         order=2,
         source=made.kind.__name__,
     )
@@ -93,7 +92,7 @@ def karras_ve(made: Made) -> Sampler:
         dtype=np.dtype(np.float32),
         claim=claim,
         told=float,
-        trained=PRESERVING,
+        trained=EXPLODING,
         script=made.script(),
     )
 
