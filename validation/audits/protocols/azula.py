@@ -132,7 +132,7 @@ def _multistep(name: str) -> Callable[..., Tableau]:
     kinds: Mapping[str, Callable[[Array, int], Tableau]] = {
         "zAB": lambda grid, order: to_prediction(lms(EXPLODING, grid, order=order), "noise"),
         "vAB": lambda grid, order: adams_bashforth(EXPLODING, grid, order=order, clock="ratio"),
-        "zEAB": lambda grid, order: deis(EXPLODING, grid, degree=order - 1, clock="log_snr"),
+        "zEAB": lambda grid, order: to_prediction(deis(EXPLODING, grid, degree=order - 1, clock="log_snr"), "noise"),
         "xEAB": lambda grid, order: sa_solver(EXPLODING, grid, predictor_order=order, corrector_order=0, tau=0.0),
     }
     return lambda grid, order=2: kinds[name](grid, order)
