@@ -82,7 +82,8 @@ class _Path:
         scale = exp(2 * (self.last.log_snr - self.start.log_snr))  # e^{2 lambda} at the last point, 1 at s
         self.sum = self.sum + root(gained * scale) * self.rec.normal()
         self.last = p
-        return self.sum * (std / root(expm1(2 * (p.log_snr - self.start.log_snr))))
+        noise: State = self.sum * (std / root(expm1(2 * (p.log_snr - self.start.log_snr))))
+        return noise
 
 
 def _sde_stage(
@@ -96,14 +97,15 @@ def _sde_stage(
     changes: list[tuple[Number, State]] = [(r, (f - f0) / r) for r, f in slopes]
     if len(changes) == 1:
         share = H * phi(2, -H) if solver_type == "heun" else -expm1(-H) / 2
-        return end + changes[0][1] * (p.alpha * share)
-    if changes:
+        end += changes[0][1] * (p.alpha * share)
+    elif changes:
         (r1, d1), (r2, d2) = changes
         if solver_type == "midpoint":
-            return end + d2 * (p.alpha * H * phi(2, -H))
+            end += d2 * (p.alpha * H * phi(2, -H))
+            return end
         slope, bend = (d1 * r2 - d2 * r1) / (r2 - r1), (d2 - d1) * (2 / (r2 - r1))
         weight = H * phi(3, -H) if sign > 0 else H * phi(3, -H) - 1
-        return end + (slope * (H * phi(2, -H)) + bend * weight) * p.alpha
+        end += (slope * (H * phi(2, -H)) + bend * weight) * p.alpha
     return end
 
 

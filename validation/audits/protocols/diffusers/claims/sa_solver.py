@@ -1,9 +1,8 @@
 r"""SA-Solver: stochastic Adams methods, with tau read at the time of every step's start.
 
 The class takes its weights as differences of antiderivatives e^{c lambda} (lambda^3 - ...) at both ends, in float32,
-which loses digits: with four evaluations weights are off by 1e-2 at 100 steps, more than the levels explain where the
-weights of x_0 no longer add up. The same formulas in double precision
-are right to 1e-10.
+which loses digits: with four evaluations weights are off by 1e-2 at 100 steps, more than rounding of the levels
+explains. The same formulas in double precision are right to 1e-10.
 """
 
 from __future__ import annotations
