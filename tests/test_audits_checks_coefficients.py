@@ -7,7 +7,7 @@ import pytest
 from audit_tables import VE, VP, of_family, subject, with_weight
 
 from refdiff.samplers.ddim import ddim
-from refdiff.validation.audits.checks.coefficients import coefficients, told_levels
+from refdiff.validation.audits.checks.coefficients import Told, coefficients, told_levels
 from refdiff.validation.audits.findings import Verdict
 from refdiff.validation.audits.subject import Claim, Sampler, Subject, Variant
 
@@ -151,6 +151,12 @@ def test_times_rounded_to_whole_numbers_are_a_convention_and_off_by_one_is_not()
     # floats that are rounded by design have to say so
     assert only(told_levels(on_integers(noisy=0.4, whole=float), True)).verdict is Verdict.WRONG
     assert only(told_levels(on_integers(noisy=0.4, whole=float, told_within=0.5), True)).verdict is Verdict.CONVENTION
+
+
+def test_pure_noise_is_pure_noise_even_if_alpha_is_a_rounding_below_zero():
+    levels = [np.array(part) for part in ([np.inf, 0.0], [np.nan, 0.0], [1e-6] * 2, [0.0] * 2)]
+    assert Told(*levels).verdict is Verdict.OK
+    assert Told(levels[0], np.array([5.0, 0.0]), *levels[2:]).verdict is Verdict.WRONG
 
 
 def test_without_a_meaning_of_times_nothing_is_said():

@@ -106,9 +106,10 @@ class Told(NamedTuple):
 
     @property
     def off(self) -> Array:
-        """The differences, 0 where both are infinite."""
+        """The differences, 0 where both are pure noise: of infinite level, or, by a rounding, of a negative alpha."""
+        pure = ~np.isfinite(self.told) & ~np.isfinite(self.right)
         with np.errstate(invalid="ignore"):
-            return np.where(self.told == self.right, 0.0, np.abs(self.told - self.right))
+            return np.where(pure, 0.0, np.abs(self.told - self.right))
 
     @property
     def verdict(self) -> Verdict:
@@ -156,7 +157,7 @@ def told(found: Read) -> Told | None:
         return max((gap for gap in near if np.isfinite(gap)), default=0.0)
 
     words = comparison.words
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         right = np.log(words.levels[comparison.table.evaluated])
         moved = [np.log(_levels(table)) for table in comparison.moved]
     with np.errstate(invalid="ignore"):
