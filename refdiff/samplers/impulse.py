@@ -47,7 +47,7 @@ class Heard(NamedTuple):
     @property
     def draws(self) -> int:
         """How many normals are drawn in all."""
-        return self.rows.shape[1] - 1 - len(self.times)
+        return int(self.rows.shape[1]) - 1 - len(self.times)
 
 
 def listen(sampler: Sampler, *, tolerance: float = 1e-9) -> Heard:

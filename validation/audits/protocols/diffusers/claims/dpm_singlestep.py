@@ -92,7 +92,8 @@ def _sde_stage(
     """The mean of x at p: with D frozen at s, or with what one or two later evaluations say of its change."""
     kept, _ = sde_split(s, p, 1.0)
     h, (_, f0) = p.log_snr - s.log_snr, known[0]
-    end, H = flow_step(x, f0, s, p, kept), 2 * h
+    H: Number = 2 * h
+    end: State = flow_step(x, f0, s, p, kept)
     slopes = [(float((q.log_snr - s.log_snr) / h), f) for q, f in known[1:]]
     changes: list[tuple[Number, State]] = [(r, (f - f0) / r) for r, f in slopes]
     if len(changes) == 1:
