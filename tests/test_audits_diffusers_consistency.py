@@ -49,7 +49,7 @@ def test_a_stochastic_scheduler_is_consistent_with_the_same_normals() -> None:
 
 
 def test_a_multistep_method_that_begins_later_with_the_weights_of_a_past_that_it_lacks_is_rejected() -> None:
-    """The LMS scheduler takes its order from the step's number, and drops the terms of derivatives that are not there."""
+    """The LMS scheduler takes its order from the step's number, and drops the terms that have no derivatives yet."""
     assert ("begin index", "by index, step 4") in verdicts(diffusers.LMSDiscreteScheduler)[Verdict.WRONG]
 
 
