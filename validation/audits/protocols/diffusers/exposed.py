@@ -88,10 +88,11 @@ def read(subject: Subject, steps: int = STEPS) -> Read | None:
     return Read(made, claim, table, at) if len(at) == len(scheduler.timesteps) else None
 
 
-def exposed(subject: Subject, _: bool) -> Iterator[Finding]:
-    """All of it, at one number of steps."""
+def exposed(subject: Subject, quick: bool) -> Iterator[Finding]:
+    """All of it, at one number of steps; only with the default options where it is quick."""
     build = subject.source
-    if not isinstance(build, Build) or build.at_step:  # nothing but step has arguments of step
+    # nothing but step has arguments of step
+    if not isinstance(build, Build) or build.at_step or (quick and not build.plain):
         return
     found = read(subject)
     parts: list[Callable[[Read], Iterator[Finding]]] = [initial, shown, noised, velocity, originals]

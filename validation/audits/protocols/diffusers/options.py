@@ -95,6 +95,11 @@ class Build:
         """What set_timesteps must be told."""
         return {"mu": SHIFT} if self.options.get("use_dynamic_shifting") else {}
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but clipping is set."""
+        return not self.at_step and set(self.options) <= set(CLIPPING)
+
     def made(self, steps: int, **options: Any) -> Made:
         """With further options of the constructor."""
         return Made(self.kind, {**self.options, **options}, steps, self.at_steps, self.at_step, self.dtype)
