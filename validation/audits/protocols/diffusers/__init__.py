@@ -49,6 +49,8 @@ METHOD = frozenset(
         "stochastic_sampling",
     }
 )
+# what a quick audit asks of options other than the default ones, and a full one of options that change the grid alone
+STEPWISE = ("coefficients", "told level", "law")
 OWN: tuple[Check, ...] = (*tables.CHECKS, *consistency.CHECKS, *exposed.CHECKS, *given.CHECKS, *robustness.CHECKS)
 
 
@@ -100,7 +102,7 @@ def _subjects(kind: type, quick: bool) -> Iterator[Subject]:
         whole = not changed or bool(changed & METHOD)
         if quick and not whole:
             continue
-        yield subject_of(build, () if whole else ("coefficients", *(check.__name__ for check in OWN)))
+        yield subject_of(build, STEPWISE if quick and changed else () if whole else GRIDWISE)
 
 
 def _no_sampler(_: int) -> Sampler:
