@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.validation.audits.protocols.diffusers.claims import readers
-from refdiff.validation.audits.protocols.diffusers.playing import Made, play
+from refdiff.validation.audits.protocols.diffusers.playing import Made, Played, play
 from refdiff.validation.audits.subject import Sampler, Subject
 
 Options = Mapping[str, Any]
@@ -113,7 +113,8 @@ def sampler_of(made: Made) -> Sampler:
     reader = readers().get(made.kind.__name__)
     if reader is None:
         return Sampler(made.name, play(made), np.dtype(np.float32), script=made.script())
-    return reader(made)
+    found = reader(made)
+    return replace(found, seeded=found.play.seeded) if isinstance(found.play, Played) else found
 
 
 @dataclass(frozen=True)

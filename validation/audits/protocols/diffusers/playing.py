@@ -26,6 +26,8 @@ from refdiff.arguments import Array
 from refdiff.samplers.impulse import Sampler as Play
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 
+Network = Callable[[Array, Any], Array]
+
 
 @dataclass(frozen=True)
 class Made:
@@ -96,21 +98,44 @@ def set_steps(scheduler: Any, steps: int | None, **more: Any) -> None:
         scheduler.set_timesteps(steps, **more)
 
 
-def play(made: Made) -> Play:
+@dataclass(frozen=True)
+class Played:
     """The sampler that a pipeline would run."""
 
-    def sampler(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
-        scheduler = made.new()
-        state = to_torch(np.asarray(x, dtype=made.dtype))
-        arguments = _accepted(scheduler.step, made.at_step)
+    made: Made
+
+    def __call__(self, model: Network, x: Array, normal: Callable[[], Array]) -> Array:
+        """With normals from outside."""
+        scheduler, state = self.made.new(), self._start(x)
         with drawn(scheduler, normal, state):
-            for t in scheduler.timesteps:
-                shown = scheduler.scale_model_input(state, t) if hasattr(scheduler, "scale_model_input") else state
-                answer = to_torch(model(to_numpy(shown).astype(float), to_numpy(t).item()), like=state)
-                state = scheduler.step(answer, t, state, **arguments)[0]
+            return self._run(scheduler, model, state, {})
+
+    def seeded(self, model: Network, x: Array, seed: int) -> Array:
+        """With the normals that the scheduler draws by itself, from a generator where its step takes one."""
+        import torch
+
+        scheduler = self.made.new()
+        taken = "generator" in inspect.signature(scheduler.step).parameters
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            own = {"generator": torch.Generator().manual_seed(seed)} if taken else {}
+            return self._run(scheduler, model, self._start(x), own)
+
+    def _start(self, x: Array) -> Any:
+        return to_torch(np.asarray(x, dtype=self.made.dtype))
+
+    def _run(self, scheduler: Any, model: Network, state: Any, more: Mapping[str, Any]) -> Array:
+        arguments = {**_accepted(scheduler.step, self.made.at_step), **more}
+        for t in scheduler.timesteps:
+            shown = scheduler.scale_model_input(state, t) if hasattr(scheduler, "scale_model_input") else state
+            answer = to_torch(model(to_numpy(shown).astype(float), to_numpy(t).item()), like=state)
+            state = scheduler.step(answer, t, state, **arguments)[0]
         return to_numpy(state)
 
-    return sampler
+
+def play(made: Made) -> Play:
+    """The sampler that a pipeline would run."""
+    return Played(made)
 
 
 def _accepted(step: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
