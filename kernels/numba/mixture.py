@@ -40,9 +40,9 @@ from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
 
 # Components of a tile: 32 rows of 128 float64 are 32 kB, two thirds of a core's first cache.
 TILE = 32
-# From so many axes on |t|^2 = |x|^2 - 2 a m.x + |a m|^2 is faster than the squares of differences. Its rounding errors are
-# relative to |x|^2 + |a m|^2 <= 2 |t|^2 + 3 |a m|^2, those of the differences to |t|^2, which is d T for points of the
-# component. So it serves where |a m|^2 <= d T for all components of a tile, whatever x is: some 8 times the error.
+# From so many axes on |t|^2 = |x|^2 - 2 a m.x + |a m|^2 is faster than the squares of differences. Its rounding errors
+# are relative to |x|^2 + |a m|^2 <= 2 |t|^2 + 3 |a m|^2, those of the differences to |t|^2, which is d T for points of
+# the component. So it serves where |a m|^2 <= d T for all components of a tile, whatever x is: some 8 times the error.
 INNER = 12
 HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
@@ -54,7 +54,9 @@ Tree = namedtuple("Tree", "means variances log_weights bases leaves boxes")
 
 # What a block needs besides its points: rows of logits, tables of a tile, numbers of each lane, points in a basis.
 Work = namedtuple(
-    "Work", "rows centres precisions slopes pulls offsets lengths spread top total shrink rescale squares turned spare slope_sums"
+    "Work",
+    "rows centres precisions slopes pulls offsets lengths spread "
+    "top total shrink rescale squares turned spare slope_sums",
 )
 
 
@@ -147,7 +149,7 @@ def _keep_top(work: Any) -> None:
 
 @inlined
 def _bring_up(work: Any, out: Any) -> None:
-    """What has been summed, relative to the old largest logit, made relative to the new one; `rescale` is by how much."""
+    """What has been summed, relative to the old largest logit, made relative to the new one, by `rescale`."""
     wide_vectors()
     grown = False
     for i in range(LANES):

@@ -16,4 +16,6 @@
     baseline.py     what is known to be wrong, so that only what is new fails
     report.py       lines for a terminal, and JSON; page.py and report.html make the page
     FINDINGS.md     what was found in released libraries
+
+Protocols and checks know the core, the runner knows both. ADAPTERS.md says how to write a protocol.
 """

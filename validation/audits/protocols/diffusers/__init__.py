@@ -52,6 +52,7 @@ METHOD = frozenset(
 # what a quick audit asks of options other than the default ones, and a full one of options that change the grid alone
 STEPWISE = ("coefficients", "told level", "law")
 OWN: tuple[Check, ...] = (*tables.CHECKS, *consistency.CHECKS, *exposed.CHECKS, *given.CHECKS, *robustness.CHECKS)
+GRIDWISE = ("coefficients", *(check.__name__ for check in OWN))
 
 
 def wrap(kind: Any, request: Request) -> Subject:
