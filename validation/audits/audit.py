@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,17 +16,22 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import refdiff
 from refdiff.validation.audits.checks import Check, common
-from refdiff.validation.audits.findings import Finding, Verdict
+from refdiff.validation.audits.findings import Finding, Verdict, not_applicable
 from refdiff.validation.audits.protocols.protocol import Protocol, protocols
 from refdiff.validation.audits.scripts import reproduced
 from refdiff.validation.audits.subject import Sampler, Subject
 from refdiff.validation.audits.targets import Target, installed
 from refdiff.validation.parallel import spread
+
+# folders of refdiff's own code: validation/ need not lie in the package's
+OWN = (str(Path(refdiff.__file__).parent), str(Path(__file__).parents[1]))
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,17 @@ def _guarded(check: Check, subject: Subject, quick: bool) -> Iterator[Finding]:
     try:
         yield from check(subject, quick)
     except Exception as error:  # foreign code may raise anything, and one check must not end the audit
-        yield Finding(
-            subject.name, names(check)[0], Verdict.WRONG, f"breaks: {type(error).__name__}: {error}", place="exception"
-        )
+        said = f"{type(error).__name__}: {error}"
+        if _own(error):
+            yield not_applicable(subject.name, names(check)[0], f"refdiff's check broke, which says nothing: {said}")
+        else:
+            yield Finding(subject.name, names(check)[0], Verdict.WRONG, f"breaks: {said}", place="exception")
+
+
+def _own(error: Exception) -> bool:
+    """Whether the line that raised is one of refdiff's, and not of what is audited."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(OWN)
 
 
 # ---------------------------------------------------------------------- subjects in this process

@@ -55,7 +55,7 @@ def _on_laws(name: str, found: Read, place: str) -> Iterator[Finding]:
         except ValueError:  # evaluated where a point mass has no density
             continue
         method = np.abs(numbers(found.mine) - right)
-        if (method > fine * bound).any():
+        if not (method <= fine * bound).all():
             continue  # the method is not exact there
         bound = bound + method
         off = np.abs(numbers(found.theirs) - right)

@@ -23,14 +23,19 @@ from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Sampler, Subject
 
 TOKENS = "its states are tokens, not points with Gaussian noise"
+STAGES = "its steps belong to stages of a pyramid of resolutions, each of which is set up by itself"
 # classes that no audit of samplers in Gaussian noise applies to, and why
 BEYOND: Mapping[str, str] = {
     "AmusedScheduler": TOKENS,
     "BlockRefinementScheduler": TOKENS,
     "DiscreteDDIMScheduler": TOKENS,
     "EntropyBoundScheduler": TOKENS,
+    "HeliosDMDScheduler": STAGES,
+    "HeliosScheduler": STAGES,
     "VQDiffusionScheduler": TOKENS,
 }
+# classes of which only the steps are examined: their times rise towards data, or n times are n - 1 steps
+UNLIKE = frozenset({"MiniMaxH3Scheduler", "RFD4ProteinaScheduler"})
 # options that change the method and not only its grid: with them a subject is put to every check
 METHOD = frozenset(
     {
@@ -98,12 +103,24 @@ def _subjects(kind: type, quick: bool) -> Iterator[Subject]:
         yield Subject(f"{kind.__name__}()", _no_sampler, "diffusers", protocol="diffusers", checks=(beyond.__name__,))
         return
     for build in sweep(kind, quick=True).singles:
+        if not _complete(build):
+            continue
         base = base_options(kind)
         changed = {k for k in {**build.options, **build.at_step} if k not in base or build.options.get(k) != base[k]}
         whole = not changed or bool(changed & METHOD)
         if quick and not whole:
             continue
-        yield subject_of(build, STEPWISE if quick and changed else () if whole else GRIDWISE)
+        stepwise = kind.__name__ in UNLIKE or (quick and changed)
+        yield subject_of(build, STEPWISE if stepwise else () if whole else GRIDWISE)
+
+
+def _complete(build: Build) -> bool:
+    """Whether every argument without a default is given."""
+    import inspect
+
+    parameters = list(inspect.signature(build.kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return all(p.default is not p.empty or p.name in build.options for p in parameters if p.kind in plain)
 
 
 def _no_sampler(_: int) -> Sampler:

@@ -35,6 +35,8 @@ EPS = float(np.finfo(np.float32).eps)
 STEPS = 10
 OPERATIONS = 16  # of a number that is made of others, each half a unit off
 BY_INDEX = frozenset({"ScoreSdeVeScheduler"})  # add_noise takes indices of its own table, not times
+ONE_TIME = frozenset({"FlowMatchHeunDiscreteScheduler"})  # scale_noise takes one time for all points
+PLAIN = frozenset({"CMStochasticIterativeScheduler"})  # has a sigma_data, and states in the unit of the data
 RULE = "16 roundings of float32 in the terms of a number"
 
 
@@ -59,7 +61,8 @@ class Read:
     def unit(self) -> float:
         """The standard deviation of data in which the claim measures states and levels, where the class has one."""
         scheduler = self.made.new()
-        return 1.0 if hasattr(scheduler, "alphas_cumprod") else float(getattr(scheduler.config, "sigma_data", 1.0))
+        plain = hasattr(scheduler, "alphas_cumprod") or type(scheduler).__name__ in PLAIN
+        return 1.0 if plain else float(getattr(scheduler.config, "sigma_data", 1.0))
 
     def _of(self, c: Coefficients, k: int) -> tuple[float, float]:
         return float(c.alpha[self.at[k]]), float(c.sigma[self.at[k]])
@@ -189,7 +192,8 @@ def _compared(
     unit = np.array([1.0, read.unit])
     right = {k: np.array(weights(*read.level(k))) * (unit * read.scale(k) if scaled else 1.0) for k in read.first}
     ways: list[tuple[str, list[int], bool]] = [("one by one", [k], False) for k in right]
-    ways.append(("in a batch", list(right), False))
+    if type(scheduler).__name__ not in ONE_TIME:
+        ways.append(("in a batch", list(right), False))
     if scaled and hasattr(scheduler, "set_begin_index"):
         ways += [("begin index", [k], True) for k in right]
     worst: dict[str, tuple[float, str, int]] = {}

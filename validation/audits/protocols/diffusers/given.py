@@ -25,7 +25,9 @@ from refdiff.validation.audits.subject import Subject
 STEPS = 10
 BOUND = 16 * float(np.finfo(np.float32).eps)
 INDEX = 0.01  # of a time between two indices: linear and logarithmic interpolation differ by less
-ALIAS = frozenset({"LTXEulerAncestralRFScheduler"})  # its timesteps are another name of sigmas
+ALIAS = frozenset(
+    {"LTXEulerAncestralRFScheduler"}
+)  # its timesteps are another name of sigmas, one for each, and the last is no step
 RULE = "16 roundings of float32"
 
 
@@ -52,7 +54,7 @@ def customs(build: Build) -> Iterator[Finding]:
     if "timesteps" in taken and build.kind.__name__ not in ALIAS:
         times = to_numpy(default.timesteps)[::stages].tolist()
         yield from _again(build, default, "timesteps", [times])
-    if "sigmas" in taken and getattr(default, "sigmas", None) is not None:
+    if "sigmas" in taken and build.kind.__name__ not in ALIAS and getattr(default, "sigmas", None) is not None:
         every = to_numpy(default.sigmas).astype(float).tolist()
         yield from _again(build, default, "sigmas", [every, every[:-1]])
 
@@ -117,8 +119,10 @@ def _again(build: Build, default: Any, name: str, ways: list[list[float]]) -> It
 
 def _together(scheduler: Any) -> bool:
     """Whether a flow's times are those of its levels."""
+    size = scheduler.config.get("num_train_timesteps")
+    if size is None or not hasattr(scheduler, "sigmas"):
+        return False
     times, levels = (to_numpy(part).astype(float) for part in (scheduler.timesteps, scheduler.sigmas))
-    size = scheduler.config.num_train_timesteps
     return bool(np.allclose(times, size * levels[: len(times)], rtol=1e-5, atol=1.0))
 
 

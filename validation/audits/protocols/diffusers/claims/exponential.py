@@ -38,6 +38,9 @@ REPEATED = 1e-6
 FEW = 15
 
 
+CUT = ("flow", "exponential", "beta")  # families of levels whose times are cut, not rounded, to whole numbers
+
+
 def lambda_solver(
     made: Made,
     scheduler: Any,
@@ -90,6 +93,7 @@ def lambda_solver(
         claim=None if config.prediction_type == "flow_prediction" and not flow else claim,
         told=(lambda t: float(t) / config.num_train_timesteps) if flow else told_level(scheduler),
         trained=process,
+        told_within=1.0 if any(config.get(f"use_{kind}_sigmas") for kind in CUT) else 0.0,
         script=made.script(),
     )
 
