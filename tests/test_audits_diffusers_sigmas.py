@@ -27,6 +27,7 @@ from refdiff.validation.audits.steps import Mismatch, compare
 from refdiff.validation.audits.subject import Subject
 
 diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("torchsde")  # two of the classes are there only with it
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore")  # deprecated classes and custom schedules say so
 

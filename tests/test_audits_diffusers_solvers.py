@@ -22,6 +22,7 @@ from refdiff.samplers.times import uniform_log_snr
 from refdiff.schedules import VPLinear
 
 diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("torchsde")  # two of the classes are there only with it
 
 from refdiff.validation.audits.levels import PRESERVING, strictly  # noqa: E402
 from refdiff.validation.audits.protocols.diffusers.claims import (  # noqa: E402
