@@ -41,8 +41,8 @@ def kind_of(name):
     if found is None:
         deprecated = pytest.importorskip("diffusers.schedulers.deprecated")
         found = getattr(deprecated, name, None)
-    if found is None:
-        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
+    if found is None or "dummy" in found.__module__:  # a dummy stands for a class that needs what is not installed
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name} here")
     return found
 
 
