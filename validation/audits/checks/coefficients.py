@@ -147,14 +147,15 @@ def told(found: Read) -> Told | None:
         with np.errstate(divide="ignore"):
             return -float(trained.coefficients(means(t)).log_snr)
 
-    def change(t: Any, by: float) -> float:
+    def change(t: Any, by: float, ends: bool = False) -> float:
         near = []
         for moved in (t - by, t + by):
             try:
                 near.append(abs(level(moved) - level(t)))
             except ValueError:  # beyond the ends of time
                 continue
-        return max((gap for gap in near if np.isfinite(gap)), default=0.0)
+        # a time that may be rounded to an end may be that of pure noise, infinitely far away
+        return max((gap for gap in near if np.isfinite(gap) or (ends and gap == np.inf)), default=0.0)
 
     words = comparison.words
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -165,7 +166,7 @@ def told(found: Read) -> Told | None:
     times = comparison.heard.times
     rounding = [change(t, OPERATIONS * _eps(sampler, t) * abs(float(t))) for t in times]
     whole = [0.5 if isinstance(t, int | np.integer) else 0.0 for t in times]
-    design = [change(t, max(sampler.told_within, half)) for t, half in zip(times, whole, strict=True)]
+    design = [change(t, max(sampler.told_within, half), ends=True) for t, half in zip(times, whole, strict=True)]
     bound = np.array(rounding) + WORST * drift + OPERATIONS * sampler.eps
     return Told(np.array([level(t) for t in times]), right, bound, np.array(design))
 

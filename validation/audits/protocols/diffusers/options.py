@@ -65,6 +65,8 @@ FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 # what an option needs to mean something, or to be accepted; only what the class has is set
 JOINED: Mapping[tuple[str, Any], Options] = MappingProxyType(
     {
+        # a noise says nothing of the data at alpha = 0
+        ("rescale_betas_zero_snr", True): {"prediction_type": "v_prediction"},
         ("prediction_type", "flow_prediction"): FLOW,
         ("use_flow_sigmas", True): FLOW,
         ("flow_shift", 3.0): FLOW,

@@ -357,7 +357,8 @@ def ends(scheduler: Any, made: Made) -> Iterator[Finding]:
         yield Finding("", "final level", Verdict.WRONG, f"{text}{lowest:.6g}", final, lowest, "final level", RULE)
     else:
         yield convention("", "final level", f"the run ends at sigma_min = {final:.6g}", place="sigma_min")
-    if made.steps == 1 and bars is not None and getattr(config, "timestep_spacing", "") == "linspace":
+    linear = getattr(config, "timestep_spacing", "") == "linspace" and not getattr(config, "use_flow_sigmas", False)
+    if made.steps == 1 and bars is not None and linear:
         highest = np.sqrt(float((1 - bars[-1]) / bars[-1])) if float(bars[-1]) else np.inf
         if own[0] < 0.01 * highest:
             text = f"one step starts at level {own[0]:.4g}, where the noise of the start is {highest:.4g}"

@@ -48,6 +48,7 @@ def sde(made: Made) -> Sampler:
         claim=claim,
         told=told_level(scheduler),
         trained=PRESERVING,
+        told_within=0.01,  # of an index: linear and logarithmic interpolation between two entries differ by less
         script=made.script(),
     )
 
