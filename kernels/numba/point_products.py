@@ -16,6 +16,7 @@ import numpy as np
 from numba import config
 
 from refdiff.kernels.numba.compiling import inlined, shared, wide_vectors
+from refdiff.kernels.numba.lanes import LINE
 from refdiff.kernels.numba.vector_math import log
 
 if config.DISABLE_JIT:
@@ -30,7 +31,6 @@ GROUP_BYTES = COLUMNS * VECTOR_BYTES  # of one axis of a group of points: the co
 ROWS = 6 if VECTOR_BYTES == 64 else 2  # 24 of 32 registers hold sums, or 8 of 16
 CHUNK = 96  # components at a time, whole tiles: their weights in a group of points are 24 kB
 PANEL = 126  # axes at a time, whole tiles: a group of points has 32 kB of them
-LINE = 64  # bytes of a cache line
 STRIDE = 136  # from one row of a panel to the next: 17 cache lines, so that rows do not fight for the same places
 
 
