@@ -1,5 +1,8 @@
 """Words on a command line find what is to be audited, and say what is wrong with them."""
 
+import subprocess
+import sys
+
 import audited
 import pytest
 
@@ -118,3 +121,14 @@ def test_what_the_protocol_refuses_is_said():
 def test_a_subject_without_a_sampler_is_left_to_the_checks():
     protocol = Protocol("table", "x", lambda found, request: Subject("table", lambda steps: None))
     assert subject_of(audited.levels, protocol, Request()).name == "table"
+
+
+def test_protocols_are_listed_where_nothing_but_the_base_install_is_there():
+    """Neither what tests need nor what is audited: each is named as missing, none is imported."""
+    absent = "hypothesis", "pytest", "mpmath", "sklearn", "torch", "jax", "diffusers", "k_diffusion", "azula", "diffrax"
+    program = (
+        f"import sys\nsys.modules |= dict.fromkeys({absent!r})\nfrom refdiff.cli import main\nmain(['audit', '--list'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "diffusers: scheduler.set_timesteps(n)" in done.stdout

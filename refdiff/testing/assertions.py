@@ -2,14 +2,12 @@ r"""Assertions: a registered identity on a subject of one's own, a foreign denoi
 
     denoiser   f(x, t) = E[x_0 | x_t = x]          score   f(x, t) = grad log p_t(x)
 
-Points are drawn from p_t, so the comparison is made where the function will be used. A slip is recognised by computing
-the wrong formula itself: whichever reproduces the answers at all times is named.
+Points are drawn from p_t, so the comparison is made where the function will be used. `refdiff.slips` names a slip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, BetaTable
 from refdiff.schedules import Schedule
+from refdiff.slips import Point, likely_slips
 
 if TYPE_CHECKING:
     from refdiff.validation.cases import Case
@@ -102,67 +101,6 @@ def _case(over: str, subject: Any, s: float | None, t: float | None) -> Case:
 Callback = Callable[[Array, float], ArrayLike]
 
 
-@dataclass(frozen=True)
-class _Point:
-    """What a slip is computed from: the exact model at points x and one time."""
-
-    model: ExactModel
-    x: Array
-    t: float
-
-    @property
-    def alpha(self) -> Array:
-        return self.model.process.coefficients(self.t).alpha
-
-    @property
-    def sigma(self) -> Array:
-        return self.model.process.coefficients(self.t).sigma
-
-    @property
-    def score(self) -> Array:
-        return np.asarray(self.model.score(self.x, self.t))
-
-    @property
-    def denoiser(self) -> Array:
-        return np.asarray(self.model.denoiser(self.x, self.t))
-
-
-Prediction = Callable[[_Point], Array]
-PREDICTIONS: dict[str, Prediction] = {
-    "the denoiser E[x_0 | x]": lambda p: p.denoiser,
-    "the score grad log p_t": lambda p: p.score,
-    "the noise prediction E[eps | x]": lambda p: -p.sigma * p.score,
-    "the velocity E[dx_t/dt | x]": lambda p: np.asarray(p.model.velocity(p.x, p.t)),
-    "the v prediction E[alpha eps - sigma x_0 | x]": lambda p: np.asarray(p.model.v_prediction(p.x, p.t)),
-    "its own input x": lambda p: p.x,
-}
-# What goes wrong in one formula; each is tried for every time at once, so a match is rarely an accident.
-DENOISER_SLIPS: dict[str, Prediction] = {
-    "Tweedie with sigma in place of sigma^2": lambda p: (p.x + p.sigma * p.score) / p.alpha,
-    "Tweedie without the division by alpha": lambda p: p.x + p.sigma**2 * p.score,
-    "Tweedie with alpha^2 in place of alpha": lambda p: (p.x + p.sigma**2 * p.score) / p.alpha**2,
-    "Tweedie with the sign of the score reversed": lambda p: (p.x - p.sigma**2 * p.score) / p.alpha,
-    "x / alpha, without the score": lambda p: p.x / p.alpha,
-    "x - sigma eps with the variance sigma^2 in place of sigma": lambda p: (p.x + p.sigma**3 * p.score) / p.alpha,
-}
-SCORE_SLIPS: dict[str, Prediction] = {
-    "sigma in place of sigma^2": lambda p: p.sigma * p.score,
-    "sigma^2 times the score": lambda p: p.sigma**2 * p.score,
-    "(E[x_0 | x] - x) / sigma^2, without alpha": lambda p: (p.denoiser - p.x) / p.sigma**2,
-    "(alpha^2 E[x_0 | x] - x) / sigma^2, alpha^2 in place of alpha": lambda p: (
-        (p.alpha**2 * p.denoiser - p.x) / p.sigma**2
-    ),
-    "-eps / sigma^2 in place of -eps / sigma": lambda p: p.score / p.sigma,
-    "-x / sigma^2, the score of the noise alone": lambda p: -p.x / p.sigma**2,
-}
-CLOCKS: dict[str, Callable[[_Point], float]] = {
-    "t reversed (T - t in place of t)": lambda p: p.model.process.T - p.t,
-    "t divided by T": lambda p: p.t / p.model.process.T,
-    "t one step too late": lambda p: p.t + 1,
-    "t one step too early": lambda p: p.t - 1,
-}
-
-
 def assert_denoiser(
     denoiser: Callback, model: ExactModel, times: ArrayLike, *, seed: int = 0, n: int = 32, rtol: float = 1e-7
 ) -> None:
@@ -180,7 +118,7 @@ def assert_denoiser(
         AssertionError: it is not; the message names the worst point and likely slips.
     """
     spread = float(np.sqrt(np.diagonal(_law_of(model).cov()).max()))
-    _compare("denoiser", denoiser, model, times, seed, n, rtol, DENOISER_SLIPS, spread)
+    _compare("denoiser", denoiser, model, times, seed, n, rtol, spread)
 
 
 def assert_score(
@@ -192,7 +130,7 @@ def assert_score(
         AssertionError: it is not; the message names the worst point and likely slips.
     """
     _law_of(model)
-    _compare("score", score, model, times, seed, n, rtol, SCORE_SLIPS, 0.0)
+    _compare("score", score, model, times, seed, n, rtol, 0.0)
 
 
 def _law_of(model: ExactModel) -> GaussianMixture:
@@ -209,7 +147,6 @@ def _compare(
     seed: int,
     n: int,
     rtol: float,
-    slips: dict[str, Prediction],
     spread: float,
 ) -> None:
     if not callable(function):
@@ -219,7 +156,7 @@ def _compare(
     clock = np.atleast_1d(real_array("times", times, ndim=(0, 1)))
     if clock.size == 0:
         raise ValueError("times must hold at least one time")
-    asked = [_Point(model, model.sample(count, float(t), rng), float(t)) for t in clock]
+    asked = [Point(model, model.sample(count, float(t), rng), float(t)) for t in clock]
     answers = [_answer(kind, function, p) for p in asked]
     worst, message = 0.0, ""
     for p, actual in zip(asked, answers, strict=True):
@@ -236,72 +173,15 @@ def _compare(
                 f"  error {error[row]:.3g} of the size {size:.3g}, allowed rtol = {tolerance:g}"
             )
     if message:
-        found = _likely(kind, asked, answers, slips, tolerance)
+        found = likely_slips(kind, model, [(p.x, p.t) for p in asked], answers, tolerance)
         raise AssertionError(message + "".join(f"\n  your result matches {name}" for name in found))
 
 
-def _answer(kind: str, function: Callback, p: _Point) -> Array:
+def _answer(kind: str, function: Callback, p: Point) -> Array:
     answer = np.asarray(function(p.x.copy(), p.t))
     if answer.shape != p.x.shape:
         raise AssertionError(f"{kind} must send points of shape {p.x.shape} to that shape, got {answer.shape}")
     return answer.astype(np.float64)
-
-
-def likely_slips(
-    kind: str, model: ExactModel, asked: Sequence[tuple[Array, float]], answers: Sequence[Array], rtol: float
-) -> list[str]:
-    """What explains answers that are not the prediction `kind`, at every (points, time) that was asked.
-
-    Args:
-        kind: denoiser, score, noise, velocity or v_prediction.
-        rtol: how near an explanation must come, relative to its largest entry.
-    """
-    slips = {"denoiser": DENOISER_SLIPS, "score": SCORE_SLIPS}.get(kind, {})
-    return _likely(kind, [_Point(model, x, t) for x, t in asked], list(answers), slips, rtol)
-
-
-def _likely(
-    kind: str, asked: list[_Point], answers: list[Array], slips: dict[str, Prediction], rtol: float
-) -> list[str]:
-    """The slips that explain the answers at every time."""
-    if not all(np.isfinite(answer).all() for answer in answers):
-        return []
-    right = next(guess for name, guess in PREDICTIONS.items() if name.startswith(f"the {kind.replace('_', ' ')}"))
-    tried = {name: guess for name, guess in {**PREDICTIONS, **slips}.items() if guess is not right}
-    tried |= {f"minus {name}": _minus(guess) for name, guess in PREDICTIONS.items()}
-    tried |= {f"the {kind} with {name}": _moved(right, clock) for name, clock in CLOCKS.items()}
-    found = [name for name, guess in tried.items() if _explains(guess, asked, answers, rtol)]
-    if not found and _explains(right, asked, answers, max(1e-4, rtol)):
-        found = ["the exact answer to 1e-4: it may compute in float32; state a larger rtol if that is meant"]
-    factors = {p.t: _factor(right(p), answer) for p, answer in zip(asked, answers, strict=True)}
-    if not found and _explains(lambda p: factors[p.t] * right(p), asked, answers, rtol):
-        found = [f"the {kind} times a factor: " + ", ".join(f"{c:.6g} at t = {t:g}" for t, c in factors.items())]
-    return found
-
-
-def _minus(guess: Prediction) -> Prediction:
-    return lambda p: -guess(p)
-
-
-def _moved(guess: Prediction, clock: Callable[[_Point], float]) -> Prediction:
-    return lambda p: guess(_Point(p.model, p.x, clock(p)))
-
-
-def _explains(guess: Prediction, asked: list[_Point], answers: list[Array], rtol: float) -> bool:
-    for p, answer in zip(asked, answers, strict=True):
-        try:
-            with np.errstate(all="ignore"):
-                value = guess(p)
-        except ValueError:  # a time moved out of [0, T], or a law without density there: no explanation
-            return False
-        if not np.abs(answer - value).max() <= rtol * np.abs(value).max():
-            return False
-    return True
-
-
-def _factor(expected: Array, actual: Array) -> float:
-    """The c of the least squares fit actual = c expected."""
-    return float(np.sum(actual * expected) / (np.sum(expected**2) or 1.0))
 
 
 def _short(x: Array) -> str:

@@ -23,7 +23,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.predictions import weights
 from refdiff.schedules import Schedule
-from refdiff.testing.assertions import likely_slips
+from refdiff.slips import likely_slips
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged
 from refdiff.validation.audits.subject import Sampler, Subject
