@@ -75,6 +75,16 @@ BROKEN = {
         "between two axes",
     ),
     "uniform": (lambda rng, shape, number: rng.uniform(-1, 1, shape), "variance 0.33"),
+    "two values, of unit variance": (lambda rng, shape, number: rng.choice([-1.0, 1.0], shape), "is no normal"),
+    "uniform, of unit variance": (lambda rng, shape, number: rng.uniform(-(3**0.5), 3**0.5, shape), "is no normal"),
+    "two-sided exponential, of unit variance": (
+        lambda rng, shape, number: rng.laplace(0, 0.5**0.5, shape),
+        "is no normal",
+    ),
+    "the same for both halves of the points": (
+        lambda rng, shape, number: np.tile(rng.standard_normal((shape[0] // 2, shape[1])), (2, 1)),
+        "related, for two points",
+    ),
     "positive": (lambda rng, shape, number: np.abs(rng.standard_normal(shape)), "mean 0.79"),
     "too wide by a tenth": (lambda rng, shape, number: 1.1 * rng.standard_normal(shape), "variance 1.2"),
 }  # fmt: skip

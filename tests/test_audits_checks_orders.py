@@ -89,7 +89,7 @@ def test_a_sampler_whose_times_mean_nothing_gets_its_answers_by_their_order():
 
 def with_grids(name, process=VP, **options):
     one = subject(name, process, **options)
-    return replace(one, on_grid=lambda grid: of_family(name, process, grid=grid, **options), memory={})
+    return replace(one, on_grid=lambda grid: of_family(name, process, grid=grid, **options))
 
 
 @pytest.mark.parametrize(

@@ -169,4 +169,4 @@ class Subject:
     checks: tuple[str, ...] = ()
     source: Any = None
     on_grid: Callable[[Array], Sampler] | None = None
-    memory: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+    memory: dict[int, Any] = field(default_factory=dict, init=False, compare=False, repr=False)

@@ -107,9 +107,10 @@ class Told(NamedTuple):
     @property
     def off(self) -> Array:
         """The differences, 0 where both are pure noise: of infinite level, or, by a rounding, of a negative alpha."""
-        pure = ~np.isfinite(self.told) & ~np.isfinite(self.right)
+        pure = ~(self.told < np.inf) & ~(self.right < np.inf)
+        same = pure | (self.told == self.right)  # both without noise: -inf
         with np.errstate(invalid="ignore"):
-            return np.where(pure, 0.0, np.abs(self.told - self.right))
+            return np.where(same, 0.0, np.abs(self.told - self.right))
 
     @property
     def verdict(self) -> Verdict:

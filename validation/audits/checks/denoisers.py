@@ -138,7 +138,10 @@ def rounding(model: ExactModel, x: Array, t: float, prediction: str, eps: float)
         change = np.maximum(change, np.abs(np.asarray(moved) - clean))
     # |x| / alpha: D may be made from the score or the noise; norms: a matrix may mix the entries
     sizes = [np.linalg.norm(part, axis=1, keepdims=True) for part in (clean, x)]
-    off = WORST * change + OPERATIONS * eps * (sizes[0] + sizes[1] / c.alpha + exponent * spread)
+    # where alpha = 0 or sigma = 0 neither is divided by: the answer is the mean of the data, or x
+    divided = sizes[1] / c.alpha if c.alpha > 0 else 0.0
+    weighed = exponent * spread if c.sigma > 0 else 0.0
+    off = WORST * change + OPERATIONS * eps * (sizes[0] + divided + weighed)
     if prediction == "denoiser":
         return np.asarray(off)
     of_x, of_clean = weights(c, "denoiser", prediction)

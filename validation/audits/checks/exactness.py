@@ -67,16 +67,17 @@ def _on_laws(name: str, found: Read, place: str) -> Iterator[Finding]:
                      rule=RULE, place=f"{place}, {law}", script=found.sampler.script)  # fmt: skip
 
 
-NAMES = {False: ("its slope", "its offset"), True: ("its mean", "its variance")}
+NAMES = {False: ("its slope", "its offset", "its noise"), True: ("its mean", "its variance")}
 
 
 def summary(rows: Rows, mean: float, variance: float) -> Array:
-    """What there is to compare, in units of the target's size: slope and offset of a map, or mean and variance."""
+    """What there is to compare, in units of the target's size: slope, offset and noise of a map; mean and variance."""
     table = rows.table
     out = rows.output(mean, variance)
     spread, start, size, scale = _sizes(table, mean, variance)
     if not table.stochastic:
-        return np.array([out.gain * spread, out.offset + out.gain * start]) * scale / size
+        added = float(np.linalg.norm(out.noise))  # by a sampler that should add none
+        return np.array([out.gain * spread, out.offset + out.gain * start, added]) * scale / size
     variance_out = (out.gain * spread) ** 2 + float(out.noise @ out.noise)
     return np.array([(out.offset + out.gain * start) * scale / size, variance_out * scale**2 / size**2])
 
@@ -89,7 +90,7 @@ def exact(table: Tableau, mean: float, variance: float) -> Array:
         return np.array([last.alpha * mean / size, (last.alpha**2 * variance + last.sigma**2) / size**2])
     gain, offset = flow(first, last, np.array([mean]), np.array([variance]))
     x_spread, x_start = spread * table.scale[0], start * table.scale[0]
-    return np.array([gain[0] * x_spread, offset[0] + gain[0] * x_start]) / size
+    return np.array([gain[0] * x_spread, offset[0] + gain[0] * x_start, 0.0]) / size
 
 
 def _sizes(table: Tableau, mean: float, variance: float) -> tuple[float, float, float, float]:

@@ -6,8 +6,9 @@ r"""The law of the output of a stochastic sampler, exactly and with its own rand
                      back the normals that it drew: each must have mean 0 and variance 1, and those of two draws, two
                      axes or two points must be independent
 
-For independent unit normals u, v every tested number has an exact law: sum u ~ N(0, n), sum u^2 ~ chi^2_n, and
-sum (u + v)^2 / 2 and sum (u - v)^2 / 2 ~ chi^2_n. The probability that any of them raises a false alarm is ALARM.
+For independent unit normals u, v every tested number has an exact law: sum u ~ N(0, n), sum u^2 ~ chi^2_n,
+sum (u + v)^2 / 2 and sum (u - v)^2 / 2 ~ chi^2_n, and the count within the quartiles ~ Binomial(n, 1/2). The
+probability that any of them raises a false alarm is ALARM.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-from scipy.special import chdtr, chdtrc, ndtr
+from scipy.special import bdtr, bdtrc, chdtr, chdtrc, ndtr, ndtri
 
 from refdiff.arguments import Array
 from refdiff.samplers.propagation import exact_prediction
@@ -31,6 +32,7 @@ LAW, RANDOM = "law", "random numbers"
 DATA = ((0.7, 0.25), (0.0, 1.0))  # mean and variance
 ALARM, POINTS, AXES, SEED = 1e-9, 20_000, 2, 20260
 RANDOM_RULE = f"the probability of a false alarm in any of the tests is {ALARM:g}; {POINTS} points, fixed seed"
+QUARTILE = float(ndtri(0.75))
 # normals whose weight is less than so many roundings of the states that carry them are not seen well enough
 FAINT = 1e4
 
@@ -144,7 +146,12 @@ def least_likely(drawn: Array, names: list[str]) -> tuple[float, str]:
             u = z[:, axis]
             found.append((2 * float(ndtr(-abs(u.sum()) / np.sqrt(count))), f"{name} has mean {u.mean():.4g}"))
             found.append((_chi2(u, count), f"{name} has variance {np.mean(u * u):.4g}"))
-            found.append((_dependent(u[: count - 1 : 2], u[1::2]), f"{name} is the same, or related, for two points"))
+            inside = int(np.sum(np.abs(u) < QUARTILE))
+            p = 2 * float(min(bdtr(inside, count, 0.5), bdtrc(inside - 1, count, 0.5))) if inside else 2 * 0.5**count
+            found.append((min(1.0, p), f"{name} is no normal: {inside / count:.4g} of it lie within the quartiles"))
+            half = count // 2
+            for one, other in ((u[: count - 1 : 2], u[1::2]), (u[:half], u[half : 2 * half])):
+                found.append((_dependent(one, other), f"{name} is the same, or related, for two points"))
         for a, b in combinations(range(z.shape[1]), 2):
             found.append((_dependent(z[:, a], z[:, b]), f"{name} is correlated between two axes"))
     for (one, first), (other, second) in combinations(zip(drawn, names, strict=True), 2):

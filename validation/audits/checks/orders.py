@@ -194,7 +194,7 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
     try:
         most = MOST * sweep[0] / max(1, len(_on_span(subject, sweep[0]).comparison.heard.times))
     except Unreadable as why:
-        yield not_applicable(subject.name, ORDER, str(why))
+        yield _unread(subject, why)
         return
     sweep = tuple(n for n in sweep if n <= most)
     if len(sweep) < 3:
@@ -203,8 +203,12 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
     try:
         pairs = [_error(_on_span(subject, n)) for n in sweep]
         rounding = _rounding(_on_span(subject, sweep[-1]))
+    except Unreadable as why:
+        yield _unread(subject, why)
+        return
+    try:
         mine = fit(sweep, [e.method for e in pairs], ABOVE * rounding, 4)
-    except (Unreadable, ValueError) as why:
+    except ValueError as why:  # too few errors above rounding
         yield not_applicable(subject.name, ORDER, str(why))
         return
     least = min(e.method for n, e in zip(sweep, pairs, strict=True) if n in mine.window)
@@ -216,6 +220,12 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
         yield not_applicable(subject.name, ORDER, text)
         return
     yield _fallen(subject, sweep, pairs, mine, bound)
+
+
+def _unread(subject: Subject, why: Unreadable) -> Finding:
+    """What breaks at the numbers of steps of the sweep, which other checks may not try, is said here."""
+    verdict = Verdict.WRONG if why.defect else Verdict.NOT_APPLICABLE
+    return Finding(subject.name, ORDER, verdict, str(why), place="sweep")
 
 
 def _fallen(subject: Subject, sweep: tuple[int, ...], errors: list[Errors], mine: Order, bound: float) -> Finding:

@@ -72,10 +72,12 @@ def _judged(subject: Part, answer: Answer) -> Finding:
     same = (found == right) | (np.isnan(found) & np.isnan(right))
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.where(np.isfinite(found), np.abs(found - right), np.inf))
+    if not right.size:
+        return judged(subject.name, QUESTION, 0.0, 0.0, f"{answer.place}: right, there is nothing", **details)
     ratio = error / np.maximum(bound, np.finfo(float).tiny)
     i = np.unravel_index(int(np.argmax(ratio)), ratio.shape) if ratio.ndim else ()
     text = f"{answer.place}: right"
-    if error[i] > bound[i]:
+    if not error[i] <= bound[i]:
         where = f" in entry {', '.join(map(str, i))}" if i else ""
         text = f"{answer.place}: {found[i]:.8g}{where}, should be {right[i]:.8g}"
     return judged(subject.name, QUESTION, float(error[i]), float(bound[i]), text, **details)

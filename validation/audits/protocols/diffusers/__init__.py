@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 from refdiff.validation.audits.checks import Check
@@ -66,16 +67,16 @@ def wrap(kind: Any, request: Request) -> Subject:
     taken = _constructor(kind)
     at_step = {k: v for k, v in stepwise.items() if k not in taken}
     options = {k: v for k, v in request.options.items() if k not in at_step}
-    unknown = sorted(set(options) - taken)
+    of_step = set(signature(kind.step).parameters)
+    unknown = sorted((set(options) - taken) | (set(at_step) - of_step))
     if unknown:
-        raise ValueError(f"{kind.__name__} takes {', '.join(sorted(taken))}; got {', '.join(unknown)}")
+        known = ", ".join(sorted(taken | (of_step & AT_STEP.keys()) | {k for k in of_step if k.startswith("s_")}))
+        raise ValueError(f"{kind.__name__} takes {known}; got {', '.join(unknown)}")
     return subject_of(Build(kind, options, at_step, request.dtype))
 
 
 def _constructor(kind: type) -> set[str]:
-    import inspect
-
-    return set(inspect.signature(kind.__init__).parameters) - {"self"}  # type: ignore[misc]
+    return set(signature(kind.__init__).parameters) - {"self"}  # type: ignore[misc]
 
 
 def classes() -> dict[str, type]:
@@ -116,10 +117,8 @@ def _subjects(kind: type, quick: bool) -> Iterator[Subject]:
 
 def _complete(build: Build) -> bool:
     """Whether every argument without a default is given."""
-    import inspect
-
-    parameters = list(inspect.signature(build.kind.__init__).parameters.values())[1:]  # type: ignore[misc]
-    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = list(signature(build.kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    plain = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     return all(p.default is not p.empty or p.name in build.options for p in parameters if p.kind in plain)
 
 

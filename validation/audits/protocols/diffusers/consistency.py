@@ -28,7 +28,7 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.samplers import NotLinear
 from refdiff.validation.audits.checks import Check
-from refdiff.validation.audits.findings import Finding, Verdict, judged
+from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.exposed import Read, answer, read
 from refdiff.validation.audits.protocols.diffusers.options import FLOW, Build, raised, subject_of
@@ -51,7 +51,16 @@ def consistency(subject: Subject, quick: bool) -> Iterator[Finding]:
     """All of it, at one number of steps; only with the default options where it is quick."""
     build = subject.source
     found = read(subject, STEPS) if isinstance(build, Build) and (build.plain or not quick) else None
-    if found is None or not _usual(found):
+    if found is None:
+        return
+    try:
+        usual = _usual(found)
+    except TypeChanged as error:
+        yield Finding(subject.name, "number type", Verdict.WRONG, str(error), place="float64",
+                      script=found.made.script())  # fmt: skip
+        return
+    if not usual:
+        yield not_applicable(subject.name, "consistency", "a pipeline's loop does not run it as it is")
         return
     parts = [states, outputs, batches]
     with warnings.catch_warnings():
@@ -66,10 +75,16 @@ def consistency(subject: Subject, quick: bool) -> Iterator[Finding]:
                 yield replace(one, subject=subject.name, script=one.script or found.made.script())
 
 
+class TypeChanged(TypeError):
+    """A step gives another number type than it is given."""
+
+
 def _usual(read: Read) -> bool:
     """Whether a pipeline's loop runs it as it is, with an exact network."""
     try:
         return bool(np.isfinite(run(read.made, exact(read), start_of(read))).all())
+    except TypeChanged:
+        raise
     except Exception:  # robustness tells what does not run
         return False
 
@@ -110,7 +125,7 @@ def run(
             answer = to_torch(network(to_numpy(shown.double()), k)).to(state.dtype)
             state = _stepped(scheduler, answer, t, state, made.at_step, named)
     if state.dtype != getattr(torch, dtype):
-        raise TypeError(f"a state of {dtype} became one of {state.dtype}")
+        raise TypeChanged(f"a state of {dtype} became one of {state.dtype}")
     return to_numpy(state.double())
 
 

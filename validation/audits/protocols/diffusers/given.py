@@ -63,8 +63,10 @@ def _again(build: Build, default: Any, name: str, ways: list[list[float]]) -> It
     """One of the ways of giving them must make the default grid; a list must do."""
     import torch
 
-    refused, gaps, raises = [], [], []
-    texts: list[str] = []
+    refused: list[str] = []
+    raises: list[str] = []
+    gaps: list[tuple[float, str]] = []
+    listed: list[tuple[float, str]] = []
     together = True
     for values in ways:
         for form in (list(values), np.array(values), torch.tensor(values)):
@@ -77,15 +79,14 @@ def _again(build: Build, default: Any, name: str, ways: list[list[float]]) -> It
                 elif isinstance(form, list):
                     raises.append(f"{type(error).__name__}: {error}")
                 continue
-            gap, text = _apart(default, scheduler)
             together = together and _together(scheduler)
-            gaps.append(gap)
-            texts.append(text)
+            gaps.append(_apart(default, scheduler))
+            listed += gaps[-1:] if isinstance(form, list) else []
     script = (
         f"{build.made(STEPS).script()}\ngiven = scheduler.{name}.tolist()\nprint(given)\n"
         f"scheduler.set_timesteps({name}=given)\nprint(scheduler.timesteps, getattr(scheduler, 'sigmas', None))"
     )
-    best = min(gaps, default=np.inf)
+    best, said = min(listed or gaps, default=(np.inf, ""))
     if len(raises) == len(ways):
         yield Finding(
             "",
@@ -110,7 +111,7 @@ def _again(build: Build, default: Any, name: str, ways: list[list[float]]) -> It
             f"custom {name}",
             best,
             BOUND,
-            f"given its own {name}: {texts[int(np.argmin(gaps))] or 'the same grid'}",
+            f"given its own {name}: {said or 'the same grid'}",
             rule=RULE,
             place=name,
             script=script,

@@ -251,8 +251,9 @@ def refusal(build: Build, steps: int = 4) -> str | None:
 
 def raised(error: BaseException) -> bool:
     """Whether it was raised by a `raise` of the scheduler itself, on purpose, and not by what it called."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return "diffusers" in last.filename and "raise" in (linecache.getline(last.filename, last.lineno or 0))
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    theirs = frame.f_globals.get("__name__", "").partition(".")[0] == "diffusers"
+    return theirs and "raise" in linecache.getline(frame.f_code.co_filename, line)
 
 
 def subject_of(build: Build, checks: tuple[str, ...] = (), steps: tuple[int, ...] = ()) -> Subject:

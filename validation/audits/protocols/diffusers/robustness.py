@@ -64,9 +64,11 @@ def step_counts(subject: Subject, quick: bool) -> Iterator[Finding]:
             script=script(build.made(steps)),
             details={"steps": [s for s, _, _ in found]},
         )
-    if not troubles:
-        said = f", {refused} refused by the class" if refused else ""
-        yield Finding(subject.name, QUESTION, Verdict.OK, f"{len(counts)} numbers of steps run{said}", place="all")
+    if not troubles and refused == len(counts):
+        yield not_applicable(subject.name, QUESTION, "the class refuses every number of steps")
+    elif not troubles:
+        said, run = f", {refused} refused by the class" if refused else "", len(counts) - refused
+        yield Finding(subject.name, QUESTION, Verdict.OK, f"{run} numbers of steps run{said}", place="all")
 
 
 def _set(build: Build) -> bool:
@@ -239,8 +241,8 @@ def script(made: Made) -> str:
     return (
         f"import torch\n{made.script()}\nprint(len(scheduler.timesteps), scheduler.timesteps)\n"
         "print(getattr(scheduler, 'sigmas', None))\nx = torch.ones(1, 2)\nfor t in scheduler.timesteps:\n"
-        "    x = scheduler.scale_model_input(x, t) if hasattr(scheduler, 'scale_model_input') else x\n"
-        f"    x = scheduler.step(torch.ones_like(x), t, x{arguments})[0]\nprint(x)"
+        "    shown = scheduler.scale_model_input(x, t) if hasattr(scheduler, 'scale_model_input') else x\n"
+        f"    x = scheduler.step(torch.ones_like(shown), t, x{arguments})[0]\nprint(x)"
     )
 
 
