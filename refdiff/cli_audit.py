@@ -100,7 +100,7 @@ def audit(
 
     \b
     Exit status:  0  nothing is wrong that --baseline does not have
-                  1  something is
+                  1  something is, or nothing could be examined
                   2  the command was not understood
                 130  interrupted; what was found by then is written
     """
@@ -127,7 +127,7 @@ def audit(
         console.print(part, soft_wrap=True)
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
-    failed = problems or (run.new and not update_baseline)
+    failed = problems or run.idle or (run.new and not update_baseline)
     context.exit(130 if run.interrupted else 1 if failed else 0)
 
 

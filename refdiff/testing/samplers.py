@@ -12,6 +12,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from refdiff.arguments import one_of, whole_number
+
 
 def assert_sampler(
     sampler: Callable[..., Any],
@@ -47,6 +49,8 @@ def assert_sampler(
     from refdiff.validation.audits.protocols.protocol import Request, protocols
     from refdiff.validation.audits.targets import subject_of
 
+    one_of("dtype", dtype, ("float64", "float32"))
+    numbers = tuple(whole_number("steps", one, low=1) for one in steps)
     known = protocols()
     if protocol not in known:
         close = get_close_matches(protocol, known, 1) or sorted(known)
@@ -54,7 +58,7 @@ def assert_sampler(
     request = Request(family, dict(options or {}), dict(claim or {}), dtype, quick)
     with silence():
         subject = subject_of(sampler, known[protocol], request)
-        subject = replace(subject, steps=tuple(steps)) if steps else subject
+        subject = replace(subject, steps=numbers) if numbers else subject
         found = list(examine([subject], known[protocol], quick=quick))
     wrong = [one for one in found if one.verdict is Verdict.WRONG]
     if wrong:

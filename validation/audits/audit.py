@@ -6,11 +6,12 @@ What a check yields does not depend on which process it ran in, so results are t
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -30,8 +31,10 @@ from refdiff.validation.audits.subject import Sampler, Subject
 from refdiff.validation.audits.targets import Target, installed
 from refdiff.validation.parallel import spread
 
-# folders of refdiff's own code: validation/ need not lie in the package's
-OWN = (str(Path(refdiff.__file__).parent), str(Path(__file__).parents[1]))
+# folders of refdiff's own code (validation/ need not lie in the package's), and what it stands on: errors that come
+# from there alone say nothing of what is audited
+OWN = (Path(refdiff.__file__).parent, Path(__file__).parents[1])
+BENEATH, PYTHON = frozenset({"llvmlite", "numba", "numpy", "scipy"}), Path(os.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def units(targets: Iterable[Target]) -> list[Unit]:
     for target in targets:
         try:
             found += [Unit(target, place, one.name) for place, one in enumerate(_subjects(target))]
-        except Exception as error:  # foreign code may raise anything, and one class must not end the audit
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # foreign code may raise anything, and one class is not all
             found.append(Unit(target, -1, target.member, f"{type(error).__name__}: {error}"))
     return found
 
@@ -125,7 +131,6 @@ def examine(
     chosen: Iterable[Check] | None = None,
     *,
     quick: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Finding]:
     """The findings about each subject, by the checks of every protocol and by this one's own."""
     asked = checks(protocol) if chosen is None else tuple(chosen)
@@ -133,7 +138,6 @@ def examine(
         for check in asked:
             if not subject.checks or set(names(check)) & set(subject.checks):
                 yield from _guarded(check, subject, quick)
-        tell(subject.name)
 
 
 def checks(protocol: Protocol) -> tuple[Check, ...]:
@@ -151,7 +155,7 @@ def names(check: Check) -> tuple[str, ...]:
 def _guarded(check: Check, subject: Subject, quick: bool) -> Iterator[Finding]:
     try:
         yield from check(subject, quick)
-    except Exception as error:  # foreign code may raise anything, and one check must not end the audit
+    except (Exception, SystemExit) as error:  # foreign code may raise anything, and one check must not end the audit
         said = f"{type(error).__name__}: {error}"
         if _own(error):
             yield not_applicable(subject.name, names(check)[0], f"refdiff's check broke, which says nothing: {said}")
@@ -159,10 +163,17 @@ def _guarded(check: Check, subject: Subject, quick: bool) -> Iterator[Finding]:
             yield Finding(subject.name, names(check)[0], Verdict.WRONG, f"breaks: {said}", place="exception")
 
 
-def _own(error: Exception) -> bool:
-    """Whether the line that raised is one of refdiff's, and not of what is audited."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(OWN)
+def _own(error: BaseException) -> bool:
+    """Whether no line that led to the error is of what is audited: all are refdiff's, or of what it stands on."""
+    return all(_beneath(Path(frame.filename)) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _beneath(path: Path) -> bool:
+    if any(path.is_relative_to(home) for home in OWN):
+        return True
+    if "site-packages" in path.parts:
+        return path.parts[path.parts.index("site-packages") + 1] in BENEATH
+    return path.is_relative_to(PYTHON)
 
 
 # ---------------------------------------------------------------------- subjects in this process
@@ -214,7 +225,7 @@ def _received(unit: Unit, future: Future[Result]) -> Result:
         return future.result()
     except BrokenProcessPool:
         return _broken(unit, "a worker process ended early: killed, or out of memory")
-    except Exception as error:  # the worker could not import the target
+    except (Exception, SystemExit) as error:  # the worker could not import the target
         return _broken(unit, f"{type(error).__name__}: {error}")
 
 

@@ -53,7 +53,8 @@ class Baseline:
 
     def fixed(self, results: Iterable[Result], quick: bool) -> dict[str, Entry]:
         """The known findings that are gone."""
-        found = [one for result in results for one in result.findings]
+        # what could not be examined says nothing of what is known
+        found = [one for r in results for one in r.findings if one.verdict is not Verdict.NOT_APPLICABLE]
         still, right = {one.key for one in found if one.verdict is Verdict.WRONG}, {one.key for one in found}
         examined = {(one.subject, one.question) for one in found}
         return {

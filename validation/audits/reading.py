@@ -94,7 +94,7 @@ def read(subject: Subject, steps: int) -> Read:
 def _read(subject: Subject, steps: int) -> Read:
     try:
         sampler = subject.build(steps)
-    except Exception as error:  # whatever the foreign code raises
+    except (Exception, SystemExit) as error:  # whatever the foreign code raises
         raise Unreadable(f"{type(error).__name__}: {error}", defect=True) from error
     if sampler.claim is None:
         raise Unreadable("nothing is claimed: name a family")
@@ -104,7 +104,7 @@ def _read(subject: Subject, steps: int) -> Read:
         raise Unreadable(str(error), defect=True) from error
     except NotLinear as error:
         raise Unreadable(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Unreadable(f"{type(error).__name__}: {error}", defect=True) from error
 
 

@@ -61,7 +61,7 @@ class Run:
 
     Attributes:
         asked: how many subjects were to be examined; more than the results after an interrupt.
-        baseline: what is known, or None.
+        baseline: what is known; empty where no file was given.
     """
 
     results: tuple[Result, ...]
@@ -131,10 +131,16 @@ class Run:
         }
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing could be examined."""
+        return all(one.verdict is Verdict.NOT_APPLICABLE for one in self.findings)
+
+    @property
     def verdict(self) -> str:
         """One sentence with all the counts."""
         bad, known = self.verdicts[Verdict.WRONG], self.verdicts[Verdict.WRONG] - len(self.new)
-        what = "Nothing is wrong" if not bad else f"{counted(bad, 'finding')} {'is' if bad == 1 else 'are'} wrong"
+        nothing = "Nothing could be examined" if self.idle else "Nothing is wrong"
+        what = nothing if not bad else f"{counted(bad, 'finding')} {'is' if bad == 1 else 'are'} wrong"
         if known:
             what += f", of which {known} {'is' if known == 1 else 'are'} known"
         rest = (Verdict.CONVENTION, Verdict.OK, Verdict.NOT_APPLICABLE)
@@ -216,7 +222,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "platform": environment(),
         "libraries": run.libraries,
         "quick": run.quick,
-        "passed": not run.new and not run.interrupted,
+        "passed": not (run.new or run.idle or run.interrupted),
         "interrupted": run.interrupted,
         "verdict": run.verdict,
         "counts": {verdict.value: run.verdicts[verdict] for verdict in Verdict},

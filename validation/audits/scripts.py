@@ -10,6 +10,7 @@ call it themselves, with `model`, `x` and `draw`, and leave the output in `x`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -83,7 +84,7 @@ def _one(what: str, number: int, counted: str) -> tuple[str, str]:
 
 def _program(setup: str, start: float, answer: tuple[str, str], drawn: tuple[str, str] | None) -> str:
     """Lines that run the sampler; answers and normals are (comment, expression), None for the library's normals."""
-    loop = "scheduler" in setup
+    loop = re.search(r"^scheduler = ", setup, re.MULTILINE) is not None
     if drawn is None and not loop and "draw(" in setup:
         drawn = ("0", "0.0")
     lines = [

@@ -111,7 +111,7 @@ def find(
     if not colon or not head or not name:
         known = ", ".join(one.name for one in protocols().values() if one.members)
         raise BadTarget(
-            f"{text!r} is no library that can be audited ({known}){_near(text)}; "
+            f"{text!r} is no library that can be audited ({known}){_near(text, [one.name for one in protocols().values() if one.members])}; "
             "a callable of your own is MODULE:NAME or FILE.py:NAME, with --protocol"
         )
     if protocol is None:
@@ -152,7 +152,7 @@ def members(protocol: Protocol, quick: bool) -> list[str]:
     """
     try:
         return list(protocol.members(quick)) if protocol.members else []
-    except Exception as error:  # a library that is there, but lacks what it needs itself
+    except (Exception, SystemExit) as error:  # a library that is there, but lacks what it needs itself
         raise BadTarget(f"{protocol.library} cannot be imported: {type(error).__name__}: {error}") from error
 
 
@@ -183,7 +183,7 @@ def load(where: str, name: str) -> Any:
         module = _from_file(Path(where)) if where.endswith(".py") else _from_module(where)
     except BadTarget:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadTarget(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     found = module
     for part in name.split("."):
@@ -234,7 +234,7 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
         BadTarget: no such option or family, arguments or values that it does not take, or the protocol refuses it.
     """
     name = getattr(found, "__name__", type(found).__name__)
-    _check_names(found, name, request)
+    _check_names(found, name, request, protocol)
     try:
         subject = protocol.wrap(found, request)
     except (ValueError, TypeError) as error:
@@ -243,10 +243,10 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
     try:
         sampler = subject.build(steps)
     except (ValueError, TypeError, NotImplementedError) as error:
-        if request.options:
+        if request.options or request.claimed:
             raise BadTarget(f"{name} refuses what is set: {type(error).__name__}: {error}") from None
         return subject
-    except Exception:  # for the checks to report
+    except (Exception, SystemExit):  # for the checks to report
         return subject
     try:
         sampler.play(lambda x, _: np.zeros_like(x), np.ones((1, 1)), lambda: np.zeros((1, 1)))
@@ -254,7 +254,7 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
         if not _entered(found, error):
             said = f"{name} cannot be called as {protocol.name} calls it, {protocol.summary}: {error}"
             raise BadTarget(said) from None
-    except Exception:  # for the checks to report
+    except (Exception, SystemExit):  # for the checks to report
         pass
     return subject
 
@@ -269,12 +269,13 @@ def _entered(function: Any, error: TypeError) -> bool:
 # ---------------------------------------------------------------------- names of options
 
 
-def _check_names(found: Any, name: str, request: Request) -> None:
+def _check_names(found: Any, name: str, request: Request, protocol: Protocol) -> None:
     """The options that are set exist, and so do the family and what is claimed of it."""
     from refdiff.samplers.families import families
 
-    _known(request.options, accepted(found), f"option of {name}")
-    if request.family is None:
+    taken = accepted(found)
+    _known(request.options, None if taken is None else [*taken, *protocol.options], f"option of {name}")
+    if request.family is None or request.family in protocol.families:
         _known(request.claimed, CLAIMED, "claim without a family, which --family NAME gives")
         return
     _known([request.family], families(), "family (refdiff samplers lists them)")

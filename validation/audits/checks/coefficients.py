@@ -129,7 +129,13 @@ def told_levels(subject: Subject, quick: bool) -> Iterator[Finding]:
         except Unreadable as why:
             yield not_applicable(subject.name, TOLD, f"{place}: {why}")
             continue
-        levels = told(found)
+        try:
+            levels = told(found)
+        except ValueError as why:  # it tells what is no time of its process
+            yield Finding(
+                subject.name, TOLD, Verdict.WRONG, f"{place}: {why}", place=place, script=found.sampler.script
+            )
+            continue
         if levels is None:
             yield not_applicable(subject.name, TOLD, "nothing says what its times mean")
             return

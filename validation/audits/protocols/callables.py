@@ -128,10 +128,11 @@ class Path:
         for t in (ends := (float(to_numpy(a)), float(to_numpy(b)))):
             self._place(t)
         one, two = sorted(map(self._place, ends))
+        sign = 1.0 if ends[0] >= ends[1] else -1.0  # as levels fall
         total = self.parts[one]
         for part in self.parts[one + 1 : two]:
             total = total + part
-        return total / np.sqrt(self.times[two] - self.times[one])
+        return sign * total / np.sqrt(self.times[two] - self.times[one])
 
     def _place(self, t: float) -> int:
         """Where t is among the times, after it has been put there."""
@@ -168,8 +169,6 @@ class _Numpy:
     def randn(self, *size: int) -> Array:
         return _shaped(self._normal(), size)
 
-    randn_like = standard_normal
-
 
 def _shaped(z: Array, size: Any) -> Array:
     return z if size is None or size == () else z.reshape(size)
@@ -187,6 +186,16 @@ def drawn(function: Any, normal: Normal, edge: Edge, like: Any) -> Iterator[None
     def foreign(*_: Any, **__: Any) -> Any:
         return edge.to(normal(), like)
 
+    def sized(*size: Any, **named: Any) -> Any:
+        shape = named.get("size", size[0] if size and not isinstance(size[0], int) else size)
+        return foreign().reshape(tuple(shape))
+
+    def scaled(mean: Any = 0.0, std: Any = 1.0, size: Any = None, **_: Any) -> Any:
+        return mean + std * (foreign() if size is None else sized(size))
+
+    def keyed(key: Any, shape: Any = None, *_: Any, **__: Any) -> Any:  # noqa: ARG001
+        return foreign() if shape is None else foreign().reshape(shape)
+
     def alike(shown: Any, **__: Any) -> Any:
         return foreign().reshape(shown.shape)  # points may be shown as images of one pixel
 
@@ -199,11 +208,11 @@ def drawn(function: Any, normal: Normal, edge: Edge, like: Any) -> Iterator[None
         if edge.name == "torch":
             import torch
 
-            replaced = [(torch, "randn_like", alike), (torch, "randn", foreign), (torch, "normal", foreign)]
+            replaced = [(torch, "randn_like", alike), (torch, "randn", sized), (torch, "normal", scaled)]
         elif edge.name == "jax":
             import jax
 
-            replaced = [(jax.random, "normal", foreign)]
+            replaced = [(jax.random, "normal", keyed)]
         ours = _Numpy(normal)
         replaced += [(np.random, name, getattr(ours, name)) for name in ("standard_normal", "normal", "randn")]
         replaced += [(np.random, "default_rng", lambda *_, **__: ours)]

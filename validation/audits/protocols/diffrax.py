@@ -284,7 +284,13 @@ def implicit(name: str) -> Subject:
 
 def wrap(target: Any, request: Request) -> Subject:
     """A solver class; option equation: flow or reverse."""
+    import diffrax
+
     name = getattr(target, "__name__", str(target))
+    if target is not getattr(diffrax, name, None):
+        raise ValueError(
+            f"{name} must be the class of diffrax itself; a solver of your own goes by --protocol flow-matching"
+        )
     stochastic = dict(request.options).get("equation", "flow" if name in ODE else "reverse") == "reverse"
     if name in IMPLICIT:
         return implicit(name)
@@ -373,5 +379,6 @@ PROTOCOLS = (
         "diffrax",
         members,
         checks=(asked_times, strong_order, numbers, implicit_order, parted),
+        options=("equation",),
     ),
 )

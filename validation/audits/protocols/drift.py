@@ -228,8 +228,10 @@ def _euler(
     for before, after, place in zip(clock[:-1], clock[1:], at[:-1], strict=True):
         given, h = (array(place), array(y)), after - before
         moved = to_numpy(rate(*given)) * (h if direction == "u" else -h)
-        size = 0.0 if spread is None else np.reshape(to_numpy(spread(*given)), -1)[0]
-        y = y + moved + size * np.sqrt(h) * normal() if way.noise else y + moved
+        # a drift alone comes with the method's noise; a diffusion that is there is used, and must be 0 on the flow
+        size = way.diffusion(float(before)) if spread is None else to_numpy(spread(*given)).reshape(-1, 1)
+        noisy = bool(way.noise or np.any(size))
+        y = np.asarray(y + moved + size * np.sqrt(h) * normal() if noisy else y + moved, dtype=clock.dtype)
     return np.asarray(y, dtype=float)
 
 
@@ -328,6 +330,10 @@ def _linear(sampler: Sampler, model: Callable[[Array, Any], Array]) -> Array:
 
 PROTOCOLS = (
     Protocol(
-        "drift", "make(score) -> drift(u, x), or an object with f and g", wrap, checks=(asked_times, strong_order)
+        "drift",
+        "make(score) -> drift(u, x), or an object with f and g",
+        wrap,
+        checks=(asked_times, strong_order),
+        options=("arrays", "process", "noise", "start", "end", "direction"),
     ),
 )

@@ -72,4 +72,12 @@ def wrap(solver: Callable[..., Any], request: Request) -> Subject:
     return Subject(name, build, protocol="flow-matching", options=tuple(request.options.items()))
 
 
-PROTOCOLS = (Protocol("flow-matching", "f(velocity, x, times), data at time 1", wrap, checks=(asked_times,)),)
+PROTOCOLS = (
+    Protocol(
+        "flow-matching",
+        "f(velocity, x, times), data at time 1",
+        wrap,
+        checks=(asked_times,),
+        options=("arrays", "data_at"),
+    ),
+)

@@ -331,7 +331,13 @@ PARTS: Mapping[str, Callable[[bool], Iterator[Answer]]] = MappingProxyType(
 
 def wrap(target: Any, request: Request) -> Subject:
     """A solver class; options method, step_size (any value: steps by their size) and late (from s = 0.5)."""
+    from flow_matching import solver
+
     kind, options = getattr(target, "__name__", str(target)), dict(request.options)
+    if target is not getattr(solver, kind, None):
+        raise ValueError(
+            f"{kind} must be the class of flow_matching.solver itself; a solver of your own goes by --protocol flow-matching"
+        )
     if kind not in SOLVERS:
         raise ValueError(f"{kind} must be one of {', '.join(SOLVERS)}: discrete flows are jump processes, not tables")
     method = options.pop("method", "euler")
@@ -366,5 +372,13 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
 
 
 PROTOCOLS = (
-    Protocol("flow_matching", "ODESolver(velocity).sample(x_init, ...)", wrap, LIBRARY, members, checks=(asked_times,)),
+    Protocol(
+        "flow_matching",
+        "ODESolver(velocity).sample(x_init, ...)",
+        wrap,
+        LIBRARY,
+        members,
+        checks=(asked_times,),
+        options=("method", "step_size", "late"),
+    ),
 )

@@ -178,6 +178,7 @@ def order_of(known: Known, options: Mapping[str, Any]) -> float | None:
 def script(function: Callable[..., Any], grid: Array, options: Mapping[str, Any], dtype: str) -> str:
     """Lines that call the function with `model`, `x` and `draw`, and leave its output in `x`."""
     name, module = getattr(function, "__name__", "sampler"), getattr(function, "__module__", "module")
+    module = module.removeprefix("audited_")  # a file of one's own, in whose folder the program runs
     given = "".join(f", {k}={v!r}" for k, v in options.items())
     levels = f"torch.tensor({[float(s) for s in grid]}, dtype=torch.{dtype})"
     if "n" in options:

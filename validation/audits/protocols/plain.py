@@ -88,13 +88,12 @@ def wrap_score(function: Any, request: Request) -> Subject:
 
 def wrap_impulse(function: Any, request: Request) -> Subject:
     """f(model, x, normal): its grid is its attribute `times`, or else the times that it tells its model, and 0."""
-    process = callables.process_of(function, request, "vp-linear")
-
-    edge = edge_of(function)
+    process, edge = callables.process_of(function, request, "vp-linear"), edge_of(function)
+    name = callables.name_of(function, request.options)
 
     def run(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
         with callables.drawn(function, normal, edge, edge.to(np.asarray(x, dtype=request.dtype))):
-            return to_numpy(function(model, np.asarray(x, dtype=request.dtype), normal))
+            return to_numpy(function(model, np.asarray(x, dtype=request.dtype), normal, **request.options))
 
     def build(_: int) -> Sampler:
         grid = getattr(function, "times", None)
@@ -103,9 +102,9 @@ def wrap_impulse(function: Any, request: Request) -> Subject:
         grid = np.asarray(grid, dtype=float)
         claim = callables.claim_of(function, request, grid, process)
         dtype = np.dtype(request.dtype)
-        return Sampler(callables.name_of(function, {}), run, dtype, claim, float, process)
+        return Sampler(name, run, dtype, claim, float, process)
 
-    return Subject(callables.name_of(function, {}), build, protocol="impulse", steps=(1,))
+    return Subject(name, build, protocol="impulse", steps=(1,), options=tuple(request.options.items()))
 
 
 PROTOCOLS = (

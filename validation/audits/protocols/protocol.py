@@ -45,6 +45,8 @@ class Protocol:
         library: the import name of the library whose parts `members` lists, or None.
         members: quick -> the subjects of the installed library, by member name: class or function -> subjects.
         checks: what is examined beside the checks of every protocol.
+        options: names that `wrap` takes for itself, beside the arguments of the callable.
+        families: names that `wrap` knows, beside refdiff's families.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Protocol:
     library: str | None = None
     members: Callable[[bool], Mapping[str, Callable[[], Iterator[Subject]]]] | None = None
     checks: tuple[Check, ...] = ()
+    options: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
 
 
 @cache

@@ -195,4 +195,13 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
     return {name: partial(of, name) for name in PATHS} | {name: partial(part, name) for name in PARTS}
 
 
-PROTOCOLS = (Protocol("torchcfm", "a conditional flow matcher: mu_t, sigma_t, u_t", wrap, LIBRARY, members),)
+PROTOCOLS = (
+    Protocol(
+        "torchcfm",
+        "a conditional flow matcher: mu_t, sigma_t, u_t",
+        wrap,
+        LIBRARY,
+        members,
+        families=tuple(PATHS),
+    ),
+)

@@ -201,8 +201,12 @@ def subject(method: str, options: Mapping[str, Any], dtype: str = "float64", war
     )
 
 
-def wrap(target: Any, request: Request) -> Subject:  # noqa: ARG001
+def wrap(target: Any, request: Request) -> Subject:
     """odeint with the method and options of the request."""
+    import torchdiffeq
+
+    if target is not torchdiffeq.odeint:
+        raise ValueError("it must be torchdiffeq.odeint itself; a solver of your own goes by --protocol flow-matching")
     options = dict(request.options)
     method = options.pop("method", "dopri5")
     if method not in (*FIXED, *ADAPTIVE, *ADAMS):
@@ -380,5 +384,6 @@ PROTOCOLS = (
         "torchdiffeq",
         members,
         checks=(asked_times, adaptive, zero_steps),
+        options=("max_order",),
     ),
 )

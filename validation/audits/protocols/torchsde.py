@@ -169,9 +169,16 @@ def subject(method: str, dtype: str = "float64") -> Subject:
     return Subject(name, partial(sampler, method, dtype), "torchsde", version, "torchsde", STEPS, options)
 
 
-def wrap(target: Any, request: Request) -> Subject:  # noqa: ARG001
+def wrap(target: Any, request: Request) -> Subject:
     """sdeint with the method of the request."""
-    method = str(dict(request.options).get("method", "euler"))
+    import torchsde
+
+    if target is not torchsde.sdeint:
+        raise ValueError("it must be torchsde.sdeint itself; a solver of your own goes by --protocol flow-matching")
+    options = dict(request.options)
+    method = str(options.pop("method", "euler"))
+    if options:
+        raise ValueError(f"options must be method, got {', '.join(options)}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     return subject(method, request.dtype)
