@@ -1,5 +1,6 @@
 """The runner of audits: every subject, every check, nothing that foreign code does ends it, jobs change nothing."""
 
+import importlib.util
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ import audited
 import numpy as np
 import pytest
 
+from refdiff.schedules import VEPower
 from refdiff.validation.audits import audit
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.protocols.protocol import Request
@@ -133,3 +135,35 @@ def test_what_a_request_says_reaches_the_protocol(monkeypatch):
     list(target.subjects())
     (request,) = seen
     assert request == Request("edm-heun", {"a": 1}, {"s_churn": 2}, "float32", True)
+
+
+def refdiffs_own_error(subject, quick):  # noqa: ARG001
+    yield Finding(subject.name, "something", Verdict.OK, "fine")
+    VEPower().coefficients(-1.0)  # refused inside refdiff, called by it as well
+
+
+def test_an_error_of_refdiffs_own_lines_blames_nobody(toys, monkeypatch):  # noqa: ARG001
+    own = importlib.util.spec_from_loader("refdiffs_own", loader=None)
+    module = importlib.util.module_from_spec(own)
+    home = str(audit.OWN[1] / "some_check.py")
+    exec(
+        compile("def check(subject, quick):\n    yield from ()\n    raise KeyError('ours')", home, "exec"), vars(module)
+    )
+    (one,) = audit._guarded(module.check, next(iter(toy("right")[0].subjects())), True)
+    assert one.verdict is Verdict.NOT_APPLICABLE
+    assert "refdiff's check broke" in one.text
+    (_, two) = audit._guarded(refdiffs_own_error, next(iter(toy("right")[0].subjects())), True)
+    assert two.verdict is Verdict.WRONG  # a line of the tests, which are not refdiff, led to it
+
+
+def leaving_check(subject, quick):  # noqa: ARG001
+    yield Finding(subject.name, "leaving", Verdict.OK, "fine")
+    raise SystemExit(0)
+
+
+def test_foreign_code_that_leaves_ends_nothing(toys, monkeypatch):  # noqa: ARG001
+    monkeypatch.setattr(audit, "common", lambda: (leaving_check, loud_check))
+    (one, two) = run(audit.units(toy("right")))
+    for found in (one, two):
+        assert [f.verdict for f in found.findings] == [Verdict.OK, Verdict.WRONG, Verdict.OK]
+        assert "SystemExit" in found.findings[1].text

@@ -8,8 +8,8 @@ from refdiff.validation.audits.findings import Finding, Verdict
 
 
 def result(subject, **verdicts):
-    """A result whose findings are of one question, by place: w(rong) or o(k)."""
-    names = {"w": Verdict.WRONG, "o": Verdict.OK}
+    """A result whose findings are of one question, by place: w(rong), o(k) or n(ot applicable)."""
+    names = {"w": Verdict.WRONG, "o": Verdict.OK, "n": Verdict.NOT_APPLICABLE}
     findings = tuple(
         Finding(subject, "order", names[v], f"{place} is {v}", place=place) for place, v in verdicts.items()
     )
@@ -78,3 +78,10 @@ def test_another_file_is_refused_by_name(tmp_path, text):
     (tmp_path / "known.json").write_text(text)
     with pytest.raises(BadBaseline, match=r"known\.json must be"):
         load(tmp_path / "known.json")
+
+
+def test_what_could_not_be_examined_is_not_fixed():
+    base = known(result("A", a="w"))
+    for found in (result("A", a="n"), result("A", b="n")):
+        assert base.fixed([found], False) == {}
+        assert base.updated([found], False) == base

@@ -162,3 +162,28 @@ def test_pure_noise_is_pure_noise_even_if_alpha_is_a_rounding_below_zero():
 def test_without_a_meaning_of_times_nothing_is_said():
     sampler = replace(of_family("ddim", steps=5), told=None)
     assert only(told_levels(Subject("mute", lambda _: sampler), True)).verdict is Verdict.NOT_APPLICABLE
+
+
+def test_pure_noise_told_for_a_clean_state_is_rejected():
+    one, nothing = np.array([1e-6]), np.zeros(1)
+    clean, pure = np.array([-np.inf]), np.array([np.inf])
+    assert Told(pure, clean, one, nothing).verdict is Verdict.WRONG
+    assert Told(clean, clean, one, nothing).verdict is Verdict.OK
+    assert Told(pure, pure, one, nothing).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("wrong", [lambda t: -t, lambda t: t * np.inf])
+def test_times_that_are_none_of_the_process_are_wrong(wrong):
+    right = subject("edm-euler", VE)
+
+    def build(steps):
+        sampler = right.build(steps)
+
+        def play(model, x, normal):
+            return sampler.play(lambda y, t: model(y, wrong(t)), x, normal)
+
+        return replace(sampler, play=play)
+
+    (found,) = told_levels(replace(right, build=build), True)
+    assert found.verdict is Verdict.WRONG
+    assert "t must" in found.text

@@ -1,5 +1,7 @@
 """Where the claimed method is exact the foreign sampler must be, whatever its coordinate and number type."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from audit_tables import VE, VP, of_family, subject, with_weight
@@ -7,6 +9,7 @@ from audit_tables import VE, VP, of_family, subject, with_weight
 from refdiff import Gaussian
 from refdiff.samplers.propagation import propagate
 from refdiff.validation.audits.checks.exactness import exactness, summary
+from refdiff.validation.audits.checks.laws import law
 from refdiff.validation.audits.findings import Verdict, worst
 from refdiff.validation.audits.reading import read
 from refdiff.validation.audits.rows import claimed
@@ -81,3 +84,16 @@ def test_a_rounding_in_every_term_stays_within_the_bounds():
     off = np.abs(numbers(found.theirs) - numbers(found.mine))
     assert (off <= found.allowed(numbers)).all()
     assert (found.allowed(numbers) < 1e-3).all()
+
+
+def test_a_deterministic_method_that_adds_noise_is_rejected():
+    right = subject("ddim")
+
+    def build(steps):
+        sampler = right.build(steps)
+        return replace(sampler, play=lambda model, x, normal: sampler.play(model, x, normal) + 0.25 * normal())
+
+    for check in (exactness, law):
+        found = [f for f in check(replace(right, build=build), True) if f.verdict is not Verdict.NOT_APPLICABLE]
+        assert found
+        assert all(f.verdict is Verdict.WRONG and "noise" in f.text for f in found)

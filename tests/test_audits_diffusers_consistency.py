@@ -74,6 +74,7 @@ CHANGES: dict[tuple[str, str], Callable[..., Any]] = {
     ("state", "after a run"): lambda self, x, named: x * (1.001 if self.memory > 8 else 1),
     ("batch", "one by one"): lambda self, x, named: x + 0.01 * x.mean(dim=0, keepdim=True),
     ("number type", "float16"): lambda self, x, named: x.float().double() if x.dtype != torch.float64 else x,
+    ("number type", "float64"): lambda self, x, named: x.float(),
     ("output", "return_dict"): lambda self, x, named: -x if named else x,
     ("prediction types", "sample"): lambda self, x, named: x * (1.01 if self.config.prediction_type == "sample" else 1),
     ("begin index", "by index, step 4"): lambda self, x, named: x * (1.01 if self.begin_index == 4 else 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -134,3 +135,11 @@ def test_an_exact_network_for_one_point_answers_what_each_prediction_is() -> Non
         assert answered is not None
         np.testing.assert_allclose(answered, value)
     assert exposed.answer("score", x, point, a, s) is None
+
+
+def test_scripts_are_programs() -> None:
+    subject = subject_of(Build(diffusers.EulerDiscreteScheduler))
+    scripts = [f.script for f in exposed.exposed(subject, False) if f.script]
+    assert len(scripts) >= 5
+    for script in scripts:
+        assert ast.parse(script).body

@@ -170,3 +170,15 @@ def test_a_class_of_ones_own_is_wrapped_with_options_of_step_apart() -> None:
     assert subject.source.at_step == {"s_churn": 1.0}
     with pytest.raises(ValueError, match=r"takes .*use_karras_sigmas.*; got nothing_like_it"):
         wrap(diffusers.EulerDiscreteScheduler, Request(options={"nothing_like_it": 1}))
+
+
+def test_what_never_runs_is_not_ok() -> None:
+    bogus = Build(diffusers.EulerDiscreteScheduler, {"beta_schedule": "bogus"})
+    (one,) = robustness.step_counts(subject_of(bogus), True)
+    assert one.verdict is Verdict.NOT_APPLICABLE
+    assert "refuses every number" in one.text
+
+
+def test_an_option_that_step_does_not_take_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="got s_chrun"):
+        wrap(diffusers.EulerDiscreteScheduler, Request(options={"s_chrun": 40.0}))

@@ -99,6 +99,11 @@ class TimesOffByOne(Changed):
         self.timesteps = self.timesteps - 1
 
 
+class TimesOneHigher(Changed):
+    def change(self) -> None:
+        self.timesteps = self.timesteps + 1
+
+
 class LevelsSquared(Changed):
     def change(self) -> None:
         self.sigmas = self.sigmas**2
@@ -120,6 +125,8 @@ class NoisyEnd(Changed):
     [
         (TimesOffByOne, {}, ("spacing", "times")),
         (TimesOffByOne, {"use_karras_sigmas": True}, ("told times", "times")),
+        (TimesOneHigher, {"use_exponential_sigmas": True}, ("told times", "times")),
+        (TimesOneHigher, {"use_beta_sigmas": True}, ("told times", "times")),
         (LevelsSquared, {}, ("levels", "levels at the times")),
         (RhoFive, {"use_karras_sigmas": True}, ("levels", "karras levels")),
         (NoisyEnd, {}, ("final level", "final level")),
@@ -151,3 +158,12 @@ def test_cumulative_products_are_those_of_float64() -> None:
     betas = np.linspace(1e-4, 0.02, 1000)
     np.testing.assert_allclose(right, np.cumprod(1 - betas), rtol=1e-12)
     assert (bound < 3e-4 * right).all()
+
+
+def test_preconditioned_times_are_those_of_their_definition() -> None:
+    class Doubled(diffusers.EDMEulerScheduler):  # type: ignore[misc, name-defined]
+        def precondition_noise(self, sigma: Any) -> Any:
+            return 2 * super().precondition_noise(sigma)
+
+    assert ("told times", "c_noise") not in wrong(diffusers.EDMEulerScheduler)
+    assert ("told times", "c_noise") in wrong(Doubled)

@@ -15,7 +15,7 @@ from refdiff.validation.audits.checks.schedules import ScheduleSubject, schedule
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.protocols import flow, flow_matching, torchcfm
 from refdiff.validation.audits.protocols.drift import asked_times
-from refdiff.validation.audits.protocols.protocol import Request
+from refdiff.validation.audits.protocols.protocol import Request, protocols
 from refdiff.validation.audits.subject import Subject
 
 METHODS = (
@@ -194,3 +194,15 @@ def test_a_bridge_whose_spread_is_not_rooted_is_found() -> None:
     assert any("sigma_t" in f.text for f in found)
     assert not any("mu" in f.text.split(":")[1] for f in found)
     assert np.isfinite([f.number or 0.0 for f in found]).all()
+
+
+@pytest.mark.parametrize("library", ["torchdiffeq", "torchsde", "diffrax", "flow_matching"])
+def test_what_is_not_the_librarys_own_is_not_audited_as_if_it_were(library: str) -> None:
+    pytest.importorskip(library)
+
+    class Heun:
+        """Named like one of a library's solvers."""
+
+    Heun.__name__ = {"diffrax": "Heun", "flow_matching": "ODESolver"}.get(library, "odeint")
+    with pytest.raises(ValueError, match=r"own; a solver of yours|itself; a solver of your own"):
+        protocols()[library].wrap(Heun, Request())

@@ -248,3 +248,43 @@ def test_increments_of_a_path_add_up() -> None:
     middle = [other(2.0, 0.0), other(1.0, 0.0)][1]  # a bridge: unit variance, correlation sqrt(1/2) with the whole
     assert abs(np.var(middle) - 1) < 0.02
     assert abs(np.mean(middle * other(2.0, 0.0)) - np.sqrt(0.5)) < 0.02
+
+
+def test_options_reach_an_impulse_sampler() -> None:
+    def mine(model, x, normal, share=1.0):  # type: ignore[no-untyped-def]
+        grid = plain.grid_of(VPLinear(), families()["ddim"], 4)
+        return share * loop(families()["ddim"](VPLinear(), grid), model, x, normal)
+
+    for share, verdict in ((1.0, Verdict.OK), (0.9, Verdict.WRONG)):
+        subject = plain.wrap_impulse(mine, Request(family="ddim", options={"share": share}))
+        assert [one.verdict for one in verdicts(subject)] == [verdict]
+        assert dict(subject.options) == {"share": share}
+
+
+def test_a_reversed_interval_of_a_brownian_path_has_the_other_sign() -> None:
+    rng = np.random.default_rng(1)
+    path = callables.Path(lambda: rng.standard_normal(3))
+    there = path(4.0, 2.0)
+    assert np.array_equal(path(2.0, 4.0), -there)
+    # increments add up: W(4) - W(1) = W(4) - W(2) + W(2) - W(1), each divided by the root of its length
+    np.testing.assert_allclose(3**0.5 * path(4.0, 1.0), 2**0.5 * there + path(2.0, 1.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("style", ["randn", "randn of a size", "normal", "normal of a size", "randn_like"])
+def test_normals_of_torch_have_the_shape_mean_and_deviation_that_are_asked_for(style: str) -> None:
+    torch = pytest.importorskip("torch")
+
+    def draw() -> None:
+        zeros = torch.zeros(6, 1, 1)
+        found = {
+            "randn": lambda: torch.randn(6, 1, 1),
+            "randn of a size": lambda: torch.randn((6, 1, 1)),
+            "normal": lambda: (torch.normal(zeros + 1, 0.5 * torch.ones(6, 1, 1)) - 1) * 2,
+            "normal of a size": lambda: (torch.normal(1.0, 0.5, size=(6, 1, 1)) - 1) * 2,
+            "randn_like": lambda: torch.randn_like(zeros),
+        }[style]()
+        assert found.shape == (6, 1, 1)
+        np.testing.assert_allclose(found.numpy().ravel(), np.arange(6), atol=1e-6)
+
+    with callables.drawn(draw, lambda: np.arange(6.0)[:, None], edge_of(draw, "torch"), torch.zeros(6, 1)):
+        draw()

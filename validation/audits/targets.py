@@ -109,9 +109,9 @@ def find(
             return mine
         protocol, head = mine[0].protocol, _home(protocols()[mine[0].protocol], name)
     if not colon or not head or not name:
-        known = ", ".join(one.name for one in protocols().values() if one.members)
+        known = [one.name for one in protocols().values() if one.members]
         raise BadTarget(
-            f"{text!r} is no library that can be audited ({known}){_near(text, [one.name for one in protocols().values() if one.members])}; "
+            f"{text!r} is no library that can be audited ({', '.join(known)}){_near(text, known)}; "
             "a callable of your own is MODULE:NAME or FILE.py:NAME, with --protocol"
         )
     if protocol is None:

@@ -171,11 +171,12 @@ def told(found: Read) -> Told | None:
     with np.errstate(invalid="ignore"):
         drift = np.nan_to_num(np.max([np.abs(one - right) for one in moved], axis=0, initial=0.0))
     times = comparison.heard.times
+    levels = np.array([level(t) for t in times])  # a ValueError where one is no time
     rounding = [change(t, OPERATIONS * _eps(sampler, t) * abs(float(t))) for t in times]
     whole = [0.5 if isinstance(t, int | np.integer) else 0.0 for t in times]
     design = [change(t, max(sampler.told_within, half), ends=True) for t, half in zip(times, whole, strict=True)]
     bound = np.array(rounding) + WORST * drift + OPERATIONS * sampler.eps
-    return Told(np.array([level(t) for t in times]), right, bound, np.array(design))
+    return Told(levels, right, bound, np.array(design))
 
 
 def _levels(table: Any) -> Array:

@@ -191,7 +191,8 @@ def drawn(function: Any, normal: Normal, edge: Edge, like: Any) -> Iterator[None
         return foreign().reshape(tuple(shape))
 
     def scaled(mean: Any = 0.0, std: Any = 1.0, size: Any = None, **_: Any) -> Any:
-        return mean + std * (foreign() if size is None else sized(size))
+        shape = np.broadcast_shapes(np.shape(mean), np.shape(std)) if size is None else size
+        return mean + std * (sized(shape) if shape else foreign())
 
     def keyed(key: Any, shape: Any = None, *_: Any, **__: Any) -> Any:  # noqa: ARG001
         return foreign() if shape is None else foreign().reshape(shape)

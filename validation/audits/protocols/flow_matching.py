@@ -335,9 +335,7 @@ def wrap(target: Any, request: Request) -> Subject:
 
     kind, options = getattr(target, "__name__", str(target)), dict(request.options)
     if target is not getattr(solver, kind, None):
-        raise ValueError(
-            f"{kind} must be the class of flow_matching.solver itself; a solver of your own goes by --protocol flow-matching"
-        )
+        raise ValueError(f"{kind} must be flow_matching's own; a solver of yours goes by --protocol flow-matching")
     if kind not in SOLVERS:
         raise ValueError(f"{kind} must be one of {', '.join(SOLVERS)}: discrete flows are jump processes, not tables")
     method = options.pop("method", "euler")
