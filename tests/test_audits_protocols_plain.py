@@ -13,15 +13,16 @@ from refdiff.samplers import Tableau, to_prediction
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.families import families
 from refdiff.schedules import VPLinear
-from refdiff.validation.audits.checks.coefficients import coefficients
+from refdiff.validation.audits.checks.coefficients import coefficients, told_levels
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.levels import EXPLODING
-from refdiff.validation.audits.protocols import callables, edm, model_fn, plain, score
+from refdiff.validation.audits.protocols import callables, edm, log_snr, model_fn, plain, score
 from refdiff.validation.audits.protocols.arrays import edge_of
 from refdiff.validation.audits.protocols.protocol import Request
 from refdiff.validation.audits.subject import Subject
 
 DTYPES = ("float64", "float32")
+PLAIN, SCORE, LOG_SNR = (module.PROTOCOLS[0].wrap for module in (plain, score, log_snr))
 # every family whose tables are made for one schedule on any grid
 NAMES = sorted(families())
 
@@ -49,21 +50,21 @@ def test_every_family_presented_as_a_function_of_times_is_right(name: str) -> No
     except ValueError as error:
         pytest.skip(f"not for this grid: {error}")
     dtype = DTYPES[NAMES.index(name) % 2]
-    found = verdicts(plain.wrap(sampler(name), Request(family=name, dtype=dtype)), (4,))
+    found = verdicts(PLAIN(sampler(name), Request(family=name, dtype=dtype)), (4,))
     assert [one.verdict for one in found] == [Verdict.OK], found[0].text
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "edm-heun", "ddpm", "lms4", "dpmpp-2m-sde"])
 def test_a_weight_off_by_a_hundredth_is_found_at_its_step(name: str) -> None:
     for part in ("states", "outputs"):
-        subject = plain.wrap(sampler(name, partial(broken, part=part)), Request(family=name))
+        subject = PLAIN(sampler(name, partial(broken, part=part)), Request(family=name))
         found = verdicts(subject, (5,))
         assert [one.verdict for one in found] == [Verdict.WRONG]
         assert "1 of" in found[0].text
 
 
 def test_a_normal_of_another_size_is_found() -> None:
-    subject = plain.wrap(sampler("ddpm", partial(broken, part="noise", factor=2.0)), Request(family="ddpm"))
+    subject = PLAIN(sampler("ddpm", partial(broken, part="noise", factor=2.0)), Request(family="ddpm"))
     assert "normal" in verdicts(subject, (5,))[0].text
 
 
@@ -81,7 +82,7 @@ def test_normals_of_numpy_come_from_outside() -> None:
         return loop(table(VPLinear(), times), model, x, lambda: rng.normal(0.0, 1.0, x.shape))
 
     for function in (mine, old, given):
-        assert all(f.verdict is Verdict.OK for f in verdicts(plain.wrap(function, Request(family="ddpm"))))
+        assert all(f.verdict is Verdict.OK for f in verdicts(PLAIN(function, Request(family="ddpm"))))
 
 
 def test_another_process_is_named_by_an_attribute_or_a_claim() -> None:
@@ -91,20 +92,20 @@ def test_another_process_is_named_by_an_attribute_or_a_claim() -> None:
         return x
 
     request = Request(family="ab1-t", claimed={"process": "flow", "prediction_type": "velocity"})
-    assert all(f.verdict is Verdict.OK for f in verdicts(plain.wrap(mine, request)))
+    assert all(f.verdict is Verdict.OK for f in verdicts(PLAIN(mine, request)))
     mine.process, mine.prediction = "flow", "velocity"  # type: ignore[attr-defined]
-    assert all(f.verdict is Verdict.OK for f in verdicts(plain.wrap(mine, Request(family="ab1-t"))))
+    assert all(f.verdict is Verdict.OK for f in verdicts(PLAIN(mine, Request(family="ab1-t"))))
     with pytest.raises(ValueError, match="process must be"):
-        plain.wrap(mine, Request(claimed={"process": "sideways"}))
+        PLAIN(mine, Request(claimed={"process": "sideways"}))
 
 
 def test_a_family_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="family must be"):
-        plain.wrap(sampler("ddim"), Request(family="dream"))
+        PLAIN(sampler("ddim"), Request(family="dream"))
 
 
 def test_without_a_family_nothing_is_claimed() -> None:
-    assert {f.verdict for f in verdicts(plain.wrap(sampler("ddim"), Request()))} == {Verdict.NOT_APPLICABLE}
+    assert {f.verdict for f in verdicts(PLAIN(sampler("ddim"), Request()))} == {Verdict.NOT_APPLICABLE}
 
 
 def test_a_score_sampler_is_read_in_the_score() -> None:
@@ -113,10 +114,21 @@ def test_a_score_sampler_is_read_in_the_score() -> None:
         return loop(table(made), answer, x, normal)
 
     for dtype in DTYPES:
-        subject = score.PROTOCOLS[0].wrap(mine, Request(family="euler-maruyama", dtype=dtype))
+        subject = SCORE(mine, Request(family="euler-maruyama", dtype=dtype))
         assert all(f.verdict is Verdict.OK for f in verdicts(subject))
-    wrong = plain.wrap_score(partial(mine, table=broken), Request(family="euler-maruyama"))
+    wrong = SCORE(partial(mine, table=broken), Request(family="euler-maruyama"))
     assert all(f.verdict is Verdict.WRONG for f in verdicts(wrong, (5,)))
+
+
+def test_a_network_that_is_told_the_log_snr_is_known_by_it() -> None:
+    def mine(model, x, times, normal, factor=1.0):  # type: ignore[no-untyped-def]
+        table = families()["ddim"](VPLinear(), times.astype(float))
+        return loop(table, lambda y, t: model(y, factor * VPLinear().log_snr(t)), x, normal)
+
+    for factor, verdict in ((1.0, Verdict.OK), (1.01, Verdict.WRONG)):
+        subject = LOG_SNR(mine, Request(family="ddim", options={"factor": factor}))
+        assert [f.verdict for f in told_levels(subject, True)] == [verdict]
+        assert [f.verdict for f in coefficients(subject, True)] == [Verdict.OK]
 
 
 def test_the_impulse_form_has_its_own_times() -> None:
@@ -233,7 +245,7 @@ def test_torch_and_jax_functions_are_played_in_their_own_numbers() -> None:
     for function, name in ((in_torch, "torch"), (in_jax, "jax")):
         pytest.importorskip(name)
         function.arrays = name  # type: ignore[attr-defined]
-        found = verdicts(plain.wrap(function, Request(family="ddim-eta1", dtype="float32")), (5,))
+        found = verdicts(PLAIN(function, Request(family="ddim-eta1", dtype="float32")), (5,))
         assert [f.verdict for f in found] == [Verdict.OK], found[0].text
 
 

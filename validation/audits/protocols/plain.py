@@ -1,8 +1,9 @@
 r"""Functions of times: f(model, x, times), model(x, t), in NumPy, torch or JAX, on the grid of the claimed family.
 
     plain     the model answers what the family asks for: the denoiser, the noise, the score, a velocity
-    score     score-SDE: the model answers the score
     impulse   refdiff's own form f(model, x, normal), with times of its own that it tells the model
+
+A convention that differs in what the model answers or in what it is told is a line of its own file: `of_times`.
 
 What the times mean is said by the claim `process`, by the function's attribute of that name, or is vp-linear; what the
 model answers, by `prediction_type` or the attribute `prediction`. Where a parameter of f is called `normal` or `rng`
@@ -11,7 +12,7 @@ it gets the audit's normals, by calls normal() or rng.standard_normal(); otherwi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,34 +57,41 @@ def play(function: Any, given: tuple[Array, ...], options: Mapping[str, Any], dt
     return sampler
 
 
-def subject(function: Any, request: Request, protocol: str, prediction: str | None) -> Subject:
-    """A function of a grid."""
-    process = callables.process_of(function, request, "vp-linear")
-    family = callables.family_of(request)
-
-    def build(steps: int) -> Sampler:
-        grid = grid_of(process, family, steps)
-        return Sampler(
-            name=callables.name_of(function, request.options),
-            play=play(function, (grid,), request.options, request.dtype),
-            dtype=edge_of(function).dtype(request.dtype),
-            claim=callables.claim_of(function, request, grid, process, prediction),
-            told=float,
-            trained=process,
-        )
-
-    name = callables.name_of(function, request.options)
-    return Subject(name, build, protocol=protocol, options=tuple(request.options.items()))
+def time_itself(process: Schedule, t: Any) -> float:  # noqa: ARG001
+    """What networks are told in most conventions: the time of the process."""
+    return float(t)
 
 
-def wrap(function: Any, request: Request) -> Subject:
-    """f(model, x, times)."""
-    return subject(function, request, "plain", None)
+def of_times(
+    name: str, summary: str, prediction: str | None = None, told: Callable[[Schedule, Any], float] = time_itself
+) -> Protocol:
+    """The protocol of functions f(model, x, times).
 
+    Args:
+        name, summary: as in --list.
+        prediction: what the model answers; what the family asks for where it is None.
+        told: (process, what the model is told) -> the time of the process.
+    """
 
-def wrap_score(function: Any, request: Request) -> Subject:
-    """f(score, x, times)."""
-    return subject(function, request, "score", "score")
+    def wrap(function: Any, request: Request) -> Subject:
+        process = callables.process_of(function, request, "vp-linear")
+        family = callables.family_of(request)
+        called = callables.name_of(function, request.options)
+
+        def build(steps: int) -> Sampler:
+            grid = grid_of(process, family, steps)
+            return Sampler(
+                name=called,
+                play=play(function, (grid,), request.options, request.dtype),
+                dtype=edge_of(function).dtype(request.dtype),
+                claim=callables.claim_of(function, request, grid, process, prediction),
+                told=lambda t: told(process, t),
+                trained=process,
+            )
+
+        return Subject(called, build, protocol=name, options=tuple(request.options.items()))
+
+    return Protocol(name, summary, wrap)
 
 
 def wrap_impulse(function: Any, request: Request) -> Subject:
@@ -108,6 +116,6 @@ def wrap_impulse(function: Any, request: Request) -> Subject:
 
 
 PROTOCOLS = (
-    Protocol("plain", "f(model, x, times), model(x, t) -> what the family asks for", wrap),
+    of_times("plain", "f(model, x, times), model(x, t) -> what the family asks for"),
     Protocol("impulse", "f(model, x, normal), as refdiff's impulse_response has it", wrap_impulse),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from refdiff.validation.audits.protocols.plain import wrap_score
-from refdiff.validation.audits.protocols.protocol import Protocol
+from refdiff.validation.audits.protocols.plain import of_times
 
-PROTOCOLS = (Protocol("score", "f(score, x, times), score(x, t) -> grad log p_t(x)", wrap_score),)
+PROTOCOLS = (of_times("score", "f(score, x, times), score(x, t) -> grad log p_t(x)", "score"),)
