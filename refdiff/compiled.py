@@ -1,4 +1,4 @@
-r"""Exact models and samplers on Numba's kernels: laws, times and tables as the arrays that kernels take.
+r"""Laws and their predictions on Numba's kernels: mixtures and times as the arrays that kernels take.
 
 A prediction is sum_k r_k (mu m_k + B_k (x - alpha m_k)) with B_k = (beta S_k + gamma) (alpha S_k alpha + sigma^2)^-1:
 
@@ -14,28 +14,45 @@ times of a process that is the same on all axes; where it is not, kernels do not
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refdiff.arguments import Array
-from refdiff.distributions.covariances import NO_DENSITY, Diagonal
-from refdiff.distributions.mixture import GaussianMixture
+from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR, Covariances, Diagonal
 from refdiff.kernels.numba import mixture as kernels
-from refdiff.kernels.numba import philox, second_order
-from refdiff.kernels.numba import tableau as table_kernel
+from refdiff.kernels.numba import second_order
 from refdiff.kernels.numba.compiling import blocks
 from refdiff.kernels.numba.point_set import predict_points
 from refdiff.kernels.numba.pruning import leaves
 from refdiff.kernels.numba.tiles import LANES
-from refdiff.model import ExactModel
-from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Coefficients
 
-FAR = "x must be near enough to a component for float64, got a log density of -inf"
-UNSTABLE = "stages must stay finite, got one that is not: steps are unstable, or x is too far from every component"
+
+class Law(Protocol):
+    """What is read of a GaussianMixture, which asks this module and so is not imported here."""
+
+    @property
+    def log_weights(self) -> Array:
+        """log w_k, shape (K,)."""
+
+    @property
+    def means(self) -> Array:
+        """m_k, shape (K, d)."""
+
+    @property
+    def covariances(self) -> Covariances:
+        """S_k."""
+
+    @property
+    def dim(self) -> int:
+        """d."""
+
+    @property
+    def count(self) -> int:
+        """K."""
+
 
 # prediction -> (mu, beta, gamma)
 _CHOICES: dict[str, Callable[[Coefficients], tuple[Any, Any, Any]]] = {
@@ -52,11 +69,11 @@ LOST = 1e6 * np.finfo(float).eps
 # From so many components a tree of them pays, where there are few axes; from so many axes products pay.
 TREE_PAYS, PRODUCTS_PAY = 2048, 32
 
-_mixtures: WeakKeyDictionary[GaussianMixture, kernels.Mixture] = WeakKeyDictionary()
-_trees: WeakKeyDictionary[GaussianMixture, kernels.Tree] = WeakKeyDictionary()
+_mixtures: WeakKeyDictionary[Law, kernels.Mixture] = WeakKeyDictionary()
+_trees: WeakKeyDictionary[Law, kernels.Tree] = WeakKeyDictionary()
 
 
-def applies(law: GaussianMixture, when: Array) -> bool:
+def applies(law: Law, when: Array) -> bool:
     """Whether kernels can evaluate the law at the time `when`, an answer of `at`.
 
     Not matrix covariances under a process that differs on the axes, nor matrices whose small eigenvalues are lost
@@ -76,7 +93,7 @@ def applies(law: GaussianMixture, when: Array) -> bool:
     return True
 
 
-def mixture(law: GaussianMixture) -> kernels.Mixture:
+def mixture(law: Law) -> kernels.Mixture:
     """The law as kernels take it, without the components of weight 0; made once for each law."""
     if law not in _mixtures:
         drawn = np.isfinite(law.log_weights)
@@ -100,7 +117,7 @@ def at(c: Coefficients, prediction: str) -> Array:
     return np.array(rows, dtype=float).reshape(5, -1)
 
 
-def pruned(law: GaussianMixture) -> kernels.Mixture | kernels.Tree:
+def pruned(law: Law) -> kernels.Mixture | kernels.Tree:
     """The law as kernels take it that may leave out components too far to matter, in an order of its own."""
     parts = mixture(law)
     if parts.variances.shape[1] > 1 or len(parts.bases) or len(parts.means) < TREE_PAYS or law.dim >= PRODUCTS_PAY:
@@ -121,152 +138,76 @@ def _isotropic(parts: kernels.Mixture | kernels.Tree, when: Array) -> bool:
 STATIC = np.array([[1.0], [0.0], [0.0], [0.0], [-1.0]])  # the law itself, and its score
 
 
-def evaluate(law: GaussianMixture, x: Array, when: Array) -> tuple[Array, Array]:
+def evaluate(law: Law, x: Array, when: Array) -> tuple[Array, Array]:
     """Prediction (n, d) and log density (n,) at checked points x (n, d)."""
     parts = pruned(law)
     x, out, logp = np.ascontiguousarray(x), np.empty(x.shape), np.empty(len(x))
     if len(x) and _isotropic(parts, when) and law.dim >= PRODUCTS_PAY:
         predict_points(x, parts, when, out, logp)
     else:
-        _over_blocks(kernels.predict, len(x), x, parts, when, out, logp)
+        over_blocks(kernels.predict, len(x), x, parts, when, out, logp)
     return out, logp
 
 
-def prediction(law: GaussianMixture, x: Array, when: Array) -> Array:
+def prediction(law: Law, x: Array, when: Array) -> Array:
     """The prediction (n, d) at checked points x (n, d)."""
-    return _finite(evaluate(law, x, when)[0])
+    return finite(evaluate(law, x, when)[0])
 
 
-def log_density(law: GaussianMixture, x: Array, when: Array) -> Array:
+def log_density(law: Law, x: Array, when: Array) -> Array:
     """log p (n,) at checked points x (n, d)."""
     return evaluate(law, x, when)[1]
 
 
-def jacobian(law: GaussianMixture, x: Array, when: Array) -> Array:
+def jacobian(law: Law, x: Array, when: Array) -> Array:
     """The derivative of the prediction, (n, d, d), at checked points x (n, d)."""
     out = np.empty((*x.shape, x.shape[1]))
     _ask(second_order.jacobian, law, x, when, out)
-    return _finite(out)
+    return finite(out)
 
 
-def divergence(law: GaussianMixture, x: Array, when: Array) -> Array:
+def divergence(law: Law, x: Array, when: Array) -> Array:
     """The divergence of the prediction, (n,), at checked points x (n, d)."""
     out = np.empty(len(x))
     _ask(second_order.divergence, law, x, when, out, np.empty((0, x.shape[1])))
-    return _finite(out)
+    return finite(out)
 
 
-def covariance_times(law: GaussianMixture, x: Array, vectors: Array, when: Array) -> Array:
+def covariance_times(law: Law, x: Array, vectors: Array, when: Array) -> Array:
     """Cov[x_0 | x] u, (n, d), at checked points and vectors (n, d)."""
     parts = mixture(law)
     out = np.empty(x.shape)
-    _over_blocks(second_order.covariance_times, len(x), *map(np.ascontiguousarray, (x, vectors)), parts, when, out)
-    return _finite(out)
+    over_blocks(second_order.covariance_times, len(x), *map(np.ascontiguousarray, (x, vectors)), parts, when, out)
+    return finite(out)
 
 
-def responsibilities(law: GaussianMixture, x: Array, when: Array) -> Array:
+def responsibilities(law: Law, x: Array, when: Array) -> Array:
     """p(component k | x), (n, K), at checked points x (n, d)."""
     drawn = np.isfinite(law.log_weights)
     out = np.empty((len(x), int(drawn.sum())))
     _ask(second_order.responsibilities, law, x, when, out)
     whole = np.zeros((len(x), law.count))
-    whole[:, drawn] = _finite(out)
+    whole[:, drawn] = finite(out)
     return whole
 
 
-def _ask(kernel: Callable[..., None], law: GaussianMixture, x: Array, when: Array, *answers: Array) -> None:
+def _ask(kernel: Callable[..., None], law: Law, x: Array, when: Array, *answers: Array) -> None:
     parts = mixture(law)
-    _over_blocks(kernel, len(x), np.ascontiguousarray(x), parts, when, *answers)
+    over_blocks(kernel, len(x), np.ascontiguousarray(x), parts, when, *answers)
 
 
-def normals(seed: int, particles: NDArray[np.uint64], draw: int, dim: int) -> Array:
-    """random.normals of these particles, up to a few ulps."""
-    out = np.empty((len(particles), dim))
-    if len(particles):
-        count = -(-len(particles) // philox.LANES)
-        blocks(philox.fill_normals, count, seed & 0xFFFFFFFF, seed >> 32, particles, draw, out)
-    return out
-
-
-# ---------------------------------------------------------------------- tables
-
-
-def run(
-    tableau: Tableau,
-    model: ExactModel,
-    x: Array,
-    seed: int,
-    particle: int,
-    trajectory: bool,
-    progress: Callable[[int, int], None] | None,
-) -> Array | None:
-    """The output (n, d) of a sampler for checked points x (n, d), or all stages (s, n, d).
-
-    None where the fused kernel cannot run this table on this model: matrix-valued noise weights, numbers that are not
-    float64, or a law to which kernels do not apply.
-    """
-    if tableau.noise.ndim > 3 or {tableau.states.dtype, tableau.outputs.dtype, tableau.noise.dtype} != {
-        np.dtype(float)
-    }:
-        return None
-    table = _table(tableau, model)
-    if not all(applies(model.distribution, when) for when in table.at[tableau.evaluated]):
-        return None
-    out = np.empty(x.shape)
-    kept = np.empty((tableau.stages if trajectory else 0, *x.shape))
-    key = np.array([seed & 0xFFFFFFFF, seed >> 32], dtype=np.int64)
-
-    def tell(done: int, count: int) -> None:
-        if progress is not None:
-            progress(done * tableau.nfe // count, tableau.nfe)
-
-    arguments = (np.ascontiguousarray(x), table, pruned(model.distribution), key, np.uint64(particle), out, kept)
-    _over_blocks(table_kernel.run, len(x), *arguments, progress=tell)
-    return _finite(kept if trajectory else out, UNSTABLE)
-
-
-def _table(tableau: Tableau, model: ExactModel) -> table_kernel.Table:
-    """The table and the model's coefficients at its times, as the kernel takes them."""
-    stages = tableau.stages
-    # the newest stage lies beside those it is made of
-    window = (max(tableau.window[:2]) + 1, max(tableau.window[2], 1))
-    kinds: list[int] = []
-    places: list[int] = []
-    weights: list[Array] = []
-    starts = [0]
-    for k in range(stages):
-        for kind, terms in enumerate(tableau.row(k)):
-            kept = window[0] if kind < 2 else window[1]
-            kinds += [kind] * len(terms)
-            places += [j % kept for j, _ in terms]
-            weights += [np.atleast_1d(w) for _, w in terms]
-        starts.append(len(kinds))
-    width = max([len(w) for w in weights], default=1)
-    evaluated = np.flatnonzero(tableau.evaluated)
-    times = tableau.times[evaluated].tolist()
-    asked = [at(model.process.coefficients(t), tableau.prediction) for t in times]
-    when = np.zeros((stages, *(asked or [STATIC])[0].shape))
-    when[evaluated] = asked or 0.0
-    return table_kernel.Table(
-        np.array(kinds, dtype=np.int64),
-        np.array(places, dtype=np.int64),
-        np.array([np.broadcast_to(w, (width,)) for w in weights], dtype=float).reshape(-1, width),
-        np.array(starts, dtype=np.int64),
-        np.array(tableau.normals, dtype=np.int64),
-        np.array(tableau.evaluated),
-        np.array(tableau.scale, dtype=float).reshape(stages, -1),
-        when,
-        np.array(window, dtype=np.int64),
-    )
-
-
-def _over_blocks(kernel: Callable[..., None], points: int, *arguments: Any, **options: Any) -> None:
+def over_blocks(kernel: Callable[..., None], points: int, *arguments: Any, **options: Any) -> None:
+    """Call a kernel on all blocks of so many points, with the options of `blocks`."""
     if points:
         blocks(kernel, -(-points // LANES), *arguments, **options)
 
 
-def _finite(answer: Array, otherwise: str = FAR) -> Array:
-    """The answer, if float64 could hold what led to it."""
+def finite(answer: Array, otherwise: str = TOO_FAR) -> Array:
+    """The answer, if float64 could hold what led to it.
+
+    Raises:
+        ValueError: it could not, with the message `otherwise`.
+    """
     if not np.isfinite(answer).all():
-        raise ValueError(otherwise)
+        raise ValueError(otherwise.format(what="x"))
     return answer

@@ -91,9 +91,9 @@ def uniforms(seed: int | np.random.Generator, particles: ArrayLike | range, draw
 def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
     """Unit normals; arguments and shape as those of `uniforms`. The backend numba gives them up to a few ulps."""
     if backends.current() == "numba":
-        from refdiff import compiled  # late: Numba takes a third of a second to import
+        from refdiff.kernels.numba import philox  # late: Numba takes a third of a second to import
 
-        return compiled.normals(*_place(seed, particles, draw, dim))
+        return philox.normals(*_place(seed, particles, draw, dim))
     u = _pairs(seed, particles, draw, dim)
     z = np.empty_like(u)
     for rows in _slices(len(u), u.shape[1] // 2):

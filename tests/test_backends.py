@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from refdiff import ExactModel, GaussianMixture, VPLinear, backends, compiled, random
+from refdiff.kernels.numba import philox
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.running import run
 
@@ -94,7 +95,8 @@ def kernels(monkeypatch):
         found.append(kernel.__name__)
         return blocks(kernel, *arguments, **options)
 
-    monkeypatch.setattr(compiled, "blocks", note)
+    for module in (compiled, philox):
+        monkeypatch.setattr(module, "blocks", note)
     return found
 
 
@@ -131,6 +133,7 @@ def test_the_backend_decides_who_answers(asked, kernels, monkeypatch):
 INTERPRETED = """
 import numpy as np
 from refdiff import Empirical, ExactModel, GaussianMixture, VPLinear, backends, random
+from refdiff.kernels.numba import philox
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.running import run
 

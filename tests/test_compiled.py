@@ -21,6 +21,7 @@ from refdiff import (
 )
 from refdiff.distributions.covariances import Diagonal
 from refdiff.predictions import PREDICTIONS
+from refdiff.samplers import fused
 from refdiff.samplers.ddim import ddim
 
 EPS = np.finfo(float).eps
@@ -176,7 +177,7 @@ def test_normals_are_those_of_numpy_for_any_particles():
 def test_a_table_becomes_a_list_of_terms_within_its_window():
     tableau = ddim(VPLinear(), np.linspace(0.9, 0.1, 6), eta=0.5)
     model = ExactModel(GaussianMixture.isotropic(MEANS, 0.1), VPLinear())
-    table = compiled._table(tableau, model)
+    table = fused._table(tableau, model)
     assert table.starts[0] == 0
     assert table.starts[-1] == len(table.kinds) == len(table.places) == len(table.weights)
     assert table.window[0] > max(tableau.window[:2])

@@ -17,6 +17,7 @@ from tables import tableaus
 from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, GaussianMixture, VPLinear, backends, compiled
 from refdiff.kernels.numba import compiling
 from refdiff.kernels.numba.tiles import LANES
+from refdiff.samplers import fused
 from refdiff.samplers.conversions import to_coordinate
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.families import families
@@ -298,7 +299,7 @@ def refuse(*_, **__):
 def test_options_that_the_kernel_does_not_take_are_for_the_loop(options, monkeypatch):
     tableau, model = stochastic()
     x = start(tableau, model, 5)
-    monkeypatch.setattr(compiled, "run", refuse)
+    monkeypatch.setattr(fused, "run", refuse)
     found, expected = (on(name, tableau, model, x, **options) for name in ("numba", "numpy"))
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
     with pytest.raises(AssertionError, match="was asked"):
@@ -309,12 +310,12 @@ def test_functions_and_models_that_the_kernel_does_not_take_are_run_by_the_loop(
     tableau, model = stochastic()
     x = start(tableau, model, 5)
     turned = ExactModel(GaussianMixture.shared(np.eye(3), np.eye(3) + 0.5), PER_AXIS)
-    assert compiled.run(tableau, turned, x, 3, 0, False, None) is None
-    assert compiled.run(matrix_noise(tableau), model, x, 3, 0, False, None) is None
+    assert fused.run(tableau, turned, x, 3, 0, False, None) is None
+    assert fused.run(matrix_noise(tableau), model, x, 3, 0, False, None) is None
     found, expected = (on(name, matrix_noise(tableau), model, x, 3) for name in ("numba", "numpy"))
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
     objects = replace(tableau, states=tableau.states.astype(object))
-    assert compiled.run(objects, model, x, 3, 0, False, None) is None
+    assert fused.run(objects, model, x, 3, 0, False, None) is None
     asked = []
 
     def answer(y, t):

@@ -8,7 +8,7 @@ normals of the axes 2g and 2g + 1:
     unit              the upper 53 of 64 bits as a uniform in (0, 1]
     normal_pair       z_{2g} = r cos(2 pi v), z_{2g+1} = r sin(2 pi v), r = sqrt(-2 log u)
     normals_block     a block (d, lanes): lane i is particle first + i
-    fill_normals      rows (n, d) of any particles, by blocks of LANES rows
+    fill_normals      rows (n, d) of any particles, by blocks of LANES rows; `normals` calls it
 
 Words are kept in 64 bits, whose products LLVM takes as one multiplication of 32 bits per lane; nothing branches, so
 the loops over lanes vectorise. Into float32 arrays go the same normals, rounded.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refdiff.kernels.numba.compiling import compiled, inlined, wide_vectors
+from refdiff.kernels.numba.compiling import blocks, compiled, inlined, wide_vectors
 from refdiff.kernels.numba.vector_math import log, sincos_turns
 
 Word = np.uint64  # 32 bits, with room for a product
@@ -106,3 +106,11 @@ def fill_normals(
             else:
                 for i in range(size):
                     out[start + i, dim - 1] = pair[0, i]
+
+
+def normals(seed: int, particles: NDArray[Word], draw: int, dim: int) -> NDArray[np.float64]:
+    """Unit normals (n, dim) of the particles (n,), one draw, in threads."""
+    out = np.empty((len(particles), dim))
+    if len(particles):
+        blocks(fill_normals, -(-len(particles) // LANES), seed & 0xFFFFFFFF, seed >> 32, particles, draw, out)
+    return out

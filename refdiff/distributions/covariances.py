@@ -29,6 +29,7 @@ NO_DENSITY = (
     "{what} is singular, so the law has no density and no score there "
     "(a point set at sigma = 0, or a covariance without full rank): push it through a noisy channel first"
 )
+TOO_FAR = "{what} must be near enough to a component for float64, got a log density of -inf"
 
 
 def tiles(rows: int, count: int, dim: int) -> Iterator[slice]:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
 from refdiff.backends import numba_pays
-from refdiff.distributions.covariances import NO_DENSITY, TILE, Covariances, Dense, Diagonal
+from refdiff.distributions.covariances import NO_DENSITY, TILE, TOO_FAR, Covariances, Dense, Diagonal
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total
 from refdiff.distributions.parts import log_weights, matrices_of, means_of, variances_of
 from refdiff.operators import Operator
@@ -208,7 +208,7 @@ class GaussianMixture:
         logits = self._log_joint(x)
         peak = logits.max(axis=1, keepdims=True)
         if np.isneginf(peak).any():
-            raise ValueError("x must be near enough to a component for float64, got a log density of -inf")
+            raise ValueError(TOO_FAR.format(what="x"))
         logits -= peak
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=1, keepdims=True)
@@ -276,7 +276,7 @@ class GaussianMixture:
             raise ValueError(NO_DENSITY.format(what="the law of y"))
         logits = self._log_joint(y)
         if np.isneginf(logits).all():
-            raise ValueError("y must be near enough to a component for float64, got a log density of -inf")
+            raise ValueError(TOO_FAR.format(what="y"))
         return np.asarray(logits[0] - log_total(logits))
 
 

@@ -25,7 +25,7 @@ from scipy.integrate import DOP853, RK45
 
 from refdiff import backends
 from refdiff.arguments import Array, one_of, points, real_scalar, whole_number
-from refdiff.distributions.covariances import NO_DENSITY
+from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR
 from refdiff.model import ExactModel
 
 METHODS = MappingProxyType({"dop853": DOP853, "dopri5": RK45})
@@ -122,6 +122,8 @@ def flow(
     attempts = whole_number("max_steps", max_steps, low=1)
     if any(model.marginal(t).covariances.singular for t in (start, end)):
         raise ValueError(NO_DENSITY.format(what="a component covariance"))
+    before, after = (model.process.offset(t).value for t in (start, end))
+    model, rows = model.centred, rows - before
     run = _Run(rows, log_density)
     if start != end and len(rows):
         if _compiled(model, len(rows), (start, end)):
@@ -129,6 +131,7 @@ def flow(
         else:
             for group in _groups(len(rows), GROUP):
                 _together(model, run, group, start, end, method, (rtol, atol), attempts)
+    run.x += after
     result = run.flow(restore)
     if run.failures:
         group, why = run.failures[0]
@@ -275,7 +278,7 @@ def _by_kernel(
         ended, steps, rejected, evaluations = counts[block].tolist()
         run.counts[group] = evaluations, steps, rejected
         if ended == adaptive.TOO_SHORT and steps + rejected == 0:
-            raise ValueError("x must be near enough to a component for float64, got a log density of -inf")
+            raise ValueError(TOO_FAR.format(what="x"))
         if ended != adaptive.DONE:
             part = (reached[block] - way.start) / (way.end - way.start)
             short = ended == adaptive.TOO_SHORT

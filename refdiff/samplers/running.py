@@ -4,6 +4,8 @@ r"""Running a table: the NumPy loop, or the fused kernel on an exact model where
 
 Only the window is kept, so a thousand steps of many points need the memory of a few. Normals are drawn when they are
 needed, by counter: z_m of a particle depends on the seed, the particle's number and m, and not on the batch it is in.
+
+A process with an offset b is run as the process without it, of x - b_t: a table needs no constants.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from numpy.typing import ArrayLike
 from refdiff import operators, random
 from refdiff.arguments import Array, points, real_array, whole_number
 from refdiff.backends import numba_pays
-from refdiff.model import ExactModel
+from refdiff.model import ExactModel, without_offset
 from refdiff.samplers.tableau import Tableau
 
 Model = ExactModel | Callable[[Array, float], ArrayLike]
@@ -66,22 +68,33 @@ def run(
     first = whole_number("particle", particle, high=random.PARTICLES - len(rows))
     key = _key(tableau, seed, normals)
     draw = _drawing(tableau, key, first, normals, start.shape, rows.shape)
-    predict = _asking(tableau, model)
-    if isinstance(model, ExactModel) and not given and normals is None and _numba_pays(tableau, model, len(rows)):
-        from refdiff import compiled  # late: Numba takes a third of a second to import
+    held = _given(tableau, given, start.shape, rows.shape)
+    moved = _offsets(tableau, model)
+    plain = model.centred if isinstance(model, ExactModel) else model
+    held, rows = {k: y - moved[k] for k, y in held.items()}, rows - moved[0]
+    ask, found = asking(plain, tableau.prediction), None
+    if isinstance(plain, ExactModel) and not held and normals is None and _numba_pays(tableau, plain, len(rows)):
+        from refdiff.samplers import fused  # late: Numba takes a third of a second to import
 
-        ends = compiled.run(tableau, model, rows, key, first, trajectory, progress)
-        if ends is not None:
-            return np.stack([restore(y) for y in ends]) if trajectory else restore(ends)
-    placed = {k: real_array("given", y) for k, y in (given or {}).items()}
-    for k, y in placed.items():
-        if not 0 < k < tableau.stages or y.shape != start.shape:
-            raise ValueError(
-                f"given must hold stages 1..{tableau.stages - 1} of shape {start.shape}, got {k}: {y.shape}"
-            )
-    placed = {k: y.reshape(rows.shape) for k, y in placed.items()}
-    scale = tableau.scale
-    width = max(tableau.window[:2])
+        found = fused.run(tableau, plain, rows, key, first, trajectory, progress)
+    if found is None:
+        found = _loop(tableau, ask, rows, draw, held, trajectory, progress)
+    if trajectory:
+        return np.stack([restore(y + b) for y, b in zip(found, moved, strict=True)])
+    return restore(found + moved[-1])
+
+
+def _loop(
+    tableau: Tableau,
+    ask: Callable[[Array, float], Array],
+    rows: Array,
+    draw: Callable[[int], Array],
+    given: Mapping[int, Array],
+    trajectory: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Array | list[Array]:
+    """The output (n, d), or all stages, stage by stage in NumPy."""
+    scale, width = tableau.scale, max(tableau.window[:2])
     stages: dict[int, Array] = {0: rows}
     outputs: dict[int, Array] = {}
     drawn: dict[int, Array] = {}
@@ -95,11 +108,11 @@ def run(
             for source, terms in zip((stages, outputs, drawn), tableau.row(k), strict=True):
                 for j, weight in terms:
                     y = y + operators.apply(weight, source[j])
-            stages[k] = y = placed.get(k, y)
+            stages[k] = y = given.get(k, y)
             if trajectory:
                 kept.append(y)
         if tableau.evaluated[k]:
-            outputs[k] = predict(scale[k] * stages[k], float(tableau.times[k]))
+            outputs[k] = ask(scale[k] * stages[k], float(tableau.times[k]))
             done += 1
             if progress is not None:
                 progress(done, tableau.nfe)
@@ -107,9 +120,54 @@ def run(
             old.pop(k - width, None)
         for m in [m for m in drawn if m < tableau.normals[k] - tableau.window[2]]:
             del drawn[m]
-    if trajectory:
-        return np.stack([restore(y) for y in kept])
-    return restore(stages[tableau.stages - 1])
+    return kept if trajectory else stages[tableau.stages - 1]
+
+
+def asking(model: Model, prediction: str) -> Callable[[Array, float], Array]:
+    """A model as a function of points (n, d) and time, whose answers are checked.
+
+    Raises:
+        TypeError: what is neither an ExactModel nor a function.
+        ValueError: an ExactModel whose process has an offset; and from the function, an answer of another shape than
+            its points, or not finite.
+    """
+    if not isinstance(model, ExactModel) and not callable(model):
+        raise TypeError(f"model must be an ExactModel or a function of x and t, got {model!r}")
+    if isinstance(model, ExactModel):
+        without_offset(model)
+
+    def ask(x: Array, t: float) -> Array:
+        if isinstance(model, ExactModel):
+            answer = np.asarray(model.predict(x, t, prediction))
+        else:
+            answer = np.asarray(model(x, t), dtype=float)
+        if answer.shape != x.shape:
+            raise ValueError(f"model must answer with the shape of its points, {x.shape}, got {answer.shape}")
+        if not np.isfinite(answer).all():
+            raise ValueError(f"model must answer with finite numbers, got {answer[~np.isfinite(answer)].flat[0]} "
+                             f"at t = {t}")  # fmt: skip
+        return answer
+
+    return ask
+
+
+def _offsets(tableau: Tableau, model: Model) -> Array:
+    """What a stage in the tableau's coordinate is more than in that of x - b_t, shape (s, 1) or (s, d)."""
+    if not isinstance(model, ExactModel) or model is model.centred:
+        return np.zeros((tableau.stages, 1))
+    offsets = [model.process.offset(float(t)).value for t in tableau.times]
+    return np.array([np.broadcast_to(b / m, (model.dim,)) for b, m in zip(offsets, tableau.scale, strict=True)])
+
+
+def _given(
+    tableau: Tableau, given: Mapping[int, ArrayLike] | None, shape: tuple[int, ...], flat: tuple[int, ...]
+) -> dict[int, Array]:
+    """The stages that are given, as rows."""
+    placed = {k: real_array("given", y) for k, y in (given or {}).items()}
+    for k, y in placed.items():
+        if not 0 < k < tableau.stages or y.shape != shape:
+            raise ValueError(f"given must hold stages 1..{tableau.stages - 1} of shape {shape}, got {k}: {y.shape}")
+    return {k: y.reshape(flat) for k, y in placed.items()}
 
 
 def _numba_pays(tableau: Tableau, model: ExactModel, rows: int) -> bool:
@@ -143,23 +201,3 @@ def _drawing(
             raise ValueError(f"normals must have shape {(tableau.draws, *shape)}, got {given.shape}")
         return lambda m: given[m].reshape(flat)
     return lambda m: random.normals(key, range(first, first + flat[0]), m, flat[1])
-
-
-def _asking(tableau: Tableau, model: Model) -> Callable[[Array, float], Array]:
-    """The model as a function of points and time, whose answers are checked."""
-    if not isinstance(model, ExactModel) and not callable(model):
-        raise TypeError(f"model must be an ExactModel or a function of x and t, got {model!r}")
-
-    def ask(x: Array, t: float) -> Array:
-        if isinstance(model, ExactModel):
-            answer = np.asarray(model.predict(x, t, tableau.prediction))
-        else:
-            answer = np.asarray(model(x, t), dtype=float)
-        if answer.shape != x.shape:
-            raise ValueError(f"model must answer with the shape of its points, {x.shape}, got {answer.shape}")
-        if not np.isfinite(answer).all():
-            raise ValueError(f"model must answer with finite numbers, got {answer[~np.isfinite(answer)].flat[0]} "
-                             f"at t = {t}")  # fmt: skip
-        return answer
-
-    return ask

@@ -1,0 +1,92 @@
+r"""A whole run in one kernel: a table and an exact model as the arrays that `kernels.numba.tableau` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from refdiff import compiled
+from refdiff.arguments import Array
+from refdiff.kernels.numba import tableau as kernel
+from refdiff.model import ExactModel
+from refdiff.samplers.tableau import Tableau
+
+UNSTABLE = "stages must stay finite, got one that is not: steps are unstable, or x is too far from every component"
+
+
+def run(
+    tableau: Tableau,
+    model: ExactModel,
+    x: Array,
+    seed: int,
+    particle: int,
+    trajectory: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Array | None:
+    """The output (n, d) of a sampler for checked points x (n, d), or all stages (s, n, d).
+
+    None where the fused kernel cannot run this table on this model: matrix-valued noise weights, numbers that are not
+    float64, or a law to which kernels do not apply.
+    """
+    if tableau.noise.ndim > 3 or {tableau.states.dtype, tableau.outputs.dtype, tableau.noise.dtype} != {
+        np.dtype(float)
+    }:
+        return None
+    table = _table(tableau, model)
+    if not all(compiled.applies(model.distribution, when) for when in table.at[tableau.evaluated]):
+        return None
+    out = np.empty(x.shape)
+    kept = np.empty((tableau.stages if trajectory else 0, *x.shape))
+    key = np.array([seed & 0xFFFFFFFF, seed >> 32], dtype=np.int64)
+
+    def tell(done: int, count: int) -> None:
+        if progress is not None:
+            progress(done * tableau.nfe // count, tableau.nfe)
+
+    arguments = (
+        np.ascontiguousarray(x),
+        table,
+        compiled.pruned(model.distribution),
+        key,
+        np.uint64(particle),
+        out,
+        kept,
+    )
+    compiled.over_blocks(kernel.run, len(x), *arguments, progress=tell)
+    return compiled.finite(kept if trajectory else out, UNSTABLE)
+
+
+def _table(tableau: Tableau, model: ExactModel) -> kernel.Table:
+    """The table and the model's coefficients at its times, as the kernel takes them."""
+    stages = tableau.stages
+    # the newest stage lies beside those it is made of
+    window = (max(tableau.window[:2]) + 1, max(tableau.window[2], 1))
+    kinds: list[int] = []
+    places: list[int] = []
+    weights: list[Array] = []
+    starts = [0]
+    for k in range(stages):
+        for kind, terms in enumerate(tableau.row(k)):
+            kept = window[0] if kind < 2 else window[1]
+            kinds += [kind] * len(terms)
+            places += [j % kept for j, _ in terms]
+            weights += [np.atleast_1d(w) for _, w in terms]
+        starts.append(len(kinds))
+    width = max([len(w) for w in weights], default=1)
+    evaluated = np.flatnonzero(tableau.evaluated)
+    times = tableau.times[evaluated].tolist()
+    asked = [compiled.at(model.process.coefficients(t), tableau.prediction) for t in times]
+    when = np.zeros((stages, *(asked or [compiled.STATIC])[0].shape))
+    when[evaluated] = asked or 0.0
+    return kernel.Table(
+        np.array(kinds, dtype=np.int64),
+        np.array(places, dtype=np.int64),
+        np.array([np.broadcast_to(w, (width,)) for w in weights], dtype=float).reshape(-1, width),
+        np.array(starts, dtype=np.int64),
+        np.array(tableau.normals, dtype=np.int64),
+        np.array(tableau.evaluated),
+        np.array(tableau.scale, dtype=float).reshape(stages, -1),
+        when,
+        np.array(window, dtype=np.int64),
+    )
