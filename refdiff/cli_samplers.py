@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from refdiff.distributions import GaussianMixture
+    from refdiff.processes import AffineProcess
     from refdiff.samplers.compare import Measured
     from refdiff.samplers.families import Family
     from refdiff.schedules import Schedule
@@ -27,23 +28,11 @@ USUAL = ("ddim", "ddpm", "edm-heun", "dpm-solver-2", "dpmpp-2m", "dpmpp-3m", "de
 COUNTS = (32, 64, 128, 256)
 
 
-def processes() -> dict[str, Callable[[], Schedule]]:
+def processes() -> Mapping[str, Callable[[], AffineProcess | Schedule]]:
     """The processes that the command line knows by name."""
-    from refdiff import schedules as s
-    from refdiff.processes import beta_table
+    from refdiff.processes import catalogue
 
-    return {
-        "vp": s.VPLinear,
-        "vp-cosine": s.VPCosine,
-        "sub-vp": s.SubVP,
-        "fm": s.FlowMatching,
-        "trigonometric": s.Trigonometric,
-        "edm": s.VEPower,
-        "ve": s.VEGeometric,
-        "ddpm": beta_table.linear,
-        "scaled-linear": beta_table.scaled_linear,
-        "squared-cosine": beta_table.squared_cosine,
-    }
+    return catalogue()
 
 
 def laws() -> dict[str, GaussianMixture]:
@@ -99,7 +88,7 @@ def _grids() -> Mapping[str, Any]:
 
 
 PROCESS = click.option(
-    "--process", default="vp", show_default=True, type=Named("process", processes), help="The noising process."
+    "--process", default="vp-linear", show_default=True, type=Named("process", processes), help="The noising process."
 )
 GRID = click.option(
     "--grid",
@@ -304,7 +293,7 @@ def _list(console: Console, only: re.Pattern[str] | None, measure: bool) -> None
 
 def _entries(family: Family, measure: bool) -> list[str]:
     """The columns after the name."""
-    schedule = processes()["vp"]()
+    schedule = processes()["vp-linear"]()
     stochastic = family(schedule, family.grid(schedule, 8, 0.6, 0.2)).stochastic
     stated = "-" if family.order is None else f"{family.order:g}"
     measured: list[str] = []

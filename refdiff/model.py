@@ -1,11 +1,11 @@
 r"""What a perfect network would answer, for data with a closed form.
 
-With x_t = alpha x_0 + sigma eps, the exact posterior of x_0 and the exact density p_t of x_t:
+With x_t = alpha x_0 + b + sigma eps, the exact posterior of x_0 and the exact density p_t of x_t:
 
     denoiser     D = E[x_0 | x_t]                      by Bayes, component by component
     score        s = grad log p_t(x_t)                 by differentiating the log density of the pushed law
     noise        E[eps | x_t] = -sigma s
-    velocity     E[alpha' x_0 + sigma' eps | x_t] = alpha' D - (sigma^2)' s / 2      (the probability-flow drift)
+    velocity     E[alpha' x_0 + b' + sigma' eps | x_t] = alpha' D + b' - (sigma^2)' s / 2   (the probability-flow drift)
     v            E[alpha eps - sigma x_0 | x_t] = -alpha sigma s - sigma D           (Salimans and Ho)
 
 The two routes, Bayes and log density, never call each other: Tweedie's formula compares them. No answer divides by
@@ -29,7 +29,7 @@ from refdiff.distributions.covariances import Diagonal, tiles
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
 from refdiff.predictions import PREDICTIONS
-from refdiff.processes.affine import AffineProcess
+from refdiff.processes.affine import AffineProcess, Offset
 from refdiff.schedules import Coefficients, Schedule
 
 Method = Callable[["ExactModel", ArrayLike, float], Any]
@@ -46,9 +46,10 @@ def _or_compiled(question: str, prediction: str) -> Callable[[Method], Method]:
             if numba_pays(len(rows), self.distribution.count, axes):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
 
-                when = compiled.at(self.process.coefficients(t), prediction)
+                when, b = compiled.at(self.process.coefficients(t), prediction), self.process.offset(t)
                 if compiled.applies(self.distribution, when):
-                    return restore(getattr(compiled, question)(self.distribution, rows, when))
+                    found = getattr(compiled, question)(self.distribution, rows - b.value, when)
+                    return restore(found + b.rate if (question, prediction) == ("prediction", "velocity") else found)
             return method(self, x, t)
 
         return answer
@@ -83,6 +84,8 @@ class ExactModel:
             raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
         if process.per_axis and len(process.schedules) != distribution.dim:
             raise ValueError(f"process must have {distribution.dim} axes like the data, got {len(process.schedules)}")
+        if any(part.ndim and len(part) != distribution.dim for part in process.offset(process.T)):
+            raise ValueError(f"process must have an offset of {distribution.dim} axes like the data")
         object.__setattr__(self, "distribution", distribution)
         object.__setattr__(self, "process", process)
 
@@ -90,6 +93,11 @@ class ExactModel:
     def dim(self) -> int:
         """d, the dimension of the data."""
         return self.distribution.dim
+
+    @property
+    def centred(self) -> ExactModel:
+        """The model of x - b_t: the same data under the process without its offset."""
+        return self if self.process.offsets is None else ExactModel(self.distribution, self.process.centred)
 
     # ------------------------------------------------------------------ laws
 
@@ -129,9 +137,9 @@ class ExactModel:
 
     @_or_compiled("prediction", "velocity")
     def velocity(self, x: ArrayLike, t: float) -> Any:
-        """The probability-flow velocity E[dx_t/dt | x_t = x] = alpha' D - (sigma^2)' score / 2, shape (..., d)."""
-        c = self.process.coefficients(t)
-        return _like(x, c.dalpha * self.denoiser(_double(x), t) - 0.5 * c.dvariance * self.score(_double(x), t))
+        """The probability-flow velocity E[dx_t/dt | x_t = x] = alpha' D + b' - (sigma^2)' score / 2, shape (..., d)."""
+        c, drift, x64 = self.process.coefficients(t), self.process.offset(t).rate, _double(x)
+        return _like(x, c.dalpha * self.denoiser(x64, t) + drift - 0.5 * c.dvariance * self.score(x64, t))
 
     @_or_compiled("prediction", "v_prediction")
     def v_prediction(self, x: ArrayLike, t: float) -> Any:
@@ -160,9 +168,9 @@ class ExactModel:
         if numba_pays(len(rows), self.distribution.count, self.dim):
             from refdiff import compiled  # late: Numba takes a third of a second to import
 
-            when = compiled.at(self.process.coefficients(t), "denoiser")
+            when, b = compiled.at(self.process.coefficients(t), "denoiser"), self.process.offset(t)
             if compiled.applies(self.distribution, when):
-                return restore(compiled.covariance_times(self.distribution, rows, u, when))
+                return restore(compiled.covariance_times(self.distribution, rows - b.value, u, when))
         return restore(np.einsum("nij,nj->ni", self.posterior_covariance(rows, t), u))
 
     @_or_compiled("jacobian", "score")
@@ -239,15 +247,27 @@ class ExactModel:
         return _like(x, self.velocity_rate(x64, t) + carried)
 
 
-class _Moving:
-    """The components N(a m_k, T_k), T_k = a S_k a + q with q = sigma^2, as they move in time.
+def without_offset(model: ExactModel) -> ExactModel:
+    """The model, for an algorithm in alpha and sigma alone, whose points are x - b_t.
 
-    With h = T^-1 (x - a m):   dh/dt = -T^-1 (a' m + T' h),   d log N / dt = (h'T'h - tr T^-1 T') / 2 + h'a'm.
+    Raises:
+        ValueError: its process has an offset.
+    """
+    if model is not model.centred:
+        raise ValueError("model must have no offset here: take model.centred, and x - process.offset(t).value for x")
+    return model
+
+
+class _Moving:
+    """The components N(c_k, T_k), c_k = a m_k + b and T_k = a S_k a + q with q = sigma^2, as they move in time.
+
+    With h = T^-1 (x - c):   dh/dt = -T^-1 (c' + T' h),   d log N / dt = (h'T'h - tr T^-1 T') / 2 + h'c'.
     """
 
     def __init__(self, model: ExactModel, t: float) -> None:
         self.law, self.pushed = model.distribution, model.marginal(t)
         self.c: Coefficients = model.process.coefficients(t)
+        self.b: Offset = model.process.offset(t)
 
     def parts(self, x: Array) -> Iterator[tuple[Array, Array]]:
         """Rows of x with their responsibilities."""
@@ -264,7 +284,7 @@ class _Moving:
         result = np.empty((len(x), law.count))
         for ks in tiles(len(x), law.count, dim):
             h = -self.pushed.gradients(x)(ks)
-            drift = self.c.dalpha * law.means[ks]
+            drift = self.c.dalpha * law.means[ks] + self.b.rate
             result[:, ks] = np.einsum("nkd,nkd->nk", h, 0.5 * self.spread_rate(h, ks) + drift)
         return np.asarray(result - 0.5 * self._log_det_rate())
 
@@ -282,17 +302,18 @@ class _Moving:
         return np.asarray(np.einsum("kij,kji->k", inverse.dense(dim), moved))
 
     def velocities(self, x: Array) -> tuple[Field, Field]:
-        """The component velocities v_k = a' mu_k + q' h_k / 2 and their rates in time, as fields."""
-        c, s = self.c, self.law.covariances
+        """The component velocities v_k = a' mu_k + b' + q' h_k / 2 and their rates in time, as fields."""
+        c, b, s = self.c, self.b, self.law.covariances
 
         def both(ks: slice) -> tuple[Array, Array]:
             m = self.law.means[ks]
             h = -self.pushed.gradients(x)(ks)
-            dh = -self.pushed.covariances.solve(c.dalpha * m + self.spread_rate(h, ks), ks)
+            dh = -self.pushed.covariances.solve(c.dalpha * m + b.rate + self.spread_rate(h, ks), ks)
             mu = m + s.multiply(c.alpha * h, ks)
             dmu = s.multiply(c.dalpha * h + c.alpha * dh, ks)
-            v = c.dalpha * mu + 0.5 * c.dvariance * h
-            return v, c.d2alpha * mu + c.dalpha * dmu + 0.5 * (c.d2variance * h + c.dvariance * dh)
+            v = c.dalpha * mu + b.rate + 0.5 * c.dvariance * h
+            dv = c.d2alpha * mu + c.dalpha * dmu + b.acceleration + 0.5 * (c.d2variance * h + c.dvariance * dh)
+            return v, dv
 
         return lambda ks: both(ks)[0], lambda ks: both(ks)[1]
 

@@ -1,6 +1,7 @@
 r"""One prediction turned into another, given x and t.
 
-Every prediction is a combination of the clean point and the noise, x = alpha D + sigma e:
+Every prediction is a combination of the clean point and the noise, x = alpha D + sigma e (x - b of a process with an
+offset b, whose velocity has b' besides):
 
     from          D                          e                            to (from D and e)
     denoiser      p                          (x - alpha p) / sigma        D
@@ -97,8 +98,11 @@ def convert(
     given, _ = points("value", value, where.shape[-1])
     if given.shape != rows.shape:
         raise ValueError(f"value must have the shape of x, {where.shape}, got {np.shape(value)}")
-    c = (AffineProcess(process) if isinstance(process, Schedule) else process).coefficients(t)
-    return restore(_made(c, rows, given, source, target))
+    noising = AffineProcess(process) if isinstance(process, Schedule) else process
+    c, b = noising.coefficients(t), noising.offset(t)  # of x - b, and a velocity is one of b' too
+    centred = given - b.rate if source == "velocity" else given
+    found = _made(c, rows - b.value, centred, source, target)
+    return restore(found + b.rate if target == "velocity" else found)
 
 
 def weights(c: Coefficients, source: str, target: str) -> tuple[Array, Array]:

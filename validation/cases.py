@@ -12,28 +12,19 @@ several laws of different dimension; `thorough` takes all pairs at four times.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, grid, random_mixture, ring, two_moons
 from refdiff.model import ExactModel
-from refdiff.processes import AffineProcess, BetaTable, beta_table
-from refdiff.schedules import (
-    FlowMatching,
-    FunctionSchedule,
-    Schedule,
-    SubVP,
-    Trigonometric,
-    VEGeometric,
-    VEPower,
-    VPCosine,
-    VPLinear,
-)
+from refdiff.processes import AffineProcess, BetaTable, beta_table, catalogue
+from refdiff.schedules import FlowMatching, FunctionSchedule, Schedule, VEGeometric, VEPower, VPLinear
 
 LEVELS = ("quick", "default", "thorough")
 POINTS = 6
@@ -128,30 +119,23 @@ def laws() -> dict[str, GaussianMixture]:
 
 
 def processes() -> dict[str, AffineProcess]:
-    """The default scalar processes."""
-    schedules: dict[str, Schedule] = {
-        "VP linear": VPLinear(),
-        "flow matching": FlowMatching(),
-        "EDM": VEPower(),
-        "VP cosine": VPCosine(),
-        "VE geometric": VEGeometric(),
-        "sub-VP": SubVP(),
-        "trigonometric": Trigonometric(0.5),
-        "DDPM table": beta_table.linear(),
-        "VE sqrt": VEPower(0.5, T=10.0),
-        "squared-cosine table": beta_table.squared_cosine(200),
+    """The default scalar processes: the catalogue's without an offset, and some at limits of their families."""
+    named = {name: build() for name, build in catalogue().items()}
+    found = {name: p if isinstance(p, AffineProcess) else AffineProcess(p) for name, p in named.items()}
+    ou = VPLinear(2.0, 2.0, T=3.0)
+    more: dict[str, Schedule] = {
+        "VE of sqrt(t)": VEPower(0.5, T=10.0),
         "VE geometric, clean start": VEGeometric(0.05, 20.0, clean_start=True),
         "OU as functions": FunctionSchedule(
-            lambda t: np.exp(-t),
-            lambda t: np.sqrt(-np.expm1(-2 * t)),
-            3.0,
-            lambda t: -np.exp(-t),
-            lambda t: np.exp(-2 * t) / np.sqrt(-np.expm1(-2 * t)),
-            lambda t: np.exp(-t),
-            lambda t: -np.exp(-2 * t) * (2 - np.exp(-2 * t)) / (-np.expm1(-2 * t)) ** 1.5,
+            ou.alpha, ou.sigma, ou.T, ou.dalpha, ou.dsigma, *(partial(_second, ou, k) for k in ("d2alpha", "d2sigma"))
         ),
     }
-    return {name: AffineProcess(schedule) for name, schedule in schedules.items()}
+    plain = {name: process for name, process in found.items() if process is process.centred and not process.per_axis}
+    return plain | {name: AffineProcess(schedule) for name, schedule in more.items()}
+
+
+def _second(schedule: Schedule, name: str, t: Array) -> Array:
+    return np.asarray(getattr(schedule.coefficients(t), name))
 
 
 def per_axis(dim: int) -> AffineProcess:
@@ -177,12 +161,13 @@ def model_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None 
     named = laws() if given is None else given
     noisings: list[tuple[str, AffineProcess | None]] = [*processes().items(), ("per axis", None)]
     everything = len(noisings)
+    stride = next(step for step in range(5, everything + 7) if math.gcd(step, everything) == 1)
     # a single given law meets every process; the default laws share the processes among them
     share = {"quick": 1, "default": 3}.get(level, everything) if given is None else {"quick": 3}.get(level, everything)
     for i, (law_name, law) in enumerate(named.items()):
         for j in range(share):
-            # 5 is coprime to the number of processes: successive laws meet all of them in turn
-            process_name, process = noisings[(i + 5 * j) % len(noisings)]
+            # with a stride coprime to the number of processes successive laws meet all of them in turn
+            process_name, process = noisings[(i + stride * j) % len(noisings)]
             process = per_axis(law.dim) if process is None else process
             for k, (s, t) in enumerate(TIMES if level == "thorough" else [TIMES[(i + j) % len(TIMES)]]):
                 name = f"{law_name}, {process_name}, t = {t:g} T"

@@ -1,28 +1,42 @@
 r"""Processes: what turns times into channels.
 
-    x_t | x_0  ~  N(alpha_t x_0, sigma_t^2)                                        `kernel(t)`
-    x_t | x_s  ~  N(alpha_t / alpha_s x_s, sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)   `channel(s, t)`, s <= t
+    x_t | x_0  ~  N(alpha_t x_0 + b_t, sigma_t^2)                                          `kernel(t)`
+    x_t | x_s  ~  N(b_t + r (x_s - b_s), sigma_t^2 - r^2 sigma_s^2),  r = alpha_t / alpha_s   `channel(s, t)`, s <= t
 
 The transition variance is computed as -sigma_t^2 expm1(2 (lambda_t - lambda_s)), which does not cancel for close
-times. One schedule gives a scalar process; several give a per-axis process, whose gains are diagonals.
-Sources: PODB-01, PODB-06, TOPA-04, RDX-53.
+times. One schedule gives a scalar process; several give a per-axis process, whose gains are diagonals. The offset b is
+zero unless given; a process with one is the process without it, of x - b_t (`AffineProcess.centred`), which is how
+samplers take it. Its equation is dx = [f x + (b' - f b)] dt + g dw. Sources: PODB-01, PODB-06, TOPA-04, RDX-05, RDX-53.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, real_scalar
+from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.operators import Operator
 from refdiff.schedules import Coefficients, Schedule
 
 
+class Offset(NamedTuple):
+    """b_t, b'_t and b''_t, each a number or (d,)."""
+
+    value: Array
+    rate: Array
+    acceleration: Array
+
+
+NO_OFFSET = Offset(*(np.zeros(()) for _ in range(3)))
+
+
 class Process(Protocol):
-    """A linear Gaussian noising process on [0, T], data at 0: dx = F(t) x dt + dw with covariance D(t) dt."""
+    """A linear Gaussian noising process on [0, T], data at 0: dx = [F(t) x + u(t)] dt + dw with covariance D(t) dt."""
 
     @property
     def T(self) -> float:
@@ -43,19 +57,26 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class AffineProcess:
-    """The process x_t = alpha_t x_0 + sigma_t eps of one schedule, or of one schedule for each axis.
+    """The process x_t = alpha_t x_0 + b_t + sigma_t eps of one schedule, or of one schedule for each axis.
 
     Args:
         schedules: a Schedule, or a sequence of d Schedules with the same T.
+        offset: t -> (b_t, b'_t, b''_t), each a number or (d,); zero unless given.
 
     Raises:
+        TypeError: what is no Schedule, or an offset that is no function.
         ValueError: no schedule, or different final times.
     """
 
     schedules: tuple[Schedule, ...]
     per_axis: bool
+    offsets: Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]] | None
 
-    def __init__(self, schedules: Schedule | tuple[Schedule, ...] | list[Schedule]) -> None:
+    def __init__(
+        self,
+        schedules: Schedule | tuple[Schedule, ...] | list[Schedule],
+        offset: Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]] | None = None,
+    ) -> None:
         if not isinstance(schedules, (Schedule, tuple, list)):
             raise TypeError(f"schedules must be a Schedule or a sequence of them, got {schedules!r}")
         many = (schedules,) if isinstance(schedules, Schedule) else tuple(schedules)
@@ -66,7 +87,10 @@ class AffineProcess:
                 raise TypeError(f"schedules must be Schedule objects, got {schedule!r}")
         if len({schedule.T for schedule in many}) > 1:
             raise ValueError(f"schedules must share one final time T, got {[schedule.T for schedule in many]}")
+        if offset is not None and not callable(offset):
+            raise TypeError(f"offset must be a function of time, got {offset!r}")
         object.__setattr__(self, "schedules", many)
+        object.__setattr__(self, "offsets", offset)
         object.__setattr__(self, "per_axis", not isinstance(schedules, Schedule))
 
     @property
@@ -87,10 +111,29 @@ class AffineProcess:
         values = np.array([schedule.log_snr(t) for schedule in self.schedules])
         return values if self.per_axis else values[0]
 
+    def offset(self, t: float) -> Offset:
+        """b_t, b'_t and b''_t, each a number or (d,).
+
+        Raises:
+            ValueError: t outside [0, T], or what was given answers with other than three such values.
+        """
+        t = real_scalar("t", t, low=0, high=self.T)
+        if self.offsets is None:
+            return NO_OFFSET
+        parts = [real_array("offset", part, ndim=(0, 1)) for part in self.offsets(t)]
+        if len(parts) != 3:
+            raise ValueError(f"offset must answer with b, b' and b'', got {len(parts)} values")
+        return Offset(*parts)
+
+    @property
+    def centred(self) -> AffineProcess:
+        """The process of x - b_t: the same schedules without an offset."""
+        return self if self.offsets is None else AffineProcess(self.schedules if self.per_axis else self.schedules[0])
+
     def kernel(self, t: float) -> Channel:
-        """The channel from clean data to time t: gain alpha, noise sigma^2."""
+        """The channel from clean data to time t: gain alpha, offset b, noise sigma^2."""
         c = self.coefficients(t)
-        return Channel(c.alpha, 0.0, c.sigma**2)
+        return Channel(c.alpha, self.offset(t).value, c.sigma**2)
 
     def channel(self, s: float, t: float) -> Channel:
         """The channel from time s to time t.
@@ -106,8 +149,9 @@ class AffineProcess:
             return Channel()
         if (here.alpha == 0).any():
             raise ValueError(f"s must have alpha(s) > 0, got s = {s}")
-        drop = self.log_snr(t) - self.log_snr(s)
-        return Channel(there.alpha / here.alpha, 0.0, -(there.sigma**2) * np.expm1(2 * drop))
+        drop, gain = self.log_snr(t) - self.log_snr(s), there.alpha / here.alpha
+        offset = self.offset(t).value - gain * self.offset(s).value
+        return Channel(gain, offset, -(there.sigma**2) * np.expm1(2 * drop))
 
     def drift(self, t: float) -> Operator:
         """f(t) = alpha'/alpha."""

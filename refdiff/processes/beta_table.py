@@ -156,6 +156,10 @@ TABLES = {
 }
 
 
+# as in `refdiff.processes.catalogue`
+PROCESSES = {"ddpm": linear, "scaled-linear": scaled_linear, "squared-cosine": squared_cosine}
+
+
 def from_alpha_bar(alpha_bar: ArrayLike) -> BetaTable:
     """The table with these cumulative products alpha_bar_1..alpha_bar_N, decreasing in [0, 1)."""
     products = real_array("alpha_bar", alpha_bar, ndim=(1,))

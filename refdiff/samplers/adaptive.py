@@ -28,13 +28,12 @@ from numpy.typing import ArrayLike
 from scipy.integrate import RK23, RK45
 
 from refdiff.arguments import Array, one_of, points, real_array, real_scalar, whole_number
-from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.clocks import Clock, clock_named
 from refdiff.samplers.dpm_solver import dpm_solver
 from refdiff.samplers.recorder import Point, Recorder
 from refdiff.samplers.runge_kutta import METHODS, Method, runge_kutta
-from refdiff.samplers.running import Model, run
+from refdiff.samplers.running import Model, asking, run
 from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.times import one_schedule
 from refdiff.schedules import Schedule
@@ -218,16 +217,15 @@ class _Remembering:
     KEPT = 32  # more than the stages of two steps
 
     def __init__(self, model: Model, prediction: str) -> None:
-        self.model, self.prediction, self.calls = model, prediction, 0
+        self.ask, self.calls = asking(model, prediction), 0
         self.known: dict[tuple[float, bytes], Array] = {}
 
     def __call__(self, x: Array, t: float) -> Array:
         key = (t, x.tobytes())
         if key not in self.known:
             self.calls += 1
-            model = self.model
-            answer = model.predict(x, t, self.prediction) if isinstance(model, ExactModel) else model(x, t)
+            answer = self.ask(x, t)
             while len(self.known) >= self.KEPT:
                 del self.known[next(iter(self.known))]
-            self.known[key] = np.asarray(answer, dtype=float)
+            self.known[key] = answer
         return self.known[key]

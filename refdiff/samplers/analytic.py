@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, generator, one_of, points, real_array
 from refdiff.distributions import GaussianMixture
-from refdiff.model import ExactModel
+from refdiff.model import ExactModel, without_offset
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess
 from refdiff.samplers.analytic_moments import Mean, answer, averaged_covariance, conditional_variance
@@ -174,7 +174,7 @@ def state_dependent_dpm(
     Source: TOPA-103, TOPA-107..109 (Bao et al. 2022, Estimating the optimal covariance with imperfect mean).
     """
     one_of("covariance", covariance, ("npr", "sn", "full"))
-    steps = Recorder("NPR-DPM", model.process, times).steps
+    steps = Recorder("NPR-DPM", without_offset(model).process, times).steps
     rows, restore = points("x", x, model.dim)
     shares = per_step("eta", eta, len(steps), negative=False)
     if normals is not None and seed is None:

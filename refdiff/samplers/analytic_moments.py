@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, generator, one_of, points, real_array, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
-from refdiff.model import ExactModel
+from refdiff.model import ExactModel, without_offset
 
 Mean = Callable[[Array, float], ArrayLike]  # a denoiser (x, t) -> D
 
@@ -139,7 +139,8 @@ def conditional_variance(
     exact = np.asarray(np.diagonal(model.posterior_covariance(rows, t), axis1=1, axis2=2))
     if denoiser is None:
         return restore(exact)
-    best, mean, alpha = model.denoiser(rows, t), answer(denoiser, rows, t), model.process.coefficients(t).alpha
+    best, mean = without_offset(model).denoiser(rows, t), answer(denoiser, rows, t)
+    alpha = model.process.coefficients(t).alpha
     if kind == "npr":
         return restore(exact + (mean - best) ** 2)
     if (alpha == 0).any():

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, generator, points, real_array, real_scalar
-from refdiff.model import ExactModel
+from refdiff.model import ExactModel, without_offset
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import flow_step
 from refdiff.samplers.families import Family
@@ -112,7 +112,7 @@ def lcm_boundary(sigma_data: float = 0.5, timestep_scaling: float = 10.0, timest
 
 def flow_map(model: ExactModel) -> FlowMap:
     """G of data with a closed form: affine for a Gaussian, by DOP853 at tolerance 1e-13 for a mixture."""
-    law, process = model.distribution, model.process
+    law, process = model.distribution, without_offset(model).process
     covariance, basis = law.cov(), np.eye(law.dim)
     variances = np.diagonal(covariance)
     aligned = not (covariance - np.diag(variances)).any()

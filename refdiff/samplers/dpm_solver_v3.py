@@ -24,11 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, real_array, whole_number
-from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.numbers import gauss_legendre
 from refdiff.samplers.recorder import Point, Recorder, State
-from refdiff.samplers.running import Model
+from refdiff.samplers.running import Model, asking
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -110,9 +109,9 @@ def sample_dpm_solver_v3(
     if steps[0].gain.shape not in ((1,), rows.shape[1:]):
         raise ValueError(f"statistics must have 1 or {rows.shape[1]} axes like x, got {steps[0].gain.shape[0]}")
     history: list[Array] = []
+    ask = asking(model, "noise")
     for (s, _), step in zip(rec.steps, steps, strict=True):
-        eps = model.noise(rows, s.t) if isinstance(model, ExactModel) else np.asarray(model(rows, s.t), dtype=float)
-        history = [reduced(eps, rows, s, statistics), *history][:order]
+        history = [reduced(ask(rows, s.t), rows, s, statistics), *history][:order]
         rows = step.gain * rows - sum(w * n for w, n in zip(step.weights, history, strict=True)) - step.offset
     return restore(rows)
 

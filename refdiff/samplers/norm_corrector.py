@@ -11,21 +11,17 @@ Source: Song et al. 2021 (appendix G, Algorithms 4 and 5).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, generator, one_of, points, real_array, real_scalar, whole_number
-from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.langevin import PREDICTORS, predictor_corrector
 from refdiff.samplers.recorder import Point, Recorder
-from refdiff.samplers.running import run
+from refdiff.samplers.running import Model, asking, run
 from refdiff.schedules import Schedule
-
-Model = ExactModel | Callable[[Array, float], ArrayLike]
 
 NORMS = ("batch", "sample")
 
@@ -86,8 +82,9 @@ def norm_corrector(
     if start.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")
     rows, restore = points("x", x, start.shape[-1])
+    ask = asking(model, "score")
     for _ in range(count):
-        score = _score(model, rows, t)
+        score = ask(rows, t)
         z = rng.standard_normal(rows.shape)
         eps = norm_step_size(score, z, snr=snr, scale=scale, norm=norm)
         rows = rows + eps * score + np.sqrt(2 * eps) * z
@@ -148,11 +145,3 @@ def norm_predictor_corrector(
         y = run(build(rec.process, [s.t, t.t], final=final if t is rec.points[-1] else "noisy"), model, y, rng)
         y = correct(y, t, after) if first == "predictor" else y
     return np.asarray(y)
-
-
-def _score(model: Model, x: Array, t: float) -> Array:
-    if isinstance(model, ExactModel):
-        return np.asarray(model.score(x, t))
-    if not callable(model):
-        raise TypeError(f"model must be an ExactModel or a function of x and t, got {model!r}")
-    return real_array("model's answer", model(x, t))

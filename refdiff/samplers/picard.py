@@ -28,11 +28,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, real_array, whole_number
-from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.clocks import Clock, clock_named
 from refdiff.samplers.recorder import Point, Recorder, State
-from refdiff.samplers.running import Model
+from refdiff.samplers.running import Model, asking
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -169,15 +168,14 @@ class _Drift:
     """dy/du at the points of a path, counting evaluations."""
 
     def __init__(self, time: Clock, model: Model, rec: Recorder) -> None:
-        self.time, self.model, self.points, self.calls = time, model, rec.points, 0
+        self.time, self.points, self.calls = time, rec.points, 0
+        self.ask = asking(model, time.prediction)
 
     def __call__(self, i: int, y: Array) -> Array:
-        point, model = self.points[i], self.model
+        point = self.points[i]
         x = np.asarray(self.time.scale(point) * y)
         self.calls += 1
-        kind = self.time.prediction
-        answer = model.predict(x, point.t, kind) if isinstance(model, ExactModel) else model(x, point.t)
-        return np.asarray(self.time.rate(x, np.asarray(answer, dtype=float), point))
+        return np.asarray(self.time.rate(x, self.ask(x, point.t), point))
 
     def increments(self, path: Array, left: int, count: int, trapezoidal: bool) -> Array:
         """h_i F_i, or h_i (F_i + F_{i+1}) / 2, for the steps of the window."""

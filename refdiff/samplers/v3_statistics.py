@@ -110,6 +110,7 @@ def optimal_statistics(
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")
+    model = model.centred
     schedule, law = one_schedule(model.process, "statistics in lambda"), model.distribution
     count = whole_number("count", count, low=2)
     ends = [real_scalar(name, t, low=0, high=schedule.T) for name, t in (("start", start), ("end", end))]

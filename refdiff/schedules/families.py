@@ -221,3 +221,15 @@ class Trigonometric(Schedule):
 
     def _time(self, lam: Array) -> Array:
         return np.arctan(np.exp(-lam) / self.sigma_d)
+
+
+# as in `refdiff.processes.catalogue`
+PROCESSES = {
+    "vp-linear": VPLinear,
+    "vp-cosine": VPCosine,
+    "sub-vp": SubVP,
+    "flow-matching": FlowMatching,
+    "trigonometric": Trigonometric,
+    "edm": VEPower,
+    "ve": VEGeometric,
+}

@@ -116,22 +116,17 @@ def schedules(T: float | None = None) -> st.SearchStrategy[Schedule]:
         st.builds(SubVP, _floats(0.01, 1.0), _floats(1.0, 30.0), end),
         st.builds(VEGeometric, _floats(1e-3, 0.1), _floats(1.0, 100.0), end, st.booleans()),
         st.builds(VEPower, st.sampled_from([0.5, 1.0, 2.0]), end),
-        st.builds(_ornstein_uhlenbeck, _floats(0.1, 5.0), end),
+        st.builds(_as_functions, _floats(0.1, 5.0), end),
     ]
     if T is None:
         free += [st.builds(Trigonometric, _floats(0.1, 3.0)), beta_tables()]
     return st.one_of(*free, st.just(FlowMatching())) if T in (None, 1) else st.one_of(*free)
 
 
-def _ornstein_uhlenbeck(rate: float, T: float) -> FunctionSchedule:
-    """alpha = e^(-rate t), sigma^2 = 1 - alpha^2, given as functions with first derivatives."""
-    return FunctionSchedule(
-        lambda t: np.exp(-rate * t),
-        lambda t: np.sqrt(-np.expm1(-2 * rate * t)),
-        T,
-        lambda t: -rate * np.exp(-rate * t),
-        lambda t: rate * np.exp(-2 * rate * t) / np.sqrt(-np.expm1(-2 * rate * t)),
-    )
+def _as_functions(rate: float, T: float) -> FunctionSchedule:
+    """The Ornstein-Uhlenbeck process, given as functions with first derivatives."""
+    ou = VPLinear(2 * rate, 2 * rate, T)
+    return FunctionSchedule(ou.alpha, ou.sigma, T, ou.dalpha, ou.dsigma)
 
 
 def processes(dim: int | None = None) -> st.SearchStrategy[AffineProcess]:
