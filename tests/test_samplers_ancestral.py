@@ -22,9 +22,9 @@ from refdiff import (
     testing,
 )
 from refdiff.samplers import ancestral, times
-from refdiff.samplers.ancestral import ddpm, mean_weights, step_variance
+from refdiff.samplers.ancestral import ddpm, mean_weights
 from refdiff.samplers.conversions import to_prediction
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.ddim import posterior_std, step_variance
 from refdiff.samplers.families import families
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.order import measure_order

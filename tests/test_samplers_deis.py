@@ -13,7 +13,7 @@ from refdiff.processes import beta_table
 from refdiff.samplers.adams import lms
 from refdiff.samplers.conversions import butcher, to_prediction
 from refdiff.samplers.ddim import ddim
-from refdiff.samplers.deis import CLOCKS, FAMILIES, deis, deis_rk, noise_weights
+from refdiff.samplers.deis import FAMILIES, VARIANTS, deis, deis_rk, noise_weights
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.order import measure_order
 from refdiff.samplers.recorder import Recorder
@@ -84,7 +84,7 @@ def grid(clock):
     return schedule, times
 
 
-@pytest.mark.parametrize("clock", list(CLOCKS))
+@pytest.mark.parametrize("clock", list(VARIANTS))
 @pytest.mark.parametrize("schedule", [VPLinear(), FlowMatching(), SubVP()], ids=["VP", "straight", "sub-VP"])
 def test_deis_is_the_algorithm_of_the_paper(schedule, clock):
     model = ExactModel(LAW, schedule)
@@ -134,7 +134,7 @@ def test_the_quadrature_in_time_is_complete(name):
         assert found == pytest.approx(exact, abs=1e-12 * np.abs(weights).max())
 
 
-@given(st.lists(st.floats(0.05, 1.0), min_size=3, max_size=6), st.sampled_from(list(CLOCKS)))
+@given(st.lists(st.floats(0.05, 1.0), min_size=3, max_size=6), st.sampled_from(list(VARIANTS)))
 def test_weights_add_up_to_ddim_and_continue_polynomials_exactly(steps, clock):
     times = 0.05 + 0.9 * np.append(np.cumsum(steps[::-1])[::-1], 0.0) / sum(steps)
     rec = Recorder("", VPLinear(), times)
@@ -163,7 +163,7 @@ def test_rho_deis_is_the_linear_multistep_method():
             )
 
 
-@pytest.mark.parametrize("clock", list(CLOCKS))
+@pytest.mark.parametrize("clock", list(VARIANTS))
 def test_degree_zero_is_ddim(clock):
     for schedule in (VPLinear(), FlowMatching(), VPCosine(), beta_table.linear(1000)):
         times = np.linspace(schedule.T, 0.0, 7)
@@ -212,7 +212,7 @@ def test_orders_are_those_of_theory(family):
     assert found[-1] == pytest.approx(expected, abs=0.1)
 
 
-@pytest.mark.parametrize("clock", list(CLOCKS))
+@pytest.mark.parametrize("clock", list(VARIANTS))
 def test_local_order_is_two_above_the_degree(clock):
     for degree in (0, 1, 2, 3):
         found = measure_order(
@@ -257,7 +257,7 @@ def test_tables_reach_from_pure_noise_to_clean_data(family, steps):
 
 def test_infinite_ends_take_the_documented_step():
     times = np.array([1.0, 0.6, 0.3, 0.0])
-    for clock in CLOCKS:
+    for clock in VARIANTS:
         first = deis(FlowMatching(), times[:2], clock=clock)
         assert first.close(ddim(FlowMatching(), times[:2]), 0.0)
     last = deis(FlowMatching(), times[1:], clock="log_snr").unroll().outputs[-1]
@@ -269,7 +269,7 @@ def test_infinite_ends_take_the_documented_step():
 
 def test_axes_with_their_own_schedule_are_sampled_one_by_one():
     both, times = (FlowMatching(), VPCosine()), [1.0, 0.7, 0.6, 0.2]
-    for clock in CLOCKS:
+    for clock in VARIANTS:
         table = deis(AffineProcess(both), times, degree=2, clock=clock)
         for axis, schedule in enumerate(both):
             alone = deis(schedule, times, degree=2, clock=clock).unroll().outputs

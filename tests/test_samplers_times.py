@@ -11,8 +11,8 @@ from refdiff.samplers.angles import loss
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.times import (
-    CLOCKS,
     GRIDS,
+    SPACINGS,
     TABLE_GRIDS,
     exponential,
     karras,
@@ -53,16 +53,16 @@ def test_grids_decrease_and_hit_both_ends_exactly(name, schedule, steps, low, hi
     assert (np.diff(times) < 0).all()
 
 
-@given(st.sampled_from(sorted(CLOCKS)), st.sampled_from(SCHEDULES), st.integers(2, 30))
+@given(st.sampled_from(sorted(SPACINGS)), st.sampled_from(SCHEDULES), st.integers(2, 30))
 def test_clocks_advance_by_equal_steps(clock, schedule, steps):
     times = uniform_in(schedule, steps, clock, start=0.95 * schedule.T, end=0.03 * schedule.T)
-    moved = np.diff(CLOCKS[clock].of_log_snr(schedule.log_snr(times)))
+    moved = np.diff(SPACINGS[clock].of_log_snr(schedule.log_snr(times)))
     np.testing.assert_allclose(moved, moved.mean(), rtol=1e-11)
 
 
-@given(st.sampled_from(sorted(CLOCKS)), st.floats(-6, 6))
+@given(st.sampled_from(sorted(SPACINGS)), st.floats(-6, 6))
 def test_clocks_have_their_inverse(clock, lam):
-    forward, back = CLOCKS[clock]
+    forward, back = SPACINGS[clock]
     # near an end the clock itself has lost the digits: its slope says how many
     h = 1e-4
     slope = abs(forward(lam + h) - forward(lam - h)) / (2 * h)

@@ -12,10 +12,11 @@ from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.impulse import impulse_response
+from refdiff.samplers.numbers import vandermonde
 from refdiff.samplers.order import measure_order
 from refdiff.samplers.running import run
 from refdiff.samplers.times import uniform_log_snr
-from refdiff.samplers.unipc import FAMILIES, B, coefficients, unip, unipc, vandermonde
+from refdiff.samplers.unipc import FAMILIES, B, coefficients, unip, unipc
 
 THREE_AXES = Gaussian([0.7, -0.3, 0.5], [0.25, 1.5, 0.06])
 MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.09, 0.25], [0.3, 0.7])

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import fitting_share, per_step, posterior_std
+from refdiff.samplers.ddim import fitting_share, per_step, posterior_std, step_variance
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, exp, expm1, log, root, sqrt
 from refdiff.samplers.recorder import Point, Recorder
@@ -52,11 +52,6 @@ def mean_weights(s: Point, t: Point, eta: Number = 1.0) -> tuple[Number, Number]
     kappa = t.sigma / s.sigma * sqrt(kept)
     gamma = t.alpha * fresh * (1 + eta**2 * q) / (1 + sqrt(q * kept))
     return kappa, gamma
-
-
-def step_variance(s: Point, t: Point) -> Number:
-    """sigma_{s|t}^2 = sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2, the variance that the process adds from t to s."""
-    return -(s.sigma**2) * expm1(2 * (s.log_snr - t.log_snr))
 
 
 def ddpm(

@@ -12,8 +12,8 @@ fits into sigma_t, and k = infinity is c = sigma_t, where x_t is x* noised afres
 
     x_t = alpha_t/alpha_s x_s - (1 + k^2) sigma_t (e^h - 1) eps* + k sigma_t sqrt(e^{2h} - 1) z
 
-another sampler for k > 0. Sources: PODC9-08, PODC9-15, DMI-32..37, TOPA-44, RDX-09; Song, Meng and Ermon 2021; Zhang,
-Tao and Chen 2022 (gDDIM).
+another sampler for k > 0. The other families are made of the step functions of this file. Sources: PODC9-08, PODC9-15,
+DMI-32..37, TOPA-44, RDX-09; Song, Meng and Ermon 2021; Zhang, Tao and Chen 2022 (gDDIM).
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ def posterior_std(s: Point, t: Point) -> Number:
     The same as sigma_t / sigma_s sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2), without its cancellation.
     """
     return t.sigma * root(-expm1(2 * (s.log_snr - t.log_snr)))
+
+
+def step_variance(s: Point, t: Point) -> Number:
+    """sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2 = sigma_s^2 (1 - e^{2 (lambda_s - lambda_t)}), t < s.
+
+    The variance of x_s given x_t, which the process adds on its way from t to s.
+    """
+    return -(s.sigma**2) * expm1(2 * (s.log_snr - t.log_snr))
 
 
 def kept_share(s: Point, t: Point, eta: Number) -> Number:
@@ -79,6 +87,31 @@ def flow_step(x: State, clean: State, s: Point, t: Point, kept: Number) -> State
     ratio = kept / s.sigma
     moved: State = ratio * x + (t.alpha - ratio * s.alpha) * clean
     return moved
+
+
+def noise_of(x: State, clean: State, s: Point) -> State:
+    """eps* = (x - alpha x*) / sigma."""
+    noise: State = (x - s.alpha * clean) / s.sigma
+    return noise
+
+
+def frozen_noise(s: Point, t: Point, kept: Number) -> tuple[Number, Number]:
+    """The weights of x and eps* in the flow with eps* frozen, to where alpha_t x_0 has noise of size kept."""
+    return t.alpha / s.alpha, kept - t.alpha * s.rho
+
+
+def frozen_step(s: Point, t: Point, square: Number, frozen: str) -> tuple[Number, Number, Number]:
+    """The weights of x, of the frozen prediction and of z in the exact step of the reverse SDE with k^2 = square.
+
+    frozen is denoiser or noise. They are finite at sigma_t = 0, and at alpha_s = 0 for the denoiser.
+    """
+    if frozen == "denoiser":
+        kept, fresh = sde_split(s, t, square)
+        carried = kept / s.sigma
+        return carried, t.alpha - carried * s.alpha, fresh
+    carried, weight = frozen_noise(s, t, t.sigma)
+    # sigma_t sqrt(e^{2h} - 1) is what the process adds from t to s, scaled by alpha_t / alpha_s
+    return carried, (1 + square) * weight, carried * root(square * step_variance(s, t))
 
 
 def per_step(
@@ -157,14 +190,9 @@ def gddim(
     x = rec.start
     for s, t in rec.steps:
         clean = rec.evaluate(x, s)
-        if frozen == "denoiser":
-            kept, fresh = sde_split(s, t, k * k)
-            x = flow_step(x, clean, s, t, kept) + rec.noise(fresh)
-        else:
-            # sigma_t e^h = alpha_t rho_s stays finite where sigma_t = 0
-            h, eps = t.log_snr - s.log_snr, (x - s.alpha * clean) / s.sigma
-            carried, level = t.alpha / s.alpha, t.alpha * s.rho
-            x = carried * x + (1 + k**2) * level * expm1(-h) * eps + rec.noise(k * level * root(-expm1(-2 * h)))
+        carried, weight, fresh = frozen_step(s, t, k * k, frozen)
+        held = clean if frozen == "denoiser" else noise_of(x, clean, s)
+        x = carried * x + weight * held + rec.noise(fresh)
     return rec.finish(x)
 
 
@@ -190,7 +218,8 @@ def ddim_inversion(process: AffineProcess | Schedule, times: ArrayLike, *, evalu
         here = rec.keep(x, t)
         # the same point, told to the model under another time, is another stage of the table
         eps = rec.evaluate(State(dict(here.terms)), t if evaluate_at == "cleaner" else s)
-        x = s.alpha / t.alpha * here + (s.sigma - s.alpha * t.rho) * eps
+        carried, weight = frozen_noise(t, s, s.sigma)
+        x = carried * here + weight * eps
     return rec.finish(x)
 
 

@@ -28,24 +28,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from math import factorial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, one_of, whole_number
 from refdiff.processes import AffineProcess, BetaTable
-from refdiff.samplers import clocks
 from refdiff.samplers.adams import EARLY, STARTS, History
+from refdiff.samplers.clocks import CLOCKS
+from refdiff.samplers.ddim import flow_step, noise_of
 from refdiff.samplers.edm import euler_step
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, gauss_legendre, lagrange, lagrange_integrals, phi
+from refdiff.samplers.numbers import Number, exponential_integrals, gauss_legendre, lagrange, lagrange_integrals
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.runge_kutta import METHODS, combined, runge_kutta_step
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
-CLOCKS = {"t": "tAB", "rho": "rhoAB", "log_snr": "lambdaAB"}
+# the names of the family by the clock that the polynomial is in
+VARIANTS = {"t": "tAB", "rho": "rhoAB", "log_snr": "lambdaAB"}
 
 # t(rho) is singular at rho = +-i, and near 0 where the rate starts near 0 (VP linear: at +-i beta_0 / sqrt(2 beta')).
 # Panels of arsinh rho that are at most 4 long and a factor 4 wide keep both away: 32 points gain a factor 3^64.
@@ -76,23 +77,23 @@ def deis(
         ValueError: a degree below 0, an unknown clock or start.
     """
     degree = whole_number("degree", degree)
-    clock, start = one_of("clock", clock, tuple(CLOCKS)), one_of("start", start, STARTS)
-    rec = Recorder(f"DEIS {CLOCKS[clock]}{degree}", process, times, "denoiser")
-    x, history, node = rec.start, History(degree + 1), clocks.CLOCKS[clock].value
+    clock, start = one_of("clock", clock, tuple(VARIANTS)), one_of("start", start, STARTS)
+    rec = Recorder(f"DEIS {VARIANTS[clock]}{degree}", process, times, "denoiser")
+    x, history, node = rec.start, History(degree + 1), CLOCKS[clock].value
     for left, (s, t) in zip(range(len(rec.steps), 0, -1), rec.steps, strict=True):
         d = rec.evaluate(x, s)
-        eps = (x - s.alpha * d) / s.sigma
+        eps, ddim_step = noise_of(x, d, s), flow_step(x, d, s, t, t.sigma)
         most = left if lower_order_final else degree + 1
         if not np.any(abs(node(s)) == np.inf):
             history.add(node(s), eps)
         if s.pure_noise or np.any(abs(node(t)) == np.inf):
-            x = euler_step(rec, x, s, t)
+            x = ddim_step
         elif start == "runge-kutta" and not history.full and not t.clean:
-            x = runge_kutta_step(rec, clocks.CLOCKS["rho"], x, s, t, METHODS["rk4"])
+            x = runge_kutta_step(rec, CLOCKS["rho"], x, s, t, METHODS["rk4"])
         else:
             weights = noise_weights(rec.process, s, t, history.nodes[:most], clock)
             earlier: list[State] = [value - eps for value in history.values[1:most]]
-            x = t.alpha * d + t.sigma * eps + combined(weights[1:], earlier)
+            x = ddim_step + combined(weights[1:], earlier)
     return rec.finish(x)
 
 
@@ -109,7 +110,7 @@ def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str 
     """
     rule = METHODS[one_of("method", method, tuple(METHODS))]
     rec = Recorder(f"DEIS rhoRK {method}", process, times, "denoiser")
-    rho, x = clocks.CLOCKS["rho"], rec.start
+    rho, x = CLOCKS["rho"], rec.start
     for s, t in rec.steps:
         x = euler_step(rec, x, s, t) if s.pure_noise else runge_kutta_step(rec, rho, x, s, t, rule)
     return rec.finish(x)
@@ -124,35 +125,15 @@ def noise_weights(process: AffineProcess, s: Point, t: Point, nodes: list[Number
     Raises:
         ValueError: an unknown clock.
     """
-    one_of("clock", clock, tuple(CLOCKS))
+    one_of("clock", clock, tuple(VARIANTS))
     if clock == "rho":
         return [t.alpha * weight for weight in lagrange_integrals(nodes, s.rho, t.rho)]
     if clock == "log_snr":
-        return _exponential(nodes, s, t)
+        h = t.log_snr - s.log_snr
+        # the nodes in units of the step, where the newest is 0
+        return [-t.sigma * weight for weight in exponential_integrals([(node - s.log_snr) / h for node in nodes], h)]
     each = [_in_time(one, s.t, t.t, nodes) for one in process.schedules]
     return list(t.alpha * (np.transpose(each) if process.per_axis else np.asarray(each[0])))
-
-
-def _exponential(nodes: list[Number], s: Point, t: Point) -> list[Number]:
-    """-sigma_t sum_k c_jk k! h^(k+1) phi_(k+1)(h): polynomials in lambda under e^-lambda."""
-    h = t.log_snr - s.log_snr
-    moments = [-t.sigma * h * factorial(k) * phi(k + 1, h) for k in range(len(nodes))]
-    # the nodes in units of the step, where the newest is 0
-    places = [(node - s.log_snr) / h for node in nodes]
-    return [
-        sum(c * moment for c, moment in zip(_coefficients(places, j), moments, strict=True)) for j in range(len(nodes))
-    ]
-
-
-def _coefficients(nodes: list[Number], j: int) -> list[Number]:
-    """l_j(u) = sum_k c_k u^k."""
-    found: list[Number] = [1.0]
-    for i, other in enumerate(nodes):
-        if i != j:
-            scale = nodes[j] - other
-            shifted, kept = [0.0, *found], [*found, 0.0]
-            found = [(up - other * own) / scale for up, own in zip(shifted, kept, strict=True)]
-    return found
 
 
 def _in_time(schedule: Schedule, start: float, end: float, nodes: list[Number]) -> Array:

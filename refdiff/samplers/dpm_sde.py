@@ -25,17 +25,15 @@ Sources: Lu et al. 2022b (DPM-Solver++, SDE-DPM-Solver++), k-diffusion (Crowson 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import one_of, real_scalar, whole_number
+from refdiff.arguments import one_of, real_scalar
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import flow_step, sde_split, split
-from refdiff.samplers.dpm_solver import differences, usable
+from refdiff.samplers.ddim import flow_step, split
+from refdiff.samplers.dpm_solver import Multistep, multistep_table
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, log, phi, root
-from refdiff.samplers.recorder import Point, Recorder, State
+from refdiff.samplers.numbers import expm1, log, root
+from refdiff.samplers.recorder import Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
@@ -68,9 +66,8 @@ def sde_dpm_solver(
     Raises:
         ValueError: a grid that starts at alpha = 0, an order or solver type that does not exist.
     """
-    name = f"SDE-DPM-Solver-{order}" + "M" * (order > 1)
-    rules = solver_type, lower_order_final, euler_at_final, halved_curvature
-    return _multistep(name, process, times, "noise", order, *rules)
+    rules = Multistep(order, solver_type, lower_order_final, euler_at_final, halved_curvature, SOLVER_TYPES)
+    return multistep_table(f"SDE-DPM-Solver-{order}" + "M" * (order > 1), process, times, "noise", rules, eta=1.0)
 
 
 def sde_dpm_solver_pp(
@@ -101,71 +98,15 @@ def sde_dpm_solver_pp(
     Raises:
         ValueError: an order or solver type that does not exist, negative eta or s_noise.
     """
-    eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
-    name = f"SDE-DPM-Solver++-{order}" + "M" * (order > 1)
-    rules = solver_type, lower_order_final, euler_at_final, halved_curvature
-    return _multistep(name, process, times, "denoiser", order, *rules, eta, s_noise)
+    rules = Multistep(order, solver_type, lower_order_final, euler_at_final, halved_curvature, SOLVER_TYPES)
+    return _data_sde(f"SDE-DPM-Solver++-{order}" + "M" * (order > 1), process, times, rules, eta, s_noise)
 
 
-def _multistep(
-    name: str,
-    process: AffineProcess | Schedule,
-    times: ArrayLike,
-    prediction: str,
-    order: int,
-    solver_type: str,
-    lower_order_final: bool,
-    euler_at_final: bool,
-    halved_curvature: bool,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
+def _data_sde(
+    name: str, process: AffineProcess | Schedule, times: ArrayLike, rules: Multistep, eta: float, s_noise: float
 ) -> Tableau:
-    order = whole_number("order", order, low=1, high=3)
-    one_of("solver_type", solver_type, SOLVER_TYPES)
-    rec = Recorder(name, process, times, prediction)
-    if prediction == "noise":
-        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
-    x, history = rec.start, list[tuple[Point, State]]()
-    for left, (s, t) in zip(range(len(rec.steps), 0, -1), rec.steps, strict=True):
-        history = [(s, rec.evaluate(x, s)), *history][:order]
-        near = usable(history, t, left, order, lower_order_final, euler_at_final)
-        x, std = sde_multi_step(prediction, s, t, x, near, solver_type, eta, halved_curvature)
-        x = x + rec.noise(s_noise * std)
-    return rec.finish(x)
-
-
-def sde_multi_step(
-    prediction: str,
-    s: Point,
-    t: Point,
-    x: State,
-    history: Sequence[tuple[Point, State]],
-    solver_type: str,
-    eta: float = 1.0,
-    halved_curvature: bool = False,
-) -> tuple[State, Number]:
-    """A step with the evaluations at s and before, newest first, and the standard deviation of its noise.
-
-    The noise prediction has eta = 1.
-    """
-    h, f0 = t.log_snr - s.log_snr, history[0][1]
-    if prediction == "noise":
-        if t.clean:
-            return t.alpha / s.alpha * (x - s.sigma * f0), 0.0
-        size, z, std = -2 * t.sigma, h, t.sigma * root(expm1(2 * h))
-        x = t.alpha / s.alpha * x + size * expm1(h) * f0
-    else:
-        kept, std = sde_split(s, t, eta)
-        size, z = t.alpha, -(1 + eta) * h
-        x = flow_step(x, f0, s, t, kept)
-    changes = differences(s, t, history)
-    if len(changes) == 1:
-        share = abs(z) * phi(2, z) if solver_type == "heun" else abs(expm1(z)) / 2
-        x = x + size * share * changes[0]
-    elif changes:
-        bend = (1 if halved_curvature else 2) * abs(z) * phi(3, z)
-        x = x + size * (abs(z) * phi(2, z) * changes[0] + bend * changes[1])
-    return x, std
+    eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
+    return multistep_table(name, process, times, "denoiser", rules, eta=eta, s_noise=s_noise)
 
 
 def dpmpp_3m_sde(
@@ -192,29 +133,8 @@ def dpmpp_3m_sde(
     Raises:
         ValueError: negative eta or s_noise.
     """
-    eta, s_noise = real_scalar("eta", eta, low=0), real_scalar("s_noise", s_noise, low=0)
-    rec = Recorder("DPM++ 3M SDE" if published else "DPM++ 3M SDE, full parabola", process, times, "denoiser")
-    x = rec.start
-    history: list[tuple[Number, State]] = []  # (lambda, D), newest first; -inf has no weight
-    for s, t in rec.steps:
-        d, h = rec.evaluate(x, s), t.log_snr - s.log_snr
-        kept, c = sde_split(s, t, eta)
-        x = flow_step(x, d, s, t, kept)
-        if history and not t.clean:
-            H = (1 + eta) * h
-            lam, d_last = history[0]
-            slope = h / (s.log_snr - lam) * (d - d_last)
-            curve = State({})
-            if len(history) > 1:
-                lam_2, d_2 = history[1]
-                slope_last = h / (lam - lam_2) * (d_last - d_2)
-                curve = h / (s.log_snr - lam_2) * (slope - slope_last)  # h^2 D[s, r, q]
-                slope = slope + (s.log_snr - lam) / h * curve
-            # int H e^{-H (1 - u)} (u, u^2) du = H phi_2(-H), 2 H phi_3(-H)
-            x = x + t.alpha * (H * phi(2, -H) * slope + (1 if published else 2) * H * phi(3, -H) * curve)
-        x = x + rec.noise(s_noise * c)
-        history = [(s.log_snr, d), *history[:1]]
-    return rec.finish(x)
+    name = "DPM++ 3M SDE" if published else "DPM++ 3M SDE, full parabola"
+    return _data_sde(name, process, times, Multistep(3, "heun", halved_curvature=published), eta, s_noise)
 
 
 def dpmpp_sde(

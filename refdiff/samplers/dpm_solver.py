@@ -19,13 +19,15 @@ PODC9-21, PODC9-23..26, PODC9-31..35 (Lu et al. 2022a, 2022b).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ddim import frozen_step
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, phi
+from refdiff.samplers.numbers import Number, phi
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -39,15 +41,17 @@ FULL_WEIGHT = ("taylor", "heun")
 # ---------------------------------------------------------------------- one step, for the noise and for the data
 
 
-def expansion(prediction: str, s: Point, t: Point, order: int) -> tuple[Number, list[Number]]:
-    """The weight of x, and those of f, h f', h^2 f'', of which there are `order`, in the step from s to t."""
-    h, noise = t.log_snr - s.log_snr, prediction == "noise"
-    carry = t.alpha / s.alpha if noise else t.sigma / s.sigma
-    # sigma_t (e^h - 1) = alpha_t / alpha_s sigma_s (1 - e^-h), which is also its limit at sigma_t = 0, where h = inf
-    first = carry * s.sigma * expm1(-h) if noise else -t.alpha * expm1(-h)
+def expansion(prediction: str, s: Point, t: Point, order: int, eta: float = 0.0) -> tuple[Number, list[Number]]:
+    """The weight of x, and those of f, h f', h^2 f'', of which there are `order`, in the step from s to t.
+
+    eta is k^2 of the reverse SDE in `ddim`, 0 the probability flow: it makes the data's h (1 + eta) h, and the noise's
+    weights 1 + eta times as large.
+    """
+    carry, first, _ = frozen_step(s, t, eta, prediction)
     if order == 1:
         return carry, [first]
-    size, z = (-t.sigma * h, h) if noise else (t.alpha * h, -h)
+    h = t.log_snr - s.log_snr
+    size, z = (-(1 + eta) * t.sigma * h, h) if prediction == "noise" else (t.alpha * (1 + eta) * h, -(1 + eta) * h)
     return carry, [first, *(size * phi(k, z) for k in range(2, order + 1))]
 
 
@@ -87,9 +91,10 @@ def multi_step(
     history: Sequence[tuple[Point, State]],
     solver_type: str,
     halved_curvature: bool = False,
+    eta: float = 0.0,
 ) -> State:
-    """A step with the evaluations at s and before, newest first: of order their number."""
-    carry, w = expansion(prediction, s, t, len(history))
+    """A step with the evaluations at s and before, newest first: of order their number; without its noise."""
+    carry, w = expansion(prediction, s, t, len(history), eta)
     end: State = carry * x + w[0] * history[0][1]
     changes = differences(s, t, history)
     if len(changes) == 1:
@@ -132,6 +137,34 @@ def usable(
 # ---------------------------------------------------------------------- samplers, for the noise and for the data
 
 
+@dataclass(frozen=True)
+class Multistep:
+    """How a multistep method takes its steps.
+
+    Args:
+        order: 1, 2 or 3.
+        solver_type: the weight of the slope in steps of order 2.
+        lower_order_final: the last steps have an order of at most the number of steps left.
+        euler_at_final: the last step has order 1.
+        halved_curvature: in order 3 half of the interpolant's second derivative.
+        solver_types: those that there are.
+
+    Raises:
+        ValueError: an unknown order or solver_type.
+    """
+
+    order: int
+    solver_type: str
+    lower_order_final: bool = False
+    euler_at_final: bool = False
+    halved_curvature: bool = False
+    solver_types: tuple[str, ...] = SOLVER_TYPES
+
+    def __post_init__(self) -> None:
+        whole_number("order", self.order, low=1, high=3)
+        one_of("solver_type", self.solver_type, self.solver_types)
+
+
 def singlestep_table(
     name: str,
     process: AffineProcess | Schedule,
@@ -160,25 +193,34 @@ def multistep_table(
     process: AffineProcess | Schedule,
     times: ArrayLike,
     prediction: str,
-    order: int,
-    solver_type: str,
-    lower_order_final: bool,
-    euler_at_final: bool,
-    halved_curvature: bool,
+    rules: Multistep,
+    *,
     towards_noise: bool = False,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
 ) -> Tableau:
-    """Every step of the grid by `multi_step`, with as many evaluations as there are, up to `order`."""
-    order = whole_number("order", order, low=1, high=3)
-    one_of("solver_type", solver_type, SOLVER_TYPES)
+    """Every step of the grid by `multi_step`, with as many evaluations as there are, up to the order.
+
+    Args:
+        name, process, times, prediction, towards_noise: of the table, see `Recorder`.
+        rules: how the steps are taken.
+        eta, s_noise: k^2 of the reverse SDE, and a factor of its noise.
+
+    Raises:
+        ValueError: a start at alpha = 0 for the noise, or at sigma = 0 towards it.
+    """
     rec = Recorder(name, process, times, prediction, towards_noise=towards_noise)
     check_start(rec)
     if towards_noise and rec.points[0].clean:
         raise ValueError(f"times must start where sigma > 0 to go towards noise, got {rec.points[0].t}")
     x, history, count = rec.start, list[tuple[Point, State]](), len(rec.steps)
     for left, (s, t) in zip(range(count, 0, -1), rec.steps, strict=True):
-        history = [(s, rec.evaluate(x, s)), *history][:order]
-        near = usable(history, t, left, order, lower_order_final, euler_at_final)
-        x = multi_step(prediction, s, t, x, near, solver_type, halved_curvature)
+        history = [(s, rec.evaluate(x, s)), *history][: rules.order]
+        near = usable(history, t, left, rules.order, rules.lower_order_final, rules.euler_at_final)
+        # onto sigma = 0 the noise prediction gives the denoised point, whatever eta
+        share = 0.0 if t.clean and prediction == "noise" else eta
+        x = multi_step(prediction, s, t, x, near, rules.solver_type, rules.halved_curvature, share)
+        x = x + rec.noise(s_noise * frozen_step(s, t, share, prediction)[2])
     return rec.finish(x)
 
 
@@ -195,9 +237,9 @@ def inner_parts(order: int, r1: float | None, r2: float | None) -> tuple[float, 
 
 
 def check_start(rec: Recorder) -> None:
-    """The noise prediction says nothing about x_0 at alpha = 0."""
+    """ValueError where the noise prediction says nothing about x_0: at alpha = 0."""
     if rec.prediction == "noise":
-        rec.finite_log_snr("DPM-Solver divides by it, DPM-Solver++ does not", last=False)
+        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
 
 
 # ---------------------------------------------------------------------- the noise family
@@ -258,18 +300,8 @@ def dpm_solver_multistep(
     Raises:
         ValueError: an unknown order or solver_type, or a start at alpha = 0.
     """
-    return multistep_table(
-        f"DPM-Solver-{order}M",
-        process,
-        times,
-        "noise",
-        order,
-        solver_type,
-        lower_order_final,
-        euler_at_final,
-        halved_curvature,
-        towards_noise,
-    )
+    rules = Multistep(order, solver_type, lower_order_final, euler_at_final, halved_curvature)
+    return multistep_table(f"DPM-Solver-{order}M", process, times, "noise", rules, towards_noise=towards_noise)
 
 
 # As run, order 3 of a multistep method is 2: its first step has a local error O(h^2), and there is one of it.

@@ -17,7 +17,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from refdiff.processes import AffineProcess
-from refdiff.samplers.dpm_solver import multistep_table, singlestep_table
+from refdiff.samplers.dpm_solver import Multistep, multistep_table, singlestep_table
 from refdiff.samplers.families import Family
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -80,18 +80,8 @@ def dpm_solver_pp_multistep(
     Raises:
         ValueError: an unknown order or solver_type.
     """
-    return multistep_table(
-        f"DPM-Solver++({order}M)",
-        process,
-        times,
-        "denoiser",
-        order,
-        solver_type,
-        lower_order_final,
-        euler_at_final,
-        halved_curvature,
-        towards_noise,
-    )
+    rules = Multistep(order, solver_type, lower_order_final, euler_at_final, halved_curvature)
+    return multistep_table(f"DPM-Solver++({order}M)", process, times, "denoiser", rules, towards_noise=towards_noise)
 
 
 # As run, 3M has order 2: its first step has a local error O(h^2), and there is one of it.

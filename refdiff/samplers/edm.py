@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import real_array, real_scalar
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ddim import flow_step, frozen_noise, noise_of, step_variance
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, log, root
+from refdiff.samplers.numbers import Number, log, root
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -36,22 +37,21 @@ from refdiff.schedules import Schedule
 
 def noise_prediction(rec: Recorder, x: State, point: Point) -> State:
     """eps* = (x - alpha D) / sigma, one evaluation of the denoiser."""
-    d = rec.evaluate(x, point)
-    eps: State = (x - point.alpha * d) / point.sigma
-    return eps
+    clean = rec.evaluate(x, point)
+    return noise_of(x, clean, point)
 
 
 def moved(x: State, eps: State, s: Point, t: Point) -> State:
-    """y_s + (rho_t - rho_s) eps as an x at t: alpha_t rho_s (e^(lambda_s - lambda_t) - 1) is the weight of eps."""
-    result: State = (t.alpha / s.alpha) * x + t.alpha * s.rho * expm1(s.log_snr - t.log_snr) * eps
+    """y_s + (rho_t - rho_s) eps as an x at t."""
+    carried, weight = frozen_noise(s, t, t.sigma)
+    result: State = carried * x + weight * eps
     return result
 
 
 def euler_step(rec: Recorder, x: State, s: Point, t: Point) -> State:
     """Euler's step in rho, written with the denoiser: it has a limit at alpha_s = 0 and at sigma_t = 0."""
-    d = rec.evaluate(x, s)
-    result: State = t.alpha * d + (t.sigma / s.sigma) * (x - s.alpha * d)
-    return result
+    clean = rec.evaluate(x, s)
+    return flow_step(x, clean, s, t, t.sigma)
 
 
 def second_order_step(rec: Recorder, x: State, s: Point, t: Point, node: float = 1.0) -> State:
@@ -66,8 +66,7 @@ def second_order_step(rec: Recorder, x: State, s: Point, t: Point, node: float =
 
 def raised(rec: Recorder, x: State, s: Point, t: Point, s_noise: float = 1.0) -> State:
     """Noise added from s to a noisier t, y_s + s_noise sqrt(rho_t^2 - rho_s^2) z: the kernel of the process."""
-    std = t.sigma * root(-expm1(2 * (t.log_snr - s.log_snr)))
-    result: State = (t.alpha / s.alpha) * x + rec.noise(s_noise * std)
+    result: State = (t.alpha / s.alpha) * x + rec.noise(s_noise * root(step_variance(t, s)))
     return result
 
 

@@ -18,19 +18,10 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
 from refdiff.processes import AffineProcess
-from refdiff.samplers import times as grids
 from refdiff.samplers.order import Order, measure_order
 from refdiff.samplers.tableau import Tableau
+from refdiff.samplers.times import uniform, uniform_in
 from refdiff.schedules import Schedule, VPLinear
-
-_CLOCKS: Mapping[str, Callable[..., Array]] = MappingProxyType(
-    {
-        "t": grids.uniform,
-        "log_snr": grids.uniform_log_snr,
-        "rho": grids.uniform_rho,
-        "angle": grids.uniform_angle,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,9 @@ class Family:
 
     def grid(self, process: AffineProcess | Schedule, steps: int, start: float, end: float) -> Array:
         """Equal steps in the clock of the family."""
-        return _CLOCKS[self.clock](process, steps, start=start, end=end)
+        if self.clock == "t":
+            return uniform(process, steps, start=start, end=end)
+        return uniform_in(process, steps, self.clock, start=start, end=end)
 
     def measured(self, law: GaussianMixture, *, as_run: bool = False, **more: Any) -> Order:
         """The order on a law, from equal steps of the family's clock.

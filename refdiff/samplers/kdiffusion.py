@@ -23,10 +23,10 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import real_scalar
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import split
+from refdiff.samplers.ddim import flow_step, frozen_noise, split
 from refdiff.samplers.edm import Churn, euler_step, moved, noise_prediction
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, log
+from refdiff.samplers.numbers import log
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -49,14 +49,9 @@ def euler_ancestral(
     rec = Recorder(f"Euler ancestral, eta = {eta:g}", process, times, "denoiser")
     x = rec.start
     for s, t in rec.steps:
-        x = _euler_step(rec, x, s, t, *split(s, t, eta), s_noise)
+        down, up = split(s, t, eta)
+        x = flow_step(x, rec.evaluate(x, s), s, t, down) + rec.noise(s_noise * up)
     return rec.finish(x)
-
-
-def _euler_step(rec: Recorder, x: State, s: Point, t: Point, down: Number, up: Number, s_noise: float) -> State:
-    d = rec.evaluate(x, s)
-    result: State = t.alpha * d + (down / s.sigma) * (x - s.alpha * d) + rec.noise(s_noise * up)
-    return result
 
 
 def dpm2(
@@ -116,12 +111,14 @@ def dpm2_ancestral(
     for s, t in rec.steps:
         down, up = split(s, t, eta)
         if s.pure_noise or down == 0:
-            x = _euler_step(rec, x, s, t, down, up, s_noise)
-            continue
-        middle = rec.at_log_snr((s.log_snr + log(t.alpha) - log(down)) / 2)
-        first = noise_prediction(rec, x, s)
-        second = noise_prediction(rec, moved(x, first, s, middle), middle)
-        x = (t.alpha / s.alpha) * x + (down - t.alpha * s.rho) * second + rec.noise(s_noise * up)
+            x = flow_step(x, rec.evaluate(x, s), s, t, down)
+        else:
+            middle = rec.at_log_snr((s.log_snr + log(t.alpha) - log(down)) / 2)
+            first = noise_prediction(rec, x, s)
+            second = noise_prediction(rec, moved(x, first, s, middle), middle)
+            carried, weight = frozen_noise(s, t, down)
+            x = carried * x + weight * second
+        x = x + rec.noise(s_noise * up)
     return rec.finish(x)
 
 

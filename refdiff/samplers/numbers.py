@@ -90,6 +90,33 @@ def _extended_phi(m: int, h: Number) -> Number:
         return (mpmath.exp(h) - sum(h**j / mpmath.factorial(j) for j in range(m))) / h**m
 
 
+def exponential_moments(k: Number, count: int) -> list[Number]:
+    """int_0^1 k e^{k (1 - u)} u^j du = j! k phi_{j+1}(k) for j < count."""
+    return [expm1(k), *(factorial(j) * k * phi(j + 1, k) for j in range(1, count))][:count]
+
+
+def exponential_integrals(nodes: Sequence[Number], k: Number) -> list[Number]:
+    """int_0^1 k e^{k (1 - u)} l_j(u) du for each node, with l_j as in `lagrange`."""
+    return vandermonde(nodes, exponential_moments(k, len(nodes)))
+
+
+def vandermonde(nodes: Sequence[Number], moments: Sequence[Number]) -> list[Number]:
+    """The weights with sum_i nodes_i^j weights_i = moments_j for j = 0, 1, ...: Bjorck and Pereyra (1970).
+
+    Nodes and moments may be arrays with one value for each axis.
+    """
+    weights, n = list(moments), len(nodes)
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            weights[i] = weights[i] - nodes[k] * weights[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            weights[i] = weights[i] / (nodes[i] - nodes[i - k - 1])
+        for i in range(k, n - 1):
+            weights[i] = weights[i] - weights[i + 1]
+    return weights
+
+
 @cache
 def gauss_legendre(count: int) -> tuple[Array, Array]:
     """Nodes and weights on [0, 1], exact for polynomials of degree 2 count - 1."""

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import whole_number
 from refdiff.processes import AffineProcess
 from refdiff.samplers.adams import EARLY, History
+from refdiff.samplers.ddim import flow_step, frozen_noise, noise_of
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, lagrange_integrals
 from refdiff.samplers.recorder import Point, Recorder, State
@@ -45,16 +46,16 @@ class _Look:
     """The model's answer at a stage, from which a transfer starts: x, the denoiser d and the noise e there."""
 
     def __init__(self, rec: Recorder, x: State, s: Point) -> None:
-        self.s, self.denoiser = s, rec.evaluate(x, s)
-        self.noise = (x - s.alpha * self.denoiser) / s.sigma
+        self.s, self.x, self.denoiser = s, x, rec.evaluate(x, s)
+        self.noise = noise_of(x, self.denoiser, s)
 
     def transfer(self, t: Point, noise: State | None = None) -> State:
-        """phi(x, e; s, t): DDIM's step alpha_t d + sigma_t e_s, and alpha_t (rho_t - rho_s) (e - e_s) more.
+        """phi(x, e; s, t): DDIM's step, with the noise of s itself, and alpha_t (rho_t - rho_s) (e - e_s) more.
 
         Written so, it is finite where alpha_s = 0 for the noise of s itself, which is what is used when none is given.
         """
-        step: State = t.alpha * self.denoiser + t.sigma * self.noise
-        return step if noise is None else step + (t.sigma - t.alpha * self.s.rho) * (noise - self.noise)
+        step = flow_step(self.x, self.denoiser, self.s, t, t.sigma)
+        return step if noise is None else step + frozen_noise(self.s, t, t.sigma)[1] * (noise - self.noise)
 
 
 def pndm(

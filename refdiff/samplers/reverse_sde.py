@@ -24,8 +24,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, real_scalar
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ancestral import step_variance
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.ddim import posterior_std, step_variance
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, gauss_legendre, sqrt
 from refdiff.samplers.recorder import Point, Recorder, State

@@ -20,18 +20,18 @@ tau sigma_t sqrt(e^{2h} - 1) z. Source: Xue et al. 2023 (SA-Solver).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import factorial
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.processes import AffineProcess
-from refdiff.samplers.ddim import sde_split
+from refdiff.samplers.ddim import frozen_step
+from refdiff.samplers.dpm_solver import check_start
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, phi, root
+from refdiff.samplers.numbers import Number, exponential_moments, vandermonde
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
-from refdiff.samplers.unipc import vandermonde
 from refdiff.schedules import Schedule
 
 
@@ -77,17 +77,17 @@ def sa_solver(
     one_of("prediction", prediction, ("denoiser", "noise"))
     rec = Recorder(f"SA-Solver, predictor {p}, corrector {q}", process, times, prediction)
     steps = len(rec.steps)
-    if prediction == "noise":
-        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
+    check_start(rec)
     x, known = rec.start, [(rec.points[0], rec.evaluate(rec.start, rec.points[0]))]  # evaluations, newest first
     for i, (s, t) in enumerate(rec.steps):
         most = steps - i if lower_order_final else max(p, q)
         amount = real_scalar("tau", tau(s.t) if callable(tau) else tau, low=0)
         square = amount * amount
-        if t.clean:
-            return rec.finish(_denoised(x, known[0][1], s, t, prediction))
-        factor, std = _linear(s, t, square, prediction)
-        base, noise = factor * x, rec.noise(std)
+        if t.clean:  # the denoised point
+            carried, weight, _ = frozen_step(s, t, 0, prediction)
+            return rec.finish(carried * x + weight * known[0][1])
+        carried, _, std = frozen_step(s, t, square, prediction)
+        base, noise = carried * x, rec.noise(std)
         predicted = base + _integral(known[: min(p, most)], s, t, square, prediction, few_steps) + noise
         if i == steps - 1:
             return rec.finish(predicted)
@@ -97,14 +97,6 @@ def sa_solver(
             correct = base + _integral(known[: min(q, most + 1)], s, t, square, prediction, few_steps) + noise
             x = rec.keep(correct, t)
     raise AssertionError("a grid has at least one step")
-
-
-def _linear(s: Point, t: Point, square: float, prediction: str) -> tuple[Number, Number]:
-    """The factor of x_s and the standard deviation of the noise, with tau^2 = square."""
-    if prediction == "noise":
-        return t.alpha / s.alpha, t.sigma * root(square * expm1(2 * (t.log_snr - s.log_snr)))
-    kept, c = sde_split(s, t, square)
-    return kept / s.sigma, c
 
 
 def _integral(
@@ -130,16 +122,10 @@ def adams_weights(nodes: Sequence[Number], k: Number, *, few_steps: bool = False
 
     With `few_steps` and two nodes the first moment is |k| / 2 in place of the integral's.
     """
-    size = abs(k)
-    moments = [factorial(j) * size * phi(j + 1, k) for j in range(len(nodes))] if len(nodes) > 1 else [abs(expm1(k))]
+    moments = exponential_moments(k, len(nodes))
     if few_steps and len(nodes) == 2:
-        moments[1] = size / 2
-    return vandermonde(nodes, moments)
-
-
-def _denoised(x: State, value: State, s: Point, t: Point, prediction: str) -> State:
-    clean: State = value if prediction == "denoiser" else (x - s.sigma * value) / s.alpha
-    return State.__mul__(clean, t.alpha)
+        moments[1] = k / 2
+    return [weight * np.sign(k) for weight in vandermonde(nodes, moments)]
 
 
 # Without noise the order is min(p + 1, q), or p for the predictor alone; the first step (predictor of local order 2,

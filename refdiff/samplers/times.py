@@ -1,7 +1,7 @@
 r"""Time grids: n + 1 times from noise to data, equally spaced in some function of time.
 
     uniform, quadratic, power       t^(1/p) with p = 1, 2, any
-    uniform_in                      a clock: a function of lambda = log(alpha / sigma) alone, see `CLOCKS`
+    uniform_in                      a clock: a function of lambda = log(alpha / sigma) alone, see `SPACINGS`
     uniform_log_snr, exponential    lambda = -log(sigma/alpha)
     uniform_rho, karras             sigma/alpha and its seventh root
     uniform_angle, optimal_ddim     arctan(sigma/alpha), and arctan(sigma/(alpha s)): best for DDIM on N(m, s^2) data
@@ -57,22 +57,22 @@ def power(
 # ---------------------------------------------------------------------- equal steps in a function of lambda
 
 
-class Clock(NamedTuple):
+class Spacing(NamedTuple):
     """A monotone function of lambda = log(alpha / sigma), and its inverse."""
 
     of_log_snr: Callable[[Array], Array]
     log_snr: Callable[[Array], Array]
 
 
-CLOCKS: Mapping[str, Clock] = MappingProxyType(
+SPACINGS: Mapping[str, Spacing] = MappingProxyType(
     {
-        "log_snr": Clock(lambda lam: lam, lambda c: c),
-        "rho": Clock(lambda lam: np.exp(-lam), lambda c: -np.log(c)),
-        "angle": Clock(lambda lam: np.arctan(np.exp(-lam)), lambda c: -np.log(np.tan(c))),
-        "share": Clock(lambda lam: expit(-lam), lambda c: -logit(c)),
-        "alpha_bar": Clock(lambda lam: expit(2 * lam), lambda c: logit(c) / 2),
-        "log_alpha_bar": Clock(lambda lam: log_expit(2 * lam), lambda c: -np.log(np.expm1(-c)) / 2),
-        "log_variance": Clock(lambda lam: log_expit(-2 * lam), lambda c: np.log(np.expm1(-c)) / 2),
+        "log_snr": Spacing(lambda lam: lam, lambda c: c),
+        "rho": Spacing(lambda lam: np.exp(-lam), lambda c: -np.log(c)),
+        "angle": Spacing(lambda lam: np.arctan(np.exp(-lam)), lambda c: -np.log(np.tan(c))),
+        "share": Spacing(lambda lam: expit(-lam), lambda c: -logit(c)),
+        "alpha_bar": Spacing(lambda lam: expit(2 * lam), lambda c: logit(c) / 2),
+        "log_alpha_bar": Spacing(lambda lam: log_expit(2 * lam), lambda c: -np.log(np.expm1(-c)) / 2),
+        "log_variance": Spacing(lambda lam: log_expit(-2 * lam), lambda c: np.log(np.expm1(-c)) / 2),
     }
 )
 
@@ -80,13 +80,13 @@ CLOCKS: Mapping[str, Clock] = MappingProxyType(
 def uniform_in(
     process: Process, steps: int, clock: str, *, start: float | None = None, end: float | None = None
 ) -> Array:
-    """Equal steps in one of `CLOCKS`.
+    """Equal steps in one of `SPACINGS`.
 
     Raises:
         ValueError: an unknown clock, one that is infinite at an end, or a process with one schedule for each axis.
     """
-    one_of("clock", clock, CLOCKS)
-    return _spaced(process, steps, CLOCKS[clock], clock, start, end)
+    one_of("clock", clock, SPACINGS)
+    return _spaced(process, steps, SPACINGS[clock], clock, start, end)
 
 
 def uniform_log_snr(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
@@ -109,7 +109,7 @@ def log_snr_power(
 ) -> Array:
     """lambda_start + u^exponent (lambda_end - lambda_start) with equal steps in u: above 1 finer near the noise."""
     exponent = real_scalar("exponent", exponent, low=0, open_low=True)
-    return _spaced(process, steps, CLOCKS["log_snr"], "log_snr", start, end, exponent)
+    return _spaced(process, steps, SPACINGS["log_snr"], "log_snr", start, end, exponent)
 
 
 def karras(
@@ -130,7 +130,7 @@ def karras(
         append_clean: the last step goes on from sigma_min to 0, as k-diffusion appends a zero.
     """
     rho = real_scalar("rho", rho, low=0, open_low=True)
-    clock = Clock(lambda lam: np.exp(-lam / rho), lambda c: -rho * np.log(c))
+    clock = Spacing(lambda lam: np.exp(-lam / rho), lambda c: -rho * np.log(c))
     return _appended(process, steps, append_clean, end, lambda n: _spaced(process, n, clock, "rho", start, end))
 
 
@@ -155,7 +155,7 @@ def exponential(
 def _spaced(
     process: Process,
     steps: int,
-    clock: Clock,
+    clock: Spacing,
     name: str,
     start: float | None,
     end: float | None,

@@ -18,14 +18,15 @@ the next step: one evaluation a step. Source: Zhao et al. 2023 (UniPC).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from math import factorial
 
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, whole_number
 from refdiff.processes import AffineProcess
+from refdiff.samplers.ddim import frozen_step
+from refdiff.samplers.dpm_solver import check_start
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, expm1, phi
+from refdiff.samplers.numbers import Number, expm1, exponential_moments, vandermonde
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -75,15 +76,17 @@ def unipc(
     if not isinstance(disable_corrector, Collection):
         raise TypeError(f"disable_corrector must be a collection of steps, got {disable_corrector!r}")
     skipped = {whole_number("disable_corrector", step, high=steps - 1) for step in disable_corrector} | {steps - 1}
-    if prediction == "noise":
-        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
+    check_start(rec)
     x, m = rec.start, rec.evaluate(rec.start, rec.points[0])
     history: list[tuple[Point, State]] = []  # evaluations before s, newest first
     for i, (s, t) in enumerate(rec.steps):
         p = min(order, steps - i) if lower_order_final else order
         earlier = [] if t.clean else history[: p - 1]
-        start, k, scale = first_order(x, m, s, t, prediction)
-        nodes = [(point.log_snr - s.log_snr) / (t.log_snr - s.log_snr) for point, _ in earlier]
+        h = t.log_snr - s.log_snr
+        k, scale = (-h, t.alpha) if prediction == "denoiser" else (h, t.sigma)
+        carried, weight, _ = frozen_step(s, t, 0, prediction)
+        start = carried * x + weight * m
+        nodes = [(point.log_snr - s.log_snr) / h for point, _ in earlier]
         changes = [value - m for _, value in earlier]
         predicted = start - scale * correction(nodes, changes, k, solver_type, halves)
         history = [] if s.pure_noise else [(s, m), *history][: order - 1]
@@ -121,15 +124,6 @@ def unip(
     )
 
 
-def first_order(x: State, m: State, s: Point, t: Point, prediction: str) -> tuple[State, Number, Number]:
-    """The step with the prediction frozen at m, with k and the factor in front of B(k)."""
-    h = t.log_snr - s.log_snr
-    if prediction == "denoiser":
-        return t.sigma / s.sigma * x - t.alpha * expm1(-h) * m, -h, t.alpha
-    # sigma_t (e^h - 1) in a form that holds at sigma_t = 0 too
-    return t.alpha / s.alpha * x + t.alpha * s.rho * expm1(-h) * m, h, t.sigma
-
-
 def correction(nodes: Sequence[Number], changes: Sequence[State], k: Number, solver_type: str, halves: bool) -> State:
     """B(k) sum_i a_i (m_i - m_0) / r_i from the nodes r_i and the changes m_i - m_0."""
     total = State({})
@@ -142,25 +136,8 @@ def coefficients(nodes: Sequence[Number], k: Number, solver_type: str, *, halves
     """a_i with sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k) for the nodes r_i; 1/2 for one node with `halves`."""
     if halves and len(nodes) == 1:
         return [0.5]
-    scale = B[solver_type](k)
-    return vandermonde(nodes, [factorial(j) * k * phi(j + 1, k) / scale for j in range(1, len(nodes) + 1)])
-
-
-def vandermonde(nodes: Sequence[Number], moments: Sequence[Number]) -> list[Number]:
-    """The weights with sum_i nodes_i^j weights_i = moments_j for j = 0, 1, ...: Bjorck and Pereyra (1970).
-
-    Nodes and moments may be arrays with one value for each axis.
-    """
-    weights, n = list(moments), len(nodes)
-    for k in range(n - 1):
-        for i in range(n - 1, k, -1):
-            weights[i] = weights[i] - nodes[k] * weights[i - 1]
-    for k in range(n - 2, -1, -1):
-        for i in range(k + 1, n):
-            weights[i] = weights[i] / (nodes[i] - nodes[i - k - 1])
-        for i in range(k, n - 1):
-            weights[i] = weights[i] - weights[i + 1]
-    return weights
+    scale, (_, *moments) = B[solver_type](k), exponential_moments(k, len(nodes) + 1)
+    return vandermonde(nodes, [moment / scale for moment in moments])
 
 
 # UniPC-p: the history of the first step has one entry, so its predictor is of local order 2 and its corrector of local

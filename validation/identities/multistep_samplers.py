@@ -23,14 +23,14 @@ from refdiff.distributions import Gaussian
 from refdiff.samplers.adams import adams_bashforth, lms
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim
-from refdiff.samplers.deis import CLOCKS, deis, noise_weights
+from refdiff.samplers.deis import VARIANTS, deis, noise_weights
 from refdiff.samplers.numbers import lagrange
 from refdiff.samplers.pndm import ipndm
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.recorder import Recorder
 from refdiff.schedules import FlowMatching, VEPower
 from refdiff.validation.cases import Case, ProcessCase
-from refdiff.validation.identities.parameterizations import smooth
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import extrapolate, legendre
 
@@ -127,7 +127,7 @@ def deis_weights(case: ProcessCase, wrong: bool) -> list[Sides]:
     schedule, times, sides = case.schedule, uneven(case), []
     u, w = legendre()
     values = {"t": lambda t: t, "rho": lambda t: schedule.sigma(t) / schedule.alpha(t), "log_snr": schedule.log_snr}
-    for clock in CLOCKS:
+    for clock in VARIANTS:
         table = to_prediction(deis(schedule, times, degree=3, clock=clock), "noise")
         span = np.ptp(values[clock](times))
         for k in range(1, 5):
@@ -159,7 +159,7 @@ def deis_sum(case: ProcessCase, wrong: bool) -> list[Sides]:
     times, sides = uneven(case), []
     rec = Recorder("", case.process, times)
     s, t = rec.points[-2:]
-    for clock in CLOCKS:
+    for clock in VARIANTS:
         values = {"t": lambda p: p.t, "rho": lambda p: p.rho, "log_snr": lambda p: p.log_snr}
         nodes = [values[clock](p) for p in rec.points[-2::-1]]
         weights = np.array(noise_weights(rec.process, s, t, nodes, clock))

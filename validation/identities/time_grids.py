@@ -18,11 +18,11 @@ from scipy.optimize import minimize
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
-from refdiff.processes import AffineProcess, BetaTable
+from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.times import (
-    CLOCKS,
+    SPACINGS,
     karras,
     leading,
     linspace,
@@ -34,19 +34,13 @@ from refdiff.samplers.times import (
 )
 from refdiff.schedules import FlowMatching, Schedule, VEPower, VPCosine
 from refdiff.validation.cases import Case, ProcessCase, TableCase
-from refdiff.validation.identities.ddim_samplers import each_process
+from refdiff.validation.conditions import preserving, smooth, whole_process
 from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import derivative, extrapolate, legendre
 
 TOPIC = "Time grids"
 
 Map = Callable[[Any], Any]
-
-
-def variance_preserving(case: ProcessCase) -> bool:
-    """Whether alpha^2 + sigma^2 = 1."""
-    c = case.schedule.coefficients(case.t)
-    return bool(abs(c.alpha**2 + c.sigma**2 - 1) < 1e-14)
 
 
 @identity(
@@ -116,7 +110,7 @@ def round_trip(case: ProcessCase, wrong: bool) -> list[Sides]:
     over="processes",
     evidence=ORDER,
     control="lambda' of the whole log signal-to-noise ratio",
-    needs=lambda case: not isinstance(case.schedule, BetaTable),
+    needs=smooth,
 )
 def density(case: ProcessCase, wrong: bool) -> list[Sides]:
     """The two steps beside the middle of ever finer grids against g^2 and sigma; the two closed forms of lambda'."""
@@ -176,7 +170,7 @@ def table_grids(case: TableCase, wrong: bool) -> Iterator[Sides]:
     over="processes",
     evidence=ORDER,
     control="equal steps of alpha_bar taken for equal steps of log alpha_bar",
-    needs=lambda case: each_process(case) and variance_preserving(case),
+    needs=lambda case: whole_process(case) and preserving(case),
     most=3,
 )
 def constants(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
@@ -190,13 +184,13 @@ def constants(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     turning = 1 / (2 * np.cosh(inside + np.log(std)))
     turn = float(-np.diff(np.arctan(np.exp(-lam) / std))[0])
     constant = {}
-    for name, clock in CLOCKS.items():
+    for name, clock in SPACINGS.items():
         of_log_snr: Map = clock.of_log_snr
         rate = np.abs([derivative(of_log_snr, float(x), 0.02) for x in inside])
         moved = np.abs(np.diff(clock.of_log_snr(lam)))[0]
         uneven = (lam[1] - lam[0]) * (w @ (rate * (turning / rate - turn / moved) ** 2))
         constant[name] = turn**2 / 2 + moved / 2 * uneven
-    for name in ["alpha_bar"] if wrong else CLOCKS:
+    for name in ["alpha_bar"] if wrong else SPACINGS:
         errors = []
         for n in (8, 16, 32, 64):
             times = uniform_in(case.process, n, name, start=start, end=end)
@@ -213,7 +207,7 @@ def constants(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["PODC9-11"],
     over="processes",
     control="the angle arctan(sigma / alpha) for data of another standard deviation",
-    needs=each_process,
+    needs=whole_process,
 )
 def best(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """The propagated law on the grid from T to 0 against the power of one cosine."""

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.samplers.ancestral import mean_weights, step_variance
-from refdiff.samplers.ddim import posterior_std
+from refdiff.samplers.ancestral import mean_weights
+from refdiff.samplers.ddim import posterior_std, step_variance
 from refdiff.samplers.numbers import Number, root
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.validation.audits.protocols.arrays import to_numpy

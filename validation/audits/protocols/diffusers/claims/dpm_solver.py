@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from refdiff.arguments import Array
-from refdiff.samplers.dpm_sde import sde_dpm_solver, sde_dpm_solver_pp, sde_multi_step
-from refdiff.samplers.dpm_solver import differences, dpm_solver_multistep, usable
+from refdiff.samplers.ddim import sde_split
+from refdiff.samplers.dpm_sde import sde_dpm_solver, sde_dpm_solver_pp
+from refdiff.samplers.dpm_solver import differences, dpm_solver_multistep, multi_step, usable
 from refdiff.samplers.dpm_solver_pp import dpm_solver_pp_multistep
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
@@ -74,10 +75,10 @@ def _subtracted(
     for left, (s, t) in zip(range(len(rec.steps), 0, -1), rec.steps, strict=True):
         history = [(s, rec.evaluate(x, s)), *history][:order]
         near = usable(history, t, left, order, lower_order_final, euler_at_final)
-        x, std = sde_multi_step("denoiser", s, t, x, near, solver_type, halved_curvature=True)
+        x = multi_step("denoiser", s, t, x, near, solver_type, halved_curvature=True, eta=1.0)
         if len(near) == 3:
             x = x - t.alpha * differences(s, t, near)[1]
-        x = x + rec.noise(std)
+        x = x + rec.noise(sde_split(s, t, 1.0)[1])
     return rec.finish(x)
 
 
