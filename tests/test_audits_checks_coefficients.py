@@ -7,9 +7,10 @@ import pytest
 from audit_tables import VE, VP, of_family, subject, with_weight
 
 from refdiff.samplers.ddim import ddim
-from refdiff.validation.audits.checks.coefficients import Told, coefficients, told_levels
+from refdiff.validation.audits.checks.coefficients import coefficients, told_level
 from refdiff.validation.audits.findings import Verdict
 from refdiff.validation.audits.subject import Claim, Sampler, Subject, Variant
+from refdiff.validation.audits.told import Told
 
 
 def only(findings):
@@ -66,7 +67,7 @@ def test_what_the_foreign_code_raises_is_a_finding():
 
     sampler = replace(of_family("ddim", steps=5), play=stops)
     assert "IndexError: index 5" in only(coefficients(Subject("stops", lambda _: sampler), True)).text
-    assert only(told_levels(Subject("stops", lambda _: sampler), True)).verdict is Verdict.NOT_APPLICABLE
+    assert only(told_level(Subject("stops", lambda _: sampler), True)).verdict is Verdict.NOT_APPLICABLE
 
 
 def test_a_sampler_without_claim_or_table_is_not_applicable():
@@ -83,7 +84,7 @@ def test_a_sampler_without_claim_or_table_is_not_applicable():
 @pytest.mark.parametrize("process", [VP, VE], ids=["VP", "VE"])
 @pytest.mark.parametrize("name", ["ddim", "edm-heun-churn", "fm-rk4"])
 def test_right_levels_are_ok(name, process, dtype):
-    assert {f.verdict for f in told_levels(subject(name, process, dtype=dtype), True)} == {Verdict.OK}
+    assert {f.verdict for f in told_level(subject(name, process, dtype=dtype), True)} == {Verdict.OK}
 
 
 def telling(change, name="ddim", steps=5):
@@ -103,15 +104,15 @@ def telling(change, name="ddim", steps=5):
 
 
 def test_the_time_of_the_step_before_is_named():
-    found = only(told_levels(telling(lambda times, t: times[max(len(times) - 2, 0)]), True))
+    found = only(told_level(telling(lambda times, t: times[max(len(times) - 2, 0)]), True))
     assert found.verdict is Verdict.WRONG
     assert "evaluation 2 (in step 2)" in found.text
     assert "that of the previous evaluation" in found.text
 
 
 def test_a_time_that_is_off_by_little_is_wrong_and_one_off_by_a_rounding_is_not():
-    assert only(told_levels(telling(lambda _, t: t * (1 + 1e-9)), True)).verdict is Verdict.WRONG
-    assert only(told_levels(telling(lambda _, t: t * (1 + 2.2e-16)), True)).verdict is Verdict.OK
+    assert only(told_level(telling(lambda _, t: t * (1 + 1e-9)), True)).verdict is Verdict.WRONG
+    assert only(told_level(telling(lambda _, t: t * (1 + 2.2e-16)), True)).verdict is Verdict.OK
 
 
 def on_integers(offset=0, noisy=0.0, whole=int, **more):
@@ -142,15 +143,15 @@ def _levels():
 
 
 def test_times_rounded_to_whole_numbers_are_a_convention_and_off_by_one_is_not():
-    assert only(told_levels(on_integers(), True)).verdict is Verdict.OK
-    rounded = only(told_levels(on_integers(noisy=0.4), True))
+    assert only(told_level(on_integers(), True)).verdict is Verdict.OK
+    rounded = only(told_level(on_integers(noisy=0.4), True))
     assert rounded.verdict is Verdict.CONVENTION
     assert "rounded by design" in rounded.text
-    assert only(told_levels(on_integers(offset=1), True)).verdict is Verdict.WRONG
-    assert only(told_levels(on_integers(offset=-1), True)).verdict is Verdict.WRONG
+    assert only(told_level(on_integers(offset=1), True)).verdict is Verdict.WRONG
+    assert only(told_level(on_integers(offset=-1), True)).verdict is Verdict.WRONG
     # floats that are rounded by design have to say so
-    assert only(told_levels(on_integers(noisy=0.4, whole=float), True)).verdict is Verdict.WRONG
-    assert only(told_levels(on_integers(noisy=0.4, whole=float, told_within=0.5), True)).verdict is Verdict.CONVENTION
+    assert only(told_level(on_integers(noisy=0.4, whole=float), True)).verdict is Verdict.WRONG
+    assert only(told_level(on_integers(noisy=0.4, whole=float, told_within=0.5), True)).verdict is Verdict.CONVENTION
 
 
 def test_pure_noise_is_pure_noise_even_if_alpha_is_a_rounding_below_zero():
@@ -161,7 +162,7 @@ def test_pure_noise_is_pure_noise_even_if_alpha_is_a_rounding_below_zero():
 
 def test_without_a_meaning_of_times_nothing_is_said():
     sampler = replace(of_family("ddim", steps=5), told=None)
-    assert only(told_levels(Subject("mute", lambda _: sampler), True)).verdict is Verdict.NOT_APPLICABLE
+    assert only(told_level(Subject("mute", lambda _: sampler), True)).verdict is Verdict.NOT_APPLICABLE
 
 
 def test_pure_noise_told_for_a_clean_state_is_rejected():
@@ -184,6 +185,6 @@ def test_times_that_are_none_of_the_process_are_wrong(wrong):
 
         return replace(sampler, play=play)
 
-    (found,) = told_levels(replace(right, build=build), True)
+    (found,) = told_level(replace(right, build=build), True)
     assert found.verdict is Verdict.WRONG
     assert "t must" in found.text

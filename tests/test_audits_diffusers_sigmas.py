@@ -9,7 +9,7 @@ import pytest
 from refdiff.distributions import Gaussian
 from refdiff.samplers import propagate
 from refdiff.samplers.edm import edm_euler as edm_euler_table
-from refdiff.validation.audits.checks.coefficients import told_levels
+from refdiff.validation.audits.checks.coefficients import told_level
 from refdiff.validation.audits.findings import Verdict
 from refdiff.validation.audits.levels import strictly
 from refdiff.validation.audits.protocols.diffusers.claims import (
@@ -98,7 +98,7 @@ RIGHT = [
 def test_a_right_scheduler_has_every_step_right_and_tells_the_level_of_its_states(name, options, at_step):
     one = sampler(name, options, at_step=at_step)
     assert not compare(one).wrong
-    (told,) = told_levels(Subject(name, lambda _: one, steps=(5,)), True)
+    (told,) = told_level(Subject(name, lambda _: one, steps=(5,)), True)
     assert told.verdict in (Verdict.OK, Verdict.CONVENTION), told.text
 
 
@@ -255,7 +255,7 @@ def test_times_that_are_one_off_are_told_wrong():
             self.timesteps[1::2] = self.timesteps[1::2] + 1
 
     one = sampler("HeunDiscreteScheduler", kind=Late)
-    (told,) = told_levels(Subject("late", lambda _: one, steps=(5,)), True)
+    (told,) = told_level(Subject("late", lambda _: one, steps=(5,)), True)
     assert told.verdict is Verdict.WRONG
     assert "evaluation 2 " in told.text
 

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from audit_loops import BY_NAME, LOOPS, SLIPS
 
-from refdiff.validation.audits.checks.coefficients import coefficients, told_levels
+from refdiff.validation.audits.checks.coefficients import coefficients, told_level
 from refdiff.validation.audits.checks.exactness import exactness
 from refdiff.validation.audits.checks.laws import law, random_numbers
 from refdiff.validation.audits.checks.orders import trajectory
 from refdiff.validation.audits.findings import Verdict, worst
 
-CHECKS = {"coefficients": coefficients, "told level": told_levels}
+CHECKS = {"coefficients": coefficients, "told level": told_level}
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.name)
 def test_a_right_loop_raises_no_alarm(loop):
     subject = loop.subject()
-    for check in (coefficients, told_levels, exactness, law, random_numbers, trajectory):
+    for check in (coefficients, told_level, exactness, law, random_numbers, trajectory):
         found = list(check(subject, True))
         assert worst(found) in (Verdict.OK, Verdict.NOT_APPLICABLE), found
     assert worst(coefficients(subject, True)) is Verdict.OK

@@ -13,7 +13,7 @@ from refdiff.samplers import Tableau, to_prediction
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.families import families
 from refdiff.schedules import VPLinear
-from refdiff.validation.audits.checks.coefficients import coefficients, told_levels
+from refdiff.validation.audits.checks.coefficients import coefficients, told_level
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols import callables, edm, log_snr, model_fn, plain, score
@@ -127,7 +127,7 @@ def test_a_network_that_is_told_the_log_snr_is_known_by_it() -> None:
 
     for factor, verdict in ((1.0, Verdict.OK), (1.01, Verdict.WRONG)):
         subject = LOG_SNR(mine, Request(family="ddim", options={"factor": factor}))
-        assert [f.verdict for f in told_levels(subject, True)] == [verdict]
+        assert [f.verdict for f in told_level(subject, True)] == [verdict]
         assert [f.verdict for f in coefficients(subject, True)] == [Verdict.OK]
 
 

@@ -23,7 +23,8 @@ from refdiff.arguments import Array
 from refdiff.samplers import Tableau
 from refdiff.samplers.propagation import exact_prediction
 from refdiff.schedules import Coefficients
-from refdiff.validation.audits.steps import OPERATIONS, PERTURBED, WORST, Comparison
+from refdiff.validation.audits.rounding import OPERATIONS, PERTURBED, WORST
+from refdiff.validation.audits.steps import Comparison
 from refdiff.validation.audits.subject import Claim
 from refdiff.validation.audits.terms import terms_of, turned
 

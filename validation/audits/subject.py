@@ -142,6 +142,15 @@ class Sampler:
         return answer
 
 
+def no_sampler(steps: int) -> Sampler:
+    """What is no sampler has no steps.
+
+    Raises:
+        TypeError: always, with the number of steps that was asked for.
+    """
+    raise TypeError(f"this is no sampler, and cannot be built with {steps} steps")
+
+
 @dataclass(frozen=True)
 class Subject:
     """What an audit is about: a sampler for every number of steps.

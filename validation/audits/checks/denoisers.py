@@ -23,20 +23,15 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.predictions import weights
 from refdiff.schedules import Schedule
-from refdiff.slips import likely_slips
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged
-from refdiff.validation.audits.subject import Sampler, Subject
+from refdiff.validation.audits.rounding import OPERATIONS, PERTURBED, TERMS, WORST
+from refdiff.validation.audits.subject import Sampler, Subject, no_sampler
+from refdiff.validation.slips import likely_slips
 
 QUESTION = "denoiser"
 POINTS, SEED = 32, 0
-OPERATIONS, PERTURBED, WORST = 16, 6, 6.0
-RULE = "16 roundings of the number type in each term, and 6 times what moving x and t by a rounding changes"
-
-
-def no_sampler(steps: int) -> Sampler:
-    """What is no sampler has no steps."""
-    raise TypeError(f"this is no sampler, and cannot be built with {steps} steps")
+RULE = f"{TERMS}, and {WORST:g} times what moving x and t by a rounding changes"
 
 
 def standard_law(dim: int = 2) -> GaussianMixture:

@@ -12,7 +12,7 @@ the output's law, from recovered weights, on Gaussian data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +26,11 @@ from refdiff.samplers.propagation import flow as straight
 from refdiff.samplers.times import uniform_log_snr
 from refdiff.schedules import Schedule
 from refdiff.validation.audits.checks import Check
-from refdiff.validation.audits.checks.coefficients import told
 from refdiff.validation.audits.checks.exactness import exact, summary
 from refdiff.validation.audits.findings import Finding, Verdict, judged, not_applicable
 from refdiff.validation.audits.reading import FEW, FEW_QUICK, Read, Unreadable, counts, read
+from refdiff.validation.audits.rounding import OPERATIONS, WORST
 from refdiff.validation.audits.rows import RULE, Rows
-from refdiff.validation.audits.steps import OPERATIONS, WORST
 from refdiff.validation.audits.subject import Subject
 
 TRAJECTORY, ORDER = "trajectory", "order"
@@ -48,6 +47,7 @@ ABOVE = 10.0  # times what rounding may be, for an error to take part in a fit
 LEAST = 0.1
 ORDER_RULE = "the spread of the slopes in the claimed table's own fit on the same grids, at least 0.1, and rounding"
 MOST = 140  # evaluations of a run: reading one takes as many points
+FLOWED = 1e-11  # of the flow, solved to 1e-12 in every step
 FLAT = 0.9  # an error that falls by less than this factor when the steps are doubled does not fall
 
 
@@ -66,14 +66,14 @@ def trajectory(subject: Subject, quick: bool) -> Iterator[Finding]:
 
 def _ends(name: str, found: Read, law: GaussianMixture, place: str) -> Finding:
     run = Run(found, law)
-    theirs, mine = run.foreign(), run.method()
+    theirs, mine = run.foreign(), run.method
     size = float(np.sqrt(np.mean(mine**2)))
     off = float(np.abs(theirs - mine).max()) / size
     bound = run.rounding() / size
     text = f"ends within {off:.3g} of the method, relative to the points"
     details: dict[str, Any] = {}
     if not found.table.stochastic:
-        right = run.exact()
+        right = run.exact
         errors = [float(np.abs(end - right).max()) / size for end in (theirs, mine)]
         text += f"; its error against the exact flow is {errors[0]:.3g}, the method's {errors[1]:.3g}"
         details = {"error": errors[0], "error of the method": errors[1]}
@@ -103,7 +103,7 @@ class Run:
                 self.normals[drawn.table] = drawn.sign * self.heard_normals[drawn.heard]
         if comparison.rotation is not None:
             self.normals = np.tensordot(comparison.rotation.T, self.heard_normals, axes=1)
-        levels = told(found)
+        levels = found.told
         self.rounds = levels is not None and levels.verdict is Verdict.CONVENTION
 
     def foreign(self) -> Array:
@@ -125,16 +125,18 @@ class Run:
 
         return network
 
+    @cached_property
     def method(self) -> Array:
         """Where the claimed table ends."""
         return self._played(self.found.mine)
 
     def rounding(self) -> float:
         """How far apart the two may be."""
-        right, rng = self.method(), np.random.default_rng(2)
+        right, rng = self.method, np.random.default_rng(2)
         changes = [float(np.abs(self._played(rows, rng) - right).max()) for rows in self.found.rehearsals]
         return WORST * max(changes, default=0.0) + OPERATIONS * self.found.sampler.eps * float(np.abs(right).max())
 
+    @cached_property
     def exact(self) -> Array:
         """Where the probability flow ends, in the sampler's coordinate."""
         table = self.table
@@ -201,11 +203,11 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
         yield not_applicable(subject.name, ORDER, "it takes too few numbers of steps for an order")
         return
     try:
-        pairs = [_error(_on_span(subject, n)) for n in sweep]
-        rounding = _rounding(_on_span(subject, sweep[-1]))
+        runs = [_measured(_on_span(subject, n)) for n in sweep]
     except Unreadable as why:
         yield _unread(subject, why)
         return
+    pairs, rounding = [one.errors for one in runs], runs[-1].rounding()
     try:
         mine = fit(sweep, [e.method for e in pairs], ABOVE * rounding, 4)
     except ValueError as why:  # too few errors above rounding
@@ -255,21 +257,26 @@ def _on_span(subject: Subject, steps: int) -> Read:
     return found
 
 
-def _error(found: Read) -> Errors:
-    """Relative to the size of the points, or of the data."""
-    if found.table.stochastic:
-        return Errors(_distance(found.theirs), _distance(found.mine))
-    run = Run(found, DATA["mixture"])
-    right = run.exact()
-    return Errors(*(float(np.abs(end - right).max()) / _size(right) for end in (run.foreign(), run.method())))
+class Measured(NamedTuple):
+    """What one number of steps shows.
+
+    Attributes:
+        errors: relative to the size of the points, or of the data.
+        rounding: asked for what of an error may be rounding, and the tolerance of the flow with what it grows to.
+    """
+
+    errors: Errors
+    rounding: Callable[[], float]
 
 
-def _rounding(found: Read) -> float:
-    """What of an error may be rounding, and the tolerance of the flow with what it grows to."""
+def _measured(found: Read) -> Measured:
     if found.table.stochastic:
-        return float(found.allowed(lambda rows: np.array(_distance(rows))))
+        errors = Errors(_distance(found.theirs), _distance(found.mine))
+        return Measured(errors, lambda: float(found.allowed(lambda rows: np.array(_distance(rows)))))
     run = Run(found, DATA["mixture"])
-    return run.rounding() / _size(run.exact()) + 1e-11
+    size = _size(run.exact)
+    errors = Errors(*(float(np.abs(end - run.exact).max()) / size for end in (run.foreign(), run.method)))
+    return Measured(errors, lambda: run.rounding() / size + FLOWED)
 
 
 def _size(x: Array) -> float:

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.validation.audits.checks import Check
-from refdiff.validation.audits.checks.denoisers import no_sampler
 from refdiff.validation.audits.findings import Finding, Verdict, judged
-from refdiff.validation.audits.subject import Sampler, Subject
+from refdiff.validation.audits.subject import Sampler, Subject, no_sampler
 
 QUESTION = "parts"
 

@@ -20,9 +20,8 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.schedules import Coefficients, Schedule
 from refdiff.validation.audits.checks import Check
-from refdiff.validation.audits.checks.denoisers import no_sampler
 from refdiff.validation.audits.findings import Finding, Verdict, judged
-from refdiff.validation.audits.subject import Sampler, Subject
+from refdiff.validation.audits.subject import Sampler, Subject, no_sampler
 
 QUESTION = "schedule"
 COUNT, QUICK = 201, 21
