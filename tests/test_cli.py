@@ -280,7 +280,7 @@ def test_versions_are_told_in_both_ways():
 
 
 def test_info_tells_versions_and_why_a_backend_is_missing(monkeypatch):
-    monkeypatch.setattr("refdiff.cli._version", lambda *names: "not installed" if "cupy" in names else "1.0")
+    monkeypatch.setattr("refdiff.cli.info._version", lambda *names: "not installed" if "cupy" in names else "1.0")
     text = " ".join(refdiff("info").stdout.split())
     assert f"refdiff {__version__}" in text
     assert f"numpy {np.__version__}" in text

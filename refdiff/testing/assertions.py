@@ -2,7 +2,8 @@ r"""Assertions: a registered identity on a subject of one's own, a foreign denoi
 
     denoiser   f(x, t) = E[x_0 | x_t = x]          score   f(x, t) = grad log p_t(x)
 
-Points are drawn from p_t, so the comparison is made where the function will be used. `refdiff.slips` names a slip.
+Points are drawn from p_t, so the comparison is made where the function will be used; a slip is named by
+refdiff.validation.slips.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, BetaTable
 from refdiff.schedules import Schedule
-from refdiff.slips import Point, likely_slips
+from refdiff.validation.slips import Point, likely_slips
 
 if TYPE_CHECKING:
     from refdiff.validation.cases import Case

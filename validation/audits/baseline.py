@@ -99,8 +99,12 @@ def load(path: Path) -> Baseline:
         raise BadBaseline(f"{path} must be a file that --update-baseline wrote: {error!r}") from None
 
 
-def save(baseline: Baseline, path: Path) -> None:
-    """Write a baseline, a finding a block, so that a version control shows what has changed."""
+def as_text(baseline: Baseline) -> str:
+    """A baseline as a file, a finding a block, so that a version control shows what has changed."""
     known = [{"key": key, **vars(entry)} for key, entry in baseline.known.items()]
-    text = json.dumps({"format": FORMAT, "known": known}, indent=1, ensure_ascii=False)
-    files.write_text(path, text + "\n")
+    return json.dumps({"format": FORMAT, "known": known}, indent=1, ensure_ascii=False) + "\n"
+
+
+def save(baseline: Baseline, path: Path) -> None:
+    """Write a baseline."""
+    files.write_text(path, as_text(baseline))

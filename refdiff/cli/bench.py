@@ -6,7 +6,6 @@ Whether refdiff is as fast as is asked for is reported and changes nothing: it d
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from refdiff import command_line, files
+from refdiff.cli import options, printing
 from refdiff.validation import threads as threading_variables
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ LEVELS = ("full", "quick", "tiny")
 
 @click.command()
 @click.option("--peers", is_flag=True, help="Other libraries take part where they are installed.")
-@click.option("--only", callback=command_line.pattern, help="Regular expression on names of workloads.")
+@click.option("--only", callback=options.pattern, help="Regular expression on names of workloads.")
 @click.option("--quick", "level", flag_value="quick", help="Smaller problems: minutes in place of half an hour.")
 @click.option("--level", type=click.Choice(LEVELS), default="full", hidden=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of every contender.")
@@ -42,8 +41,7 @@ LEVELS = ("full", "quick", "tiny")
 @click.option(
     "--json",
     "json_file",
-    type=command_line.FILE,
-    callback=command_line.writable,
+    **options.FILE_TO_WRITE,
     help="Write the results for machines.",
 )
 @click.option("--list", "listing", is_flag=True, help="Print workloads and contenders and run nothing.")
@@ -72,19 +70,21 @@ def bench(
                 130  interrupted; what was found by then is written
     """
     with _confined(threads):
+        from refdiff.validation.benchmarks import report
         from refdiff.validation.benchmarks.suite import Plan
 
         chosen = _chosen(only)
-        console = command_line.console()
+        console = printing.console()
         if listing:
             _list(console, chosen)
             return
         plan = Plan(level, peers, threads, rounds, budget)
         outcomes, interrupted = _execute(console, chosen, plan)
-        problem = _write(outcomes, plan, interrupted, json_file)
-    if problem:
+        found = lambda: printing.as_json(report.as_json(outcomes, plan, interrupted))  # noqa: E731
+        problems = printing.write([(json_file, found)])
+    for problem in problems:
         click.echo(f"Error: {problem}", err=True)
-    context.exit(130 if interrupted else 1 if problem or any(one.failed for one in outcomes) else 0)
+    context.exit(130 if interrupted else 1 if problems or any(one.failed for one in outcomes) else 0)
 
 
 def _chosen(only: re.Pattern[str] | None) -> list[Workload]:
@@ -115,7 +115,7 @@ def _confined(threads: int) -> Iterator[None]:
 
 
 def _execute(console: Console, chosen: Sequence[Workload], plan: Plan) -> tuple[list[Outcome], bool]:
-    """The outcomes, each printed when it is there, and whether Ctrl-C ended it."""
+    """The outcomes, each printed when it is there, and whether it was stopped before the end."""
     from refdiff.validation.benchmarks import report
     from refdiff.validation.benchmarks.limits import Machine
     from refdiff.validation.benchmarks.suite import measure
@@ -124,32 +124,17 @@ def _execute(console: Console, chosen: Sequence[Workload], plan: Plan) -> tuple[
     machine = Machine(plan.threads, 0.05 if plan.level == "tiny" else 1.0)
     for line in report.head(plan):
         console.print(line, soft_wrap=True)
-    try:
-        with command_line.progress(len(chosen)) as advance:
-            for workload in chosen:
-                outcome = measure(workload, plan, machine)
-                outcomes.append(outcome)
-                advance(workload.name)
-                for part in report.shown(outcome):
-                    console.print(part, soft_wrap=isinstance(part, str))
-    except KeyboardInterrupt:  # what is there is worth reporting
-        return outcomes, True
-    if plan.peers is False:
+    with printing.until_stopped(), printing.progress(len(chosen)) as advance:
+        for workload in chosen:
+            outcome = measure(workload, plan, machine)
+            outcomes.append(outcome)
+            advance(workload.name)
+            for part in report.shown(outcome):
+                console.print(part, soft_wrap=isinstance(part, str))
+    interrupted = len(outcomes) < len(chosen)
+    if not (plan.peers or interrupted):
         console.print("\nOther libraries take part with --peers.")
-    return outcomes, False
-
-
-def _write(outcomes: Sequence[Outcome], plan: Plan, interrupted: bool, path: Path | None) -> str:
-    """Write the results; what went wrong, in words."""
-    from refdiff.validation.benchmarks import report
-
-    try:
-        if path is not None:
-            found = report.as_json(outcomes, plan, interrupted)
-            files.write_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    except Exception as error:  # a full disk, or a number that JSON has no word for
-        return f"{path} was not written: {error!r}"
-    return ""
+    return outcomes, interrupted
 
 
 def _list(console: Console, chosen: Sequence[Workload]) -> None:

@@ -1,41 +1,22 @@
-"""What the commands share: options that are checked before work begins, the console, a progress bar."""
+"""What commands print and write: the console, a progress bar, files of which one that fails stops no other."""
 
 from __future__ import annotations
 
+import json
 import os
-import re
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
+from refdiff import files
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Item = TypeVar("Item")
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-
-
-def writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:  # noqa: ARG001
-    """A file that can be written, known before the run that it is for."""
-    if path is None:
-        return None
-    if not path.parent.is_dir():
-        raise click.BadParameter(f"{path} is in a folder that does not exist; create {path.parent} first")
-    if not os.access(path.parent, os.W_OK):
-        raise click.BadParameter(f"{path} is in a folder that cannot be written to")
-    return path
-
-
-def pattern(context: click.Context, option: click.Parameter, text: str | None) -> re.Pattern[str] | None:  # noqa: ARG001
-    """A regular expression, case ignored."""
-    try:
-        return None if text is None else re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        raise click.BadParameter(f"{text!r} must be a regular expression: {error}") from None
 
 
 def console() -> Console:
@@ -68,3 +49,34 @@ def track(items: Iterable[Item], total: int, name: str) -> Iterator[Item]:
         for item in items:
             yield item
             advance(name)
+
+
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """The work inside ends quietly at Ctrl-C and at SIGTERM, as CI and batch systems send it: what is there is kept."""
+    terminable = threading.current_thread() is threading.main_thread()  # only there are signals received
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if terminable else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if terminable:
+            signal.signal(signal.SIGTERM, before)
+
+
+def as_json(found: Any) -> str:
+    """Results as a file for machines."""
+    return json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write(texts: Iterable[tuple[Path | None, Callable[[], str]]]) -> list[str]:
+    """Write each text to its path, where it has one; what went wrong, in words."""
+    problems = []
+    for path, text in texts:
+        try:
+            if path is not None:
+                files.write_text(path, text())
+        except Exception as error:  # a full disk, or a page that cannot be built: the others still count
+            problems.append(f"{path} was not written: {error!r}")
+    return problems

@@ -1,24 +1,21 @@
 r"""`refdiff audit`: other people's samplers, schedulers and denoisers against the exact model.
 
 Exit status: 0 nothing is wrong, or nothing that the baseline does not have; 1 something is, or a file was not written;
-2 the command was not understood; 130 interrupted (what was found by then is written).
+2 the command was not understood; 130 stopped by Ctrl-C or SIGTERM (what was found by then is written).
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import os
 import re
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from refdiff import command_line, files
+from refdiff.cli import options, printing
 from refdiff.validation import threads
 
 if TYPE_CHECKING:
@@ -30,26 +27,6 @@ if TYPE_CHECKING:
 
 # Fewer subjects than this are done before a second process has imported torch.
 WORTH_SHARING = 6
-WORDS = {"true": True, "false": False, "none": None}
-
-
-def settings(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG001
-    """KEY=VALUE pairs: values as Python writes them, true, false and none in any case, anything else as text."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{text!r} must be KEY=VALUE")
-        if key in found:
-            raise click.BadParameter(f"{key} is given twice")
-        try:
-            found[key] = WORDS[value.lower()] if value.lower() in WORDS else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[key] = value
-    return found
-
-
-FILE_TO_WRITE: dict[str, Any] = {"type": command_line.FILE, "callback": command_line.writable}
 
 
 @click.command()
@@ -57,19 +34,21 @@ FILE_TO_WRITE: dict[str, Any] = {"type": command_line.FILE, "callback": command_
 @click.option("--protocol", metavar="NAME", help="How a callable of your own is called; see --list.")
 @click.option("--family", metavar="NAME", help="What it claims to be: a name from `refdiff samplers`.")
 @click.option(
-    "--set", "options", multiple=True, callback=settings, metavar="KEY=VALUE", help="An option of the target."
+    "--set", "options", multiple=True, callback=options.settings, metavar="KEY=VALUE", help="An option of the target."
 )
-@click.option("--claim", "claimed", multiple=True, callback=settings, metavar="KEY=VALUE", help="One of the family.")
+@click.option(
+    "--claim", "claimed", multiple=True, callback=options.settings, metavar="KEY=VALUE", help="One of the family."
+)
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
               help="Number type of the points.")  # fmt: skip
-@click.option("--only", multiple=True, callback=lambda c, o, texts: [command_line.pattern(c, o, t) for t in texts],
+@click.option("--only", multiple=True, callback=lambda c, o, texts: [options.pattern(c, o, t) for t in texts],
               metavar="PATTERN", help="Only these questions, or these subjects: regular expressions.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Fewer options and numbers of steps.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes at work  [default: 2, or 1 where that is faster]")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is ok and what does not apply, too.")
-@click.option("--json", "json_file", **FILE_TO_WRITE, help="Write the findings for machines.")
-@click.option("--html", "html_file", **FILE_TO_WRITE, help="Write the findings as a page, with pictures.")
-@click.option("--baseline", **FILE_TO_WRITE, help="A file of what is known: only what is new fails.")
+@click.option("--json", "json_file", **options.FILE_TO_WRITE, help="Write the findings for machines.")
+@click.option("--html", "html_file", **options.FILE_TO_WRITE, help="Write the findings as a page, with pictures.")
+@click.option("--baseline", **options.FILE_TO_WRITE, help="A file of what is known: only what is new fails.")
 @click.option("--update-baseline", is_flag=True, help="Write what is wrong now to --baseline.")
 @click.option("--list", "listing", is_flag=True, help="Print protocols and members and run nothing.")
 @click.pass_context
@@ -108,20 +87,20 @@ def audit(
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of foreign code
     from refdiff.validation.audits import report
 
-    console = command_line.console()
+    console = printing.console()
     if listing:
         _list(console, quick)
         return
     if target is None:
         raise click.UsageError("what is to be audited? TARGET is a library or MODULE:NAME; --list shows what there is")
     known = _baseline(baseline, update_baseline)
-    _check_files(json_file, html_file, baseline)
+    options.different(json=json_file, html=html_file, baseline=baseline)
     try:
         chosen, questions = _chosen(target, only, quick, asked)
     except KeyboardInterrupt:
         click.echo("Interrupted before anything was examined.", err=True)
         context.exit(130)
-    run = _execute(console, chosen, questions, quick, _jobs(jobs, len(chosen)), known)
+    run = _execute(console, chosen, questions, quick, options.jobs_for(len(chosen), jobs, WORTH_SHARING), known)
     problems = _write(run, json_file, html_file, baseline if update_baseline else None)
     for part in report.shown(run, verbose):
         console.print(part, soft_wrap=True)
@@ -132,12 +111,6 @@ def audit(
 
 
 # ---------------------------------------------------------------------- what is asked
-
-
-def _check_files(*paths: Path | None) -> None:
-    given = [path.resolve() for path in paths if path is not None]
-    if len(set(given)) < len(given):
-        raise click.UsageError("--json, --html and --baseline must be different files")
 
 
 def _baseline(path: Path | None, update: bool) -> Baseline:
@@ -182,13 +155,6 @@ def _chosen(
     return chosen, re.compile("|".join(questions), re.IGNORECASE) if questions else None
 
 
-def _jobs(asked: int | None, count: int) -> int:
-    if asked is not None:
-        return min(asked, max(count, 1))
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if count < WORTH_SHARING else min(2, processors)
-
-
 # ---------------------------------------------------------------------- running
 
 
@@ -200,22 +166,20 @@ def _execute(
     jobs: int,
     known: Baseline,
 ) -> Run:
-    """All results, or those found before Ctrl-C, behind a progress bar on stderr."""
+    """All results, or those found before it is stopped, behind a progress bar on stderr."""
     from refdiff.validation.audits import audit, report
 
     start, found = time.perf_counter(), {}
-    try:
+    with printing.until_stopped():
         for line in report.head(chosen, quick):
             console.print(line, soft_wrap=True)
         with (
-            command_line.progress(len(chosen)) as advance,
+            printing.progress(len(chosen)) as advance,
             closing(audit.results(chosen, quick=quick, questions=questions, jobs=jobs)) as stream,
         ):
             for place, one in stream:
                 found[place] = one
                 advance(one.name)
-    except KeyboardInterrupt:  # what is there is worth reporting
-        pass
     in_order = tuple(found[place] for place in sorted(found))
     return report.Run(in_order, len(chosen), quick, time.perf_counter() - start, known)
 
@@ -224,25 +188,14 @@ def _write(run: Run, json_file: Path | None, html_file: Path | None, baseline_fi
     """Write the files; what went wrong, in words. One that fails does not stop the others."""
     from refdiff.validation.audits import baseline, page, report
 
-    def as_text() -> str:
-        return json.dumps(report.as_json(run), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-    def update(path: Path) -> None:
-        baseline.save(run.baseline.updated(run.results, run.quick), path)
-
-    writers: list[tuple[Path | None, Callable[[Path], None]]] = [
-        (json_file, lambda path: files.write_text(path, as_text())),
-        (html_file, lambda path: files.write_text(path, page.page(run))),
-        (baseline_file, update),
-    ]
-    problems = []
-    for path, write in writers:
-        try:
-            if path is not None:
-                write(path)
-        except Exception as error:  # a full disk, or a page that cannot be built: the others still count
-            problems.append(f"{path} was not written: {error!r}")
-    return problems
+    known = run.baseline.updated(run.results, run.quick)
+    return printing.write(
+        [
+            (json_file, lambda: printing.as_json(report.as_json(run))),
+            (html_file, lambda: page.page(run)),
+            (baseline_file, lambda: baseline.as_text(known)),
+        ]
+    )
 
 
 def _list(console: Console, quick: bool) -> None:
