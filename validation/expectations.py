@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import product
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
 from refdiff.validation.cases import ModelCase
-from refdiff.validation.numeric import hermite
+from refdiff.validation.numeric import hermite, lattice, product_rule
 
 REACH = 8.5  # standard deviations beyond the outermost components: 2e-17 of the mass is left out
 FINE = {1: 10, 2: 6}  # trapezoidal nodes in the least standard deviation for each dimension, see `Grid`
@@ -68,6 +67,10 @@ class Grid:
         """E values(x_t) from values at the nodes, shape (n, ...)."""
         return np.asarray(self.weights @ values)
 
+    def square(self, values: Array) -> Array:
+        """E u u', shape (d, d), from the values u (n, d) at the nodes."""
+        return np.asarray((self.weights[:, None] * values).T @ values)
+
 
 def axes(law: GaussianMixture) -> list[tuple[float, float, int]]:
     """Start, step and number of the nodes on each axis for a law with a density."""
@@ -82,8 +85,7 @@ def axes(law: GaussianMixture) -> list[tuple[float, float, int]]:
 def grid(case: ModelCase, t: float) -> Grid:
     """The nodes for p_t."""
     lines = [start + step * np.arange(count) for start, step, count in axes(case.model.marginal(t))]
-    x = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, case.law.dim)
-    return Grid(case, t, x, float(np.prod([line[1] - line[0] for line in lines])))
+    return Grid(case, t, lattice(*lines), float(np.prod([line[1] - line[0] for line in lines])))
 
 
 def small(case: ModelCase) -> bool:
@@ -146,6 +148,10 @@ class Joint:
         """E values(x_0, eps) from values at the nodes, shape (n, ...)."""
         return np.asarray(self.weights @ values)
 
+    def square(self, values: Array) -> Array:
+        """E u u', shape (d, d), from the values u (n, d) at the nodes."""
+        return np.asarray((self.weights[:, None] * values).T @ values)
+
 
 @lru_cache(maxsize=24)
 def joint(case: ModelCase, t: float) -> Joint:
@@ -164,5 +170,4 @@ def normal_nodes(dim: int) -> tuple[Array, Array]:
     if dim > 4:
         nodes = np.sqrt(dim) * np.eye(dim)
         return np.concatenate([nodes, -nodes]), np.full(2 * dim, 1 / (2 * dim))
-    points, weights = hermite(4)
-    return np.array(list(product(points, repeat=dim))), np.prod(list(product(weights, repeat=dim)), axis=1)
+    return product_rule(hermite(4), dim)

@@ -3,8 +3,9 @@ r"""Numerical routes for the second side of an identity: stencils, quadrature no
 None of them knows a formula of the theory, which is what makes them a second route.
 
     derivative   8th-order central difference:  f'(x) ~ sum_k c_k (f(x + k h) - f(x - k h)) / h
-    integrals    Gauss-Hermite for N(m, s^2), Gauss-Legendre on an interval, adaptive quadrature from SciPy
+    integrals    Gauss-Hermite for N(m, s^2), Gauss-Legendre on an interval, products of rules
     extrapolate  Richardson's table for a quantity with an error expansion in powers of h
+    runge_kutta  one step of the classical method of order 4
 """
 
 from __future__ import annotations
@@ -63,6 +64,24 @@ def ticks(low: float, high: float, spacing: float) -> Array:
     return low + spacing * np.arange(int((high - low) / spacing) + 1, dtype=np.float64)
 
 
+def lattice(*axes: Array) -> Array:
+    """The points (n, d) of the grid with these d axes, the last of them running fastest."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+def products_after(factors: Array) -> Array:
+    """prod_{j > k} factors_j for every k, shape (n,): what the later steps of a chain make of an entry of step k."""
+    return np.append(np.cumprod(factors[:0:-1])[::-1], 1.0)
+
+
+def runge_kutta(v: Callable[[Array, float], Array], x: Array, t: float, h: float) -> Array:
+    """x (n, d) after one step h of the classical Runge-Kutta method for dx/dt = v(x, t)."""
+    k1 = v(x, t)
+    k2 = v(x + h / 2 * k1, t + h / 2)
+    k3 = v(x + h / 2 * k2, t + h / 2)
+    return np.asarray(x + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(x + h * k3, t + h)))
+
+
 def _along(function: Function, x: Array, direction: Array) -> Callable[[float], Array]:
     """u -> function(x + u direction)."""
     return lambda u: function(x + u * direction)
@@ -83,9 +102,15 @@ def legendre(count: int = 64) -> tuple[Array, Array]:
 
 
 def product_rule(rule: tuple[Array, Array], dim: int) -> tuple[Array, Array]:
-    """The nodes (n^dim, dim) and weights (n^dim,) of a rule on the line, along every axis."""
-    nodes, weights = (np.stack(np.meshgrid(*[part] * dim, indexing="ij"), axis=-1).reshape(-1, dim) for part in rule)
+    """The nodes (n^dim, dim) and weights (n^dim,) of a rule on the line, along each of `dim` axes."""
+    nodes, weights = (lattice(*[part] * dim) for part in rule)
     return nodes, weights.prod(axis=1)
+
+
+def integral(function: Function, start: float, end: float, count: int = 64) -> Array:
+    """int_start^end of a function of the nodes (m,) with values (m, ...), by Gauss-Legendre with `count` nodes."""
+    u, w = legendre(count)
+    return np.asarray((end - start) * np.tensordot(w, function(start + (end - start) * u), axes=1))
 
 
 def extrapolate(values: list[Array], ratio: float = 2.0, first: int = 1, step: int = 1) -> Array:

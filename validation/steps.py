@@ -15,32 +15,13 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
-from refdiff.processes import AffineProcess, BetaTable
+from refdiff.schedules import Schedule
 from refdiff.validation.cases import ModelCase
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import derivative
 
 # Stencil steps as a fraction of the length or time on which p bends.
 FINE = 1 / 25
-
-
-def tabulated(process: AffineProcess) -> bool:
-    """Whether the rates of the process jump, as those of a table do at its indices."""
-    return any(isinstance(schedule, BetaTable) for schedule in process.schedules)
-
-
-def smooth(case: ModelCase, dim: int = 5) -> bool:
-    """Cases for stencils: few dimensions, and coefficients without jumps."""
-    return case.law.dim <= dim and not tabulated(case.process)
-
-
-def spread(case: ModelCase) -> bool:
-    """Whether the data are more than one point, whose deviation of 0 is no length."""
-    return bool(case.law.cov().any())
-
-
-def smallest_std(law: GaussianMixture) -> float:
-    """The smallest standard deviation of a component along any direction: the length on which the density bends."""
-    return float(np.sqrt(np.linalg.eigvalsh(law.covariances.dense(law.dim)).min()))
 
 
 def time_scale(case: ModelCase) -> float:
@@ -60,3 +41,8 @@ def relative_rate(log_density: Callable[[float], Array], h: float) -> Array:
     """p'(0) / p(0) by differences of p = exp(log_density) in its one argument: p is differentiated, and not log p."""
     here = log_density(0.0)
     return derivative(lambda u: np.asarray(np.exp(log_density(u) - here)), 0.0, h)
+
+
+def later(schedule: Schedule, t: float, h: float) -> float:
+    """The time of `schedule` at which lambda = log(alpha / sigma) is larger by h than at t."""
+    return float(schedule.time_of_log_snr(schedule.log_snr(t) + h))

@@ -61,7 +61,7 @@ def kept_covariance(case: ModelCase, wrong: bool) -> Iterator[Sides]:
             table = analytic_dpm(case.process, [case.t, case.s], moments=given[None], eta=eta)
             moved = table.states[1, 0] * nodes.x + table.outputs[1, 0] * denoised
             centred = moved - target.mean()
-            spread = (nodes.weights[:, None] * centred).T @ centred
+            spread = nodes.square(centred)
             root = table.noise[1, 0] if table.stochastic else np.zeros(())
             noise = root @ root.T if root.ndim == 2 else np.diag(np.broadcast_to(root**2, (dim,)))
             yield Sides(nodes.mean(centred), np.zeros(dim), scale=np.abs(centred).max())
@@ -88,8 +88,8 @@ def from_noise(case: ModelCase, wrong: bool) -> list[Sides]:
     found = averaged_covariance(case.model, case.t)
     ratio = np.broadcast_to(c.sigma / (1.0 if wrong else c.alpha), (d,))
     eps, centred = nodes.answer("noise"), nodes.answer("denoiser") - case.law.mean()
-    second = (nodes.weights[:, None] * eps).T @ eps
-    explained = (nodes.weights[:, None] * centred).T @ centred
+    second = nodes.square(eps)
+    explained = nodes.square(centred)
     return [
         Sides(found, np.outer(ratio, ratio) * (np.eye(d) - second), scale=ratio.max() ** 2),
         Sides(np.diagonal(found), ratio**2 * (1 - nodes.mean(eps**2)), scale=ratio.max() ** 2),
@@ -186,7 +186,7 @@ def imperfect_mean(case: ModelCase, wrong: bool) -> list[Sides]:
     v = np.trace(found) / d
     loss = nodes.mean((residual**2).sum(axis=1)) / (2 * v) + d / 2 * np.log(2 * np.pi * v)
     return [
-        Sides(found, (nodes.weights[:, None] * residual).T @ residual, scale=size),
+        Sides(found, nodes.square(residual), scale=size),
         Sides(np.diagonal(found), ratio * (squares.sum() if wrong else squares), scale=size),
         Sides(loss, d / 2 * (1 + np.log(2 * np.pi * v)), scale=d + abs(loss)),
     ]

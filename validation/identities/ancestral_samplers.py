@@ -29,6 +29,7 @@ from refdiff.schedules import FlowMatching, Schedule, Trigonometric, VPCosine, V
 from refdiff.validation.cases import Case, ModelCase, ProcessCase, TableCase
 from refdiff.validation.identities.forward_kernels import moments_of_chain, respaced
 from refdiff.validation.identity import ORDER, Sides, identity
+from refdiff.validation.laws import noised_variance
 from refdiff.validation.numeric import extrapolate, legendre
 
 TOPIC = "Ancestral samplers"
@@ -46,12 +47,6 @@ def chain(case: TableCase) -> tuple[Array, Array, Array, Array]:
     _, noise = moments_of_chain(case.table)
     indices = np.append(0, chosen)[::-1]
     return indices.astype(float), kept[::-1], betas[::-1], noise[indices]
-
-
-def true_variance(case: ProcessCase, t: Array, data: float) -> Array:
-    """V = alpha^2 c + sigma^2."""
-    c = case.schedule.coefficients(t)
-    return np.asarray(c.alpha**2 * data + c.sigma**2)
 
 
 @identity(
@@ -140,7 +135,7 @@ def silent(case: ProcessCase, wrong: bool) -> list[Sides]:
     lam, c = case.schedule.log_snr(times), case.schedule.coefficients(times[[0, -1]])
     # weights of x_s beside that of the denoiser
     left = table.states[1:, 0] / flow.states[1:, 0]
-    total = true_variance(case, times[[0, -1]], data)
+    total = noised_variance(c, data)
     gain = propagate(table, Gaussian([0.4], data)).channel().gain
     return [
         Sides(left, np.ones(4) if wrong else np.exp(lam[:-1] - lam[1:])),
@@ -228,10 +223,10 @@ def leading_constant(case: Case, wrong: bool) -> Iterator[Sides]:
     low, high = 0.15 * schedule.T, 0.8 * schedule.T
     nodes, weights = legendre(64)
     c = schedule.coefficients(low + (high - low) * nodes)
-    total = c.alpha**2 * data + c.sigma**2
+    total = noised_variance(c, data)
     rate = 2 * c.alpha * c.dalpha * data + c.dvariance
     end = schedule.coefficients(low)
-    ahead = (end.alpha**2 * data + end.sigma**2) / end.alpha
+    ahead = noised_variance(end, data) / end.alpha
     for w in (0.0, 0.4, 1.0):
         errors = []
         for n in (8, 16, 32, 64):
@@ -275,7 +270,7 @@ def control_update(case: Case, wrong: bool) -> Sides:
     schedule, data = VPLinear(rng.uniform(0.1, 0.5), rng.uniform(4, 10)), rng.uniform(0.2, 0.6)
     nodes, weights = legendre(64)
     c = schedule.coefficients(nodes)
-    total = c.alpha**2 * data + c.sigma**2
+    total = noised_variance(c, data)
     slope = schedule.beta_max - schedule.beta_min
     defect = (1 - total) * (c.g2**2 / total + c.g2**2 / 2 - slope / 2)
     limit = data**2 * (weights @ (c.alpha**2 / total**2 * defect))

@@ -25,7 +25,7 @@ from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.interpolants import STEP, continuity
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import derivative, divergence, hermite, legendre
+from refdiff.validation.numeric import derivative, divergence, hermite, legendre, product_rule
 
 TOPIC = "Interpolants and flow-first paths"
 
@@ -226,9 +226,7 @@ def straightness(case: Case, wrong: bool) -> Sides:
     """The exact velocity along the closed flow map t m + sqrt((1-t)^2 + t^2 s^2) x_0, integrated, in two dimensions."""
     mean, std = case.rng.standard_normal(2), 0.4 + case.rng.random()
     model = ExactModel(Gaussian(mean, std**2), FlowMatching())
-    z, weight = hermite(4)
-    x0 = np.stack(np.meshgrid(z, z), axis=-1).reshape(-1, 2)
-    chance = np.outer(weight, weight).ravel()
+    x0, chance = product_rule(hermite(4), 2)
     times, w = legendre(40)
 
     def bend(t: float) -> float:

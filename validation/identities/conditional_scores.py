@@ -23,8 +23,9 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.validation.cases import Case, ModelCase
-from refdiff.validation.identities.parameterizations import scalar
+from refdiff.validation.conditions import one_gaussian, scalar
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import derivative, jacobian
 
 TOPIC = "Conditional scores"
@@ -35,6 +36,12 @@ def labelled(law: GaussianMixture) -> tuple[GaussianMixture, float]:
     chosen = np.arange(0, law.count, 2)
     log_share = float(logsumexp(law.log_weights[chosen]))
     return GaussianMixture(law.log_weights[chosen] - log_share, law.means[chosen], law.covariances[chosen]), log_share
+
+
+def extent(law: GaussianMixture) -> tuple[float, float]:
+    """s and D of a law, its least deviation and the reach of its means: log odds of components turn over s^2 / D."""
+    std = smallest_std(law)
+    return std, std + float(np.linalg.norm(law.means[:, None] - law.means, axis=2).max())
 
 
 def several(case: Any) -> bool:
@@ -66,9 +73,7 @@ def conditional_score(case: ModelCase, wrong: bool) -> Sides:
         return np.asarray(logsumexp(logits, axis=1))
 
     score, free = conditional.score(x, case.t), case.model.score(x, case.t)
-    # log odds of two components D apart turn over a distance s^2 / D
-    std = np.sqrt(min(np.linalg.eigvalsh(s).min() for s in pushed.covariances.dense(pushed.dim)))
-    apart = std + np.linalg.norm(pushed.means[:, None] - pushed.means, axis=2).max()
+    std, apart = extent(pushed)
     gradient = jacobian(log_classifier, x, 0.03 * std**2 / apart)
     return Sides(score, free + gradient, np.abs(score).max() + apart / std**2)
 
@@ -107,7 +112,7 @@ def noisy_classifier(case: ModelCase, wrong: bool) -> Sides:
     r" - \nabla\log p_t(x_t)",
     covers=["PODC8-21", "PODC8-02"],
     control="diffusion posterior sampling: the posterior spread A C A' left out",
-    needs=lambda case: case.law.count == 1 and scalar(case),
+    needs=one_gaussian,
 )
 def measurement(case: ModelCase, wrong: bool) -> Sides:
     """The formula against the difference of two models: of the data given y, and of the data."""
@@ -146,8 +151,7 @@ def loss_gradient(case: ModelCase, wrong: bool) -> Sides:
     slope = case.model.denoiser(x, case.t) - goal
     factor = c.alpha / c.sigma**2 * case.model.posterior_covariance(x, case.t)
     found = np.einsum("nij,nj->ni", factor, slope) / (loss(x)[:, None] if wrong else 1)
-    std = np.sqrt(min(np.linalg.eigvalsh(s).min() for s in pushed.covariances.dense(pushed.dim)))
-    apart = std + np.linalg.norm(pushed.means[:, None] - pushed.means, axis=2).max()
+    std, apart = extent(pushed)
     # Responsibilities turn over s^2 / D, by up to D of the data, so the gradient can be as large as this; where they
     # are settled it vanishes, and an error is measured against a ten-thousandth of it.
     size = np.abs(slope).max() * apart**2 / (c.alpha * std**2)

@@ -21,7 +21,8 @@ from refdiff.arguments import Array
 from refdiff.model import ExactModel
 from refdiff.schedules import Coefficients, VEPower
 from refdiff.validation.cases import ModelCase
-from refdiff.validation.identities.parameterizations import from_score, scalar, sizes, smooth, variance_preserving
+from refdiff.validation.conditions import preserving, scalar, smooth
+from refdiff.validation.identities.parameterizations import from_score, sizes
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, legendre
 
@@ -83,7 +84,7 @@ def parameterizations(case: ModelCase, wrong: bool) -> list[Sides]:
     r" - \sqrt{\tfrac{1}{\bar\alpha_t} - 1}\Big]\epsilon^*",
     covers=["PODC9-08", "RDX-37"],
     control="the v of the rotation with the sign of x* changed",
-    needs=variance_preserving,
+    needs=preserving,
 )
 def rotation(case: ModelCase, wrong: bool) -> list[Sides]:
     """The rotation of (x, v) and the step in sqrt(1/alpha_bar - 1), from the score, against Bayes' step."""
@@ -259,7 +260,7 @@ def coordinates(case: ModelCase, wrong: bool) -> list[Sides]:
     refutes=["DMI-74"],
     control="dx/dr = -(x - eps) on the variance-preserving path",
     evidence=QUADRATURE,
-    needs=variance_preserving,
+    needs=preserving,
 )
 def frozen_noise(case: ModelCase, wrong: bool) -> list[Sides]:
     """Variation of constants in r against the step, on the case's path and on the straight path of equal ratios."""
@@ -289,7 +290,7 @@ def frozen_noise(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["DMI-75"],
     refutes=["DMI-75"],
     control="Euler's step for x in the time alpha_bar",
-    needs=variance_preserving,
+    needs=preserving,
 )
 def step_variable(case: ModelCase, wrong: bool) -> list[Sides]:
     """The differential equation against the exact velocity; its Euler step in sqrt(1/alpha_bar - 1) against DDIM."""

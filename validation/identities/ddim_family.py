@@ -26,6 +26,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, BetaTable, beta_table
 from refdiff.validation.cases import Case, ModelCase, TableCase
+from refdiff.validation.conditions import one_gaussian
 from refdiff.validation.identities.ddpm_posterior import long
 from refdiff.validation.identities.forward_kernels import moments_of_chain, signal_and_noise
 from refdiff.validation.identities.reverse_kernels import Step
@@ -222,17 +223,19 @@ def law_kept(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     topic=TOPIC,
     formula=r"M\,\mathrm{Cov}(x_t) M^\top + \sigma^2 I = \mathrm{Cov}(x_s) - \lambda^2\,\mathrm{Cov}[x_0 \mid x_t],"
     r"\quad M = \kappa + \lambda\,\partial D / \partial x",
-    covers=["DMI-34", "DMI-37", "TOPA-91"],
+    covers=["DMI-34", "DMI-37", "TOPA-91", "PODC9-16"],
     refutes=["DMI-37"],
     control="marginals kept with a predicted x_0, as the reduced chain's 'remains consistent' reads",
-    needs=lambda case: isinstance(case.law, Gaussian) and not case.process.per_axis,
+    needs=one_gaussian,
 )
 def plug_in_deficit(case: ModelCase, wrong: bool) -> Iterator[Sides]:
-    """On Gaussian data the sampler's step is affine, with slopes read off the denoiser at unit vectors."""
+    """On Gaussian data the step is affine: the denoiser at unit vectors, its Jacobian, and the covariances."""
     step, dim, eye = Step.of(case), case.law.dim, np.eye(case.law.dim)
+    ddpm = float(step.fresh / step.v_t)  # eta = 1, of which eta = 1/2 is a quarter
     slope = (case.model.denoiser(eye, case.t) - case.model.denoiser(0 * eye, case.t)).T
     before, after = case.model.marginal(case.t).cov(), case.model.marginal(case.s).cov()
-    for share in (0.0, float(step.fresh / step.v_t), 1.0):
+    yield Sides(slope, case.model.denoiser_jacobian(np.zeros(dim), case.t), scale=np.abs(slope).max() + 1)
+    for share in (0.0, ddpm / 4, ddpm, 1.0):
         kappa, lam, noise = member(step, share)
         left = (kappa * eye + lam * slope) @ before @ (kappa * eye + lam * slope).T + noise * eye
         deficit = lam**2 * case.model.posterior_covariance(np.zeros(dim), case.t)

@@ -1,17 +1,17 @@
-r"""The Gaussian kernels x_t -> x_s that keep p(x | x_0), and what a step with the exact mean leaves out.
+r"""The Gaussian kernels x_t -> x_s that keep p(x | x_0), and runs without noise on Gaussian data.
 
     pi(x_s | x_t, x_0) = N(a x_0 + b x_t, c^2),   b = sqrt(sigma_s^2 - c^2) / sigma_t,   a = alpha_s - alpha_t b
 
 has int pi p_t(x_t | x_0) dx_t = p_s(x_s | x_0) for every 0 <= c <= sigma_s, s < t: the mean is alpha_s x_0 and the
 variance b^2 sigma_t^2 + c^2 = sigma_s^2. Bayes' posterior is the member with the largest c of the sampler's family,
-c = (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2). With x* in place of x_0 the kernel is no
-longer conditioned, and by the law of total variance the step loses a^2 E Cov[x_0 | x_t]. Without noise, on Gaussian
-data of standard deviation s, that is a factor cos(theta_t - theta_s) on the standardised point, tan theta =
+c = (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2). With x* in place of x_0 and without noise a
+step on Gaussian data of standard deviation s multiplies the standardised point by cos(theta_t - theta_s), tan theta =
 sigma / (alpha s): a run multiplies the cosines of its steps, which makes DDIM of first order with a known constant.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,8 +22,10 @@ from refdiff.distributions import Gaussian
 from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.ddim_coordinates import ends, step
-from refdiff.validation.identities.parameterizations import scalar
+from refdiff.validation.conditions import one_gaussian
+from refdiff.validation.identities.ddim_coordinates import step
+from refdiff.validation.identities.ddim_family import member
+from refdiff.validation.identities.reverse_kernels import Step
 from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import extrapolate
 
@@ -48,17 +50,16 @@ def family(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Channels pushed from t to s, in one step and in two; the variance of eta = 1 against Bayes' posterior."""
     process, x0 = case.process, case.rng.standard_normal(3)
 
-    def member(late: float, early: float, share: float) -> Channel:
-        a, b = process.coefficients(late), process.coefficients(early)
-        gain = b.sigma * np.sqrt(1 - share) / a.sigma
-        return Channel(gain, (b.alpha - a.alpha * gain) * x0, np.broadcast_to(share * b.sigma**2, 3))
+    def kernel(late: float, early: float, share: float) -> Channel:
+        kappa, lam, noise = member(Step.of(replace(case, s=early, t=late)), share)
+        return Channel(kappa, lam * x0, np.broadcast_to(noise, 3))
 
     a, b = process.coefficients(case.t), process.coefficients(case.s)
     middle, law = (case.s + case.t) / 2, process.kernel(case.t).at(x0)
     sides = []
     for share in (0.0, *case.rng.random(2), 1.0):
-        once = member(case.t, case.s, share).push(law)
-        twice = member(middle, case.s, share).push(member(case.t, middle, share / 2).push(law))
+        once = kernel(case.t, case.s, share).push(law)
+        twice = kernel(middle, case.s, share).push(kernel(case.t, middle, share / 2).push(law))
         for found in (once, twice):
             sides += [Sides(found.mean(), b.alpha * x0, np.abs(x0).max()), Sides(found.cov(), b.sigma**2 * np.eye(3))]
     c2 = b.sigma**2 / a.sigma**2 * (a.sigma**2 - (a.alpha / b.alpha) ** 2 * b.sigma**2)
@@ -91,31 +92,6 @@ def posterior_kernel(case: ModelCase, wrong: bool) -> list[Sides]:
     return [Sides(found.mean(), early.mean(), np.abs(x0).max()), Sides(found.cov(), early.cov(), size)]
 
 
-@identity(
-    "What a step with the exact mean loses in variance",
-    topic=TOPIC,
-    formula=r"\operatorname{Var}[a D(x_t) + b x_t] + c^2 + a^2\,\mathbb{E}\operatorname{Cov}[x_0|x_t] = \alpha_s^2 S"
-    r" + \sigma_s^2 I,\quad"
-    r" a = \alpha_s - \alpha_t b",
-    covers=["PODC9-16"],
-    control="the lost term left out: the step taken to keep the variance",
-    needs=lambda case: case.law.count == 1 and scalar(case),
-)
-def lost_variance(case: ModelCase, wrong: bool) -> list[Sides]:
-    """Jacobians and posterior covariances of Gaussian data against the pushed law, for eta = 0, 1/2 and 1."""
-    (a, b), model, eye = ends(case), case.model, np.eye(case.law.dim)
-    sides = []
-    for eta in (0.0, 0.5, 1.0):
-        c2 = eta**2 * b.sigma**2 / a.sigma**2 * case.process.channel(case.s, case.t).noise
-        gain = np.sqrt(b.sigma**2 - c2) / a.sigma
-        weight = b.alpha - a.alpha * gain
-        slope = weight * model.denoiser_jacobian(case.x[0], case.t) + gain * eye
-        spread = slope @ model.marginal(case.t).cov() @ slope.T + c2 * eye
-        lost = (0 if wrong else weight**2) * model.posterior_covariance(case.x[0], case.t)
-        sides.append(Sides(spread + lost, model.marginal(case.s).cov()))
-    return sides
-
-
 # ---------------------------------------------------------------------- Gaussian data
 
 
@@ -127,7 +103,7 @@ def lost_variance(case: ModelCase, wrong: bool) -> list[Sides]:
     r" \tan\theta = \frac{\sigma}{\alpha s},\quad V = \alpha^2 s^2 + \sigma^2",
     covers=["PODC9-11"],
     control="the angle without the standard deviation of the data",
-    needs=lambda case: case.law.count == 1 and scalar(case),
+    needs=one_gaussian,
 )
 def cosines(case: ModelCase, wrong: bool) -> Sides:
     """Four steps with the exact denoiser against the product of cosines on every principal axis."""

@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtr
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
@@ -27,8 +26,9 @@ from refdiff.samplers.running import run
 from refdiff.samplers.times import karras, uniform, uniform_log_snr
 from refdiff.schedules import FlowMatching, FunctionSchedule, VEPower, VPLinear
 from refdiff.validation.cases import Case, ModelCase
-from refdiff.validation.identities.parameterizations import scalar
+from refdiff.validation.conditions import scalar
 from refdiff.validation.identity import ORDER, Sides, identity
+from refdiff.validation.laws import cdf
 from refdiff.validation.numeric import extrapolate
 
 TOPIC = "DDIM sampler"
@@ -257,12 +257,8 @@ def monotone_map(case: Case, wrong: bool) -> list[Sides]:  # noqa: ARG001
     square, plain = VPLinear(0.0, 20.0), VPLinear(10.0, 10.0)
     used = VPLinear(0.0, 10.0) if wrong else square
 
-    def share(x: float, marginal: GaussianMixture) -> float:
-        spread = np.sqrt([float(v) for v in marginal.covariances.dense(1).ravel()])
-        return float(marginal.weights @ ndtr((x - marginal.means[:, 0]) / spread))
-
-    level = share(0.7, ExactModel(law, square).marginal(1.0))
-    quantile = brentq(lambda x: share(x, law) - level, -5, 5, xtol=1e-15)
+    level = cdf(ExactModel(law, square).marginal(1.0), 0.7)
+    quantile = brentq(lambda x: cdf(law, x) - level, -5, 5, xtol=1e-15)
     runs = {n: np.linspace(1, 0, n + 1) for n in (25, 50, 100, 200)}
     ends = [np.asarray(run(ddim(used, s), ExactModel(law, used), [[0.7]]).item()) for s in runs.values()]
     tables = [
@@ -288,20 +284,19 @@ def monotone_map(case: Case, wrong: bool) -> list[Sides]:  # noqa: ARG001
     control="one evaluation a step for every family",
     needs=first,
 )
-def evaluations(case: Case, wrong: bool) -> Iterator[Sides]:
+def evaluations(case: Case, wrong: bool) -> Iterator[Sides]:  # noqa: ARG001
     """Calls that a run makes, counted, against the formula in n of every family; the grid is equal in log SNR."""
     schedule, steps = VPLinear(), 7
-    model = ExactModel(random_mixture(2, 2, case.seed, "isotropic"), schedule)
     times = uniform_log_snr(schedule, steps, start=0.9, end=0.05)
     c = schedule.coefficients(times)
     yield Sides(np.diff(np.log(c.alpha / c.sigma)), np.log(c.alpha / c.sigma)[[0, -1]] @ [-1, 1] / steps)
     for family in families().values():
         table, calls = family(schedule, times), 0
 
-        def counted(x: Array, t: float, prediction: str = table.prediction) -> Array:
+        def counted(x: Array, _: float) -> Array:  # what it answers does not count
             nonlocal calls
             calls += 1
-            return np.asarray(model.predict(x, t, prediction))
+            return 0.1 * x
 
         run(table, counted, np.ones((1, 2)), seed=0 if table.draws else None)
         expected = steps if wrong else _number(family.nfe, steps)

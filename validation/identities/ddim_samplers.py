@@ -31,7 +31,9 @@ from refdiff.samplers.propagation import propagate
 from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.times import uniform_log_snr
 from refdiff.validation.cases import ProcessCase, TableCase
+from refdiff.validation.conditions import smooth, whole_process
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import noised_variance
 from refdiff.validation.numeric import extrapolate
 
 TOPIC = "DDIM sampler"
@@ -131,11 +133,6 @@ def angles(case: ProcessCase, times: Array, std: Array = STD) -> tuple[Array, Ar
     return np.arctan2(sigma, alpha * std), np.sqrt(alpha**2 * std**2 + sigma**2)
 
 
-def each_process(case: ProcessCase) -> bool:
-    """One case of every process, for checks on all of [0, T]."""
-    return bool(np.isclose(case.s, 0.23 * case.process.T))
-
-
 @identity(
     "A run multiplies by a product of cosines",
     topic=TOPIC,
@@ -144,7 +141,7 @@ def each_process(case: ProcessCase) -> bool:
     covers=["PODC9-11", "DMI-35"],
     over="processes",
     control="the angle without the standard deviation of the data",
-    needs=each_process,
+    needs=whole_process,
     most=6,
 )
 def cosines(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
@@ -169,7 +166,7 @@ def cosines(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["DMI-35", "TOPA-47"],
     over="processes",
     control="a round trip that returns: the encoder's factor the reciprocal of the decoder's",
-    needs=each_process,
+    needs=whole_process,
     most=6,
 )
 def inversion(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
@@ -194,7 +191,7 @@ def inversion(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["DMI-32", "DMI-34", "TOPA-40", "TOPA-41", "TOPA-42", "PODC9-14"],
     over="processes",
     control="the noise added to the deterministic step, whose direction is not shortened",
-    needs=each_process,
+    needs=whole_process,
     most=8,
 )
 def one_point(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
@@ -226,7 +223,7 @@ def lost_variance(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """One step of eta = 0, 1/2, 1 and of k = 0, 1/2, 1, 2 on three axes, propagated, against Bayes and closed forms."""
     law, times = Gaussian(np.zeros(3), STD**2), [case.t, case.s]
     a, b = (case.schedule.coefficients(t) for t in times)
-    true, u = b.alpha**2 * STD**2 + b.sigma**2, (a.sigma / (a.alpha * STD)) ** 2
+    true, u = noised_variance(b, STD**2), (a.sigma / (a.alpha * STD)) ** 2
     posterior = np.diag(case.process.kernel(case.t).posterior(law, np.zeros(3)).cov())
     for eta in (0.0, 0.5, 1.0):
         noise = case.process.channel(case.s, case.t).noise * (eta * b.sigma / a.sigma) ** 2
@@ -249,7 +246,7 @@ def lost_variance(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     over="processes",
     evidence=QUADRATURE,
     control="the variance of eta = k in place of k's own",
-    needs=lambda case: each_process(case) and not isinstance(case.schedule, BetaTable),
+    needs=lambda case: whole_process(case) and smooth(case),
 )
 def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """One step against the moments of the linear equation by an eighth-order Runge-Kutta method; k = 1 by Bayes."""
@@ -288,7 +285,7 @@ def frozen(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     over="processes",
     evidence=ORDER,
     control="a = 1 for every k",
-    needs=each_process,
+    needs=whole_process,
     most=6,
 )
 def first_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:

@@ -20,15 +20,15 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, kl_divergence
 from refdiff.predictions import convert
-from refdiff.processes import BetaTable
 from refdiff.validation.cases import ModelCase, TableCase
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identities.ddim_family import table_steps
 from refdiff.validation.identities.ddpm_posterior import long
-from refdiff.validation.identities.elbo import nodes
 from refdiff.validation.identities.forward_kernels import moments_of_chain, path
 from refdiff.validation.identities.kernel_sde import panels
 from refdiff.validation.identities.reverse_kernels import Step
 from refdiff.validation.identity import QUADRATURE, Sides, identity
+from refdiff.validation.laws import cubature
 from refdiff.validation.numeric import hermite
 
 TOPIC = "DDPM losses"
@@ -123,11 +123,7 @@ def snr_regression(case: ModelCase, wrong: bool) -> Sides:
     evidence=QUADRATURE,
     control="the derivative of log SNR in place of the derivative of SNR",
     # a table's rate jumps at its indices; per axis there is no single SNR
-    needs=lambda case: (
-        isinstance(case.law, Gaussian)
-        and not case.process.per_axis
-        and not isinstance(case.process.schedules[0], BetaTable)
-    ),
+    needs=lambda case: isinstance(case.law, Gaussian) and smooth(case),
 )
 def continuous_loss(case: ModelCase, wrong: bool) -> Sides:
     """Bayes' mean squared error integrated over time by Gauss-Legendre panels against two determinants."""
@@ -274,7 +270,7 @@ def regressions(case: ModelCase, wrong: bool) -> list[Sides]:
     step, d, between = Step.of(case), case.law.dim, case.process.channel(case.s, case.t)
     before = case.model.marginal(case.s)
     joint = path(Gaussian(case.law.mean(), case.law.cov()), [case.process.kernel(case.s), between])
-    x0, xs, xt = np.split(nodes(joint), 3, axis=1)
+    x0, xs, xt = np.split(cubature(joint)[0], 3, axis=1)
     f = 0.7 * xt @ case.rng.standard_normal((d, d)) + 0.3
 
     def loss(target: Array) -> float:

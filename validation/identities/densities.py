@@ -17,16 +17,15 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import kv, logsumexp, ndtr
+from scipy.special import kv, logsumexp
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.validation.cases import Case, LawCase, ModelCase
-from refdiff.validation.identities.gaussians import box, covariances, gaussian, well_conditioned
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.laws import box, cdf, covariances, gaussian, smallest_std, well_conditioned
 from refdiff.validation.numeric import derivative, jacobian, legendre, ticks
-from refdiff.validation.steps import smallest_std
 
 TOPIC = "Densities and scores"
 
@@ -185,12 +184,9 @@ def quantile_change(case: Case, wrong: bool) -> Sides:
     # modes closer than their width: in a gap between modes the map would be as steep as the density is low
     p, q = (GaussianMixture.isotropic(rng.uniform(-1, 1, (3, 1)), rng.uniform(0.5, 1.0, 3)) for _ in range(2))
 
-    def below(law: GaussianMixture, x: float) -> float:
-        return float(ndtr((x - law.means[:, 0]) / np.sqrt(covariances(law)[:, 0, 0])) @ law.weights)
-
     def back(x: float) -> Array:
-        level = below(q, x)
-        return np.asarray(brentq(lambda z: below(p, z) - level, -20, 20, xtol=1e-15, rtol=1e-15))
+        level = cdf(q, x)
+        return np.asarray(brentq(lambda z: cdf(p, z) - level, -20, 20, xtol=1e-15, rtol=1e-15))
 
     x = q.mean()[0] + rng.uniform(-1, 1, 3)
     z = np.array([back(y) for y in x])

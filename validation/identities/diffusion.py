@@ -18,8 +18,9 @@ from refdiff.distributions import Gaussian
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import dot
-from refdiff.validation.steps import FINE, relative_density, relative_rate, smallest_std
+from refdiff.validation.steps import FINE, relative_density, relative_rate
 
 TOPIC = "Continuity and Fokker-Planck equations"
 

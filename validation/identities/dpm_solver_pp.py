@@ -32,6 +32,7 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.times import uniform_log_snr
 from refdiff.schedules import VEPower
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
+from refdiff.validation.conditions import scalar
 from refdiff.validation.identities.dpm_solvers import (
     LIMIT,
     Path,
@@ -42,7 +43,6 @@ from refdiff.validation.identities.dpm_solvers import (
     one_step,
     remainder,
 )
-from refdiff.validation.identities.parameterizations import scalar
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import legendre
 

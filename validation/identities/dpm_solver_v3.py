@@ -26,11 +26,11 @@ from refdiff.samplers.v3_statistics import (
 )
 from refdiff.schedules import Schedule
 from refdiff.validation.cases import Case, ModelCase
+from refdiff.validation.conditions import one_gaussian, scalar, smooth
 from refdiff.validation.expectations import grid, small
-from refdiff.validation.identities.parameterizations import scalar, sizes
+from refdiff.validation.identities.parameterizations import sizes
 from refdiff.validation.identity import DERIVATIVE, MONTE_CARLO, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, extrapolate, legendre
-from refdiff.validation.steps import tabulated
 
 TOPIC = "DPM-Solver-v3"
 
@@ -65,7 +65,7 @@ def without(given: Statistics) -> Statistics:
 
 def gaussian(case: ModelCase) -> bool:
     """One Gaussian, one smooth schedule."""
-    return scalar(case) and case.law.count == 1 and not tabulated(case.process)
+    return one_gaussian(case) and smooth(case)
 
 
 def aligned(case: ModelCase) -> bool:
@@ -218,7 +218,7 @@ def best_linear_part(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-42"],
     control="Cov(N, N') over Var N' in place of Var N",
     evidence=QUADRATURE,
-    needs=lambda case: scalar(case) and small(case) and 1 < case.law.count <= 25 and not tabulated(case.process),
+    needs=lambda case: smooth(case) and small(case) and 1 < case.law.count <= 25,
     most=5,
 )
 def best_parameterization(case: ModelCase, wrong: bool) -> list[Sides]:

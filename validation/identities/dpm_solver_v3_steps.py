@@ -9,7 +9,6 @@ its error in terms of N_new', with DDIM, and with the exact flow of Gaussian dat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import factorial
 
 import numpy as np
@@ -24,15 +23,9 @@ from refdiff.schedules import VEPower
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
 from refdiff.validation.identities.dpm_solver_v3 import TOPIC, aligned, linear, without
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import extrapolate, legendre
+from refdiff.validation.numeric import extrapolate, integral
 
 EDM = VEPower(T=1e4)  # alpha = 1, lambda = -log t
-
-
-def integral(function: Callable[[Array], Array], start: float, end: float) -> Array:
-    """By 64 Gauss-Legendre nodes; values (m, ...)."""
-    u, w = legendre(64)
-    return np.asarray((end - start) * np.tensordot(w, function(start + u * (end - start)), axes=1))
 
 
 @identity(

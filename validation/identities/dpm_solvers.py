@@ -37,7 +37,9 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import FlowMatching, Schedule, VEPower
 from refdiff.validation.cases import Case, ProcessCase
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import noised_variance
 from refdiff.validation.numeric import extrapolate, legendre
+from refdiff.validation.steps import later
 
 TOPIC = "DPM-Solver"
 GAMMAS = (0.25, 0.5, 2 / 3, 1.0)
@@ -175,7 +177,7 @@ class Path:
     def root(self, t: float) -> float:
         """sqrt(V_t) z, in whose units errors are given."""
         c = self.schedule.coefficients(t)
-        return float(np.sqrt(c.alpha**2 * self.std**2 + c.sigma**2)) * self.z
+        return float(np.sqrt(noised_variance(c, self.std**2))) * self.z
 
     def x(self, t: float) -> Array:
         """The point at time t, shape (1, 1)."""
@@ -189,7 +191,7 @@ class Path:
 
     def later(self, h: float) -> float:
         """The time at which lambda is larger by h than at the start."""
-        return float(self.schedule.time_of_log_snr(self.schedule.log_snr(self.t) + h))
+        return later(self.schedule, self.t, h)
 
 
 def drawn(case: Case, schedule: Schedule | None = None, q: float | None = None) -> Path:

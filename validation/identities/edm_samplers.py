@@ -26,18 +26,13 @@ from refdiff.samplers.kdiffusion import dpm2, euler_ancestral
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
-from refdiff.schedules import FlowMatching, Schedule, VEPower
+from refdiff.samplers.times import uniform_log_snr
+from refdiff.schedules import FlowMatching, VEPower
 from refdiff.validation.cases import ModelCase, ProcessCase
-from refdiff.validation.identities.parameterizations import scalar
+from refdiff.validation.conditions import scalar
 from refdiff.validation.identity import Sides, identity
 
 TOPIC = "Samplers as tables"
-
-
-def grid(schedule: Schedule, start: float, end: float, steps: int) -> Array:
-    """Equal steps in lambda between two times."""
-    inner = np.linspace(schedule.log_snr(start), schedule.log_snr(end), steps + 1)[1:-1]
-    return np.concatenate([[start], schedule.time_of_log_snr(inner), [end]])
 
 
 def increments(table: Tableau) -> Array:
@@ -61,7 +56,7 @@ def increments(table: Tableau) -> Array:
 )
 def three_coordinates(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Weights of DDIM's table in each coordinate against differences of the clock."""
-    times = grid(case.schedule, case.t, case.s, 4)
+    times = uniform_log_snr(case.schedule, 4, start=case.t, end=case.s)
     c, table = case.schedule.coefficients(times), ddim(case.process, times)
     rho, inverse, straight = c.sigma / c.alpha, c.alpha / c.sigma, c.sigma / (c.alpha + c.sigma)
     fm = ddim(FlowMatching(), straight)
@@ -90,7 +85,7 @@ def three_coordinates(case: ProcessCase, wrong: bool) -> list[Sides]:
 def one_map(case: ModelCase, wrong: bool) -> list[Sides]:
     """DDIM's table run on the case's process, against loops on the exact models of EDM and of flow matching."""
     schedule, x = case.process.schedules[0], case.x
-    times = grid(schedule, case.t, case.s, 2)
+    times = uniform_log_snr(schedule, 2, start=case.t, end=case.s)
     c = schedule.coefficients(times)
     stages = run(ddim(case.process, times), case.model, x, trajectory=True)
     if wrong:

@@ -6,7 +6,7 @@ r"""Variational bounds of latent chains, on linear-Gaussian models where every t
                  III = sum_{i>=2} E KL( q(x_{i-1}|x_i, x_0) || p_phi(x_{i-1}|x_i) )
 
 The left sides are one divergence of two dense path laws, the right sides are sums over steps whose expectations are
-exact cubatures: a quadratic is averaged over N(m, L L') by the 2 d points m +- sqrt(d) L e_j.
+exact cubatures of quadratics (`laws.cubature`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,14 @@ from refdiff.distributions.mixture import GaussianMixture
 from refdiff.validation.cases import Case, ModelCase, TableCase
 from refdiff.validation.identities.forward_kernels import path
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import cubature
 
 TOPIC = "Variational bounds"
 
 
-def nodes(law: GaussianMixture) -> Array:
-    """Points (2 d, d) whose plain average of a quadratic is its average over the Gaussian `law`."""
-    values, vectors = np.linalg.eigh(law.cov())
-    steps = np.sqrt(law.dim * np.maximum(values, 0.0)) * vectors
-    return np.asarray(law.mean() + np.concatenate([steps.T, -steps.T]))
-
-
 def average(function: Callable[[Array], float], law: GaussianMixture) -> float:
     """E f(x) for a quadratic f over a Gaussian."""
-    return float(np.mean([function(x) for x in nodes(law)]))
+    return float(np.mean([function(x) for x in cubature(law)[0]]))
 
 
 def average_kl(p: Channel, q: Channel, law: GaussianMixture) -> float:
@@ -228,7 +222,7 @@ def marginal_conditional(case: ModelCase, wrong: bool) -> Sides:
     known = operators.dense(between.reverse(to_s.at(case.law.mean())).noise, dim)
     information = 0.5 * (np.linalg.slogdet(noise)[1] - np.linalg.slogdet(known)[1])
     # a quadratic q of a difference of means m is exact to sqrt(q) |m| / std
-    reach = np.abs(nodes(after)).max() * np.abs(gain).max() + np.abs(back.offset).max()
+    reach = np.abs(cubature(after)[0]).max() * np.abs(gain).max() + np.abs(back.offset).max()
     slack = np.sqrt(conditional * np.linalg.norm(np.linalg.inv(noise), 2)) * reach
     return Sides(left, conditional - (0.0 if wrong else information), scale=conditional + information + slack)
 

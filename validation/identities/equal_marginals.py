@@ -17,17 +17,15 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.integrate import solve_ivp
-from scipy.special import ndtr
 
 from refdiff.arguments import Array
-from refdiff.distributions import GaussianMixture
-from refdiff.processes import BetaTable
-from refdiff.schedules import Coefficients
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
+from refdiff.validation.conditions import differentiable, one_gaussian, scalar, smooth
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.laws import cdf, gaussian_flow, noised_variance, smallest_std
 from refdiff.validation.numeric import dot
-from refdiff.validation.steps import FINE, relative_density, smallest_std, smooth, time_scale
+from refdiff.validation.steps import FINE, relative_density, time_scale
 
 TOPIC = "Equal marginals and the probability flow"
 
@@ -41,7 +39,7 @@ TOPIC = "Equal marginals and the probability flow"
     refutes=["PODB-67"],
     evidence=DERIVATIVE,
     control="the Laplacian with the forward sign in the equation of the backward process, as in the proof",
-    needs=lambda case: smooth(case, 2) and not case.process.per_axis,
+    needs=lambda case: differentiable(case, 2) and scalar(case),
 )
 def family(case: ModelCase, wrong: bool) -> list[Sides]:
     """Component rates in time against stencils of the fluxes in space, gamma^2 = 0, 1/2, 1, 3 times g^2."""
@@ -72,7 +70,7 @@ def family(case: ModelCase, wrong: bool) -> list[Sides]:
     over="processes",
     evidence=QUADRATURE,
     control="the drift +[f - g^2 s] of the decreasing clock run in the elapsed time",
-    needs=lambda case: not isinstance(case.schedule, BetaTable) and case.s < 0.5 * case.process.T,
+    needs=lambda case: smooth(case) and case.s < 0.5 * case.process.T,
     most=9,
 )
 def family_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
@@ -83,9 +81,6 @@ def family_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
     # data about as wide as the noise, so that neither hides the other
     v0 = case.rng.uniform(0.3, 3) * float(at_s.sigma * at_t.sigma)
 
-    def variance(c: Coefficients) -> Array:
-        return np.asarray(c.alpha**2 * v0 + c.sigma**2)
-
     def integrate(start: float, end: float, sign: int, initial: Array) -> Array:
         """Moments from start to end; sign +1 for the forward family and -1 for the backward one, both in t."""
 
@@ -94,7 +89,7 @@ def family_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
             t = start * (end / start) ** tau
             c, speed = case.schedule.coefficients(t), t * np.log(end / start)
             m, p, cross = state.reshape(3, 4)
-            exact = variance(c)
+            exact = noised_variance(c, v0)
             slope = c.f + 0.5 * (1 - sign * k) * c.g2 / exact
             pull = slope - c.f
             if wrong:
@@ -113,24 +108,14 @@ def family_moments(case: ProcessCase, wrong: bool) -> list[Sides]:
     ones, sides = np.ones(4), []
     runs = ((1, at_s, at_t, (case.s, case.t)), (-1, at_t, at_s, (case.t, case.s)))
     for sign, here, there, ends in runs[1:] if wrong else runs:
-        p, q = variance(here), variance(there)
+        p, q = noised_variance(here, v0), noised_variance(there, v0)
         found = integrate(*ends, sign, np.array([here.alpha * mean * ones, p * ones, p * ones]))
         cross = p * (q / p) ** (0.5 * (1 - sign * k)) * (there.alpha / here.alpha) ** (sign * k)
         sides.append(Sides(found[0] - there.alpha * mean, 0.0, scale=np.sqrt(q) + np.abs(there.alpha * mean)))
         sides.append(Sides(found[1:], np.array([q * ones, cross]), scale=np.array([q * ones, cross])))
     # only Anderson's member, the last integrated and third of k, has the correlations of the forward process
     step = case.process.channel(case.s, case.t)
-    return [*sides, Sides(found[2, 2], step.gain * variance(at_s))]
-
-
-def gaussian_flow(case: ModelCase, t: float, power: float = 0.5) -> tuple[Array, Array]:
-    """The flow map of Gaussian data from time case.t to t: images of case.x, and the matrix (P_t P_s^-1)^power."""
-    start, end = case.model.marginal(case.t), case.model.marginal(t)
-    values, basis = np.linalg.eigh(case.law.cov())
-    then, now = (case.process.coefficients(time) for time in (case.t, t))
-    stretch = (now.alpha**2 * values + now.sigma**2) / (then.alpha**2 * values + then.sigma**2)
-    matrix = basis * stretch**power @ basis.T
-    return end.mean() + (case.x - start.mean()) @ matrix, matrix
+    return [*sides, Sides(found[2, 2], step.gain * noised_variance(at_s, v0))]
 
 
 @identity(
@@ -138,25 +123,33 @@ def gaussian_flow(case: ModelCase, t: float, power: float = 0.5) -> tuple[Array,
     topic=TOPIC,
     formula=r"\Psi_{s \to t}(x) = m_t + P_t^{1/2} P_s^{-1/2} (x - m_s),\quad"
     r" \partial_t \Psi_{s \to t} = v(\Psi_{s \to t}, t)",
-    covers=["PODA-409", "PODA-411", "PODB-32", "TOPA-52", "TOPA-85", "PHY-04", "PHY-82"],
+    covers=["PODA-409", "PODA-411", "PODB-32", "TOPA-52", "TOPA-85", "PHY-04", "PHY-82", "PODC9-01"],
     evidence=DERIVATIVE,
     control="P_t P_s^-1 in place of its square root",
-    needs=lambda case: case.law.count == 1 and smooth(case) and not case.process.per_axis,
+    needs=lambda case: one_gaussian(case) and smooth(case),
 )
 def gaussian_map(case: ModelCase, wrong: bool) -> list[Sides]:
-    """A stencil in time of the map against the velocity; and the law of the image."""
-    power, h = 1.0 if wrong else 0.5, FINE * time_scale(case)
-    rate = numeric.derivative(lambda u: gaussian_flow(case, case.t + u, power)[0], 0.0, h)
-    image, matrix = gaussian_flow(case, case.s, power)
+    """Stencils of the map in time, at its start and where it leads, against the velocity; the law of the image."""
+    schedule, law, x = case.process.schedules[0], case.law, case.x
+
+    def flow(end: float, start: Array = x) -> Array:
+        return gaussian_flow(law, schedule, case.t, end, start, 1.0 if wrong else 0.5)
+
+    rate = numeric.derivative(lambda u: flow(case.t + u), 0.0, FINE * time_scale(case))
+    # where it leads, the map bends on the scale of the time itself near 0, and of what is left near T
+    later = numeric.derivative(flow, case.s, 0.02 * min(case.s, case.process.T - case.s))
+    velocity = case.model.velocity(gaussian_flow(law, schedule, case.t, case.s, x), case.s)
+    image, origin, columns = flow(case.s), flow(case.s, 0 * x[:1])[0], flow(case.s, np.eye(law.dim))
     start, end = case.model.marginal(case.t), case.model.marginal(case.s)
+    pushed = start.affine((columns - origin).T, origin)
     c = case.process.coefficients(case.t)
-    size = np.abs(c.dalpha * case.law.mean()).max() + np.abs(c.dvariance / smallest_std(start)) + np.abs(c.f * case.x)
-    offset = image[0] - matrix @ case.x[0]
-    pushed = start.affine(matrix, offset)
+    size = np.abs(c.dalpha * law.mean()).max() + np.abs(c.dvariance / smallest_std(start)) + np.abs(c.f * x)
+    reach = np.abs(columns - origin).max() * np.abs(x).max() + np.abs(end.mean()).max()
     return [
-        Sides(rate, case.model.velocity(case.x, case.t), scale=size),
+        Sides(rate, case.model.velocity(x, case.t), scale=size),
+        Sides(later, velocity, scale=np.abs(velocity).max() + np.abs(image).max() / case.s),
         Sides(pushed.cov(), end.cov()),
-        Sides(pushed.mean(), end.mean(), scale=np.abs(matrix).max() * np.abs(case.x).max() + np.abs(end.mean()).max()),
+        Sides(pushed.mean(), end.mean(), scale=reach),
     ]
 
 
@@ -206,12 +199,6 @@ def skewness_rate(case: Case, wrong: bool) -> Sides:
     return Sides(numeric.derivative(third_moment, 0.0, 1e-2), expected, scale=w @ (3 * y**2 * np.abs(v)))
 
 
-def cdf(law: GaussianMixture, x: Array) -> Array:
-    """The distribution function of a one-dimensional mixture."""
-    std = np.sqrt(law.covariances.dense(1)[:, 0, 0])
-    return np.asarray(ndtr((x - law.means[:, 0]) / std) @ law.weights)
-
-
 @identity(
     "Push-forward and likelihood by the probability flow",
     topic=TOPIC,
@@ -232,7 +219,7 @@ def cdf(law: GaussianMixture, x: Array) -> Array:
     refutes=["PODA-411"],
     evidence=QUADRATURE,
     control="the push-forward by the map of the other direction",
-    needs=lambda case: smooth(case, 2) and 1 < case.law.count <= 8 and 0.1 < case.s / case.process.T < 0.5,
+    needs=lambda case: differentiable(case, 2) and 1 < case.law.count <= 8 and 0.1 < case.s / case.process.T < 0.5,
 )
 def flow(case: ModelCase, wrong: bool) -> list[Sides]:
     """DOP853 for points and log densities: in one dimension the distribution function is carried too."""
@@ -252,7 +239,7 @@ def flow(case: ModelCase, wrong: bool) -> list[Sides]:
     image, log_density = found[: x.size].reshape(x.shape), found[x.size :]
     sides = [Sides(log_density, model.log_density(image, case.t), scale=d + np.abs(log_density).max())]
     if d == 1:
-        sides.append(Sides(cdf(model.marginal(case.t), image), cdf(model.marginal(case.s), x), scale=1.0))
+        sides.append(Sides(cdf(model.marginal(case.t), image[:, 0]), cdf(model.marginal(case.s), x[:, 0]), scale=1.0))
     return sides
 
 
@@ -264,7 +251,7 @@ def flow(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODB-34", "PODA-412"],
     evidence=DERIVATIVE,
     control="J with a symmetric part",
-    needs=lambda case: smooth(case, 2) and case.law.dim == 2,
+    needs=lambda case: differentiable(case, 2) and case.law.dim == 2,
 )
 def rotating_velocity(case: ModelCase, wrong: bool) -> Sides:
     """Component rates in time against a stencil of the flux with a circulating part, psi = cos(k . x)."""

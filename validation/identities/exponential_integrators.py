@@ -11,27 +11,19 @@ so the integrals are quadratures; times s < t, the step goes from t to s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.linalg import expm
 
 from refdiff.arguments import Array
 from refdiff.schedules import FlowMatching, VEPower
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
+from refdiff.validation.conditions import one_gaussian, preserving, smooth
 from refdiff.validation.identities.ddim_coordinates import ends, step, terms
-from refdiff.validation.identities.parameterizations import scalar, smooth, variance_preserving
-from refdiff.validation.identities.schedule_flow_maps import gaussian_flow
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import derivative, extrapolate, legendre
+from refdiff.validation.laws import gaussian_flow
+from refdiff.validation.numeric import derivative, extrapolate, integral
 
 TOPIC = "Exponential integrators"
-
-
-def integral(function: Callable[[Array], Array], start: float, end: float, count: int = 64) -> Array:
-    """int_start^end by Gauss-Legendre; `function` takes all nodes (m,) and returns (m, ...)."""
-    u, w = legendre(count)
-    return np.asarray((end - start) * np.tensordot(w, function(start + (end - start) * u), axes=1))
 
 
 @identity(
@@ -113,7 +105,7 @@ def frozen(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODC9-04", "PODC9-21", "PODC9-31"],
     control="e^lambda with the noise prediction",
     evidence=QUADRATURE,
-    needs=lambda case: case.law.count == 1 and scalar(case),
+    needs=one_gaussian,
 )
 def variation_of_constants(case: ModelCase, wrong: bool) -> list[Sides]:
     """Predictions along the closed trajectory of Gaussian data, integrated in lambda, against its end point."""
@@ -213,7 +205,7 @@ def linear_factor(case: Case, wrong: bool) -> Sides:
     over="processes",
     control="1 - K, without the square",
     evidence=QUADRATURE,
-    needs=lambda case: smooth(case) and variance_preserving(case),
+    needs=lambda case: smooth(case) and preserving(case),
 )
 def vp_covariance(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Quadratures of g^2 = (sigma^2)' - 2 f sigma^2 between s and t against ratios of alpha."""

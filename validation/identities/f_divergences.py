@@ -16,9 +16,9 @@ from scipy.special import expit, log_expit, ndtr, rel_entr
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture, kl_divergence
 from refdiff.validation.cases import Case
-from refdiff.validation.identities.gaussian_divergences import TOPIC, line
-from refdiff.validation.identities.gaussians import covariances
+from refdiff.validation.identities.gaussian_divergences import TOPIC
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import cdf, half_and_half, line
 from refdiff.validation.numeric import Function, legendre
 
 
@@ -34,15 +34,6 @@ def _pair(rng: np.random.Generator) -> tuple[GaussianMixture, GaussianMixture]:
         for _ in range(2)
     )
     return p, q
-
-
-def _half_and_half(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
-    """(p + q) / 2."""
-    return GaussianMixture.isotropic(
-        np.concatenate([p.means, q.means]),
-        np.concatenate([covariances(p).ravel(), covariances(q).ravel()]),
-        np.concatenate([p.weights, q.weights]),
-    )
 
 
 def _relative_entropy(p: GaussianMixture, q: GaussianMixture) -> float:
@@ -73,8 +64,8 @@ def f_divergences(case: Case, wrong: bool) -> list[Sides]:
         return float(np.exp(b) @ f(np.exp(a - b)) * step)
 
     far = Gaussian([0.0], 0.4), Gaussian([40.0], 0.4)
-    apart = [0.5 * _relative_entropy(one, _half_and_half(*far)) for one in far]
-    both = _half_and_half(p, q)
+    apart = [0.5 * _relative_entropy(one, half_and_half(*far)) for one in far]
+    both = half_and_half(p, q)
     return [
         Sides(integral(lambda u: u * np.log(u), narrow, wide), kl_divergence(narrow, wide)),
         Sides(integral(_jensen_shannon, p, q), 0.5 * (_relative_entropy(p, both) + _relative_entropy(q, both))),
@@ -114,15 +105,9 @@ def total_variation(case: Case, wrong: bool) -> list[Sides]:
         f = (1.0 if wrong else 0.5) * np.abs(ratio - 1)
         divergence = (np.exp(q.logpdf(y)) * f) @ np.multiply.outer(width, weights).ravel()
         ends = np.concatenate([[-np.inf], crossings, [np.inf]])
-        above = (np.diff(_distribution(p, ends)) - np.diff(_distribution(q, ends))).clip(0).sum()
+        above = (np.diff(cdf(p, ends)) - np.diff(cdf(q, ends))).clip(0).sum()
         found.append(Sides(divergence, above))
     return [*found, Sides(divergence, 2 * ndtr(abs(m - n) / (2 * s)) - 1)]
-
-
-def _distribution(p: GaussianMixture, x: Array) -> Array:
-    """p(-inf, x) on the line."""
-    result: Array = ndtr((x[:, None] - p.means[:, 0]) / np.sqrt(covariances(p)[:, 0, 0])) @ p.weights
-    return result
 
 
 @identity(
@@ -145,7 +130,7 @@ def discriminator(case: Case, wrong: bool) -> list[Sides]:
     # log(1 - D*) from the logit, as 1 - D* is lost where q is small
     value = step * (a @ log_expit(p.logpdf(x) - q.logpdf(x)) + b @ log_expit(q.logpdf(x) - p.logpdf(x)))
     lower = step * (a @ np.log(other) + b @ np.log1p(-other))
-    both = _half_and_half(p, q)
+    both = half_and_half(p, q)
     bernoulli = rel_entr(best, other) + rel_entr(1 - best, 1 - other)
     return [
         Sides(value, _relative_entropy(p, both) + _relative_entropy(q, both) - np.log(2 if wrong else 4)),

@@ -3,7 +3,6 @@ r"""The probability flow in other clocks and under named schedules.
     velocity                           v = f x - g^2 s / 2 = alpha' D + sigma' eps,   eps = -sigma s
     y = x / alpha, r = sigma / alpha   dy = eps dr: the DDIM equation, whose Euler step is DDIM's
     lambda = log(alpha / sigma)        dx/dlambda = (d log alpha / dlambda) x - sigma eps
-    variation of constants             x_t = alpha_t / alpha_s x_s - alpha_t int e^-lambda eps dlambda
     variance preserving, exploding     v = -beta / 2 (x + s),   v = -sigma' sigma s
     alpha = exp(-5 s^2)                dx/ds = 10 s (eps / sqrt(1 - exp(-10 s^2)) - x), the limit of Su's table
 
@@ -13,16 +12,15 @@ All are one equation, so that each of them compares Bayes' denoiser, in v, with 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import bernoulli, comb
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, random_mixture
 from refdiff.model import ExactModel
-from refdiff.processes import beta_table
 from refdiff.schedules import FunctionSchedule, VEPower, VPLinear
 from refdiff.validation import numeric
-from refdiff.validation.cases import Case, LawCase, ModelCase, ProcessCase, TableCase
-from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.cases import Case, LawCase, ModelCase, TableCase
+from refdiff.validation.conditions import preserving, scalar
+from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import dot
 
 TOPIC = "Equal marginals and the probability flow"
@@ -53,40 +51,6 @@ def ddim_equation(case: ModelCase, wrong: bool) -> list[Sides]:
         Sides(c.g2, -2 * c.sigma**2 * dlog_snr, scale=2 * c.sigma**2 * rates),
         Sides(c.g2, 2 * c.alpha * c.sigma * slope, scale=2 * c.sigma**2 * rates),
     ]
-
-
-@identity(
-    "Exponential integral of the flow in log-SNR",
-    topic=TOPIC,
-    formula=r"x_t = \frac{\alpha_t}{\alpha_s} x_s"
-    r" - \alpha_t \int_{\lambda_s}^{\lambda_t} e^{-\lambda} \epsilon^*\,d\lambda",
-    covers=["PODC9-21"],
-    over="processes",
-    evidence=QUADRATURE,
-    control="e^lambda in place of e^-lambda",
-    most=12,
-)
-def exponential_integral(case: ProcessCase, wrong: bool) -> Sides:
-    """The closed path of one-dimensional Gaussian data, the model's noise along it integrated by Gauss-Legendre."""
-    mean, start = case.rng.standard_normal(2)
-    c, (z, weights) = case.schedule.coefficients([case.s, case.t]), numeric.legendre(24)
-    # data between the two noises, in units of alpha
-    v0 = np.prod(c.sigma / c.alpha)
-    mean, start = mean * np.sqrt(v0), start * np.sqrt(v0)
-    model = ExactModel(Gaussian([mean], v0), case.process)
-
-    def path(ratio: Array) -> Array:
-        """x / alpha at sigma / alpha: its distance from the mean grows with the deviation of its law."""
-        return np.asarray(mean + start * np.sqrt((v0 + ratio**2) / (v0 + (c.sigma[0] / c.alpha[0]) ** 2)))
-
-    ends = case.schedule.log_snr([case.s, case.t])
-    lam = ends[0] + (ends[1] - ends[0]) * z
-    times = case.schedule.time_of_log_snr(lam)
-    x = case.schedule.alpha(times) * path(np.exp(-lam))
-    noise = np.array([model.noise([y], time).item() for y, time in zip(x, times, strict=True)])
-    integral = (ends[1] - ends[0]) * (weights @ (np.exp(lam if wrong else -lam) * noise))
-    end = path(c.sigma[1] / c.alpha[1])
-    return Sides(c.alpha[1] * (mean + start - integral), c.alpha[1] * end, scale=c.alpha[1] * (abs(mean) + abs(start)))
 
 
 @identity(
@@ -164,35 +128,6 @@ def solver_orders(case: Case, wrong: bool) -> list[Sides]:
     return sides
 
 
-def power_sum(t: Array, j: int) -> Array:
-    """1^j + ... + t^j by Faulhaber's formula, with the Bernoulli number B_1 = +1/2."""
-    numbers = bernoulli(j) * (-1.0) ** np.arange(j + 1)
-    terms = (comb(j + 1, i) * numbers[i] * t ** (j + 1 - i) for i in range(j + 1))
-    return np.asarray(sum(terms) / (j + 1))
-
-
-@identity(
-    "Logarithm of Su's schedule",
-    topic=TOPIC,
-    formula=r"\log \bar\alpha_t = \tfrac12 \sum_{k \le t} \log(1 - \tfrac{0.02 k}{T}) ="
-    r" -0.005\,\tfrac{t (t + 1)}{T} - \sum_{j \ge 2} \tfrac{1}{2j} (\tfrac{0.02}{T})^j S_j(t)",
-    covers=["TOPA-54", "TOPA-55"],
-    refutes=["TOPA-55"],
-    over="once",
-    control="-5 s^2 - 0.005 s for the first term whatever T is, as exp(-5 s^2) says",
-)
-def su_schedule(case: Case, wrong: bool) -> list[Sides]:
-    """The table against its series in power sums, by Faulhaber's formula; every term is negative, hence the bound."""
-    sides = []
-    for steps in (100, 1000, int(case.rng.integers(50, 500))):
-        table, t = beta_table.su(steps), np.arange(1.0, steps + 1)
-        leading = -5 * (t / steps) ** 2 - 0.005 * t / steps if wrong else -0.005 * t * (t + 1) / steps
-        # the terms from j = 9 on add 0.02^9 T / 180 < 3e-15
-        rest = [(0.02 / steps) ** j / (2 * j) * power_sum(t, j) for j in range(2, 9)]
-        sides.append(Sides(np.log(table.alpha_bar) / 2, leading - sum(rest)))
-    return sides
-
-
 @identity(
     "DDIM equation for alpha = exp(-5 s^2) and exp(-5 s)",
     topic=TOPIC,
@@ -221,8 +156,7 @@ def exponential_schedules(case: LawCase, wrong: bool) -> list[Sides]:
 
 def named(case: ModelCase) -> bool:
     """Whether one schedule has alpha = 1 or alpha^2 + sigma^2 = 1."""
-    c = case.process.coefficients(case.t)
-    return not case.process.per_axis and bool(c.alpha == 1 or abs(c.alpha**2 + c.sigma**2 - 1) < 1e-14)
+    return preserving(case) or (scalar(case) and bool(case.process.coefficients(case.t).alpha == 1))
 
 
 @identity(

@@ -17,9 +17,11 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.validation import numeric
 from refdiff.validation.cases import ModelCase
+from refdiff.validation.conditions import differentiable
 from refdiff.validation.identity import DERIVATIVE, ORDER, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import dot
-from refdiff.validation.steps import FINE, relative_density, relative_rate, smallest_std, smooth, time_scale
+from refdiff.validation.steps import FINE, relative_density, relative_rate, time_scale
 
 TOPIC = "Equal marginals and the probability flow"
 
@@ -57,7 +59,7 @@ def jacobian_from_hessian(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["DMI-55", "TOPB-20"],
     evidence=DERIVATIVE,
     control="a velocity that stands still: without the rate of v",
-    needs=lambda case: smooth(case, 2) and case.law.count <= 8,
+    needs=lambda case: differentiable(case, 2) and case.law.count <= 8,
 )
 def differentiated(case: ModelCase, wrong: bool) -> list[Sides]:
     """Stencils of the velocity; the second derivative of the density in time against the rate of its flux."""
@@ -92,11 +94,7 @@ def differentiated(case: ModelCase, wrong: bool) -> list[Sides]:
 
 def average_velocity(case: ModelCase, h: float) -> Array:
     """u(x, t, t - h) by one step of the classical Runge-Kutta method, which errs by O(h^4)."""
-    model, x, t = case.model, case.x, case.t
-    first = model.velocity(x, t)
-    second = model.velocity(x - h / 2 * first, t - h / 2)
-    third = model.velocity(x - h / 2 * second, t - h / 2)
-    return np.asarray((first + 2 * second + 2 * third + model.velocity(x - h * third, t - h)) / 6)
+    return (case.x - numeric.runge_kutta(case.model.velocity, case.x, case.t, -h)) / h
 
 
 @identity(
@@ -108,7 +106,7 @@ def average_velocity(case: ModelCase, h: float) -> Array:
     refutes=["PODD-33"],
     evidence=ORDER,
     control="x - v for the limit, as the source writes at one place",
-    needs=lambda case: smooth(case, 3),
+    needs=lambda case: differentiable(case, 3),
     most=12,
 )
 def secant(case: ModelCase, wrong: bool) -> list[Sides]:

@@ -16,15 +16,15 @@ from scipy.optimize import brentq
 from scipy.stats import cauchy, logistic, norm
 
 from refdiff.arguments import Array
-from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
+from refdiff.distributions import Empirical, GaussianMixture, random_mixture
 from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching
 from refdiff.validation import numeric
-from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.gaussians import cubature
+from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import dot
-from refdiff.validation.steps import FINE, relative_density, relative_rate, smallest_std
+from refdiff.validation.steps import FINE, relative_density, relative_rate
 
 TOPIC = "Interpolants and flow-first paths"
 
@@ -100,38 +100,6 @@ def regression_gap(case: ModelCase, wrong: bool) -> list[Sides]:
         left = np.einsum("nk,nkd->n", r, (target[:, None, :] - conditional) ** 2)
         gap = 0.0 if wrong else (slope**2 * spread).sum(axis=1)
         sides.append(Sides(left, dot(target - marginal, target - marginal) + gap, scale=left))
-    return sides
-
-
-@identity(
-    "Score matching and denoising score matching",
-    topic=TOPIC,
-    formula=r"L_{SM} = L_{DSM} - (\tfrac{d}{\sigma^2} - \mathbb{E}|\nabla \log p|^2)",
-    covers=["PODB-31"],
-    over="processes",
-    control="d / sigma^2 alone, without the norm of the score",
-)
-def score_matching_constant(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Gaussian data and affine fields A x + b: cubature of the model's score against second moments of (x, eps)."""
-    rng, d, c = case.rng, 3, case.process.coefficients(case.t)
-    alpha, sigma = float(c.alpha), float(c.sigma)
-    root = rng.standard_normal((d, d))
-    # data about as wide as the noise
-    cov = sigma**2 / alpha**2 * (root @ root.T + np.eye(d))
-    mean = rng.standard_normal(d) * sigma / alpha
-    p = alpha**2 * cov + sigma**2 * np.eye(d)
-    model, m = ExactModel(Gaussian(mean, cov), case.process), alpha * mean
-    x, weights = cubature(model.marginal(case.t))
-    s = model.score(x, case.t)
-    sides = []
-    for _ in range(2):
-        a, b = rng.standard_normal((d, d)) / sigma**2, rng.standard_normal(d) / sigma
-        offset = a @ m + b
-        matched = weights @ dot(x @ a.T + b - s, x @ a.T + b - s)
-        # A x + b + eps / sigma with Cov(x, eps) = sigma I
-        denoised = np.trace(a @ p @ a.T) + 2 * np.trace(a) + d / sigma**2 + offset @ offset
-        constant = d / sigma**2 - (0.0 if wrong else weights @ dot(s, s))
-        sides.append(Sides(matched, denoised - constant, scale=np.trace(a @ p @ a.T) + d / sigma**2 + offset @ offset))
     return sides
 
 

@@ -21,9 +21,11 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase, ModelCase
+from refdiff.validation.conditions import differentiable, scalar
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import dot
-from refdiff.validation.steps import FINE, relative_density, relative_rate, smallest_std, smooth, time_scale
+from refdiff.validation.steps import FINE, relative_density, relative_rate, time_scale
 
 TOPIC = "Continuity and Fokker-Planck equations"
 
@@ -78,7 +80,7 @@ def fokker_planck(case: ModelCase, wrong: bool) -> Sides:
     refutes=["TOPB-20"],
     evidence=DERIVATIVE,
     control="d_t log p in place of d_t p",
-    needs=lambda case: smooth(case, 2) and not case.process.per_axis,
+    needs=lambda case: differentiable(case, 2) and scalar(case),
 )
 def by_stencils(case: ModelCase, wrong: bool) -> list[Sides]:
     """Nothing but the log density and the drift, differentiated numerically in time and in space."""

@@ -26,6 +26,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.processes import BetaTable
 from refdiff.validation.cases import Case, ModelCase, TableCase
 from refdiff.validation.identity import QUADRATURE, Sides, identity
+from refdiff.validation.numeric import products_after
 
 TOPIC = "Forward kernels"
 ASYMPTOTIC = 1.7  # the c of a chain whose limit is N(0, c)
@@ -195,7 +196,7 @@ def unrolled_weights(case: TableCase, wrong: bool) -> list[Sides]:
     ]
     for t in {1, len(betas) // 2, len(betas)} - {0}:
         factors = kept[:t]
-        after = np.append(np.cumprod(factors[:0:-1])[::-1], 1.0)  # prod_{j>k}^t (1 - beta_j), empty product 1
+        after = products_after(factors)  # prod_{j>k}^t (1 - beta_j)
         sides.append(Sides(carried[t - 1, :t], np.sqrt(betas[:t] * after)))
         if factors.all():  # the form of the text divides by sqrt(1 - beta_k)
             sides.append(Sides(carried[t - 1, :t] ** 2, betas[:t] / factors * np.cumprod(factors[::-1])[::-1]))
@@ -290,7 +291,7 @@ def free_chain(case: Case, wrong: bool) -> list[Sides]:
     """Channels with random gains and noises composed one by one, against the sum over the noises."""
     gains, stds = case.rng.uniform(0.4, 1.3, 12), case.rng.uniform(0.1, 0.9, 12)
     chain = reduce(lambda done, step: step.compose(done), map(Channel, gains, np.zeros(12), stds**2))
-    after = np.append(np.cumprod(gains[:0:-1])[::-1], 1.0)
+    after = products_after(gains)
     merged = 1 - gains.prod() ** 2 if wrong else (stds**2 * after**2).sum()
     return [Sides(chain.gain, gains.prod()), Sides(chain.noise, merged)]
 

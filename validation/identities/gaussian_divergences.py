@@ -14,28 +14,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import rel_entr
 
-from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, entropy, kl_divergence, random_mixture
 from refdiff.validation.cases import Case, LawCase
-from refdiff.validation.identities.gaussians import covariances, cubature, gaussian, log_normal, well_conditioned
 from refdiff.validation.identity import Sides, identity
-from refdiff.validation.numeric import ticks
+from refdiff.validation.laws import covariances, cubature, gaussian, line, log_normal, well_conditioned
+from refdiff.validation.numeric import lattice
 
 TOPIC = "Divergences"
 DIMS = (1, 2, 5, 16)
-
-
-def line(*laws: GaussianMixture) -> tuple[Array, float]:
-    """A grid (n, 1) and its spacing, on which sums of p log(p / q) and the like over the line converge to rounding.
-
-    log p branches where p vanishes in the complex plane, at a distance a of some pi s^2 / |m_j - m_k| from the line,
-    and the trapezoidal rule errs by exp(-2 pi a / h): with h = s_min / 32 below 1e-16 for means up to 17 s_min apart.
-    """
-    spreads = np.sqrt(np.concatenate([covariances(p).ravel() for p in laws]))
-    means = np.concatenate([p.means.ravel() for p in laws])
-    step = spreads.min() / 32
-    reach = 9 * spreads.max()
-    return ticks(means.min() - reach, means.max() + reach, step)[:, None], step
 
 
 def matched(law: GaussianMixture) -> Gaussian:
@@ -181,7 +167,7 @@ def empirical_likelihood(case: Case, wrong: bool) -> list[Sides]:
     rng = case.rng
     points, q = rng.standard_normal((4, 2)), random_mixture(2, 3, rng)
     p = Empirical(points, rng.dirichlet(np.ones(4)))
-    draws = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    draws = lattice(*[np.arange(4)] * 3)
     chance = p.weights[draws].prod(axis=1)
     loss = -q.logpdf(points[draws]).mean(axis=1)
     cross = -p.weights @ q.logpdf(points)

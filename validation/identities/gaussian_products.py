@@ -18,8 +18,9 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.validation.cases import Case, LawCase
-from refdiff.validation.identities.gaussians import TOPIC, covariances, gaussian, log_normal
+from refdiff.validation.identities.gaussians import TOPIC
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import covariances, gaussian, log_normal
 
 
 def precision_form(p: Gaussian) -> tuple[Array, Array]:

@@ -5,8 +5,7 @@ r"""The Gaussian toolbox: density, quadratic forms, affine maps and sampling.
     mu + A z                   ~ N(mu, A A'),   z ~ N(0, I)
 
 The library works with Cholesky factors. The second routes here work with eigenvectors, characteristic functions and
-cubature: the 2 d points m +- sqrt(d) a_i, with a_i the columns of a square root of S, have the mean and covariance of
-N(m, S), so their average of a quadratic is exact.
+cubature (`laws`).
 """
 
 from __future__ import annotations
@@ -16,63 +15,13 @@ from scipy.special import ndtr
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
-from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
+from refdiff.distributions import Gaussian
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import box, covariances, cubature, gaussian, log_normal
 from refdiff.validation.numeric import Function, hermite, product_rule
 
 TOPIC = "Gaussian toolbox"
-
-
-def log_normal(x: Array, mean: Array, covariance: Array) -> Array:
-    """log N(x; mean, covariance) by eigenvectors, for x (..., d)."""
-    values, axes = np.linalg.eigh(covariance)
-    white = (x - mean) @ axes / np.sqrt(values)
-    result: Array = -0.5 * ((white**2).sum(axis=-1) + np.log(2 * np.pi * values).sum())
-    return result
-
-
-def square_root(covariance: Array) -> Array:
-    """The symmetric A with A A' = covariance."""
-    values, axes = np.linalg.eigh(covariance)
-    result: Array = (axes * np.sqrt(np.maximum(values, 0))) @ axes.T
-    return result
-
-
-def covariances(law: GaussianMixture) -> Array:
-    """S_k as matrices, shape (K, d, d)."""
-    return np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim))
-
-
-def cubature(law: GaussianMixture) -> tuple[Array, Array]:
-    """Points (2 d K, d) and weights whose average is the expectation of every cubic polynomial under each component."""
-    roots = np.sqrt(law.dim) * np.stack([square_root(s) for s in covariances(law)])
-    points = law.means[:, None, :] + np.concatenate([roots, -roots], axis=1)
-    return points.reshape(-1, law.dim), np.repeat(law.weights, 2 * law.dim) / (2 * law.dim)
-
-
-def gaussian(rng: np.random.Generator, dim: int) -> Gaussian:
-    """A random Gaussian with a full covariance, eigenvalues in [0.1, 1]."""
-    drawn = random_mixture(dim, 1, rng, "full")
-    return Gaussian(drawn.means[0], covariances(drawn)[0])
-
-
-def well_conditioned(rng: np.random.Generator, dim: int) -> Array:
-    """A random matrix with singular values in [0.5, 1.5]."""
-    return np.asarray(np.linalg.qr(rng.standard_normal((dim, dim)))[0] * rng.uniform(0.5, 1.5, dim))
-
-
-def box(law: GaussianMixture) -> tuple[Array, float]:
-    """A grid (n, 2) with the area of its cells on which sums of a Gaussian in the plane converge to rounding.
-
-    The trapezoidal sum of a Gaussian with spacing h errs by 2 exp(-2 pi^2 s^2 / h^2): 1e-17 at h = 0.7 s.
-    """
-    s = covariances(law)[0]
-    spacing = 0.7 * np.sqrt(np.linalg.eigvalsh(s)[0])
-    axes = [
-        m + np.arange(-9 * np.sqrt(v), 9 * np.sqrt(v), spacing) for m, v in zip(law.means[0], np.diag(s), strict=True)
-    ]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2), spacing**2
 
 
 # ---------------------------------------------------------------------- density

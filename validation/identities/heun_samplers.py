@@ -31,9 +31,11 @@ from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule, VEPower
 from refdiff.validation.cases import Case, ProcessCase
-from refdiff.validation.identities.parameterizations import smooth
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import noised_variance
 from refdiff.validation.numeric import derivative, extrapolate, legendre
+from refdiff.validation.steps import later
 
 TOPIC = "Samplers as tables"
 VARIANCE = 0.4
@@ -41,15 +43,10 @@ STEPS = [0.2 / 2**k for k in range(4)]  # in lambda
 plain_table = partial(runge_kutta, method="heun", clock="log_snr")
 
 
-def later(schedule: Schedule, t: float, h: float) -> float:
-    """The time at which lambda is larger by h."""
-    return float(schedule.time_of_log_snr(schedule.log_snr(t) + h))
-
-
 def stretch(schedule: Schedule, t: float) -> float:
     """sqrt(V) at time t: how far the probability flow of Gaussian data spreads."""
     c = schedule.coefficients(t)
-    return float(np.sqrt(c.alpha**2 * VARIANCE + c.sigma**2))
+    return float(np.sqrt(noised_variance(c, VARIANCE)))
 
 
 def excess(table: Tableau, schedule: Schedule) -> float:
@@ -88,7 +85,7 @@ def heun(case: ProcessCase, prediction: str, bent: float = 1.0) -> tuple[float, 
     schedule, start = case.schedule, float(case.schedule.log_snr(case.t))
     times = schedule.time_of_log_snr(start + 4 * reach(case) * NODES)
     c, rate = schedule.coefficients(times), schedule.dlog_snr(times)
-    spread = np.sqrt(c.alpha**2 * VARIANCE + c.sigma**2)
+    spread = np.sqrt(noised_variance(c, VARIANCE))
     linear = np.zeros_like(times) if prediction == "velocity" else c.f / rate + SHIFTS[prediction]
     force = (c.alpha * c.dalpha * VARIANCE + c.dvariance / 2) / (spread * rate) - linear * spread
     (n, slope, bend), (_, drift, _) = (jet(values, 4 * reach(case)) for values in (force, linear))

@@ -24,6 +24,7 @@ from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching, Trigonometric
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
+from refdiff.validation.laws import covariances
 from refdiff.validation.numeric import derivative, divergence, jacobian
 
 TOPIC = "Interpolants and flow-first paths"
@@ -83,12 +84,9 @@ def bent(coupling: GaussianMixture) -> Interpolant:
 def product(first: GaussianMixture, second: GaussianMixture) -> GaussianMixture:
     """The independent coupling of two laws."""
     means = [np.concatenate([m, n]) for m in first.means for n in second.means]
-    left, right = (
-        np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim)) for law in (first, second)
-    )
     return GaussianMixture.full(
         np.array(means),
-        np.array([block_diag(s, r) for s in left for r in right]),
+        np.array([block_diag(s, r) for s in covariances(first) for r in covariances(second)]),
         np.outer(first.weights, second.weights).ravel(),
     )
 

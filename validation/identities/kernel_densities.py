@@ -15,12 +15,12 @@ from scipy.special import expit, softmax
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
-from refdiff.distributions import Empirical, GaussianMixture, from_samples, random_mixture
+from refdiff.distributions import Empirical, from_samples, random_mixture
 from refdiff.validation.cases import Case, LawCase
-from refdiff.validation.identities.gaussians import covariances, gaussian, well_conditioned
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import covariances, gaussian, half_and_half, smallest_std, well_conditioned
 from refdiff.validation.numeric import extrapolate, jacobian, laplacian, ticks
-from refdiff.validation.steps import FINE, relative_density, smallest_std
+from refdiff.validation.steps import FINE, relative_density
 
 TOPIC = "Densities and scores"
 
@@ -80,11 +80,7 @@ def class_posterior(case: LawCase, wrong: bool) -> Sides:
     """Responsibilities of the two halves of one mixture, against the two mixtures' own densities."""
     rng, d = case.rng, case.law.dim
     first, second = (random_mixture(d, 3, rng, "isotropic") for _ in range(2))
-    both = GaussianMixture.isotropic(
-        np.concatenate([first.means, second.means]),
-        np.concatenate([first.covariances.dense(d)[:, 0, 0], second.covariances.dense(d)[:, 0, 0]]),
-        np.concatenate([first.weights, second.weights]),
-    )
+    both = half_and_half(first, second)
     x = both.sample(6, rng)
     log_1, log_2 = first.logpdf(x), second.logpdf(x)
     right = expit(np.exp(log_1) - np.exp(log_2)) if wrong else expit(log_1 - log_2)

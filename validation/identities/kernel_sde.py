@@ -17,29 +17,20 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
 from refdiff.processes import BetaTable
 from refdiff.schedules import FunctionSchedule, Schedule, VPLinear
-from refdiff.validation.cases import Case, ModelCase, ProcessCase
+from refdiff.validation.cases import Case, ProcessCase
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import derivative, extrapolate, legendre
+from refdiff.validation.laws import noised_variance
+from refdiff.validation.numeric import derivative, extrapolate, legendre, products_after
 
 TOPIC = "Kernel and SDE"
 STEPS = 128 * 2 ** np.arange(5)
-
-
-def smooth(case: ProcessCase) -> bool:
-    """Whether f and g^2 have no jumps."""
-    return not isinstance(case.schedule, BetaTable)
 
 
 def turning(case: ProcessCase) -> bool:
     """Smooth, and not the heat equation, whose constant f = 0 and g^2 Euler-Maruyama steps exactly."""
     c = case.process.coefficients(case.s)
     return smooth(case) and bool(c.f != 0 or c.d2variance != 0)
-
-
-def variance_preserving(case: ModelCase) -> bool:
-    """Whether alpha^2 + sigma^2 = 1."""
-    c = case.process.coefficients(case.t)
-    return bool((np.abs(c.alpha**2 + c.sigma**2 - 1) < 1e-12).all())
 
 
 def edges(schedule: Schedule, s: float, t: float, count: int = 8) -> Array:
@@ -103,7 +94,7 @@ def moments_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
     topic=TOPIC,
     formula=r"f = \frac{d \log \alpha}{dt},\quad g^2 = \frac{d\sigma^2}{dt} - 2 f \sigma^2 = -2\sigma^2 \lambda'"
     r" = \alpha^2 \frac{d}{dt}\frac{\sigma^2}{\alpha^2} = 2\alpha\sigma \frac{d}{dt}\frac{\sigma}{\alpha}",
-    covers=["PODB-03", "TOPA-73", "TOPA-72"],
+    covers=["PODB-03", "TOPA-73", "TOPA-72", "PODC9-02"],
     over="processes",
     evidence=DERIVATIVE,
     control="lambda read as the whole log signal-to-noise ratio: g^2 = -sigma^2 lambda'",
@@ -149,7 +140,7 @@ def euler_maruyama(case: ProcessCase, wrong: bool) -> list[Sides]:
         h = (case.t - case.s) / n
         c = case.schedule.coefficients(case.s + h * np.arange(n))
         factors = 1 + c.f * h
-        after = np.append(np.cumprod(factors[:0:-1])[::-1], 1.0)
+        after = products_after(factors)
         noise = c.g2 * h**2 if wrong else c.g2 * h
         reached = factors.prod() ** 2 * here.sigma**2 + (after**2 * noise).sum()
         means.append((factors.prod() * here.alpha / there.alpha - 1) / h)
@@ -212,7 +203,7 @@ def chain_to_sde(case: Case, wrong: bool) -> list[Sides]:
         h = schedule.T / n
         beta = schedule.g2(h * np.arange(1, n + 1))
         kept = 1 - (beta if wrong else beta * h)
-        after = np.append(np.cumprod(kept[:0:-1])[::-1], 1.0)
+        after = products_after(kept)
         spread = kept.prod() * start + limit * ((1 - kept) * after).sum()
         signals.append((kept.prod() / c.alpha**2 - 1) / h)
         spreads.append((spread - (c.alpha**2 * start + c.sigma**2 * limit)) / h)
@@ -222,30 +213,6 @@ def chain_to_sde(case: Case, wrong: bool) -> list[Sides]:
         Sides(extrapolate(signals), constant),
         Sides(extrapolate(spreads), constant * c.alpha**2 * (start - limit)),
     ]
-
-
-@identity(
-    "The variance-preserving flow is the conditional velocity averaged",
-    topic=TOPIC,
-    formula=r"-\tfrac12 \beta (x + \nabla \log p_t) = \dot\alpha\, \mathbb{E}[x_0 \mid x]"
-    r" + \dot\sigma\, \mathbb{E}[\varepsilon \mid x] ="
-    r" -\tfrac12 \beta \big( x - \mathbb{E}[\varepsilon \mid x] / \sigma \big)",
-    covers=["DMI-58"],
-    control="beta in place of beta / 2",
-    needs=lambda case: variance_preserving(case),
-)
-def vp_flow(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The score's drift against the Bayes means of data and noise."""
-    c = case.process.coefficients(case.t)
-    score, data = case.model.score(case.x, case.t), case.model.denoiser(case.x, case.t)
-    noise = (case.x - c.alpha * data) / c.sigma
-    drift = (-1 if wrong else -0.5) * c.g2 * (case.x + score)
-    velocity = c.dalpha * data + c.dsigma * noise
-    # the noise is a difference of two terms of size |x| / sigma
-    size = np.max(c.g2 * (np.abs(case.x) + np.abs(score))) + np.max(
-        (np.abs(c.dsigma) / c.sigma + c.g2 / c.sigma**2) * (np.abs(case.x) + np.abs(c.alpha * data))
-    )
-    return [Sides(drift, velocity, scale=size), Sides(-0.5 * c.g2 * (case.x - noise / c.sigma), velocity, scale=size)]
 
 
 @identity(
@@ -263,7 +230,7 @@ def variation_of_constants(case: ProcessCase, wrong: bool) -> Sides:
 
     def path(u: Array | float) -> tuple[Array, Array]:
         c = case.schedule.coefficients(u)
-        std = np.sqrt(c.alpha**2 * spread + c.sigma**2)
+        std = np.sqrt(noised_variance(c, spread))
         return c.alpha * mean + std * z, -z / std
 
     gain, u, weights, to_end = growth(case.schedule, case.s, case.t)
@@ -289,7 +256,7 @@ def coupling(case: ProcessCase, wrong: bool) -> list[Sides]:
     if wrong:
         return [Sides(correlation, 1.0)]
     u, weights = panels(case.schedule, case.s, case.t)
-    first, last, between = (_spread(case.schedule, time) for time in (case.s, case.t, u))
+    first, last, between = (noised_variance(case.schedule.coefficients(time), 0.6) for time in (case.s, case.t, u))
     # the flow of Gaussian data is linear: dv/dx = f + g^2 / (2 var), and corr(x_s, x_t) = slope std_s / std_t
     slope = np.exp(weights @ (case.schedule.f(u) + 0.5 * case.schedule.g2(u) / between))
     return [Sides(there_and_back.gain, correlation**2), Sides(slope * np.sqrt(first / last), 1.0)]
@@ -322,9 +289,3 @@ def forgetting(case: Case, wrong: bool) -> list[Sides]:
     inside = weights @ (schedule.f(np.expm1(y)) * np.exp(y))
     beyond = -((1 + schedule.T) ** (1 - power)) / (power - 1)
     return [Sides(np.exp(inside + beyond), limit), Sides(schedule.alpha(schedule.T) * np.exp(beyond), limit)]
-
-
-def _spread(schedule: Schedule, t: Array | float) -> Array:
-    """The variance of x_t for data of variance 0.6."""
-    c = schedule.coefficients(t)
-    return np.asarray(c.alpha**2 * 0.6 + c.sigma**2)

@@ -21,6 +21,7 @@ from refdiff.samplers.ddim import ddim
 from refdiff.samplers.running import run
 from refdiff.validation.cases import Case, LawCase, ModelCase
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import smallest_std
 
 TOPIC = "Kernels"
 STEPS = 5
@@ -28,8 +29,7 @@ STEPS = 5
 
 def sizes(case: ModelCase) -> dict[str, Array | float]:
     """The largest term of each prediction: data, points, and slopes times their distance."""
-    c, spread = case.process.coefficients(case.t), case.model.marginal(case.t).covariances
-    least = np.linalg.eigvalsh(spread.dense(case.law.dim)).min()
+    c, least = case.process.coefficients(case.t), smallest_std(case.model.marginal(case.t)) ** 2
     data, points = np.abs(case.law.means).max() + np.sqrt(np.abs(case.law.cov()).max()), np.abs(case.x).max()
     score = (points + np.max(c.alpha) * data) / least
     denoiser = data + np.max(np.abs(case.law.cov())) * score

@@ -22,6 +22,7 @@ from refdiff.samplers.propagation import propagate
 from refdiff.schedules import VEPower
 from refdiff.validation.cases import Case, ProcessCase
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import noised_variance
 
 TOPIC = "Langevin samplers"
 PROCESS = AffineProcess(VEPower(T=20.0))
@@ -102,7 +103,7 @@ def last_level(case: Case, wrong: bool) -> list[Sides]:
 def stability(case: ProcessCase, wrong: bool) -> list[Sides]:
     """Eight steps at the bound, inside it and outside of it, against the closed solution of the recursion."""
     c, data, start = case.process.coefficients(case.t), 0.4, 2.5
-    target, sides = c.alpha**2 * data + c.sigma**2, []
+    target, sides = noised_variance(c, data), []
     for a in (0.0, -0.3, 0.2):
         eta = float((1 if wrong else 2) * target * (1 + a))
         found = propagate(
@@ -134,7 +135,7 @@ def corrected(case: ProcessCase, wrong: bool) -> list[Sides]:
     """One step of reverse diffusion with corrections, propagated, against both recursions; 60 forget the predictor."""
     schedule, data, ratio = case.schedule, 0.5, 0.5
     (a, b), sides = (schedule.coefficients(u) for u in (case.t, case.s)), []
-    start, target = (c.alpha**2 * data + c.sigma**2 for c in (a, b))
+    start, target = (noised_variance(c, data) for c in (a, b))
     factor = a.alpha / b.alpha
     spread = case.process.channel(case.s, case.t).noise
     reached = (2 - factor - spread / start) ** 2 * start + spread

@@ -17,16 +17,9 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import ModelCase, ProcessCase
+from refdiff.validation.conditions import scalar, smooth
 from refdiff.validation.expectations import grid, small
-from refdiff.validation.identities.parameterizations import (
-    Heads,
-    from_denoiser,
-    from_score,
-    gap,
-    scalar,
-    sizes,
-    smooth,
-)
+from refdiff.validation.identities.parameterizations import Heads, from_denoiser, from_score, gap, sizes
 from refdiff.validation.identity import QUADRATURE, Sides, identity
 from refdiff.validation.numeric import legendre
 

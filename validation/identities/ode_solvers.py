@@ -30,10 +30,13 @@ from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import VEPower
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.kernel_sde import panels, smooth
-from refdiff.validation.identities.reverse_sde_samplers import end, variance
-from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import extrapolate, legendre
+from refdiff.validation.conditions import scalar, smooth
+from refdiff.validation.identities.kernel_sde import panels
+from refdiff.validation.identities.reverse_sde_samplers import end
+from refdiff.validation.identity import ORDER, Sides, identity
+from refdiff.validation.laws import noised_variance
+from refdiff.validation.numeric import extrapolate
+from refdiff.validation.numeric import runge_kutta as rk4
 
 TOPIC = "ODE solvers"
 
@@ -41,7 +44,7 @@ TOPIC = "ODE solvers"
 def slope(case: ProcessCase, u: Array | float, data: float) -> Array:
     """a = P' / 2P."""
     c = case.schedule.coefficients(u)
-    return np.asarray((c.alpha * c.dalpha * data + 0.5 * c.dvariance) / variance(c, data))
+    return np.asarray((c.alpha * c.dalpha * data + 0.5 * c.dvariance) / noised_variance(c, data))
 
 
 # ---------------------------------------------------------------------- the equation
@@ -54,7 +57,7 @@ def slope(case: ProcessCase, u: Array | float, data: float) -> Array:
     r" \nabla v = f - \tfrac12 g^2 \Big( \frac{\alpha^2}{\sigma^4} \mathrm{Cov}(x_0|x) - \frac{1}{\sigma^2} \Big)",
     covers=["PODB-65"],
     control="the covariance over sigma^2",
-    needs=lambda case: not case.process.per_axis and case.law.dim <= 5,
+    needs=lambda case: scalar(case) and case.law.dim <= 5,
 )
 def jacobian(case: ModelCase, wrong: bool) -> list[Sides]:
     """Eigenvalues of the model's Jacobian for the law's Gaussian, and the Jacobian of the law from its posterior."""
@@ -72,34 +75,6 @@ def jacobian(case: ModelCase, wrong: bool) -> list[Sides]:
     ]
 
 
-@identity(
-    "Displacement along the flow is the integral of its velocity",
-    topic=TOPIC,
-    formula=r"x_t = x_s + \int_s^t v(x_u, u)\, du",
-    covers=["PODD-56"],
-    over="processes",
-    evidence=QUADRATURE,
-    control="the integral with the sign of the way back",
-    needs=smooth,
-    most=11,
-)
-def integral_form(case: ProcessCase, wrong: bool) -> Sides:
-    """The model's velocity summed along the exact path of Gaussian data against its ends."""
-    mean, data, z = 0.8, 0.36, 1.3
-    model = ExactModel(Gaussian([mean], data), case.process)
-
-    def path(u: Array) -> Array:
-        c = case.schedule.coefficients(u)
-        return np.asarray(c.alpha * mean + np.sqrt(variance(c, data)) * z)
-
-    start, (nodes, weights) = end(case), legendre(24)
-    u, weights = start + (case.t - start) * nodes, (case.t - start) * weights
-    v = np.array([model.velocity([x], time)[0] for x, time in zip(path(u), u, strict=True)])
-    first, last = path(np.array([start, case.t]))
-    size = abs(first) + abs(last) + weights @ np.abs(v)
-    return Sides(first - weights @ v if wrong else first + weights @ v, last, scale=size)
-
-
 # ---------------------------------------------------------------------- the methods
 
 
@@ -113,9 +88,7 @@ def classical(name: str, v: Callable[[Array, float], Array], x: Array, times: Ar
         elif name == "heun":
             x = x + h / 2 * (k1 + v(x + h * k1, after))
         else:
-            k2 = v(x + h / 2 * k1, t + h / 2)
-            k3 = v(x + h / 2 * k2, t + h / 2)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(x + h * k3, after))
+            x = rk4(v, x, t, h)
     return x
 
 
@@ -166,7 +139,7 @@ def euler_constant(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     constant = -span / 2 * (square + (0 if wrong else last - first))
     size = abs(span) / 2 * (abs(square) + abs(first) + abs(last))
     c, there = case.schedule.coefficients(case.t), case.schedule.coefficients(e)
-    exact = np.sqrt(variance(there, data) / variance(c, data))
+    exact = np.sqrt(noised_variance(there, data) / noised_variance(c, data))
     builds: list[Callable[[Array], Tableau]] = [
         lambda g: runge_kutta(case.process, g, method="euler"),
         lambda g: euler_maruyama(case.process, g, noise=0.0),
@@ -187,7 +160,7 @@ def euler_constant(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     covers=["PODB-66"],
     refutes=["PODB-66"],
     control="plain Euler on v is DDIM, as claimed for every schedule",
-    needs=lambda case: not case.process.per_axis and case.law.dim <= 5,
+    needs=lambda case: scalar(case) and case.law.dim <= 5,
     most=12,
 )
 def euler_against_ddim(case: ModelCase, wrong: bool) -> Iterator[Sides]:

@@ -14,17 +14,16 @@ Bayes' rule gives x* and the log density gives s*; each conversion starts from o
 from __future__ import annotations
 
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.predictions import PREDICTIONS, convert
-from refdiff.processes import BetaTable
 from refdiff.schedules import Coefficients
-from refdiff.validation.cases import ModelCase, ProcessCase
-from refdiff.validation.identity import DERIVATIVE, Sides, identity
-from refdiff.validation.numeric import derivative
+from refdiff.validation.cases import ModelCase
+from refdiff.validation.conditions import preserving, scalar
+from refdiff.validation.identity import Sides, identity
 
 TOPIC = "Parameterizations"
 
@@ -64,24 +63,6 @@ def sizes(c: Coefficients, x: Array, denoiser: Array) -> Heads:
 def gap(c: Coefficients) -> Array:
     """W = alpha' sigma - alpha sigma'."""
     return np.asarray(c.dalpha * c.sigma - c.alpha * c.dsigma)
-
-
-def scalar(case: Any) -> bool:
-    """One schedule for all axes."""
-    return not bool(case.process.per_axis)
-
-
-def smooth(case: Any) -> bool:
-    """One schedule, whose rates do not jump as those of a table of betas do at its indices."""
-    return scalar(case) and not isinstance(case.process.schedules[0], BetaTable)
-
-
-def variance_preserving(case: Any) -> bool:
-    """Whether the process of a case is a scalar one with alpha^2 + sigma^2 = 1."""
-    if not scalar(case):
-        return False
-    c = case.process.coefficients(case.t)
-    return bool(abs(c.alpha**2 + c.sigma**2 - 1) < 1e-9)
 
 
 @identity(
@@ -187,37 +168,6 @@ def five_forms(case: ModelCase, wrong: bool) -> list[Sides]:
     return [Sides(form, bayes.velocity, size) for form in forms]
 
 
-@identity(
-    "The squared diffusion coefficient from the signal-to-noise ratio",
-    topic=TOPIC,
-    formula=r"g^2 = 2\sigma\sigma' - 2 f\sigma^2 = -2\sigma^2\lambda',\qquad"
-    r" \frac{g^2}{2\sigma\alpha} = (\sigma/\alpha)',\qquad f = (\log\alpha)'",
-    covers=["PODC9-02"],
-    over="processes",
-    control="lambda as the whole log signal-to-noise ratio",
-    evidence=DERIVATIVE,
-    needs=smooth,
-)
-def diffusion_coefficient(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Each family's own f and g^2 against stencils of alpha and sigma in time."""
-    schedule, t = case.schedule, case.t
-    c = schedule.coefficients(t)
-    # a family bends on the scale of its distance to the ends of the time axis, and of its rate
-    h = 0.02 * min(t, schedule.T - t, 1 / abs(schedule.dlog_snr(t)))
-    slope = derivative(schedule.log_snr, t, h)
-    growth, spread = (
-        derivative(lambda u: np.log(schedule.alpha(u)), t, h),
-        derivative(lambda u: schedule.sigma(u) ** 2, t, h),
-    )
-    ratio = derivative(lambda u: schedule.sigma(u) / schedule.alpha(u), t, h)
-    return [
-        Sides(c.f, growth, np.abs(slope)),
-        Sides(c.g2, -2 * c.sigma**2 * slope * (2 if wrong else 1)),
-        Sides(c.g2, spread - 2 * growth * c.sigma**2),
-        Sides(c.g2 / (2 * c.sigma * c.alpha), ratio),
-    ]
-
-
 # ---------------------------------------------------------------------- the variance-preserving path
 
 
@@ -228,7 +178,7 @@ def diffusion_coefficient(case: ProcessCase, wrong: bool) -> list[Sides]:
     covers=["DMI-71"],
     refutes=["DMI-71"],
     control="-(alpha_bar' / 2 alpha_bar) (x + sqrt(1 - alpha_bar) s), the straight line with rho = sqrt(1 - alpha_bar)",
-    needs=variance_preserving,
+    needs=preserving,
 )
 def vp_velocity(case: ModelCase, wrong: bool) -> Sides:
     """alpha' x* + sigma' eps* with the Bayes denoiser against the score form; alpha_bar = alpha^2."""
@@ -247,7 +197,7 @@ def vp_velocity(case: ModelCase, wrong: bool) -> Sides:
     covers=["DMI-81"],
     refutes=["DMI-81"],
     control="rho' (Z - X_0) with rho = sqrt(1 - alpha_bar)",
-    needs=variance_preserving,
+    needs=preserving,
 )
 def vp_target(case: ModelCase, wrong: bool) -> Sides:
     """The average of the conditional target over the Bayes posterior against the drift of the probability flow."""

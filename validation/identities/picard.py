@@ -26,9 +26,8 @@ from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
 from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import Case, ModelCase
-from refdiff.validation.identities.parameterizations import scalar
+from refdiff.validation.conditions import one_gaussian, scalar, smooth
 from refdiff.validation.identity import QUADRATURE, Sides, identity
-from refdiff.validation.steps import tabulated
 
 TOPIC = "Picard iteration"
 STEPS = 6
@@ -65,7 +64,7 @@ def in_rho(case: ModelCase, times: Array) -> tuple[Array, Array, Callable[[Array
     refutes=["PODC9-49"],
     control="x^(k+1) as k applications of the operator",
     evidence=QUADRATURE,
-    needs=lambda case: scalar(case) and case.law.count == 1 and not tabulated(case.process),
+    needs=lambda case: one_gaussian(case) and smooth(case),
     most=4,
 )
 def linear_flow(case: ModelCase, wrong: bool) -> list[Sides]:

@@ -23,11 +23,13 @@ from refdiff.distributions import Empirical, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching
 from refdiff.validation.cases import Case, LawCase, ModelCase
+from refdiff.validation.conditions import scalar
 from refdiff.validation.expectations import axes
 from refdiff.validation.identities.tweedie import bend, diagonals
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import divergence, extrapolate, jacobian
-from refdiff.validation.steps import FINE, relative_density, smallest_std
+from refdiff.validation.steps import FINE, relative_density
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -195,7 +197,7 @@ def straight_line(case: LawCase, wrong: bool) -> list[Sides]:
     covers=["TOPA-32"],
     refutes=["TOPA-32"],
     control="eps - sigma eps_theta, as printed",
-    needs=lambda case: not case.process.per_axis,
+    needs=scalar,
 )
 def denoising_error(case: ModelCase, wrong: bool) -> Sides:
     """The errors of Bayes' denoiser and of the score's noise at the same draws of (x_0, eps)."""

@@ -20,8 +20,8 @@ from refdiff.arguments import Array
 from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching, Schedule, Trigonometric, VPCosine
 from refdiff.validation.cases import LawCase, ModelCase, ProcessCase
+from refdiff.validation.conditions import one_gaussian, smooth
 from refdiff.validation.expectations import cubics, grid, joint, normal_nodes, small
-from refdiff.validation.identities.parameterizations import scalar, smooth
 from refdiff.validation.identities.posterior_scores import targets
 from refdiff.validation.identities.tweedie import diagonals
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
@@ -95,7 +95,7 @@ def irreducible(case: ModelCase, wrong: bool) -> list[Sides]:
     r"\sum_i \frac{s_i^2 \sigma^2}{\alpha^2 s_i^2 + \sigma^2}: \quad \text{straight line } \sum_i s_i^2 / V_i",
     covers=["DMI-63", "PODA-219", "PODB-31", "PODB-54", "PODD-103", "TOPB-75"],
     control="sigma for sigma^2 in the posterior variance",
-    needs=lambda case: case.law.count == 1 and scalar(case),
+    needs=one_gaussian,
 )
 def gaussian_data(case: ModelCase, wrong: bool) -> list[Sides]:
     """Moments of (x_0, eps) for linear fields, with the model's optimum, against eigenvalues, in any dimension."""
@@ -163,7 +163,7 @@ def least_squares(case: LawCase, wrong: bool) -> Sides:
     formula=r"\arg\min_v \sum_t w(t) \mathbb{E}\|v(x_t, t) - U_t\|^2 = \mathbb{E}[U_t \mid x_t] \ \forall w > 0",
     covers=["DMI-77", "DMI-64"],
     control="one set of coefficients for both times: the class is restricted and its optimum moves with w",
-    needs=lambda case: case.law.count == 1 and scalar(case),
+    needs=one_gaussian,
 )
 def weights_in_time(case: ModelCase, wrong: bool) -> list[Sides]:
     """Weighted least squares over exact nodes at two times, features (x_t, 1) at each, against the model's velocity."""

@@ -28,6 +28,7 @@ from refdiff.distributions.covariances import Diagonal
 from refdiff.validation.cases import ModelCase, ProcessCase
 from refdiff.validation.identities.forward_kernels import path
 from refdiff.validation.identity import Sides, identity
+from refdiff.validation.laws import diagonal_log_normal
 
 TOPIC = "Reverse kernels"
 
@@ -75,12 +76,6 @@ class Step:
     def variance(self) -> Array:
         """v."""
         return self.fresh * self.v_s / self.v_t
-
-
-def normal_logpdf(x: Array, mean: Array, variance: Array) -> Array:
-    """log N(x; mean, diag(variance)), summed over the last axis."""
-    result: Array = -0.5 * ((x - mean) ** 2 / variance + np.log(2 * np.pi * variance)).sum(axis=-1)
-    return result
 
 
 # ---------------------------------------------------------------------- given x_0
@@ -138,7 +133,7 @@ def bayes_quotient(case: ModelCase, wrong: bool) -> Sides:
     likelihood = np.array([process.channel(case.s, case.t).logpdf(xt, x) for x in xs])
     prior, evidence = process.kernel(case.s).logpdf(xs, x0), process.kernel(case.s if wrong else case.t).logpdf(xt, x0)
     size = np.abs(likelihood) + np.abs(prior) + np.abs(evidence) + case.law.dim
-    return Sides(likelihood + prior - evidence, normal_logpdf(xs, mean, step.variance), scale=size)
+    return Sides(likelihood + prior - evidence, diagonal_log_normal(xs, mean, step.variance), scale=size)
 
 
 # ---------------------------------------------------------------------- x_0 averaged out
@@ -190,7 +185,7 @@ def precision_form(case: ModelCase, wrong: bool) -> list[Sides]:
     after = np.broadcast_to(there.alpha**2 * law.covariances.variances + there.sigma**2, law.means.shape)
     variance = 1 / (1 / before + (1 if wrong else step.gain**2) / step.noise)
     means = variance * (here.alpha * law.means / before + step.gain * xt / step.noise)
-    logs = law.log_weights + normal_logpdf(xt, there.alpha * law.means, after)
+    logs = law.log_weights + diagonal_log_normal(xt, there.alpha * law.means, after)
     weights = np.exp(logs - np.logaddexp.reduce(logs))
     found = step.posterior(case.model.marginal(case.s), xt)
     assert isinstance(found.covariances, Diagonal)

@@ -24,9 +24,11 @@ from refdiff.channels import Channel
 from refdiff.distributions import random_mixture
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase, ModelCase, ProcessCase
+from refdiff.validation.conditions import differentiable
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.laws import smallest_std
 from refdiff.validation.numeric import dot
-from refdiff.validation.steps import FINE, relative_density, relative_rate, smallest_std, smooth, time_scale
+from refdiff.validation.steps import FINE, relative_density, relative_rate, time_scale
 
 TOPIC = "Reverse-time equations"
 
@@ -191,7 +193,7 @@ def backward_kolmogorov(case: Case, wrong: bool) -> Sides:
     covers=["RDX-B11", "PODA-407"],
     evidence=DERIVATIVE,
     control="D / 2 in the drift, the probability flow's",
-    needs=smooth,
+    needs=differentiable,
 )
 def joint_reversal(case: ModelCase, wrong: bool) -> list[Sides]:
     """A stencil of log P in the earlier time against scores; and (B13), the product rule that the proof rests on."""

@@ -32,9 +32,11 @@ from refdiff.samplers.reverse_sde import (
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Coefficients, Schedule, VEPower, VPLinear
 from refdiff.validation.cases import Case, ProcessCase
-from refdiff.validation.identities.kernel_sde import panels, smooth
+from refdiff.validation.conditions import smooth
+from refdiff.validation.identities.kernel_sde import panels
 from refdiff.validation.identity import ORDER, Sides, identity
-from refdiff.validation.numeric import derivative, extrapolate, legendre
+from refdiff.validation.laws import noised_variance
+from refdiff.validation.numeric import derivative, extrapolate, legendre, products_after
 
 TOPIC = "Reverse-time samplers"
 COUNTS = (8, 16, 32, 64)
@@ -52,27 +54,22 @@ def end(case: ProcessCase) -> float:
     return float(case.schedule.time_of_log_snr(lam))
 
 
-def variance(c: Coefficients, data: float) -> Array:
-    """P = alpha^2 v + sigma^2."""
-    return np.asarray(c.alpha**2 * data + c.sigma**2)
-
-
 def gain(schedule: Schedule, u: Array | float, e: float, data: float, k: float) -> Array:
     """Phi(u -> e) in closed form."""
     here, there = schedule.coefficients(u), schedule.coefficients(e)
-    ratio = variance(there, data) / variance(here, data)
+    ratio = noised_variance(there, data) / noised_variance(here, data)
     return np.asarray((here.alpha / there.alpha) ** k**2 * ratio ** ((1 + k**2) / 2))
 
 
 def rate(c: Coefficients, data: float, k: float) -> Array:
     """b = -f - (1 + k^2) g^2 / (2 P)."""
-    return np.asarray(-c.f - (1 + k**2) / 2 * c.g2 / variance(c, data))
+    return np.asarray(-c.f - (1 + k**2) / 2 * c.g2 / noised_variance(c, data))
 
 
 def after(tableau: Tableau, mean: float, data: float) -> tuple[float, float]:
     """Mean and variance at the end of a one-stage sampler with the exact score of N(mean, data), by recursion."""
     c = Coefficients(*(part[:-1] for part in tableau.coefficients))
-    p, (x, s, z) = variance(c, data), row(tableau)
+    p, (x, s, z) = noised_variance(c, data), row(tableau)
     m, v = float(c.alpha[0] * mean), float(p[0])
     for kept, pull, added in zip((x - s / p).tolist(), (s / p * c.alpha * mean).tolist(), (z**2).tolist(), strict=True):
         m, v = kept * m + pull, kept**2 * v + added
@@ -94,10 +91,10 @@ def moments(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     c = case.schedule.coefficients(times[:-1])
     for k in (0.0, 0.6, 1.0):
         found = propagate(euler_maruyama(case.process, times, noise=k), Gaussian([mean], data))
-        m, v, h = c.alpha[0] * mean, variance(c, data)[0], times[0] - times[1]
+        m, v, h = c.alpha[0] * mean, noised_variance(c, data)[0], times[0] - times[1]
         size = abs(m)
         for j in range(7):
-            pull = (1 + (0 if wrong else k**2)) / 2 * h * c.g2[j] / variance(c, data)[j]
+            pull = (1 + (0 if wrong else k**2)) / 2 * h * c.g2[j] / noised_variance(c, data)[j]
             kept = 1 - h * c.f[j] - pull
             m, v = kept * m + pull * c.alpha[j] * mean, kept**2 * v + k**2 * c.g2[j] * h
             size = (1 + abs(h * c.f[j]) + pull) * size + pull * c.alpha[j] * mean
@@ -128,10 +125,10 @@ def leading_error(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
             (n, *after(euler_maruyama(case.process, np.linspace(case.t, e, n + 1), noise=k), mean, data))
             for n in COUNTS
         ]
-        spreads = [np.asarray(n * (v - variance(there, data))) for n, _, v in laws]
+        spreads = [np.asarray(n * (v - noised_variance(there, data))) for n, _, v in laws]
         means = [np.asarray(n * (m - there.alpha * mean)) for n, m, _ in laws]
         phi, b = gain(case.schedule, u, e, data, k), rate(c, data, k)
-        square, curve = length * phi**2 * b**2 * variance(c, data), length * phi**2 * bend / 2
+        square, curve = length * phi**2 * b**2 * noised_variance(c, data), length * phi**2 * bend / 2
         yield Sides(
             extrapolate(spreads), weights @ (square - (0 if wrong else curve)), weights @ (square + np.abs(curve))
         )
@@ -188,10 +185,11 @@ def strong_error(case: ProcessCase, wrong: bool) -> Sides:
     for n in COUNTS:
         times = np.linspace(t, e, n + 1)
         states, outputs, noise = row(euler_maruyama(schedule, times))
-        factors = states - outputs / variance(schedule.coefficients(times[:-1]), data)
-        later, h = np.append(np.cumprod(factors[:0:-1])[::-1], 1.0), (t - e) / n
+        factors = states - outputs / noised_variance(schedule.coefficients(times[:-1]), data)
+        later, h = products_after(factors), (t - e) / n
         miss = (noise / np.sqrt(h) * later)[:, None] - response(times[1:, None] + h * nodes)
-        start = (factors.prod() - gain(schedule, t, e, data, 1.0)) ** 2 * variance(schedule.coefficients(t), data)
+        behind = factors.prod() - gain(schedule, t, e, data, 1.0)
+        start = behind**2 * noised_variance(schedule.coefficients(t), data)
         errors.append(n**2 * (h * (miss**2 @ weights).sum() + start))
     u, w = panels(schedule, e, t)
     x, y = legendre(24)
@@ -203,7 +201,7 @@ def strong_error(case: ProcessCase, wrong: bool) -> Sides:
     behind = -(last + here) / 2 - squares / 2
     whole = -(last - first) / 2 - w @ here**2 / 2
     inside = (behind * response(u) - slope / 2) ** 2 + slope**2 / 12
-    start = gain(schedule, t, e, data, 1.0) ** 2 * variance(schedule.coefficients(t), data) * whole**2
+    start = gain(schedule, t, e, data, 1.0) ** 2 * noised_variance(schedule.coefficients(t), data) * whole**2
     return Sides(extrapolate(errors), (t - e) ** 2 * (w @ inside + start))
 
 

@@ -21,7 +21,8 @@ from refdiff.samplers.reverse_sde import ancestral, euler_maruyama, exponential_
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import VPLinear
 from refdiff.validation.cases import Case, ProcessCase, TableCase
-from refdiff.validation.identities.kernel_sde import growth, smooth
+from refdiff.validation.conditions import smooth
+from refdiff.validation.identities.kernel_sde import growth
 from refdiff.validation.identities.reverse_sde_samplers import TOPIC, row
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, extrapolate

@@ -16,12 +16,13 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian
-from refdiff.processes import BetaTable
 from refdiff.validation import numeric
 from refdiff.validation.cases import ModelCase, ProcessCase
+from refdiff.validation.conditions import scalar, smooth, tabulated
 from refdiff.validation.identity import ORDER, Sides, identity
-from refdiff.validation.numeric import dot
-from refdiff.validation.steps import smallest_std, tabulated, time_scale
+from refdiff.validation.laws import smallest_std
+from refdiff.validation.numeric import dot, products_after
+from refdiff.validation.steps import time_scale
 
 TOPIC = "Reverse-time equations"
 
@@ -55,7 +56,7 @@ def bayes_step(case: ModelCase, wrong: bool) -> Sides:
     covers=["TOPA-63"],
     refutes=["TOPA-63"],
     control="minus signs before both terms with 2 g^2, as printed in the second line of (5.6)",
-    needs=lambda case: not case.process.per_axis,
+    needs=scalar,
 )
 def completed_square(case: ModelCase, wrong: bool) -> Sides:
     """Both lines of the exponent at a random step of size g sqrt(dt)."""
@@ -171,7 +172,7 @@ def gaussian_reverse_step(case: ProcessCase, wrong: bool) -> list[Sides]:
     over="processes",
     evidence=ORDER,
     control="noise variance (g dt)^2 in place of g^2 dt",
-    needs=lambda case: not isinstance(case.schedule, BetaTable),
+    needs=smooth,
 )
 def path_integral(case: ProcessCase, wrong: bool) -> Sides:
     """The product of N Euler-Maruyama kernels, extrapolated in 1 / N, against the kernel of the whole interval."""
@@ -181,7 +182,6 @@ def path_integral(case: ProcessCase, wrong: bool) -> Sides:
         times = case.s * (case.t / case.s) ** np.linspace(0, 1, count + 1)
         c, dt = case.schedule.coefficients(times[:-1]), np.diff(times)
         a, noise = 1 + c.f * dt, c.g2 * dt * (dt if wrong else 1)
-        carried = np.append(np.cumprod(a[::-1])[::-1], 1.0)
-        values.append(np.array([carried[0], (carried[1:] ** 2 * noise).sum()]))
+        values.append(np.array([a.prod(), (products_after(a) ** 2 * noise).sum()]))
     expected = np.array([whole.gain.item(), whole.noise.item()])
     return Sides(numeric.extrapolate(values), expected, scale=expected)

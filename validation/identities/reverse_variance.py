@@ -19,17 +19,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, kl_divergence
-from refdiff.processes import BetaTable
 from refdiff.validation.cases import LawCase, ModelCase, ProcessCase, TableCase
-from refdiff.validation.expectations import Grid, grid, small
+from refdiff.validation.conditions import scalar, smooth
+from refdiff.validation.expectations import grid, small
 from refdiff.validation.identities.ddim_family import member
 from refdiff.validation.identities.ddpm_posterior import long
 from refdiff.validation.identities.forward_kernels import moments_of_chain
 from refdiff.validation.identities.reverse_kernels import Step
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.laws import cubature, noised_variance
 from refdiff.validation.numeric import extrapolate, legendre
 
 TOPIC = "Variance of the reverse step"
@@ -70,7 +70,7 @@ def family_covariance(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     r" - \tfrac{\sigma_t^2}{\alpha_t^2} \epsilon^* \epsilon^{*\top}",
     covers=["TOPA-93", "TOPA-97"],
     control="a network that is 10 % off, whose cross terms the formula drops",
-    needs=lambda case: case.law.dim <= 16 and not case.process.per_axis,
+    needs=lambda case: case.law.dim <= 16 and scalar(case),
 )
 def shifted_moments(case: ModelCase, wrong: bool) -> Iterator[Sides]:
     """Raw second moments summed over the posterior's components; the subtracted square from the score of p_t."""
@@ -115,15 +115,10 @@ def averaged_covariance(case: ModelCase, wrong: bool) -> list[Sides]:
     spread = nodes.answer("denoiser") - case.law.mean() - shift
     noise = nodes.score if wrong else nodes.answer("noise")
     return [
-        Sides(bayes, second - _second_moment(nodes, spread), scale=np.abs(second).max()),
-        Sides(bayes, np.outer(ratio, ratio) * (np.eye(d) - _second_moment(nodes, noise)), scale=ratio.max() ** 2),
+        Sides(bayes, second - nodes.square(spread), scale=np.abs(second).max()),
+        Sides(bayes, np.outer(ratio, ratio) * (np.eye(d) - nodes.square(noise)), scale=ratio.max() ** 2),
         Sides(bayes, np.outer(ratio, ratio) * (np.eye(d) + np.outer(sigma, sigma) * bend), scale=ratio.max() ** 2),
     ]
-
-
-def _second_moment(nodes: Grid, values: Array) -> Array:
-    """E u u' over p_t from values u (n, d) at the nodes."""
-    return np.asarray((nodes.weights[:, None] * values).T @ values)
 
 
 @identity(
@@ -162,16 +157,12 @@ def bounds(case: ModelCase, wrong: bool) -> Iterator[Sides]:
 )
 def matched_moments(case: LawCase, wrong: bool) -> Sides:
     """E_p log N_*/N by an exact cubature of quadratics within every component, against the Gaussian divergence."""
-    law, dim = case.law, case.law.dim
+    law, (nodes, weights) = case.law, cubature(case.law)
     best = Gaussian(law.mean(), law.cov())
-    other = Gaussian(law.mean() + 0.4, 1.7 * law.cov() + 0.2 * np.eye(dim))
-    roots = np.linalg.cholesky(law.covariances.dense(dim) * dim)
-    offsets = np.concatenate([np.swapaxes(roots, 1, 2), -np.swapaxes(roots, 1, 2)], axis=1)
-    nodes = law.means[:, None] + np.broadcast_to(offsets, (law.count, 2 * dim, dim))
+    other = Gaussian(law.mean() + 0.4, 1.7 * law.cov() + 0.2 * np.eye(law.dim))
     near, far = best.logpdf(nodes), other.logpdf(nodes)
-    gain, size = (near - far).mean(axis=1), (np.abs(near) + np.abs(far)).mean(axis=1)
     divergence = kl_divergence(other, best) if wrong else kl_divergence(best, other)
-    return Sides(law.weights @ gain, divergence, scale=law.weights @ size)
+    return Sides(weights @ (near - far), divergence, scale=weights @ (np.abs(near) + np.abs(far)))
 
 
 @identity(
@@ -184,7 +175,7 @@ def matched_moments(case: LawCase, wrong: bool) -> Sides:
     evidence=ORDER,
     control="sigma_t = g^2 dt: the variance taken for the standard deviation, as (L1022) prints",
     # at an index of a table the rate jumps; s and t of these cases may be indices
-    needs=lambda case: not isinstance(case.schedule, BetaTable),
+    needs=smooth,
 )
 def short_step(case: ProcessCase, wrong: bool) -> Sides:
     """The channel of the step reversed by Gaussian conditioning, extrapolated, against g^2 of the schedule."""
@@ -228,7 +219,7 @@ def variance_after(case: ProcessCase, count: int, data: float) -> float:
     """Variance at case.s of the ancestral sampler, `count` equal steps from the true law of Gaussian data at case.t."""
     c = case.schedule.coefficients(np.linspace(case.s, case.t, count + 1))
     step = Step(c.alpha[:-1], c.alpha[1:], c.sigma[:-1] ** 2, c.sigma[1:] ** 2)
-    true = c.alpha**2 * data + c.sigma**2
+    true = noised_variance(c, data)
     slope = step.of_x0 * data * step.alpha_t / true[1:] + step.of_xt
     value = true[-1]
     for k in reversed(range(count)):
@@ -246,17 +237,17 @@ def variance_after(case: ProcessCase, count: int, data: float) -> float:
     evidence=ORDER,
     control="g^2 in place of g^4, as if each step lost its variance at first order in its length",
     # between the indices of a table the rate jumps: no expansion in powers of h
-    needs=lambda case: not isinstance(case.schedule, BetaTable),
+    needs=smooth,
 )
 def leading_constant(case: ProcessCase, wrong: bool) -> Sides:
     """The sampler's affine recursion, extrapolated, against the A^2 Var[x_0 | x_t] of its steps as an integral."""
     data, width = 0.5, case.t - case.s
     start = case.schedule.coefficients(case.s)
-    true = start.alpha**2 * data + start.sigma**2
+    true = noised_variance(start, data)
     counts = [64, 128, 256, 512, 1024]
     errors = [np.asarray((variance_after(case, n, data) - true) * n / width) for n in counts]
     nodes, weights = legendre(64)
     c = case.schedule.coefficients(case.s + width * nodes)
-    total = c.alpha**2 * data + c.sigma**2
+    total = noised_variance(c, data)
     density = data * c.alpha**4 * (c.g2 if wrong else c.g2**2) / (c.sigma**2 * total**3)
     return Sides(extrapolate(errors), -((true / start.alpha) ** 2) * width * (weights @ density))

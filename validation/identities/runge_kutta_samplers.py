@@ -26,10 +26,10 @@ from refdiff.samplers.runge_kutta import METHODS, Method, defect, rooted_trees, 
 from refdiff.samplers.running import run
 from refdiff.schedules import FlowMatching, Schedule, VEPower
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.parameterizations import scalar
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import ORDER, Sides, identity
 from refdiff.validation.numeric import extrapolate
-from refdiff.validation.steps import tabulated
+from refdiff.validation.numeric import runge_kutta as rk4
 
 TOPIC = "Runge-Kutta samplers"
 LAW = Gaussian([1.0], 0.25)
@@ -125,7 +125,7 @@ def euler_tables(case: ProcessCase, wrong: bool) -> list[Sides]:
     r" \text{ and every Runge-Kutta step of it, whatever } (\alpha, \sigma)",
     covers=["PODC9-55"],
     control="the same steps in the schedule's own time",
-    needs=lambda case: scalar(case) and case.law.dim <= 16 and not tabulated(case.process),
+    needs=lambda case: smooth(case) and case.law.dim <= 16,
     most=12,
 )
 def one_trajectory(case: ModelCase, wrong: bool) -> Sides:
@@ -141,9 +141,5 @@ def one_trajectory(case: ModelCase, wrong: bool) -> Sides:
 
     y = start = case.x / schedule.alpha(case.t)
     for s, t in pairwise(rhos.tolist()):
-        h, middle = t - s, (s + t) / 2
-        k1 = noise(y, s)
-        k2 = noise(y + h / 2 * k1, middle)
-        k3 = noise(y + h / 2 * k2, middle)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + noise(y + h * k3, t))
+        y = rk4(noise, y, s, t - s)
     return Sides(one, y, np.abs(start).max() + np.abs(one).max())

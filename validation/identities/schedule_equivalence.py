@@ -29,9 +29,9 @@ from refdiff.schedules import (
     VPLinear,
 )
 from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.identities.parameterizations import gap, scalar, sizes
+from refdiff.validation.conditions import scalar, spread_out
+from refdiff.validation.identities.parameterizations import gap, sizes
 from refdiff.validation.identity import Sides, identity
-from refdiff.validation.steps import spread
 
 TOPIC = "Equivalence of schedules"
 
@@ -78,7 +78,7 @@ def straight(case: ModelCase, wrong: bool) -> list[Sides]:
     r"\quad s_t(x) = s^{\mathrm{trig}}_u(x/R) / R",
     covers=["PODB-59", "PODD-22"],
     control="tan u = sigma_d sigma / alpha",
-    needs=lambda case: scalar(case) and case.law.count < 100 and spread(case),
+    needs=lambda case: scalar(case) and case.law.count < 100 and spread_out(case),
     most=12,
 )
 def arc(case: ModelCase, wrong: bool) -> list[Sides]:
@@ -111,7 +111,7 @@ def arc(case: ModelCase, wrong: bool) -> list[Sides]:
     r" x_w = \cos(u - w)\,x_u - \sin(u - w)\,v^* = \alpha_w x^* + \sigma_w\epsilon^*",
     covers=["PODD-23"],
     control="the sign of c_out: cos u x + sin u v*",
-    needs=lambda case: scalar(case) and spread(case),
+    needs=lambda case: scalar(case) and spread_out(case),
 )
 def arc_prediction(case: ModelCase, wrong: bool) -> list[Sides]:
     """Consistency-model coefficients c_skip = cos, c_out = -sigma_d sin on F = v* / sigma_d, against Bayes' rule."""

@@ -14,66 +14,20 @@ the clock -log(1 - rho) makes it the rectified velocity -(x - E[Z | x]).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.integrate import solve_ivp
-from scipy.special import ndtr
 
 from refdiff.arguments import Array
-from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.schedules import Alignment, FlowMatching, Schedule, Transformed
 from refdiff.validation.cases import ModelCase
-from refdiff.validation.identities.parameterizations import (
-    from_denoiser,
-    scalar,
-    sizes,
-    smooth,
-    variance_preserving,
-)
+from refdiff.validation.conditions import one_gaussian, preserving, scalar, smooth
+from refdiff.validation.identities.parameterizations import from_denoiser, sizes
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.laws import cdf, gaussian_flow
 from refdiff.validation.numeric import derivative, legendre
 
 TOPIC = "Equivalence of schedules"
-
-
-def gaussian(case: Any) -> bool:
-    """A Gaussian law under one schedule."""
-    return bool(case.law.count == 1 and scalar(case))
-
-
-def gaussian_flow(
-    law: GaussianMixture, schedule: Schedule, start: float, end: float, x: Array, power: float = 0.5
-) -> Array:
-    """alpha_e m + (V_e / V_s)^power (x - alpha_s m) on the axes of the covariance of a Gaussian law."""
-    values, axes = np.linalg.eigh(law.cov())
-    a, b = schedule.coefficients(start), schedule.coefficients(end)
-    stretch = ((b.alpha**2 * values + b.sigma**2) / (a.alpha**2 * values + a.sigma**2)) ** power
-    return np.asarray(b.alpha * law.mean() + (x - a.alpha * law.mean()) @ axes * stretch @ axes.T)
-
-
-@identity(
-    "Flow map of Gaussian data",
-    topic=TOPIC,
-    formula=r"\Psi_{t\to s}(x) = \alpha_s m + V_s^{1/2} V_t^{-1/2}(x - \alpha_t m),\quad V = \alpha^2 S + \sigma^2 I:"
-    r"\qquad \partial_s\Psi_{t\to s}(x) = v^*(\Psi_{t\to s}(x), s)",
-    covers=["PODC9-01"],
-    control="variances in place of standard deviations in the stretch",
-    evidence=DERIVATIVE,
-    needs=lambda case: case.law.count == 1 and smooth(case),
-)
-def gaussian_map(case: ModelCase, wrong: bool) -> Sides:
-    """The closed map differentiated in its end time against the exact velocity there."""
-    schedule, law = case.process.schedules[0], case.law
-
-    def flow(end: float) -> Array:
-        return gaussian_flow(law, schedule, case.t, end, case.x, 1.0 if wrong else 0.5)
-
-    # the map bends on the scale of the time itself near 0, and of what is left near T
-    h = 0.02 * min(case.s, case.process.T - case.s)
-    velocity = case.model.velocity(gaussian_flow(law, schedule, case.t, case.s, case.x), case.s)
-    return Sides(derivative(flow, case.s, h), velocity, np.abs(velocity).max() + np.abs(flow(case.s)).max() / case.s)
 
 
 @identity(
@@ -82,7 +36,7 @@ def gaussian_map(case: ModelCase, wrong: bool) -> Sides:
     formula=r"\Psi_{t\to s}(x) = c_s\,\Psi^{\mathrm{FM}}_{\tau(t)\to\tau(s)}(x / c_t)",
     covers=["PODB-58", "PODC9-55"],
     control="the straight path run between the same times instead of the same ratios",
-    needs=gaussian,
+    needs=one_gaussian,
 )
 def same_map(case: ModelCase, wrong: bool) -> Sides:
     """Closed maps of Gaussian data under the case's schedule and under flow matching."""
@@ -126,17 +80,11 @@ def quantiles(case: ModelCase, wrong: bool) -> list[Sides]:
     return [Sides(after, before, 1.0), Sides(own, straight, np.abs(x).max())]
 
 
-def cdf(law: GaussianMixture, x: Array) -> Array:
-    """The distribution function of a law on the line."""
-    std = np.sqrt(law.covariances.dense(1)[:, 0, 0])
-    return np.asarray(ndtr((x[:, None] - law.means[:, 0]) / std) @ law.weights)
-
-
 @identity(
     "Sampling as an integral of the velocity",
     topic=TOPIC,
     formula=r"x_s = x_t + \int_t^s v^*(x_\tau, \tau)\,d\tau,\qquad s < t",
-    covers=["PODC8-01", "PODC9-01"],
+    covers=["PODC8-01", "PODC9-01", "PODD-56"],
     refutes=["PODC8-01"],
     control="the limits of the integral as printed, from the clean end up",
     evidence=QUADRATURE,
@@ -203,7 +151,7 @@ def straight_velocity(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["DMI-68", "DMI-69"],
     control="the clock s = -log rho",
     evidence=DERIVATIVE,
-    needs=gaussian,
+    needs=one_gaussian,
 )
 def rectified_clock(case: ModelCase, wrong: bool) -> Sides:
     """The closed flow map of Gaussian data, read in the clock s and differentiated, against x - E[Z | x]."""
@@ -227,7 +175,7 @@ def rectified_clock(case: ModelCase, wrong: bool) -> Sides:
     covers=["DMI-72"],
     refutes=["DMI-72"],
     control="the velocity claimed to have the same curves, -(alpha_bar' / 2 alpha_bar) (x + sqrt(1 - alpha_bar) s)",
-    needs=lambda case: gaussian(case) and variance_preserving(case),
+    needs=lambda case: one_gaussian(case) and preserving(case),
 )
 def variance_transport(case: ModelCase, wrong: bool) -> Sides:
     """V' from the schedule's derivatives against the Jacobian of a velocity with the Hessian of the log density."""

@@ -15,8 +15,6 @@ the exact p_t, score and posterior (`expectations`).
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 
 from refdiff.distributions import GaussianMixture
@@ -24,7 +22,8 @@ from refdiff.validation.cases import Case, LawCase, ModelCase
 from refdiff.validation.expectations import cubics, grid, joint, small
 from refdiff.validation.identities.tweedie import diagonals, radius
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import extrapolate, hermite, jacobian, second_derivative
+from refdiff.validation.laws import smallest_std
+from refdiff.validation.numeric import extrapolate, hermite, jacobian, product_rule, second_derivative
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -179,11 +178,10 @@ def sliced(case: ModelCase, wrong: bool) -> list[Sides]:
     d, s = case.law.dim, case.model.score(case.x, case.t)
     law, hessian = case.model.marginal(case.t), case.model.hessian(case.x, case.t)
     frobenius, diagonal = (hessian**2).sum(axis=(1, 2)), np.einsum("nii->ni", hessian)
-    signs = np.array(list(product([-1.0, 1.0], repeat=d)))
-    points, weights = hermite(3)
-    normals, mass = np.array(list(product(points, repeat=d))), np.prod(list(product(weights, repeat=d)), axis=1)
+    signs = np.array([-1.0, 1.0]), np.array([0.5, 0.5])
     sides = []
-    for u, w, less in ((signs, np.full(len(signs), 2.0**-d), 1.0), (normals, mass, 0.0)):
+    for rule, less in ((signs, 1.0), (hermite(3), 0.0)):
+        u, w = product_rule(rule, d)
         quadratic = np.einsum("ui,nij,uj->nu", u, hessian, u)
         mean = quadratic @ w
         variance = (quadratic - mean[:, None]) ** 2 @ w
@@ -212,9 +210,8 @@ def sliced(case: ModelCase, wrong: bool) -> list[Sides]:
 def small_noise(case: LawCase, wrong: bool) -> Sides:
     """The remainder at four noise levels, extrapolated, against differences of Delta p / p = tr Hess + |score|^2."""
     law, x = case.law, case.x
-    least = float(np.sqrt(np.linalg.eigvalsh(law.covariances.dense(law.dim)).min()))
     # the responsibilities change over s^2 / R, and noise matters once it is of that size
-    scale = least**2 / radius(law)
+    scale = smallest_std(law) ** 2 / radius(law)
     variances = (0.2 * scale) ** 2 * 4.0 ** -np.arange(4)
     limit = extrapolate([(law.convolve(v).score(x) - law.score(x)) / v for v in variances], ratio=4.0)
     ratio = jacobian(lambda y: law.laplacian(y) + (law.score(y) ** 2).sum(axis=1), x, scale / 40)

@@ -32,11 +32,10 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.times import uniform_log_snr
 from refdiff.schedules import FlowMatching, Schedule, VEPower, VPLinear
 from refdiff.validation.cases import Case, ProcessCase
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identities.ddim_samplers import between
-from refdiff.validation.identities.exponential_integrators import integral
-from refdiff.validation.identities.parameterizations import smooth
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import extrapolate, legendre
+from refdiff.validation.numeric import extrapolate, integral, legendre
 
 TOPIC = "SDE solvers"
 

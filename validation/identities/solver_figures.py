@@ -18,9 +18,9 @@ from refdiff.samplers.deis import deis
 from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.samplers.running import run
 from refdiff.validation.cases import ProcessCase
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import Sides, identity
 from refdiff.validation.numeric import legendre
-from refdiff.validation.steps import tabulated
 
 TOPIC = "Figures of solvers"
 LAW = GaussianMixture.isotropic([[-1.0], [0.5], [2.0]], [0.05, 0.2, 0.1], [0.4, 0.35, 0.25])
@@ -34,7 +34,7 @@ LAW = GaussianMixture.isotropic([[-1.0], [0.5], [2.0]], [0.05, 0.2, 0.1], [0.4, 
     covers=["PODC9-54"],
     over="processes",
     control="the parabola replaced by the value at its last point, the diagonal by one of its sides",
-    needs=lambda case: not tabulated(case.process),
+    needs=smooth,
     most=12,
 )
 def end_points(case: ProcessCase, wrong: bool) -> list[Sides]:

@@ -32,11 +32,12 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.validation.cases import Case, ModelCase
+from refdiff.validation.conditions import scalar
 from refdiff.validation.expectations import grid, small
 from refdiff.validation.identities.densities import segment
-from refdiff.validation.identities.gaussians import cubature
 from refdiff.validation.identity import QUADRATURE, Sides, identity
-from refdiff.validation.numeric import hermite, legendre, product_rule, ticks
+from refdiff.validation.laws import cubature
+from refdiff.validation.numeric import hermite, lattice, legendre, product_rule, ticks
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -52,7 +53,7 @@ def normal_grid(dim: int) -> tuple[Array, Array]:
     Beyond 7.5 lies e^(-7.5^2 / 2) = 6e-13 of the mass, where a quadratic integrand has grown by 56.
     """
     axis = ticks(-7.5, 7.5, 1 / 8)
-    z = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+    z = lattice(*[axis] * dim)
     z = z[squared(z) < 7.5**2]
     weights: Array = np.exp(-0.5 * squared(z))
     return z, weights / weights.sum()
@@ -60,12 +61,12 @@ def normal_grid(dim: int) -> tuple[Array, Array]:
 
 def planar(case: ModelCase) -> bool:
     """Whether expectations over the noise of one x_0 are cheap, and sigma is one number."""
-    return (case.law.dim == 1 or (case.law.dim == 2 and case.law.count <= 25)) and not case.process.per_axis
+    return (case.law.dim == 1 or (case.law.dim == 2 and case.law.count <= 25)) and scalar(case)
 
 
 def gridded(case: ModelCase) -> bool:
     """Whether expectations over the whole of p_t are cheap, and sigma is one number."""
-    return small(case) and not case.process.per_axis
+    return small(case) and scalar(case)
 
 
 class Field(NamedTuple):
@@ -243,7 +244,7 @@ def bayes_risk(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODA-323"],
     over="models",
     control="the constant without its 1/2",
-    needs=lambda case: not case.process.per_axis,
+    needs=scalar,
 )
 def sure_and_hyvarinen(case: ModelCase, wrong: bool) -> Sides:
     """Point by point: SURE from Bayes' denoiser and its Jacobian, the objective from the score and its divergence."""
@@ -273,7 +274,7 @@ def sure_and_hyvarinen(case: ModelCase, wrong: bool) -> Sides:
     over="models",
     evidence=QUADRATURE,
     control="sigma^2 in place of sigma^4",
-    needs=lambda case: case.law.dim == 1 and not case.process.per_axis,
+    needs=lambda case: case.law.dim == 1 and scalar(case),
 )
 def generalised_fisher(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes' denoisers of two data laws against their scores; the density rebuilt from a denoiser (completeness)."""

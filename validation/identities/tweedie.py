@@ -21,9 +21,10 @@ from scipy.stats import gamma, poisson
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
 from refdiff.validation.cases import Case, ModelCase
+from refdiff.validation.conditions import spread_out
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
+from refdiff.validation.laws import covariances, smallest_std
 from refdiff.validation.numeric import derivative, jacobian, second_derivative
-from refdiff.validation.steps import spread
 
 TOPIC = "Tweedie, Stein and score matching"
 
@@ -42,7 +43,7 @@ def radius(law: GaussianMixture) -> float:
 
 def bend(case: ModelCase) -> float:
     """The length on which log p_t bends away from a quadratic: s^2 / (alpha R), s^2 the least component variance."""
-    least = np.linalg.eigvalsh(case.model.marginal(case.t).covariances.dense(case.law.dim)).min()
+    least = smallest_std(case.model.marginal(case.t)) ** 2
     return float(least / (case.process.coefficients(case.t).alpha.max() * radius(case.law)))
 
 
@@ -75,7 +76,7 @@ def first_order(case: ModelCase, wrong: bool) -> Sides:
     covers=["PODA-318", "PODD-104", "DMI-66"],
     evidence=DERIVATIVE,
     control="without alpha on the left: one ascent step taken for the denoised point",
-    needs=lambda case: case.law.dim <= 16 and spread(case),
+    needs=lambda case: case.law.dim <= 16 and spread_out(case),
 )
 def first_order_by_differences(case: ModelCase, wrong: bool) -> Sides:
     """Bayes' posterior mean against differences of the log density."""
@@ -114,7 +115,7 @@ def second_order(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODA-320"],
     evidence=DERIVATIVE,
     control="sigma in place of sigma^2",
-    needs=lambda case: case.law.dim <= 5 and spread(case),
+    needs=lambda case: case.law.dim <= 5 and spread_out(case),
     most=12,
 )
 def denoiser_jacobian(case: ModelCase, wrong: bool) -> Sides:
@@ -129,8 +130,7 @@ def denoiser_jacobian(case: ModelCase, wrong: bool) -> Sides:
 def third_cumulant(law: GaussianMixture) -> Array:
     """kappa_3 of a mixture: sum_k w_k (d d d + d_i S_jk + d_j S_ik + d_k S_ij), d = m_k - mean; shape (d, d, d)."""
     w, delta = law.weights, law.means - law.mean()
-    spread = np.broadcast_to(law.covariances.dense(law.dim), (law.count, law.dim, law.dim))
-    mixed = np.einsum("k,ki,kjl->ijl", w, delta, spread)
+    mixed = np.einsum("k,ki,kjl->ijl", w, delta, covariances(law))
     symmetric = mixed + mixed.transpose(1, 0, 2) + mixed.transpose(1, 2, 0)
     return np.asarray(np.einsum("k,ki,kj,kl->ijl", w, delta, delta, delta) + symmetric)
 
@@ -142,7 +142,7 @@ def third_cumulant(law: GaussianMixture) -> Array:
     covers=["PODA-320"],
     evidence=DERIVATIVE,
     control="sigma^4 in place of sigma^6",
-    needs=lambda case: case.law.dim <= 5 and spread(case),
+    needs=lambda case: case.law.dim <= 5 and spread_out(case),
     most=12,
 )
 def third_order(case: ModelCase, wrong: bool) -> Sides:
@@ -157,7 +157,7 @@ def third_order(case: ModelCase, wrong: bool) -> Sides:
 
 def line_cumulants(law: GaussianMixture, u: Array) -> Array:
     """The first four cumulants of u'x for x from a mixture, from the moments of its components."""
-    spread = np.einsum("i,kij,j->k", u, law.covariances.dense(law.dim), u)
+    spread = np.einsum("i,kij,j->k", u, covariances(law), u)
     mean = law.weights @ law.means @ u
     delta = law.means @ u - mean
     second = law.weights @ (delta**2 + spread)
@@ -172,7 +172,7 @@ def extent(law: GaussianMixture, u: Array) -> float:
     Components of weight below 1e-30 add nothing within that reach, however far they are.
     """
     seen = law.weights > 1e-30
-    spread = np.broadcast_to(np.einsum("i,kij,j->k", u, law.covariances.dense(law.dim), u), seen.shape)
+    spread = np.einsum("i,kij,j->k", u, covariances(law), u)
     return float((np.abs((law.means - law.mean()) @ u) + np.sqrt(np.maximum(spread, 0.0)))[seen].max())
 
 
@@ -183,7 +183,7 @@ def extent(law: GaussianMixture, u: Array) -> float:
     covers=["PODA-319", "PODA-320"],
     evidence=DERIVATIVE,
     control="log q_0 left out",
-    needs=lambda case: case.law.dim <= 16 and spread(case),
+    needs=lambda case: case.law.dim <= 16 and spread_out(case),
     most=12,
 )
 def log_normaliser(case: ModelCase, wrong: bool) -> list[Sides]:

@@ -26,8 +26,8 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.samplers.unipc import unip, unipc
 from refdiff.schedules import VEPower
 from refdiff.validation.cases import Case, ProcessCase
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identities.ddim_samplers import between
-from refdiff.validation.identities.parameterizations import smooth
 from refdiff.validation.identities.sde_solvers import moments
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import extrapolate

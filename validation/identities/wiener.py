@@ -14,9 +14,9 @@ import numpy as np
 from refdiff import operators
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian
-from refdiff.processes import BetaTable
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, ModelCase
+from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import ORDER, Sides, identity
 
 TOPIC = "Reverse-time equations"
@@ -78,9 +78,7 @@ def weighted_noise_loss(case: ModelCase, wrong: bool) -> Sides:
     covers=["TOPA-77"],
     evidence=ORDER,
     control="half the score, the drift of the probability flow",
-    needs=lambda case: (
-        case.law.dim <= 5 and not case.process.per_axis and not isinstance(case.process.schedules[0], BetaTable)
-    ),
+    needs=lambda case: smooth(case) and case.law.dim <= 5,
 )
 def ddpm_is_euler(case: ModelCase, wrong: bool) -> list[Sides]:
     """Bayes' rule over shorter and shorter steps, which knows no score, against derivatives of f and g^2."""
