@@ -28,7 +28,6 @@ from refdiff.validation.audits.findings import Finding, Verdict, judged
 from refdiff.validation.audits.rounding import OPERATIONS, PERTURBED, TERMS, WORST
 from refdiff.validation.audits.subject import Sampler, Subject, no_sampler
 from refdiff.validation.slips import likely_slips
-from refdiff.validation.slips import likely_slips
 
 QUESTION = "denoiser"
 POINTS, SEED = 32, 0
