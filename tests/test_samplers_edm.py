@@ -1,27 +1,33 @@
 """EDM's samplers against their published algorithm on numbers, their orders, their churn, and the ends of the grid."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import (
+    GAUSSIAN,
+    SCHEDULES,
+    SIGMA_LAW,
+    flow_order,
+    heard_in_sigma,
+    in_log_snr,
+    levels,
+    order_of,
+    seen_through_alpha,
+    sigma_grid,
+)
 
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.edm import FAMILIES, edm_euler, edm_heun
-from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import fit, gaussian_error, reference_flow
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
-from refdiff.samplers.times import uniform_log_snr
-from refdiff.schedules import FlowMatching, VEPower, VPLinear
+from refdiff.schedules import FlowMatching, VPLinear
 
-MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.25, 0.36], [0.4, 0.6])
-GAUSSIAN = Gaussian([0.7], 0.25)
-SCHEDULES = [VEPower(T=100.0), VPLinear(), FlowMatching()]
-ENDS = {VEPower: (60.0, 0.02), VPLinear: (0.9, 0.02), FlowMatching: (0.98, 0.02)}
 NAMED = {family.name: family for family in FAMILIES}
 
 
@@ -44,16 +50,6 @@ def published(denoiser, x, sigmas, normal, node=None, s_churn=0.0, s_tmin=0.0, s
     return x
 
 
-def grid(schedule, n, clean=False):
-    start, end = ENDS[type(schedule)]
-    times = uniform_log_snr(schedule, n, start=start, end=end)
-    return np.append(times, 0.0) if clean else times
-
-
-def levels(schedule, times):
-    return np.array([float(schedule.sigma(t) / schedule.alpha(t)) for t in times])
-
-
 MEMBERS = {
     "Euler": (edm_euler, {}, None),
     "Heun": (edm_heun, {}, 1.0),
@@ -72,16 +68,9 @@ CHURNS = [
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_the_map_is_the_published_algorithm_seen_through_x_over_alpha(schedule, member, churn):
     build, options, node = MEMBERS[member]
-    times = grid(schedule, 7, clean=True)
-    table = build(schedule, times, **options, **churn)
-    alpha, rng = float(schedule.alpha(times[0])), np.random.default_rng(1)
-    y, normals = 2 * levels(schedule, times)[0] * rng.standard_normal((5, 1)), rng.standard_normal((table.draws, 5, 1))
-    edm = ExactModel(MIXTURE, VEPower(T=1e4))
-    expected = published(edm.denoiser, y, levels(schedule, times), iter(normals).__next__, node, **churn)
-    found = run(table, ExactModel(MIXTURE, schedule), alpha * y, normals=normals) if table.draws else run(
-        table, ExactModel(MIXTURE, schedule), alpha * y
-    )  # fmt: skip
-    assert np.abs(found - expected).max() < 1e-13 * (np.abs(y).max() + np.abs(normals).max(initial=0.0))
+    times = sigma_grid(schedule, 7, clean=True)
+    plain = partial(published, node=node, **churn)
+    seen_through_alpha(plain, build(schedule, times, **options, **churn), schedule, times)
 
 
 @pytest.mark.parametrize("churn", CHURNS, ids=["no churn", "churn", "clamped churn"])
@@ -89,58 +78,25 @@ def test_the_map_is_the_published_algorithm_seen_through_x_over_alpha(schedule, 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_impulses_through_the_published_algorithm_read_the_table(schedule, member, churn):
     build, options, node = MEMBERS[member]
-    times = grid(schedule, 5)
-
-    def time(sigma):
-        return float(schedule.time_of_log_snr(-np.log(sigma)))
-
-    def sampler(model, x, normal):
-        def denoiser(y, sigma):
-            return model(float(schedule.alpha(time(sigma))) * y, time(sigma))
-
-        y = published(denoiser, x / float(schedule.alpha(times[0])), levels(schedule, times), normal, node, **churn)
-        return float(schedule.alpha(times[-1])) * y
-
-    found = impulse_response(sampler, schedule, start_time=times[0], end_time=times[-1])
+    times = sigma_grid(schedule, 5)
+    found = heard_in_sigma(partial(published, node=node, **churn), schedule, times)
     assert found.difference(build(schedule, times, **options, **churn)) < 1e-12
 
 
 # ---------------------------------------------------------------------- orders
 
 
-def order(build, grids):
-    """The slope of the exact errors on Gaussian data over grids of growing length."""
-    errors = [gaussian_error(build(times), GAUSSIAN) for times in grids]
-    return fit([len(times) - 1 for times in grids], errors, 1e-12, 3).order
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_the_order_is_measured_on_gaussian_data(name):
-    found = order(lambda times: NAMED[name](VPLinear(), times), [grid(VPLinear(), n) for n in (64, 128)])
-    assert abs(found - (NAMED[name].on_gaussians or NAMED[name].order)) < 0.1
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """A mixture's model, points at t = 0.5, and where the probability flow takes them at t = 0.2."""
-    model = ExactModel(GaussianMixture.isotropic([[-1.0], [1.0]], [0.09, 0.09], [0.4, 0.6]), VPLinear())
-    x = model.sample(8, 0.5, 0)
-    return model, x, reference_flow(model, x, 0.5, 0.2)
-
-
 @pytest.mark.parametrize("name", ["edm-euler", "edm-heun", "edm-midpoint", "edm-ralston"])
-def test_the_order_is_measured_on_a_mixture(name, reference):
-    model, x, exact = reference
-    counts = (32, 64, 128)
-    grids = [uniform_log_snr(VPLinear(), n, start=0.5, end=0.2) for n in counts]
-    errors = [np.abs(run(NAMED[name](VPLinear(), times), model, x) - exact).max() for times in grids]
-    assert abs(fit(counts, errors, 1e-12, 3).order - NAMED[name].order) < 0.1
+def test_the_order_is_measured_on_a_mixture(name):
+    law = GaussianMixture.isotropic([[-1.0], [1.0]], [0.09, 0.09], [0.4, 0.6])
+    found = flow_order(NAMED[name], VPLinear(), in_log_snr(VPLinear(), 0.5, 0.2), law=law, counts=(32, 64, 128))
+    assert abs(found - NAMED[name].order) < 0.1
 
 
 @pytest.mark.parametrize(("build", "expected"), [(edm_euler, 1), (edm_heun, 2)])
 @pytest.mark.parametrize("ends", [(1.0, 0.1), (0.9, 0.0)], ids=["from alpha = 0", "to sigma = 0"])
 def test_the_euler_step_at_an_end_costs_no_order(build, expected, ends):
-    found = order(lambda times: build(FlowMatching(), times), [np.linspace(*ends, n + 1) for n in (64, 128, 256)])
+    found = order_of(build, FlowMatching(), lambda n: np.linspace(*ends, n + 1), counts=(32, 64, 128))
     assert abs(found - expected) < 0.1
 
 
@@ -150,7 +106,7 @@ def test_the_euler_step_at_an_end_costs_no_order(build, expected, ends):
 @given(st.floats(0.01, 10.0), st.floats(0.0, 2.0), st.integers(1, 5))
 def test_churn_keeps_the_marginal_and_inflation_adds_its_own_variance(s_churn, s_noise, n):
     schedule = VPLinear()
-    times = grid(schedule, n)
+    times = sigma_grid(schedule, n)
     top = levels(schedule, times)[0]
     law = propagate(edm_euler(schedule, times, s_churn=s_churn, s_noise=s_noise), GAUSSIAN)
     gamma = min(s_churn / n, np.sqrt(2) - 1)
@@ -165,13 +121,13 @@ def test_churn_keeps_the_marginal_and_inflation_adds_its_own_variance(s_churn, s
 
 def test_churn_is_clamped_where_the_noise_would_grow_by_more_than_the_root_of_two():
     schedule, n = VPLinear(), 6
-    clamped = edm_heun(schedule, grid(schedule, n), s_churn=1e9, s_tmax=10.0)
-    assert clamped.close(edm_heun(schedule, grid(schedule, n), s_churn=n * (np.sqrt(2) - 1), s_tmax=10.0))
+    clamped = edm_heun(schedule, sigma_grid(schedule, n), s_churn=1e9, s_tmax=10.0)
+    assert clamped.close(edm_heun(schedule, sigma_grid(schedule, n), s_churn=n * (np.sqrt(2) - 1), s_tmax=10.0))
 
 
 def test_churn_outside_its_range_of_noise_levels_does_nothing():
     schedule = VPLinear()
-    times = grid(schedule, 6)
+    times = sigma_grid(schedule, 6)
     low, high = levels(schedule, times)[[3, 2]]
     table = edm_euler(schedule, times, s_churn=1.0, s_tmin=low, s_tmax=high)
     assert table.draws == 2
@@ -198,10 +154,10 @@ def test_grids_from_alpha_zero_to_sigma_zero_give_finite_tables(member, n):
     table = build(FlowMatching(), np.linspace(1.0, 0.0, n + 1), **options)
     assert table.nfe == {None: n, 1.0: max(2 * n - 2, 1)}.get(node, 2 * n - 1)
     x = np.random.default_rng(0).standard_normal((4, 1))
-    first = run(table, ExactModel(MIXTURE, FlowMatching()), x, trajectory=True)
+    first = run(table, ExactModel(SIGMA_LAW, FlowMatching()), x, trajectory=True)
     assert np.isfinite(first).all()
     if n == 1:  # the denoiser at pure noise is the mean
-        np.testing.assert_allclose(first[-1], np.broadcast_to(MIXTURE.mean(), x.shape), atol=1e-14)
+        np.testing.assert_allclose(first[-1], np.broadcast_to(SIGMA_LAW.mean(), x.shape), atol=1e-14)
 
 
 @pytest.mark.parametrize("member", ["Euler", "Heun"])

@@ -1,29 +1,33 @@
 """Euler ancestral, DPM2 and DPM2 ancestral against k-diffusion's algorithms on numbers, and their limits."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import (
+    GAUSSIAN,
+    SCHEDULES,
+    SIGMA_LAW,
+    flow_order,
+    heard_in_sigma,
+    in_log_snr,
+    seen_through_alpha,
+    sigma_grid,
+)
 
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.edm import edm_euler
-from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.kdiffusion import FAMILIES, dpm2, dpm2_ancestral, euler_ancestral
-from refdiff.samplers.order import fit, gaussian_error, reference_flow
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
-from refdiff.samplers.times import uniform_log_snr
-from refdiff.schedules import FlowMatching, VEPower, VPLinear
+from refdiff.schedules import FlowMatching, VPLinear
 
-MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.25, 0.36], [0.4, 0.6])
-GAUSSIAN = Gaussian([0.7], 0.25)
-SCHEDULES = [VEPower(T=100.0), VPLinear(), FlowMatching()]
-ENDS = {VEPower: (60.0, 0.02), VPLinear: (0.9, 0.02), FlowMatching: (0.98, 0.02)}
 NAMED = {family.name: family for family in FAMILIES}
 
 
@@ -85,68 +89,27 @@ MEMBERS = {
 }
 
 
-def grid(schedule, n, clean=False):
-    start, end = ENDS[type(schedule)]
-    times = uniform_log_snr(schedule, n, start=start, end=end)
-    return np.append(times, 0.0) if clean else times
-
-
-def levels(schedule, times):
-    return np.array([float(schedule.sigma(t) / schedule.alpha(t)) for t in times])
-
-
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_the_map_is_the_plain_algorithm_seen_through_x_over_alpha(schedule, member):
     build, plain, options = MEMBERS[member]
-    times = grid(schedule, 7, clean=True)
-    table = build(schedule, times, **options)
-    alpha, rng = float(schedule.alpha(times[0])), np.random.default_rng(1)
-    y, normals = 2 * levels(schedule, times)[0] * rng.standard_normal((5, 1)), rng.standard_normal((table.draws, 5, 1))
-    edm = ExactModel(MIXTURE, VEPower(T=1e4))
-    expected = plain(edm.denoiser, y, levels(schedule, times), iter(normals).__next__, **options)
-    given_normals = {"normals": normals} if table.draws else {}
-    found = run(table, ExactModel(MIXTURE, schedule), alpha * y, **given_normals)
-    assert np.abs(found - expected).max() < 1e-13 * (np.abs(y).max() + np.abs(normals).max(initial=0.0))
+    times = sigma_grid(schedule, 7, clean=True)
+    seen_through_alpha(partial(plain, **options), build(schedule, times, **options), schedule, times)
 
 
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_impulses_through_the_plain_algorithm_read_the_table(schedule, member):
     build, plain, options = MEMBERS[member]
-    times = grid(schedule, 5)
-
-    def time(sigma):
-        return float(schedule.time_of_log_snr(-np.log(sigma)))
-
-    def sampler(model, x, normal):
-        def denoiser(y, sigma):
-            return model(float(schedule.alpha(time(sigma))) * y, time(sigma))
-
-        y = plain(denoiser, x / float(schedule.alpha(times[0])), levels(schedule, times), normal, **options)
-        return float(schedule.alpha(times[-1])) * y
-
-    found = impulse_response(sampler, schedule, start_time=times[0], end_time=times[-1])
+    times = sigma_grid(schedule, 5)
+    found = heard_in_sigma(partial(plain, **options), schedule, times)
     assert found.difference(build(schedule, times, **options)) < 1e-12
 
 
-# ---------------------------------------------------------------------- orders
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_the_order_is_measured_on_gaussian_data(name):
-    counts = (64, 128)
-    errors = [gaussian_error(NAMED[name](VPLinear(), grid(VPLinear(), n)), GAUSSIAN) for n in counts]
-    assert abs(fit(counts, errors, 1e-12, 3).order - NAMED[name].order) < 0.1
-
-
 def test_the_order_of_dpm2_is_measured_on_a_mixture():
-    model = ExactModel(GaussianMixture.isotropic([[-1.0], [1.0]], [0.09, 0.09], [0.4, 0.6]), VPLinear())
-    x = model.sample(8, 0.5, 0)
-    exact, counts = reference_flow(model, x, 0.5, 0.2), (32, 64, 128)
-    grids = [uniform_log_snr(VPLinear(), n, start=0.5, end=0.2) for n in counts]
-    errors = [np.abs(run(dpm2(VPLinear(), times), model, x) - exact).max() for times in grids]
-    assert abs(fit(counts, errors, 1e-12, 3).order - 2) < 0.1
+    law = GaussianMixture.isotropic([[-1.0], [1.0]], [0.09, 0.09], [0.4, 0.6])
+    found = flow_order(dpm2, VPLinear(), in_log_snr(VPLinear(), 0.5, 0.2), law=law, counts=(32, 64, 128))
+    assert abs(found - 2) < 0.1
 
 
 # ---------------------------------------------------------------------- what they are
@@ -154,19 +117,19 @@ def test_the_order_of_dpm2_is_measured_on_a_mixture():
 
 @given(st.floats(0.0, 1.0), st.integers(1, 6), st.sampled_from(SCHEDULES))
 def test_euler_ancestral_is_ddim_with_the_same_eta(eta, n, schedule):
-    times = grid(schedule, n, clean=True)
+    times = sigma_grid(schedule, n, clean=True)
     assert euler_ancestral(schedule, times, eta=eta).close(ddim(schedule, times, eta=eta))
 
 
 def test_eta_zero_is_the_deterministic_sampler():
-    times = grid(VPLinear(), 6)
+    times = sigma_grid(VPLinear(), 6)
     assert euler_ancestral(VPLinear(), times, eta=0.0).close(edm_euler(VPLinear(), times))
     assert dpm2_ancestral(VPLinear(), times, eta=0.0).close(dpm2(VPLinear(), times))
     assert not dpm2_ancestral(VPLinear(), times, eta=0.0).stochastic
 
 
 def test_dpm2_ancestral_at_eta_one_asks_at_the_times_of_the_grid():
-    times = grid(VPLinear(), 6)
+    times = sigma_grid(VPLinear(), 6)
     asked = dpm2_ancestral(VPLinear(), times)
     np.testing.assert_allclose(asked.times[asked.evaluated][1::2], times[1:], rtol=1e-12)
 
@@ -174,7 +137,7 @@ def test_dpm2_ancestral_at_eta_one_asks_at_the_times_of_the_grid():
 @pytest.mark.parametrize("build", [euler_ancestral, dpm2_ancestral])
 def test_at_its_limit_an_ancestral_step_keeps_the_variance_of_the_noise(build):
     # rho_down = 0: the step is the denoiser plus noise of the level of t, also where k-diffusion's DPM2 adds none
-    times = grid(VPLinear(), 1)
+    times = sigma_grid(VPLinear(), 1)
     law = propagate(build(VPLinear(), times, eta=50.0), GAUSSIAN)
     sigma = float(VPLinear().sigma(times[-1]))
     np.testing.assert_allclose(law.channel().noise, sigma**2, rtol=1e-12)
@@ -190,10 +153,10 @@ def test_grids_from_alpha_zero_to_sigma_zero_give_finite_tables(name, n):
     table = family(FlowMatching(), np.linspace(1.0, 0.0, n + 1))
     assert table.nfe == (n if family.nfe == "n" else max(2 * n - 2, 1))
     x = np.random.default_rng(0).standard_normal((4, 1))
-    stages = run(table, ExactModel(MIXTURE, FlowMatching()), x, trajectory=True, seed=0)
+    stages = run(table, ExactModel(SIGMA_LAW, FlowMatching()), x, trajectory=True, seed=0)
     assert np.isfinite(stages).all()
     if n == 1:  # the denoiser at pure noise is the mean
-        np.testing.assert_allclose(stages[-1], np.broadcast_to(MIXTURE.mean(), x.shape), atol=1e-14)
+        np.testing.assert_allclose(stages[-1], np.broadcast_to(SIGMA_LAW.mean(), x.shape), atol=1e-14)
 
 
 def test_each_axis_of_a_per_axis_process_is_sampled_on_its_own():

@@ -1,26 +1,31 @@
 """Restart sampling against its algorithm on numbers; the way up is the process's own kernel."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from sampling import (
+    GAUSSIAN,
+    SCHEDULES,
+    SIGMA_LAW,
+    heard_in_sigma,
+    levels,
+    order_of,
+    seen_through_alpha,
+    sigma_grid,
+)
 
-from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.distributions import Gaussian
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 from refdiff.samplers.edm import edm_euler, edm_heun
-from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import fit, gaussian_error
+from refdiff.samplers.order import gaussian_error
 from refdiff.samplers.propagation import propagate
-from refdiff.samplers.restart import FAMILIES, Interval, restart
+from refdiff.samplers.restart import Interval, restart
 from refdiff.samplers.running import run
-from refdiff.samplers.times import uniform_log_snr
-from refdiff.schedules import FlowMatching, VEPower, VPLinear
+from refdiff.schedules import FlowMatching, VPLinear
 
-MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.25, 0.36], [0.4, 0.6])
-GAUSSIAN = Gaussian([0.7], 0.25)
-SCHEDULES = [VEPower(T=100.0), VPLinear(), FlowMatching()]
-ENDS = {VEPower: (60.0, 0.02), VPLinear: (0.9, 0.02), FlowMatching: (0.98, 0.02)}
 SIGMAS = {
     "one": [(0.3, 2.0, 2, 3)],
     "two": [(0.05, 0.4, 1, 2), (1.0, 10.0, 3, 1)],
@@ -55,16 +60,6 @@ def plain(denoiser, x, sigmas, normal, intervals, solver, s_noise=1.0):
     return x
 
 
-def grid(schedule, n, clean=False):
-    start, end = ENDS[type(schedule)]
-    times = uniform_log_snr(schedule, n, start=start, end=end)
-    return np.append(times, 0.0) if clean else times
-
-
-def levels(schedule, times):
-    return np.array([float(schedule.sigma(t) / schedule.alpha(t)) for t in times])
-
-
 def snapped(schedule, times, intervals):
     """Intervals in sigma whose ends (of the grid, where it is meant) are times of the grid, in sigma and in t."""
     sigmas = levels(schedule, times)
@@ -78,36 +73,20 @@ def snapped(schedule, times, intervals):
 @pytest.mark.parametrize(("solver", "which"), CASES)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_the_map_is_the_plain_algorithm_seen_through_x_over_alpha(schedule, solver, which):
-    times = grid(schedule, 9, clean=True)
+    times = sigma_grid(schedule, 9, clean=True)
     in_sigma, intervals = snapped(schedule, times, SIGMAS[which])
     table = restart(schedule, times, intervals=intervals, solver=solver, s_noise=1.01)
     assert table.draws == sum(one[2] for one in intervals)
-    alpha, rng = float(schedule.alpha(times[0])), np.random.default_rng(1)
-    y, normals = 2 * levels(schedule, times)[0] * rng.standard_normal((5, 1)), rng.standard_normal((table.draws, 5, 1))
-    edm = ExactModel(MIXTURE, VEPower(T=1e4))
-    expected = plain(edm.denoiser, y, levels(schedule, times), iter(normals).__next__, in_sigma, solver, 1.01)
-    found = run(table, ExactModel(MIXTURE, schedule), alpha * y, normals=normals)
-    assert np.abs(found - expected).max() < 1e-13 * (np.abs(y).max() + np.abs(normals).max())
+    algorithm = partial(plain, intervals=in_sigma, solver=solver, s_noise=1.01)
+    seen_through_alpha(algorithm, table, schedule, times)
 
 
 @pytest.mark.parametrize(("solver", "which"), CASES)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_impulses_through_the_plain_algorithm_read_the_table(schedule, solver, which):
-    times = grid(schedule, 9)
+    times = sigma_grid(schedule, 9)
     in_sigma, intervals = snapped(schedule, times, SIGMAS[which])
-
-    def time(sigma):
-        return float(schedule.time_of_log_snr(-np.log(sigma)))
-
-    def sampler(model, x, normal):
-        def denoiser(y, sigma):
-            return model(float(schedule.alpha(time(sigma))) * y, time(sigma))
-
-        y = x / float(schedule.alpha(times[0]))
-        y = plain(denoiser, y, levels(schedule, times), normal, in_sigma, solver)
-        return float(schedule.alpha(times[-1])) * y
-
-    found = impulse_response(sampler, schedule, start_time=times[0], end_time=times[-1])
+    found = heard_in_sigma(partial(plain, intervals=in_sigma, solver=solver), schedule, times)
     assert found.difference(restart(schedule, times, intervals=intervals, solver=solver)) < 1e-12
 
 
@@ -119,29 +98,21 @@ def test_impulses_through_the_plain_algorithm_read_the_table(schedule, solver, w
 def test_the_weak_order_is_the_order_of_the_solver_where_ways_down_are_refined_with_the_grid(
     solver, expected, intervals
 ):
-    counts = (64, 128, 256)
-    tables = [restart(VPLinear(), grid(VPLinear(), n), intervals=intervals, solver=solver) for n in counts]
-    found = fit(counts, [gaussian_error(table, GAUSSIAN) for table in tables], 1e-12, 3)
-    assert abs(found.order - expected) < 0.1
+    build, grid = partial(restart, intervals=intervals, solver=solver), partial(sigma_grid, VPLinear())
+    assert abs(order_of(build, VPLinear(), grid, counts=(64, 128)) - expected) < 0.1
 
 
 def test_a_way_down_of_fixed_steps_leaves_an_error_that_the_grid_does_not_remove():
-    tables = [restart(VPLinear(), grid(VPLinear(), n), intervals=[(0.02, 0.6, 1, 4)]) for n in (64, 256)]
+    tables = [restart(VPLinear(), sigma_grid(VPLinear(), n), intervals=[(0.02, 0.6, 1, 4)]) for n in (64, 256)]
     coarse, fine = (gaussian_error(table, GAUSSIAN) for table in tables)
     assert fine > 0.9 * coarse
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_the_measured_order_is_the_stated_one(family):
-    errors = [gaussian_error(family(VPLinear(), grid(VPLinear(), n)), GAUSSIAN) for n in (64, 128)]
-    assert abs(fit((64, 128), errors, 1e-12, 3).order - family.order) < 0.1
 
 
 # ---------------------------------------------------------------------- the way up
 
 
 def test_without_repeats_restart_is_its_solver():
-    times = grid(VPLinear(), 6, clean=True)
+    times = sigma_grid(VPLinear(), 6, clean=True)
     for solver, build in (("heun", edm_heun), ("euler", edm_euler)):
         table = restart(VPLinear(), times, intervals=[(0.2, 0.6, 0)], solver=solver)
         assert table.close(build(VPLinear(), times))
@@ -149,7 +120,7 @@ def test_without_repeats_restart_is_its_solver():
 
 def test_each_restart_forgets_the_start_by_the_correlation_of_its_ends():
     # up by alpha_high / alpha_low, down by the flow's sqrt(V_low / V_high)
-    schedule, times, low, high = VPLinear(), grid(VPLinear(), 200), 0.02, 0.5
+    schedule, times, low, high = VPLinear(), sigma_grid(VPLinear(), 200), 0.02, 0.5
     laws = [propagate(restart(schedule, times, intervals=[(low, high, k)]), GAUSSIAN) for k in range(3)]
     gains = np.ravel([law.channel().gain for law in laws])
     high = times[np.argmin(np.abs(times - high))]
@@ -161,7 +132,7 @@ def test_each_restart_forgets_the_start_by_the_correlation_of_its_ends():
 
 
 def test_a_low_end_between_two_times_is_taken_to_the_nearest():
-    times = grid(VPLinear(), 6)
+    times = sigma_grid(VPLinear(), 6)
     between = 0.9 * times[4] + 0.1 * times[3]
     table = restart(VPLinear(), times, intervals=[Interval(between, 0.6, 1, 2)])
     assert table.close(restart(VPLinear(), times, intervals=[(times[4], 0.6, 1, 2)]))
@@ -175,7 +146,7 @@ def test_a_low_end_between_two_times_is_taken_to_the_nearest():
 def test_grids_from_alpha_zero_to_sigma_zero_give_finite_tables(solver, n):
     table = restart(FlowMatching(), np.linspace(1.0, 0.0, n + 1), solver=solver)
     x = np.random.default_rng(0).standard_normal((4, 1))
-    assert np.isfinite(run(table, ExactModel(MIXTURE, FlowMatching()), x, seed=0, trajectory=True)).all()
+    assert np.isfinite(run(table, ExactModel(SIGMA_LAW, FlowMatching()), x, seed=0, trajectory=True)).all()
 
 
 def test_a_restart_from_clean_data_has_steps_of_its_own():
