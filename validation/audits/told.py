@@ -71,7 +71,8 @@ def told(sampler: Sampler, claim: Claim, comparison: Comparison) -> Told | None:
         return np.array(found)
 
     def change(t: Any, by: float) -> float:
-        gaps = np.abs(near(t, by) - level(t))
+        with np.errstate(invalid="ignore"):
+            gaps = np.abs(near(t, by) - level(t))
         return float(max(gaps[np.isfinite(gaps)], default=0.0))
 
     def rounded(t: Any, by: float, right: float) -> float:

@@ -142,7 +142,8 @@ def _shift(levels: Told, first: int) -> str:
     for step, name in ((1, "next"), (-1, "previous")):
         other = first + step
         if 0 <= other < len(levels.right):
-            gap = abs(levels.told[first] - levels.right[other])
+            same = levels.told[first] == levels.right[other]  # infinite, too
+            gap = 0.0 if same else abs(levels.told[first] - levels.right[other])
             if gap <= levels.bound[first] + levels.design[first]:
                 return f": that of the {name} evaluation"
     return ""
