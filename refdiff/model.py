@@ -84,8 +84,9 @@ class ExactModel:
             raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
         if process.per_axis and len(process.schedules) != distribution.dim:
             raise ValueError(f"process must have {distribution.dim} axes like the data, got {len(process.schedules)}")
-        if any(part.ndim and len(part) != distribution.dim for part in process.offset(process.T)):
-            raise ValueError(f"process must have an offset of {distribution.dim} axes like the data")
+        shapes = [part.shape for part in process.offset(process.T)]
+        if not {(), (distribution.dim,)}.issuperset(shapes):
+            raise ValueError(f"process must have an offset of {distribution.dim} axes like the data, got {shapes}")
         object.__setattr__(self, "distribution", distribution)
         object.__setattr__(self, "process", process)
 
