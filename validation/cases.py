@@ -139,7 +139,7 @@ def _second(schedule: Schedule, name: str, t: Array) -> Array:
 
 
 def per_axis(dim: int) -> AffineProcess:
-    """A process whose axes are noised at different rates."""
+    """A process on R^dim whose axes are noised at different rates."""
     return AffineProcess([VPLinear(0.1, 10.0 + 10.0 * j / dim) if j % 2 else FlowMatching() for j in range(dim)])
 
 
@@ -157,7 +157,7 @@ TIMES = ((0.23, 0.41), (0.04, 0.11), (0.55, 0.87), (0.31, 0.97))
 
 
 def model_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[ModelCase]:
-    """Laws x processes x times; `given` laws replace the default ones."""
+    """Laws x processes x times at a level of LEVELS; `given` laws replace the default ones."""
     named = laws() if given is None else given
     noisings: list[tuple[str, AffineProcess | None]] = [*processes().items(), ("per axis", None)]
     everything = len(noisings)
@@ -175,14 +175,14 @@ def model_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None 
 
 
 def process_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[ProcessCase]:  # noqa: ARG001
-    """Every scalar process at some times."""
+    """Every scalar process at one time, three or all, as the level says."""
     for name, process in processes().items():
         for s, t in TIMES[: {"quick": 1, "default": 3}.get(level)]:
             yield ProcessCase(f"{name}, t = {t:g} T", seed, process, s * process.T, t * process.T)
 
 
 def law_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[LawCase]:
-    """Every law, blurred where it has no density of its own."""
+    """Every law, or every second one at level quick, blurred where it has no density of its own."""
     named = laws() if given is None else given
     for i, (name, law) in enumerate(named.items()):
         if level == "quick" and i % 2 and given is None:
@@ -193,12 +193,12 @@ def law_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = 
 
 
 def table_cases(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[TableCase]:  # noqa: ARG001
-    """Every table of betas."""
+    """Every table of betas, at every level."""
     return (TableCase(name, seed, table) for name, table in tables().items())
 
 
 def once(level: str, seed: int, given: dict[str, GaussianMixture] | None = None) -> Iterator[Case]:  # noqa: ARG001
-    """Random numbers for checks that make their own objects: one draw quick, three by default, ten thorough."""
+    """Random numbers for checks that make their own objects: one at level quick, three by default, ten thorough."""
     return (Case(f"draw {i}", seed + i) for i in range({"quick": 1, "default": 3, "thorough": 10}[level]))
 
 

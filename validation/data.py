@@ -44,7 +44,7 @@ Rows = NDArray[np.intp]
 
 
 class DataError(ValueError):
-    """What is wrong with a file, and which argument it came by: data, weights or bandwidth."""
+    """A message that says what is wrong with a file, and the argument it came by: data, weights or bandwidth."""
 
     def __init__(self, argument: str, message: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class DataError(ValueError):
 class Data:
     """Points (n, d) as read, with weights (n,) or None, a kernel's standard deviation, and what was done to the file.
 
-    `lines` are the lines of a text file that the points stand on.
+    `name` is the name of the file; `lines` are the lines of a text file that the points stand on.
     """
 
     name: str

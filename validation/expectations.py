@@ -26,7 +26,7 @@ MOST = 320_000  # nodes times components, which take some tens of milliseconds
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Trapezoidal sums against p_t in one or two dimensions.
+    """Trapezoidal sums against p_t in one or two dimensions: nodes x (n, d), each for a cell of this length or area.
 
     The sums converge like e^(-2 pi y / h), with y the distance of the nearest pole. Two components of deviation s at
     distance r s give the score poles at y = pi s / r, where the density has fallen to e^(-r^2 / 8) of its peak: with
@@ -97,7 +97,10 @@ def small(case: ModelCase) -> bool:
 
 @dataclass(frozen=True)
 class Cubic:
-    """The gradient field size (c + B u + D u^2 + E u^3), u = (x - centre) / width; B symmetric, D and E diagonal."""
+    """The gradient field size (constant + linear u + square u^2 + cube u^3), u = (x - centre) / width.
+
+    All are vectors (d,), taken entry by entry, but for `linear`, a symmetric matrix (d, d).
+    """
 
     centre: Array
     width: float
@@ -137,7 +140,7 @@ def cubics(case: ModelCase, size: float, degree: int = 3) -> list[Cubic]:
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """Nodes x_0, eps, x_t (n, d) and weights (n,): exact for polynomials, of degree 7 where d <= 2 and 3 above."""
+    """Nodes x0, eps, xt (n, d) and weights (n,): exact for polynomials, of degree 7 where d <= 2 and 3 above."""
 
     x0: Array
     eps: Array
@@ -166,7 +169,7 @@ def joint(case: ModelCase, t: float) -> Joint:
 
 
 def normal_nodes(dim: int) -> tuple[Array, Array]:
-    """Nodes and weights for N(0, I): Gauss-Hermite of degree 7 up to 4 dimensions, +-sqrt(d) e_j of degree 3 above."""
+    """Nodes (n, dim), weights (n,) for N(0, I): Gauss-Hermite of degree 7; +-sqrt(dim) e_j, degree 3, for dim > 4."""
     if dim > 4:
         nodes = np.sqrt(dim) * np.eye(dim)
         return np.concatenate([nodes, -nodes]), np.full(2 * dim, 1 / (2 * dim))

@@ -28,7 +28,7 @@ REJECTION = 100.0
 
 @dataclass(frozen=True)
 class Evidence:
-    """A kind of evidence, its tolerance on the scaled error, and the rule the tolerance follows from."""
+    """A kind of evidence by name, its tolerance on the scaled error, and the rule the tolerance follows from."""
 
     name: str
     tolerance: float
@@ -53,7 +53,7 @@ class Sides:
     """Two values of one quantity by two routes.
 
     Args:
-        left, right: arrays that broadcast against each other.
+        left, right: arrays of shapes that broadcast against each other.
         scale: the size of the terms that were added up (array or number), what a rounding error is relative to;
             the largest entry of either side when left out.
     """
@@ -134,7 +134,10 @@ def identity(
     needs: Callable[[Any], bool] = lambda _: True,
     most: int | None = None,
 ) -> Callable[[Check], Check]:
-    """Register a check; see `Identity` for the arguments.
+    """Register a check: name, topic, formula, covers, refutes, over, evidence, control, needs, most as in `Identity`.
+
+    Args:
+        tolerance: that of the evidence when left out.
 
     Raises:
         ValueError: the name is taken.

@@ -51,12 +51,12 @@ def smallest_std(law: GaussianMixture) -> float:
 
 
 def noised_variance(c: Coefficients, data: float | Array) -> Array:
-    """alpha^2 s^2 + sigma^2, the variance of x_t for data of variance s^2 (scalar or one for each axis)."""
+    """alpha^2 s^2 + sigma^2 from coefficients c: the variance of x_t for data of variance s^2, a scalar or (d,)."""
     return np.asarray(c.alpha**2 * data + c.sigma**2)
 
 
 def cubature(law: GaussianMixture) -> tuple[Array, Array]:
-    """Points (2 d K, d) and weights whose average is the expectation of every cubic polynomial under each component."""
+    """Points (n, d) and weights (n,), n = 2 d K, that average cubic polynomials exactly within each component."""
     roots = np.sqrt(law.dim) * np.stack([square_root(s) for s in covariances(law)])
     points = law.means[:, None, :] + np.concatenate([roots, -roots], axis=1)
     return points.reshape(-1, law.dim), np.repeat(law.weights, 2 * law.dim) / (2 * law.dim)

@@ -27,13 +27,13 @@ Function = Callable[[Array], Array]
 
 
 def derivative(function: Callable[[float], Array], t: float, h: float) -> Array:
-    """d function / dt at t, with step h: about a fiftieth of the scale on which the function bends."""
+    """d function / dt at t, of the shape of its values, with step h: a fiftieth of the scale on which it bends."""
     steps = (c * (np.asarray(function(t + k * h)) - function(t - k * h)) for k, c in enumerate(FIRST, 1))
     return np.asarray(sum(steps) / h)
 
 
 def second_derivative(function: Callable[[float], Array], t: float, h: float) -> Array:
-    """d^2 function / dt^2 at t."""
+    """d^2 function / dt^2 at t with step h, of the shape of its values."""
     steps = (c * (np.asarray(function(t + k * h)) + function(t - k * h)) for k, c in enumerate(SECOND, 1))
     return np.asarray((sum(steps) + SECOND_CENTRE * np.asarray(function(t))) / h**2)
 
@@ -55,12 +55,12 @@ def laplacian(function: Function, x: Array, h: float) -> Array:
 
 
 def dot(u: Array, v: Array) -> Array:
-    """Inner products of rows: (..., d) and (..., d) to (...)."""
+    """Inner products of rows: u (..., d) and v (..., d) to (...)."""
     return np.asarray((u * v).sum(axis=-1))
 
 
 def ticks(low: float, high: float, spacing: float) -> Array:
-    """low, low + spacing, ... up to high (np.arange steps by the rounded difference of its first two numbers)."""
+    """low, low + spacing, ... up to high (n,); np.arange steps by the rounded difference of its first two numbers."""
     return low + spacing * np.arange(int((high - low) / spacing) + 1, dtype=np.float64)
 
 
@@ -89,20 +89,20 @@ def _along(function: Function, x: Array, direction: Array) -> Callable[[float], 
 
 @cache
 def hermite(count: int = 64) -> tuple[Array, Array]:
-    """Nodes and weights with sum w f(z) = E f(z), z ~ N(0, 1), exact for polynomials of degree 2 count - 1."""
+    """Nodes z and weights w (count,) with sum w f(z) = E f(z) for N(0, 1) and f of degree 2 count - 1."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)
     return nodes, weights / np.sqrt(2 * np.pi)
 
 
 @cache
 def legendre(count: int = 64) -> tuple[Array, Array]:
-    """Nodes and weights on [0, 1]."""
+    """Nodes and weights (count,) on [0, 1], exact for polynomials of degree 2 count - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2
 
 
 def product_rule(rule: tuple[Array, Array], dim: int) -> tuple[Array, Array]:
-    """The nodes (n^dim, dim) and weights (n^dim,) of a rule on the line, along each of `dim` axes."""
+    """The nodes (m, dim) and weights (m,), m = n^dim, of a rule of n nodes on the line, along each of `dim` axes."""
     nodes, weights = (lattice(*[part] * dim) for part in rule)
     return nodes, weights.prod(axis=1)
 
@@ -114,7 +114,7 @@ def integral(function: Function, start: float, end: float, count: int = 64) -> A
 
 
 def extrapolate(values: list[Array], ratio: float = 2.0, first: int = 1, step: int = 1) -> Array:
-    """The limit of values at h, h / ratio, h / ratio^2, ... with errors in h^first, h^(first + step), ..."""
+    """The limit, in shape too, of values at h, h / ratio, ... with errors in h^first, h^(first + step), ..."""
     table = [np.asarray(value, dtype=float) for value in values]
     for level in range(len(values) - 1):
         factor = ratio ** (first + level * step)

@@ -33,7 +33,7 @@ Made = TypeVar("Made")
 def outcomes(
     chosen: Iterable[Identity], level: str = "default", seed: int = 0, given: Given = None, jobs: int = 1
 ) -> Generator[tuple[int, Outcome], None, None]:
-    """Outcomes as they are found, each with the place of its identity in `chosen`.
+    """Outcomes at a level as they are found by `jobs` processes, each with the place of its identity in `chosen`.
 
     One job is done in this process, unless its linear algebra has threads. A negative control that `given` data cannot
     reject, because its mistake makes no difference there (equal weights, one component), is judged on the built-in
@@ -58,7 +58,7 @@ def spread(
     prepare: Callable[..., None] | None = None,
     given: tuple[Any, ...] = (),
 ) -> Generator[tuple[int, Future[Made]], None, None]:
-    """work(*task) for every task in worker processes of one thread, as they are done, each with its place in `tasks`.
+    """work(*task) for every task in `jobs` processes of one thread, as they are done, each with its place in `tasks`.
 
     Args:
         prepare: called in every worker when it starts, with what is `given`.

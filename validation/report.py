@@ -31,6 +31,7 @@ class Run:
 
     Attributes:
         asked: how many identities were to be run; more than the outcomes after an interrupt.
+        level, seed: of the cases.
         data: what the given data is, "" for the built-in cases.
         seconds: from start to end, on the clock.
     """
@@ -85,13 +86,13 @@ class Run:
 
 
 def counted(n: int, noun: str) -> str:
-    """A number with its noun, in the plural where it must be."""
+    """n with its noun, in the plural where it must be."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n} {noun if n == 1 else plural}"
 
 
 def brief(value: float) -> str:
-    """Two digits, and a power of ten where they need one: 3.1e-15, 1e-12, 0, 7, 450, inf."""
+    """A value in two digits, with a power of ten where they need one: 3.1e-15, 1e-12, 0, 7, 450, inf."""
     if value == 0 or not math.isfinite(value) or 0.1 <= abs(value) < 1000:
         return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
     mantissa, exponent = f"{value:.1e}".split("e")
@@ -208,7 +209,7 @@ UNKNOWN = {r"\\[bB]igg?[lr]?(?=\\\|)": "", r"\\arg(?![a-z])": r"\\operatorname{a
 
 
 def formula(latex: str) -> Any:
-    """LaTeX as MathML markup; as it stands, in <code>, where the converter does not know it."""
+    """Some latex as MathML markup; as it stands, in <code>, where the converter does not know it."""
     from latex2mathml.converter import convert
     from markupsafe import Markup
 
@@ -227,7 +228,7 @@ WIDTH = 220
 
 
 def place(score: float) -> float:
-    """Where a number of tolerances is on the axis; both ends of the axis stand for what lies beyond."""
+    """Where a score, a number of tolerances, is on the axis, whose ends stand for what lies beyond."""
     low, high = DECADES
     power = math.log10(score) if 0 < score < math.inf else low if score == 0 else high
     return round(WIDTH * (min(max(power, low), high) - low) / (high - low), 1)

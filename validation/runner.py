@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         error: the worst scaled error and `worst`, the case it came from.
         control: the largest error of the negative control, in tolerances (at level quick, the first that rejects it).
-        cases: how many cases it ran on; 0 where none applies (only with given data).
+        cases: how many cases it ran on, in these seconds; 0 where none applies (only with given data).
         raised: what an exception said, or "".
     """
 
@@ -97,7 +97,7 @@ def _share(chosen: Identity, applicable: list[Case], level: str) -> list[Case]:
 def run_all(
     chosen: Iterable[Identity], level: str = "default", seed: int = 0, given: dict[str, GaussianMixture] | None = None
 ) -> Iterator[Outcome]:
-    """The outcomes of many identities, one at a time; `given` laws replace the default ones."""
+    """The outcomes of many identities on the cases of a level and a seed; `given` laws replace the default ones."""
     cases: dict[str, list[Case]] = {}
     for one in chosen:
         if one.over not in cases:

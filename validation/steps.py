@@ -32,13 +32,13 @@ def time_scale(case: ModelCase) -> float:
 
 
 def relative_density(law: GaussianMixture, x: Array, power: float = 1.0) -> Callable[[Array], Array]:
-    """y -> (p(y) / p(x))^power for y near the points x: the function that stencils in space differentiate."""
+    """y -> (p(y) / p(x))^power, (n, d) to (n,), for y near the points x: what stencils in space differentiate."""
     at_x = law.logpdf(x)
     return lambda y: np.asarray(np.exp(power * (law.logpdf(y) - at_x)))
 
 
 def relative_rate(log_density: Callable[[float], Array], h: float) -> Array:
-    """p'(0) / p(0) by differences of p = exp(log_density) in its one argument: p is differentiated, and not log p."""
+    """p'(0) / p(0) (n,) by differences of p = exp(log_density) in its one argument: of p, and not of log p."""
     here = log_density(0.0)
     return derivative(lambda u: np.asarray(np.exp(log_density(u) - here)), 0.0, h)
 

@@ -20,7 +20,7 @@ STYLES = {"ok": "green", "FAILED": "bold red", "BLIND": "bold magenta", "n/a": "
 
 
 def table(run: Run, width: int) -> Iterator[RenderableType]:
-    """Outcomes by topic, then what failed, then the verdict in one line."""
+    """Outcomes by topic, then what failed, then the verdict, in lines of this width."""
     yield _table([], width, header=True)
     for topic, outcomes in run.topics.items():
         yield Padding(Text(topic, style="bold"), (1, 0, 0, 0))

@@ -34,7 +34,7 @@ Denoiser = Callable[[Array, float], Array]
 
 
 def reduced(matrix: Array, shape: str) -> Array:
-    """The average variance, the variances, or the matrix."""
+    """The average variance, the variances (d,), or the whole matrix (d, d), for shape isotropic, diagonal or full."""
     variances = np.diagonal(matrix)
     return np.asarray({"isotropic": variances.mean(), "diagonal": variances, "full": matrix}[shape])
 
@@ -151,7 +151,7 @@ def ends(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
 
 
 def polynomial(case: ModelCase, degree: int) -> Denoiser:
-    """A denoiser that is a polynomial on the scale of the law: wrong, and easy to integrate."""
+    """A denoiser that is a polynomial of degree 1 or 3 on the scale of the law: wrong, and easy to integrate."""
     size = float(np.sqrt(np.trace(case.law.cov()) / case.law.dim))
     field = cubics(case, 0.3 * size, degree)[0]
     return lambda x, _: field(x) + case.law.mean()

@@ -37,12 +37,12 @@ PARTS = np.array([1.0, 0.8, 0.35, 0.1, 0.0])  # of the way from case.s to case.t
 
 
 def descending(case: ProcessCase) -> Array:
-    """Five uneven times from case.t to case.s."""
+    """Five uneven times from case.t to case.s, shape (5,)."""
     return np.asarray(case.s + PARTS * (case.t - case.s))
 
 
 def chain(case: TableCase) -> tuple[Array, Array, Array, Array]:
-    """Times from noise to data on a sub-grid of indices, its 1 - beta, beta and the 1 - abar of every time."""
+    """Times (n + 1,) from noise to data on a sub-grid of indices, its 1 - beta and beta (n,), and 1 - abar (n + 1,)."""
     chosen, kept, betas = respaced(case.table, 25)
     _, noise = moments_of_chain(case.table)
     indices = np.append(0, chosen)[::-1]
@@ -242,7 +242,7 @@ def leading_constant(case: Case, wrong: bool) -> Iterator[Sides]:
 def controlled(schedule: VPLinear, times: Array, exchanged: bool) -> Tableau:
     """The update of (96): x <- (sqrt(1 - b) + b) x + b score + sqrt(b) z with b = beta dt, beta and score at the start.
 
-    `exchanged` asks for the score at T - t.
+    `schedule` gives beta, `times` (n + 1,) run from noise to data, and `exchanged` asks for the score at T - t.
     """
     rec = Recorder("reverse update with control", schedule, times, "score")
     x = rec.start

@@ -40,7 +40,7 @@ class LinearVAE:
 
     @staticmethod
     def random(case: Case, seen: int = 3, latent: int = 2) -> LinearVAE:
-        """A random model in R^3 with two latent variables and a diagonal encoder that is not the posterior."""
+        """A random model of `seen` variables with `latent` ones; a diagonal encoder that is not the posterior."""
         rng = case.rng
         decoder = Channel(rng.standard_normal((seen, latent)), rng.standard_normal(seen), rng.uniform(0.2, 0.8))
         law = random_mixture(seen, 1, rng, "full", spread=0.5)
@@ -50,7 +50,10 @@ class LinearVAE:
         return LinearVAE(Gaussian(np.zeros(latent), 1.0), decoder, Gaussian(law.mean(), law.cov()), encoder)
 
     def elbo(self, x: Array, constant: bool = True) -> float:
-        """-(E |x - W z - b|^2) / 2 s^2 - D/2 log 2 pi s^2 - sum(mu^2 + v - 1 - log v) / 2, at one x."""
+        """-(E |x - W z - b|^2) / 2 s^2 - D/2 log 2 pi s^2 - sum(mu^2 + v - 1 - log v) / 2, at one x (D,).
+
+        Without `constant` the second term is left out.
+        """
         w, s2 = self.decoder.gain, float(self.decoder.noise)
         mu, v = self.encoder.gain @ x + self.encoder.offset, self.encoder.noise
         miss = ((x - w @ mu - self.decoder.offset) ** 2).sum() + (w**2 @ v).sum()

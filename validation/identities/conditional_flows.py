@@ -162,7 +162,7 @@ PROFILES: dict[str, Callable[[Array, int], Array]] = {
 
 @dataclass(frozen=True)
 class ScaleFamily:
-    """p_t(x) = sum_k w_k t^-d h(|x - x_k| / t), up to the constant of h."""
+    """p_t(x) = sum_k w_k t^-d h(|x - x_k| / t) / C: data x_k (K, d), log_weights log w_k (K,), profile h."""
 
     data: Array
     log_weights: Array
@@ -179,7 +179,7 @@ class ScaleFamily:
         return np.asarray(logsumexp(self.joint(x, t), axis=1))
 
     def velocity(self, x: Array, t: float) -> Array:
-        """(x - D_h) / t with the posterior mean D_h."""
+        """(x - D_h) / t with the posterior mean D_h, shape (n, d)."""
         return np.asarray((x - softmax(self.joint(x, t), axis=1) @ self.data) / t)
 
 

@@ -45,7 +45,7 @@ def extent(law: GaussianMixture) -> tuple[float, float]:
 
 
 def several(case: Any) -> bool:
-    """A mixture that a label can split, small enough for stencils."""
+    """Whether the law of a case is a mixture that a label can split, small enough for stencils."""
     return bool(1 < case.law.count < 100 and case.law.dim <= 5 and scalar(case))
 
 

@@ -35,12 +35,15 @@ def ends(case: ModelCase) -> tuple[Coefficients, Coefficients]:
 
 
 def step(a: Coefficients, b: Coefficients, x: Array, denoiser: Array) -> Array:
-    """alpha_s x* + sigma_s eps*."""
+    """alpha_s x* + sigma_s eps* (n, d), from the coefficients a at t and b at s, x and the denoiser x* (n, d)."""
     return np.asarray(b.alpha * denoiser + b.sigma * (x - a.alpha * denoiser) / a.sigma)
 
 
 def terms(a: Coefficients, b: Coefficients, x: Array, denoiser: Array) -> Array:
-    """The largest of the terms x alpha_s/alpha_t, sigma_s eps*, alpha_s x* that some form of the step adds up."""
+    """The largest term, a scalar, of some form of `step` with the same a, b, x and denoiser.
+
+    These are x alpha_s/alpha_t, sigma_s eps* and alpha_s x*.
+    """
     size, ratio = sizes(a, x, denoiser), b.alpha / a.alpha
     return np.asarray(ratio * np.abs(x).max() + (b.sigma + ratio * a.sigma) * size.noise + b.alpha * size.denoiser)
 

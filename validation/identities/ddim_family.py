@@ -36,13 +36,16 @@ TOPIC = "DDIM family"
 
 
 def member(step: Step, share: float | Array, rest: float | Array | None = None) -> tuple[Array, Array, Array]:
-    """kappa, lambda, sigma^2 of the member with sigma^2 = share sigma_s^2; `rest` is 1 - share where that cancels."""
+    """kappa, lambda, sigma^2, scalars or (d,), of the member with sigma^2 = share sigma_s^2.
+
+    `rest` is 1 - share, for where that cancels.
+    """
     kappa = np.sqrt((1 - share if rest is None else rest) * step.v_s / step.v_t)
     return kappa, step.alpha_s - kappa * step.alpha_t, np.asarray(share * step.v_s)
 
 
 def table_steps(case: TableCase, moments: Callable[[BetaTable], tuple[Array, Array]] = signal_and_noise) -> Step:
-    """All steps of a table at once, with the alpha and sigma^2 of its schedule, or of the chain step by step."""
+    """All N steps of a table at once, letters (N,), with the schedule's alpha and sigma^2 or other `moments`."""
     signal, noise = moments(case.table)
     return Step(signal[:-1], signal[1:], noise[:-1], noise[1:])
 

@@ -127,7 +127,7 @@ def cosines(case: ModelCase, wrong: bool) -> Sides:
 
 
 def shrinkage(case: Case, counts: list[int]) -> list[Array]:
-    """(x_0 - m) / (s x_1) after runs over grids of equal angles on the straight path, with the exact denoiser."""
+    """(x_0 - m) / (s x_1), scalars, after runs over equal angles on the straight path in these counts of steps."""
     mean, std = case.rng.standard_normal(), 0.3 + case.rng.random()
     model = ExactModel(Gaussian([mean], std**2), FlowMatching())
 

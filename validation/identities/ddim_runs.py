@@ -45,7 +45,7 @@ def first(case: Case) -> bool:
 
 
 def descent(case: ModelCase, steps: int) -> Array:
-    """Equal steps in t from case.t to case.s."""
+    """Equal steps in t from case.t to case.s, shape (steps + 1,)."""
     return uniform(case.process, steps, start=case.t, end=case.s)
 
 
@@ -56,7 +56,7 @@ Predictor = Callable[[Array, float], Array]
 
 
 def two_in_one(process: AffineProcess, teacher: Predictor, grid: Array, wrong: bool = False) -> tuple[Predictor, Array]:
-    """The student of a teacher on a grid of 2 n steps, as a function on the even points of the grid."""
+    """The student of a teacher on a grid (2 n + 1,), and its own (n + 1,); a wrong one keeps the two-step result."""
     triples = {float(grid[k]): grid[k : k + 3] for k in range(0, len(grid) - 1, 2)}
 
     def student(x: Array, s: float) -> Array:
@@ -151,7 +151,10 @@ def semigroup(case: Case, wrong: bool) -> Iterator[Sides]:
 
 
 def by_hand(model: ExactModel, times: Array, z: Array, normals: Array, eta: float) -> Array:
-    """Steps alpha_t D + sqrt(sigma_t^2 - c^2) eps + c n from s to t, with c = eta sigma_t / sigma_s sigma_{s|t}."""
+    """A path (m + 1, n, d) over times (m + 1,) from z (n, d), with normals (m, n, d) for n in its steps from s to t.
+
+    alpha_t D + sqrt(sigma_t^2 - c^2) eps + c n, with c = eta sigma_t / sigma_s sigma_{s|t}.
+    """
     path, process = [z], model.process
     for k, (start, end) in enumerate(pairwise(times.tolist())):
         s, t = process.coefficients(start), process.coefficients(end)

@@ -40,19 +40,19 @@ TOPIC = "DDIM sampler"
 
 
 def spread(start: float, end: float, steps: int, rng: np.random.Generator) -> Array:
-    """Random times from one to the other, none close to its neighbours."""
+    """Random times, shape (steps + 1,), from start to end, none close to its neighbours."""
     moved = np.concatenate([[0.0], rng.uniform(-0.4, 0.4, steps - 1), [0.0]])
     u = (np.arange(steps + 1) + moved) / steps
     return np.asarray(start * (1 - u) + end * u)
 
 
 def between(case: ProcessCase, steps: int, rng: np.random.Generator) -> Array:
-    """Random times from case.t down to case.s."""
+    """Random times, shape (steps + 1,), from case.t down to case.s."""
     return spread(case.t, case.s, steps, rng)
 
 
 def weights(tableau: Tableau) -> tuple[Array, Array]:
-    """The weights of the state before and of its output in every step of a one-stage method."""
+    """The weights (n,) of the state before and of its output in the n steps of a one-stage method."""
     return tableau.states[1:, 0], tableau.outputs[1:, 0]
 
 
@@ -127,7 +127,7 @@ STD = np.array([0.2, 1.0, 3.0])  # of the data in the checks below
 
 
 def angles(case: ProcessCase, times: Array, std: Array = STD) -> tuple[Array, Array]:
-    """arctan(sigma / (alpha std)) and the standard deviation of x_t at some times, for each axis."""
+    """arctan(sigma / (alpha std)) and the deviation of x_t at times (m,), for each axis of std (d,): (m, d)."""
     c = case.schedule.coefficients(times)
     alpha, sigma = c.alpha[:, None], c.sigma[:, None]
     return np.arctan2(sigma, alpha * std), np.sqrt(alpha**2 * std**2 + sigma**2)

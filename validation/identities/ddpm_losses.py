@@ -207,7 +207,7 @@ def noise_rotation(case: TableCase, wrong: bool) -> Iterator[Sides]:
 
 
 def smooth_network(x: Array, phase: float) -> Array:
-    """A smooth test network."""
+    """A smooth test network with a phase, on x of any shape."""
     result: Array = 0.8 * np.sin(1.3 * x + phase)
     return result
 

@@ -142,7 +142,8 @@ class Noising:
     """A path x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(S beta_t) eps_t on the line, and the weights of its noises.
 
     Attributes:
-        spread: S.   bar: alpha_bar_t.   weights: x - sqrt(bar) x_0 = weights @ steps_noise, lower triangular (T, T).
+        spread: S.   x0: where it starts.   bar: alpha_bar_t.
+        weights: x - sqrt(bar) x_0 = weights @ steps_noise, lower triangular (T, T).
     """
 
     betas: Array

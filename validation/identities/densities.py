@@ -31,7 +31,7 @@ TOPIC = "Densities and scores"
 
 
 def segment(law: GaussianMixture, start: Array, end: Array) -> tuple[Array, Array]:
-    """Nodes u in [0, 1] and weights, for integrals of the score along start + u (end - start).
+    """Nodes u in [0, 1] (m,) and weights (m,), for integrals of the score along start + u (end - start).
 
     The score has poles at pi s^2 / |m_j - m_k| from the line: on panels twice as long 16 nodes err by 2.4^-32 = 1e-12.
     """
@@ -43,7 +43,7 @@ def segment(law: GaussianMixture, start: Array, end: Array) -> tuple[Array, Arra
 
 
 def negative_energy(law: GaussianMixture, constant: float) -> Callable[[Array], Array]:
-    """-E with exp(-E) = e^constant sum_k w_k det S_k^(-1/2) exp(-(x - m_k)' S_k^-1 (x - m_k) / 2), by inverses."""
+    """-E of points (n, d): exp(-E) = e^constant sum_k w_k det S_k^(-1/2) exp(-|x - m_k|^2_{S_k^-1} / 2)."""
     inverses, s = np.linalg.inv(covariances(law)), covariances(law)
     logs = law.log_weights - 0.5 * np.linalg.slogdet(s)[1] + constant
 

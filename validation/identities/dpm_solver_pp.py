@@ -207,12 +207,15 @@ def affine(case: ProcessCase, wrong: bool) -> list[Sides]:
 
 
 def data_rates(q: float) -> Array:
-    """alpha (D - m), alpha D', alpha D'' in units of sqrt(V) z."""
+    """alpha (D - m), alpha D', alpha D'' in units of sqrt(V) z, shape (3,)."""
     return q * np.array([1.0, 1 - q, (1 - q) * (1 - 3 * q)])
 
 
 def multistep_error(path: Path, order: int, **options: Any) -> float:
-    """The limit of the error over h^3 of the last step of a multistep table whose history, equal steps, is exact."""
+    """The limit of the error over h^3 of a multistep table's last step after an exact history of equal steps.
+
+    The order and the options are those of the table.
+    """
 
     def end(t: float) -> Array:
         h = path.schedule.log_snr(t) - path.schedule.log_snr(path.t)
@@ -225,7 +228,7 @@ def multistep_error(path: Path, order: int, **options: Any) -> float:
 
 
 def last_step(table: Tableau, path: Path) -> Array:
-    """The output where all stages before it lie on the exact trajectory."""
+    """The output, shape (1, 1), where all stages before it lie on the exact trajectory."""
     states, outputs, _ = table.row(table.stages - 1)
     times = table.times
     total = sum(w * path.x(times[j]) for j, w in states)

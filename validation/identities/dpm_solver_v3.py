@@ -45,7 +45,7 @@ def linear(l: float, a: float = 0.0, b: float = 0.0) -> Statistics:
 
 
 def wave(case: Case) -> tuple[Statistics, Callable[[Array], Array]]:
-    """Random smooth l, a and b, and l'."""
+    """Random smooth l, a and b, and l', which sends lambdas (m,) to (m, 1)."""
     l, a, b = case.rng.uniform(0.2, 0.8, 3)
     given = Statistics(
         lambda u: l + 0.3 * np.sin(u)[:, None],
@@ -58,7 +58,7 @@ def wave(case: Case) -> tuple[Statistics, Callable[[Array], Array]]:
 
 
 def without(given: Statistics) -> Statistics:
-    """The same l, with a = b = 0."""
+    """The same l as in the given statistics, with a = b = 0."""
     zero = linear(0.0)
     return Statistics(given.linear, zero.scaling, zero.bias, given.linear_integral, zero.scaling_integral)
 

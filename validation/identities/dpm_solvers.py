@@ -53,14 +53,14 @@ LIMIT = 1e-5
 
 
 def last_weights(table: Tableau) -> tuple[Array, Array, Array]:
-    """Weights w_j of the last step, lambda_j of their evaluations, and the weight of the step's first point."""
+    """Weights w_j (n,) of the last step, lambda_j (n,) of their evaluations, and the weight of its first point."""
     states, outputs, _ = table.row(table.stages - 1)
     where = [j for j, _ in outputs]
     return np.array([w for _, w in outputs]), table.coefficients.log_snr[where], np.array(states[0][1])
 
 
 def moments(schedule: Schedule, table: Tableau, start: float, degree: int) -> Sides:
-    """sum_j w_j (lambda_j - lambda_s)^k / k! of the last step, from `start`, against the integral by Gauss-Legendre."""
+    """sum_j w_j (lambda_j - lambda_s)^k / k!, k <= degree, of the last step, from `start`, against Gauss-Legendre."""
     w, lam, _ = last_weights(table)
     b = schedule.coefficients(table.times[-1])
     first, last = float(schedule.log_snr(start)), float(b.log_snr)
@@ -161,7 +161,7 @@ def midpoint_rule(case: ProcessCase, wrong: bool) -> list[Sides]:
 
 @dataclass(frozen=True)
 class Path:
-    """One trajectory of the flow of Gaussian data in one dimension, from time t on: x = alpha m + sqrt(V) z."""
+    """One trajectory of the flow of data N(mean, std^2) on the line, from time t on: x = alpha m + sqrt(V) z."""
 
     schedule: Schedule
     t: float
@@ -204,12 +204,12 @@ def drawn(case: Case, schedule: Schedule | None = None, q: float | None = None) 
 
 
 def noise_rates(q: float) -> Array:
-    """sigma eps, sigma eps', sigma eps'', sigma eps''' in units of sqrt(V) z."""
+    """sigma eps, sigma eps', sigma eps'', sigma eps''' in units of sqrt(V) z, shape (4,)."""
     return (1 - q) * np.array([1.0, -q, 3 * q**2 - 2 * q, -4 * q + 18 * q**2 - 15 * q**3])
 
 
 def remainder(path: Path, end: Callable[[float], Array], power: int, h: float = 0.2) -> float:
-    """The limit of (end - exact) / h^power in units of sqrt(V) z; `end` is the step to a later time."""
+    """The limit of (end - exact) / h^power in units of sqrt(V) z; `end` is the step to a later time, shape (1, 1)."""
     values = []
     for k in range(HALVINGS):
         step = h / 2**k
@@ -219,7 +219,7 @@ def remainder(path: Path, end: Callable[[float], Array], power: int, h: float = 
 
 
 def one_step(path: Path, build: Callable[..., Tableau], power: int, **options: Any) -> float:
-    """The limit of the error over h^power for one step of a sampler."""
+    """The limit of the error over h^power for one step of a sampler that is built with these options."""
     return remainder(
         path, lambda t: run(build(path.schedule, [path.t, t], **options), path.model, path.x(path.t)), power
     )
@@ -258,7 +258,7 @@ def taylor_steps(case: Case, wrong: bool) -> list[Sides]:
 
 
 def second_order_error(q: float, gamma: float, taylor: bool) -> float:
-    """The limit of the error over h^3 of DPM-Solver-2."""
+    """The limit of the error over h^3 of DPM-Solver-2, in its taylor form or with half of h phi_1 as a weight."""
     _, first, second, _ = noise_rates(q)
     return -float((gamma / 4 - 1 / 6) * second + gamma / 4 * (1 - q) * first + (0 if taylor else first / 12))
 

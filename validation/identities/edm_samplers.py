@@ -36,7 +36,7 @@ TOPIC = "Samplers as tables"
 
 
 def increments(table: Tableau) -> Array:
-    """The weights of the outputs in the last stage of a table, and of the start before them."""
+    """The weights of the start and of the n outputs in the last stage of a table, shape (1 + n,)."""
     rolled = table.unroll()
     return np.concatenate([rolled.start[-1:], rolled.outputs[-1][table.evaluated]])
 

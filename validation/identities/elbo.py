@@ -30,7 +30,7 @@ TOPIC = "Variational bounds"
 
 
 def average(function: Callable[[Array], float], law: GaussianMixture) -> float:
-    """E f(x) for a quadratic f over a Gaussian."""
+    """E f(x) for a quadratic function of a point (d,) over a Gaussian."""
     return float(np.mean([function(x) for x in cubature(law)[0]]))
 
 
@@ -58,7 +58,7 @@ class Chain:
 
     @staticmethod
     def random(case: Case, exact: bool = False, dim: int = 2, steps: int = 4) -> Chain:
-        """Random data and betas; reverse kernels that are exact, or near the exact ones."""
+        """Random data on R^dim, and betas; reverse kernels that are exact, or near the exact ones."""
         rng = case.rng
         law = random_mixture(dim, 1, rng, "full", spread=0.7)
         data = Gaussian(law.mean(), law.cov())
@@ -84,7 +84,7 @@ class Chain:
         return path(self.prior, self.model[::-1]).marginal(backwards.ravel())
 
     def bound(self, x0: Array, doubled: bool = False) -> float:
-        """I + II + III at x_0; `doubled` starts the sum III at i = 1, its point mass blurred to a width of 1e-4."""
+        """I + II + III at x0 (d,); `doubled` starts the sum III at i = 1, its point mass blurred to a width of 1e-4."""
         start = Gaussian(x0, 1e-8 if doubled else 0.0)
         total = kl_divergence(self.marginal(len(self.forward), start), self.prior)
         total += average(lambda x1: -float(self.model[0].logpdf(x0, x1)), self.marginal(1, start))

@@ -93,7 +93,7 @@ def differentiated(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 def average_velocity(case: ModelCase, h: float) -> Array:
-    """u(x, t, t - h) by one step of the classical Runge-Kutta method, which errs by O(h^4)."""
+    """u(x, t, t - h), shape (n, d), by one step of the classical Runge-Kutta method, which errs by O(h^4)."""
     return (case.x - numeric.runge_kutta(case.model.velocity, case.x, case.t, -h)) / h
 
 

@@ -31,7 +31,7 @@ TOPIC = "Continuity and Fokker-Planck equations"
 
 
 def rate_by_stencil(case: ModelCase) -> Array:
-    """d_t p / p from the log density alone."""
+    """d_t p / p at the points of the case, shape (n,), from the log density alone."""
     return relative_rate(lambda u: case.model.log_density(case.x, case.t + u), FINE * time_scale(case))
 
 
@@ -98,7 +98,7 @@ def by_stencils(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 def panels(law: GaussianMixture) -> tuple[Array, Array]:
-    """Quadrature nodes and weights on the line, fine where a component of a one-dimensional law is narrow."""
+    """Quadrature nodes (m,) and weights (m,) on the line, fine where a component of a one-dimensional law is narrow."""
     std = np.sqrt(law.covariances.dense(1)[:, 0])
     edges = np.unique((law.means + std * np.arange(-10, 11)).ravel())
     nodes, weights = numeric.legendre(16)

@@ -33,13 +33,13 @@ ASYMPTOTIC = 1.7  # the c of a chain whose limit is N(0, c)
 
 
 def signal_and_noise(table: BetaTable) -> tuple[Array, Array]:
-    """sqrt(abar_i) and 1 - abar_i for i = 0..N, from the table's schedule."""
+    """sqrt(abar_i) and 1 - abar_i for i = 0..N, both (N + 1,), from the table's schedule."""
     c = table.coefficients(np.arange(table.steps + 1))
     return c.alpha, c.sigma**2
 
 
 def moments_of_chain(table: BetaTable) -> tuple[Array, Array]:
-    """sqrt(abar_i) and 1 - abar_i, i = 0..N, from v <- (1 - beta) v + beta: positive terms, no logarithm."""
+    """sqrt(abar_i) and 1 - abar_i, both (N + 1,), from v <- (1 - beta) v + beta: positive terms, no logarithm."""
     signal, noise = [1.0], [0.0]
     for beta in table.betas:
         signal.append(signal[-1] * np.sqrt(1 - beta))
@@ -62,7 +62,7 @@ def path(start: Gaussian, channels: Iterable[Channel]) -> Gaussian:
 
 
 def noise_weights(kept: Array, betas: Array) -> Array:
-    """The weights of eps_1..eps_N in x_1..x_N, one row a step, as the chain itself makes them; kept = 1 - beta."""
+    """The weights (N, N) of eps_1..eps_N in x_1..x_N, a row a step, as the chain makes them; kept = 1 - betas (N,)."""
     weights = np.zeros((len(betas), len(betas)))
     for i, beta in enumerate(betas):
         weights[i] = np.sqrt(kept[i]) * weights[i - 1] if i else 0.0
@@ -71,7 +71,7 @@ def noise_weights(kept: Array, betas: Array) -> Array:
 
 
 def respaced(table: BetaTable, count: int = 9) -> tuple[NDArray[np.intp], Array, Array]:
-    """Indices 1 = i_1 < .. < i_n = N, and the 1 - beta = abar_{i_j} / abar_{i_{j-1}} and beta of the chain on them.
+    """At most `count` indices 1 = i_1 < .. < N (n,), and 1 - beta = abar_{i_j} / abar_{i_{j-1}} and beta on them (n,).
 
     The beta of a long step is so close to 1 that 1 - beta by subtraction would lose its digits.
     """

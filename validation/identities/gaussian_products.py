@@ -24,7 +24,7 @@ from refdiff.validation.laws import covariances, gaussian, log_normal
 
 
 def precision_form(p: Gaussian) -> tuple[Array, Array]:
-    """S^-1 and S^-1 m."""
+    """S^-1 (d, d) and S^-1 m (d,)."""
     precision = np.linalg.inv(covariances(p)[0])
     return precision, precision @ p.means[0]
 

@@ -57,7 +57,7 @@ def excess(table: Tableau, schedule: Schedule) -> float:
 
 
 def constant(build: Callable[[list[float]], Tableau], case: ProcessCase) -> Array:
-    """The limit of a method's local error over h^3, from tables of shrinking steps."""
+    """The limit of a method's local error over h^3, a scalar, from tables of shrinking steps."""
     tables = [(h, build([case.t, later(case.schedule, case.t, h)])) for h in STEPS]
     return extrapolate([np.asarray(excess(table, case.schedule) / h**3) for h, table in tables])
 
@@ -81,7 +81,10 @@ SHIFTS = {"noise": 0.0, "denoiser": -1.0}
 
 
 def heun(case: ProcessCase, prediction: str, bent: float = 1.0) -> tuple[float, float]:
-    """Heun's constant in lambda relative to the stretch, from polynomials in lambda, and the size of its terms."""
+    """Heun's constant in lambda relative to the stretch, by polynomials in lambda, and the size of its terms.
+
+    `prediction` is what is left in N, and `bent` a factor of the error of the stage.
+    """
     schedule, start = case.schedule, float(case.schedule.log_snr(case.t))
     times = schedule.time_of_log_snr(start + 4 * reach(case) * NODES)
     c, rate = schedule.coefficients(times), schedule.dlog_snr(times)
@@ -99,7 +102,7 @@ NODES = np.cos(np.pi * (np.arange(13) + 0.5) / 13)
 
 
 def jet(values: Array, width: float) -> Array:
-    """A function and its first two derivatives at the middle, from its values at NODES times a half width."""
+    """A function and its first two derivatives at the middle (3,), from its values at NODES times a half width."""
     fitted = np.polynomial.Polynomial(np.polynomial.polynomial.polyfit(NODES, values, len(NODES) - 1))
     return np.array([fitted.deriv(k)(0.0) / width**k for k in range(3)])
 

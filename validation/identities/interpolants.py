@@ -58,7 +58,7 @@ class Interpolant:
         return self.channel(t).push(self.coupling)
 
     def velocity(self, x: Array, t: float) -> Array:
-        """E[dx_t/dt | x_t = x] by Bayes' rule on the coupling; E[gamma z | x] = -gamma^2 s_t."""
+        """E[dx_t/dt | x_t = x] (n, d) by Bayes' rule on the coupling; E[gamma z | x] = -gamma^2 s_t."""
         _, _, gamma = self.coefficients(t)
         da, db, dgamma = self.rates(t)
         pair = self.channel(t).posterior_mean(self.coupling, x)
@@ -94,7 +94,7 @@ def product(first: GaussianMixture, second: GaussianMixture) -> GaussianMixture:
 def continuity(
     log_density: Callable[[Array, float], Array], velocity: Callable[[Array, float], Array], x: Array, t: float
 ) -> Sides:
-    """-d log p / dt at fixed x against v . grad log p + div v, every derivative by a stencil."""
+    """-d log p / dt at fixed x (n, d) against v . grad log p + div v, log_density and velocity v by stencils."""
     gradient = jacobian(lambda y: log_density(y, t), x, STEP)
     v = velocity(x, t)
     carried = np.einsum("nd,nd->n", v, gradient)

@@ -34,14 +34,14 @@ def turning(case: ProcessCase) -> bool:
 
 
 def edges(schedule: Schedule, s: float, t: float, count: int = 8) -> Array:
-    """Ends of the panels into which [s, t] is cut: at a table's indices, else `count` equal panels."""
+    """Ends (n + 1,) of the panels into which [s, t] is cut: at a table's indices, else n = `count` equal panels."""
     if isinstance(schedule, BetaTable):
         return np.unique(np.concatenate([[s], np.arange(np.ceil(s), np.floor(t) + 1), [t]]))
     return np.linspace(s, t, count + 1)
 
 
 def panels(schedule: Schedule, s: float, t: float, count: int = 8) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes and weights on [s, t], panel by panel."""
+    """Gauss-Legendre nodes (m,) and weights (m,) on [s, t], on `count` panels or those of a table."""
     nodes, weights = legendre(6 if isinstance(schedule, BetaTable) else 24)
     ends = edges(schedule, s, t, count)
     lengths = np.diff(ends)[:, None]
@@ -49,7 +49,7 @@ def panels(schedule: Schedule, s: float, t: float, count: int = 8) -> tuple[Arra
 
 
 def growth(schedule: Schedule, s: float, t: float) -> tuple[float, Array, Array, Array]:
-    """E(s -> t) by quadrature of f, and nodes u, weights and E(u -> t) at the nodes, for integrals over [s, t]."""
+    """E(s -> t) by quadrature of f, and nodes u, weights and E(u -> t), all (m,), for integrals over [s, t]."""
     nodes, weights = legendre(6 if isinstance(schedule, BetaTable) else 24)
     ends = edges(schedule, s, t)
     u, w = panels(schedule, s, t)

@@ -28,7 +28,7 @@ STEPS = 5
 
 
 def sizes(case: ModelCase) -> dict[str, Array | float]:
-    """The largest term of each prediction: data, points, and slopes times their distance."""
+    """The largest term of each prediction, scalars: data, points, and slopes times their distance."""
     c, least = case.process.coefficients(case.t), smallest_std(case.model.marginal(case.t)) ** 2
     data, points = np.abs(case.law.means).max() + np.sqrt(np.abs(case.law.cov()).max()), np.abs(case.x).max()
     score = (points + np.max(c.alpha) * data) / least

@@ -29,7 +29,7 @@ PROCESS = AffineProcess(VEPower(T=20.0))
 
 
 def levels(rng: np.random.Generator, count: int) -> Array:
-    """Decreasing noise levels in a geometric row."""
+    """Decreasing noise levels in a geometric row, shape (count,)."""
     return np.geomspace(rng.uniform(5, 15), rng.uniform(0.05, 0.2), count)
 
 

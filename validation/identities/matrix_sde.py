@@ -49,34 +49,34 @@ class Turning:
         return result
 
     def drift(self, t: Array | float) -> Array:
-        """F(t)."""
+        """F(t), shape (..., d, d)."""
         a, b = self.matrices[:2]
         time = np.asarray(t)[..., None, None]
         result: Array = a + expm(time * a) @ b @ expm(-time * a)
         return result
 
     def drift_rate(self, t: Array | float) -> Array:
-        """F'(t) = e^(tA) (A B - B A) e^(-tA)."""
+        """F'(t) = e^(tA) (A B - B A) e^(-tA), shape (..., d, d)."""
         a, b = self.matrices[:2]
         time = np.asarray(t)[..., None, None]
         result: Array = expm(time * a) @ (a @ b - b @ a) @ expm(-time * a)
         return result
 
     def noise_map(self, t: Array | float) -> Array:
-        """G(t)."""
+        """G(t), shape (..., d, d)."""
         return np.asarray(self.matrices[2] + np.sin(np.asarray(t))[..., None, None] * self.matrices[3])
 
     def diffusion(self, t: Array | float) -> Array:
-        """D(t) = G G'."""
+        """D(t) = G G', shape (..., d, d)."""
         g = self.noise_map(t)
         return g @ np.swapaxes(g, -1, -2)
 
     def propagator(self, t: Array | float, s: Array | float) -> Array:
-        """K(t, s)."""
+        """K(t, s), shape (..., d, d)."""
         return self.evolution(t) @ np.linalg.inv(self.evolution(s))
 
     def covariance(self, t: float, s: float = 0.0, diffusion: Callable[[Array], Array] | None = None) -> Array:
-        """Sigma(t | s) by Gauss-Legendre quadrature."""
+        """Sigma(t | s) (d, d) by Gauss-Legendre quadrature, of another diffusion D(t) (..., d, d) if one is given."""
         nodes, weights = (part * (t - s) for part in legendre(24))
         k = self.propagator(t, s + nodes)
         return np.asarray(np.einsum("n,nij,njk,nlk->il", weights, k, (diffusion or self.diffusion)(s + nodes), k))

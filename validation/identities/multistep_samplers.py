@@ -41,12 +41,12 @@ COUNTS = (8, 16, 32, 64)
 
 
 def uneven(case: ProcessCase) -> Array:
-    """Five times from the case's t to its s, in steps of different length."""
+    """Times (5,) from the case's t to its s, in steps of different length."""
     return np.asarray(case.t + (case.s - case.t) * np.array([0.0, 0.2, 0.35, 0.6, 1.0]))
 
 
 def root_derivatives(v: float, r: Array | float) -> list[Array]:
-    """sqrt(v + r^2) and its first five derivatives in r."""
+    """sqrt(v + r^2) and its first five derivatives in r, each of the shape of r."""
     r = np.asarray(r, dtype=float)
     q, found, numerator = v + r**2, [], Polynomial([1.0])
     # d^k sqrt(q) = P_k(r) q^(1/2 - k) with P_{k+1} = P_k' q + (1 - 2k) r P_k
@@ -65,14 +65,14 @@ class Bed:
         self.law, self.process = Gaussian([self.mean], self.v), VEPower()
 
     def error(self, degree: int, times: Array, until: float | None = None) -> Array:
-        """Exact flow less rhoAB-DEIS at the end of the trajectory; stages at `until` and before are exact."""
+        """Exact flow less rhoAB-DEIS on times (n + 1,), a scalar at the end; stages at `until` and before are exact."""
         table = deis(self.process, times, degree=degree, clock="rho")
         found = propagate(table, self.law, exact_until=until).channel()
         start, end = (self.mean + np.sqrt(self.v + t**2) for t in (times[0], times[-1]))
         return np.asarray(end - (np.ravel(found.gain)[0] * start + np.ravel(found.offset)[0]))
 
     def carried(self, r: Array | float) -> Array:
-        """Phi(r)."""
+        """Phi(r), of the shape of r."""
         return np.asarray(np.sqrt((self.v + self.last**2) / (self.v + np.asarray(r) ** 2)))
 
 

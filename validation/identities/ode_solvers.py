@@ -42,7 +42,7 @@ TOPIC = "ODE solvers"
 
 
 def slope(case: ProcessCase, u: Array | float, data: float) -> Array:
-    """a = P' / 2P."""
+    """a = P' / 2P at the times u, of the shape of u."""
     c = case.schedule.coefficients(u)
     return np.asarray((c.alpha * c.dalpha * data + 0.5 * c.dvariance) / noised_variance(c, data))
 
@@ -79,7 +79,7 @@ def jacobian(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 def classical(name: str, v: Callable[[Array, float], Array], x: Array, times: Array) -> Array:
-    """Euler, Heun and RK4 as A.1 writes them, with h < 0."""
+    """Euler, Heun or RK4, as `name` says, as A.1 writes them: x (n, d) over times (m + 1,), with h < 0."""
     for t, after in pairwise(times):
         h = after - t
         k1 = v(x, t)

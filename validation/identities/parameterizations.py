@@ -29,7 +29,7 @@ TOPIC = "Parameterizations"
 
 
 class Heads(NamedTuple):
-    """Values of the four predictions at points x."""
+    """Values (n, d) of the four predictions, denoiser, noise, score and velocity, at points x."""
 
     denoiser: Array
     noise: Array
@@ -38,18 +38,18 @@ class Heads(NamedTuple):
 
 
 def from_denoiser(c: Coefficients, x: Array, denoiser: Array) -> Heads:
-    """The heads that belong to one denoiser value, each from the definition x = alpha x_0 + sigma eps."""
+    """The heads (n, d) that belong to a denoiser (n, d) where x = alpha x_0 + sigma eps, with the coefficients c."""
     noise = (x - c.alpha * denoiser) / c.sigma
     return Heads(denoiser, noise, -noise / c.sigma, c.dalpha * denoiser + c.dsigma * noise)
 
 
 def from_score(c: Coefficients, x: Array, score: Array) -> Heads:
-    """The heads that belong to one score value."""
+    """The heads (n, d) that belong to a score (n, d), with the coefficients c."""
     return Heads((x + c.sigma**2 * score) / c.alpha, -c.sigma * score, score, c.f * x - c.g2 / 2 * score)
 
 
 def sizes(c: Coefficients, x: Array, denoiser: Array) -> Heads:
-    """The size of the terms that make each head: what its rounding error is relative to, one number an axis."""
+    """The size of the terms that make each head of `from_denoiser`, scalars or (d,) as the coefficients c are."""
     signal, state = np.abs(denoiser).max(), np.abs(x).max()
     noise = (state + c.alpha * signal) / c.sigma
     return Heads(
@@ -61,7 +61,7 @@ def sizes(c: Coefficients, x: Array, denoiser: Array) -> Heads:
 
 
 def gap(c: Coefficients) -> Array:
-    """W = alpha' sigma - alpha sigma'."""
+    """W = alpha' sigma - alpha sigma', a scalar or (d,) as the coefficients c are."""
     return np.asarray(c.dalpha * c.sigma - c.alpha * c.dsigma)
 
 

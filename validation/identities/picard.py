@@ -39,12 +39,12 @@ def small(case: ModelCase) -> bool:
 
 
 def grid(case: ModelCase) -> Array:
-    """Equal steps in t."""
+    """Equal steps in t, shape (STEPS + 1,)."""
     return np.linspace(case.t, case.s, STEPS + 1)
 
 
 def in_rho(case: ModelCase, times: Array) -> tuple[Array, Array, Callable[[Array, int], Array]]:
-    """rho and alpha along the grid, and dy/drho at a point of it."""
+    """rho and alpha along times (m,), and dy/drho at y (n, d) and the i-th of them."""
     schedule = case.process.schedules[0]
     alpha = schedule.alpha(times)
     return (
@@ -129,7 +129,10 @@ def sweeps(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 def algorithm_8(case: ModelCase, times: Array, window: int, tolerance: float, printed: bool) -> tuple[Array, int, int]:
-    """The output, sweeps and calls of ParaDiGMS in (x/alpha, rho); `printed` anchors point j + 1 at point j."""
+    """The output (n, d), sweeps and calls of ParaDiGMS in (x/alpha, rho), over times (m,), `window` steps at a time.
+
+    A stride ends where the square of a change is above the tolerance; `printed` anchors point j + 1 at point j.
+    """
     rho, alpha, slope = in_rho(case, times)
     last = len(times) - 1
     path = [case.x / alpha[0]] * (last + 1)

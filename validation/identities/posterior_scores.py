@@ -241,14 +241,14 @@ def gauge(case: ModelCase, wrong: bool) -> Sides:
 
 
 def minibatches(n: int, weights: Array) -> tuple[Array, Array]:
-    """All counts of three points in n draws, shape (m, 3), and their multinomial probabilities (m,)."""
+    """All counts (m, 3) of three points of these weights in n draws, and their multinomial probabilities (m,)."""
     first, second = np.triu_indices(n + 1)
     counts = np.stack([first, second - first, n - second], axis=1)
     return counts, np.exp(gammaln(n + 1) - gammaln(counts + 1).sum(axis=1) + counts @ np.log(weights))
 
 
 def three_points(case: Case) -> tuple[Array, Array, Array, float]:
-    """Weights, kernel densities p(x | x_i) and kernel scores at one x, and the marginal score there."""
+    """Weights, kernel densities p(x | x_i) and kernel scores at one x, all (3,), and the marginal score there."""
     rng = case.rng
     weights, points, sigma = rng.dirichlet(np.full(3, 5.0)), rng.uniform(-1.5, 1.5, 3), rng.uniform(0.8, 1.5)
     x = rng.uniform(-1, 1)

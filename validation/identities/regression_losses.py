@@ -31,7 +31,7 @@ TOPIC = "Regression losses"
 
 
 def kept(case: ModelCase, of_x0: Array, of_eps: Array) -> Array:
-    """(A - B alpha / sigma)^2 as a vector (d,): Cov[A x_0 + B eps | x_t] in units of Cov[x_0 | x_t]."""
+    """(A - B alpha / sigma)^2 (d,): Cov[A x_0 + B eps | x_t] in units of Cov[x_0 | x_t]; of_x0 is A and of_eps B."""
     a, v = diagonals(case)
     return np.asarray((of_x0 - of_eps * a / np.sqrt(v)) ** 2)
 
@@ -189,7 +189,7 @@ def weights_in_time(case: ModelCase, wrong: bool) -> list[Sides]:
 
 
 def snr(schedule: Schedule, t: Array) -> tuple[Array, Array]:
-    """alpha^2 / sigma^2 and its rate 2 lambda' SNR."""
+    """alpha^2 / sigma^2 and its rate 2 lambda' SNR at times t (m,)."""
     value = np.exp(2 * schedule.log_snr(t))
     return value, 2 * schedule.dlog_snr(t) * value
 

@@ -35,26 +35,29 @@ TOPIC = "Reverse-time equations"
 
 @dataclass(frozen=True)
 class LinearSDE:
-    """dx = F x dt + g dw with D = g g', both constant."""
+    """dx = F x dt + g dw with drift F and diffusion D = g g', both constant and (d, d)."""
 
     drift: Array
     diffusion: Array
 
     def channel(self, duration: float) -> Channel:
-        """x_t | x_0 = N(U x_0, S), U = exp(F t), S = int_0^t exp(F r) D exp(F' r) dr from one block exponential."""
+        """x_t | x_0 = N(U x_0, S), t the duration, from one block exponential.
+
+        U = exp(F t),   S = int_0^t exp(F r) D exp(F' r) dr
+        """
         d = len(self.drift)
         block = expm(duration * np.block([[self.drift, self.diffusion], [np.zeros((d, d)), -self.drift.T]]))
         noise = block[:d, d:] @ block[:d, :d].T
         return Channel(block[:d, :d], 0.0, (noise + noise.T) / 2)
 
     def rate(self, x: Array, std: float) -> float:
-        """A bound on how fast densities of this deviation change at the points x: what a stencil in time resolves."""
+        """A bound on how fast densities of deviation std change at points x (n, d): what a stencil in time resolves."""
         drift, noise = np.linalg.norm(self.drift, 2), np.linalg.norm(self.diffusion, 2)
         return float(drift * (1 + np.abs(x).max() / std) + noise / std**2)
 
 
 def random_sde(case: Case, dim: int = 3) -> LinearSDE:
-    """Rotating and stretching drift, correlated noise."""
+    """Rotating and stretching drift, correlated noise, on R^dim."""
     drift, root = case.rng.standard_normal((2, dim, dim))
     return LinearSDE(0.7 * drift, root @ root.T + 0.2 * np.eye(dim))
 

@@ -43,7 +43,7 @@ COUNTS = (8, 16, 32, 64)
 
 
 def row(tableau: Tableau) -> tuple[Array, Array, Array]:
-    """Weights of the state before, of the score there, and of the normal, in every step of a one-stage sampler."""
+    """Weights (n,) of the state before, the score there, and the normal, in the n steps of a one-stage sampler."""
     noise = tableau.noise[1:, 0] if tableau.draws else np.zeros(tableau.stages - 1)
     return tableau.states[1:, 0], tableau.outputs[1:, 0], noise
 
@@ -55,14 +55,14 @@ def end(case: ProcessCase) -> float:
 
 
 def gain(schedule: Schedule, u: Array | float, e: float, data: float, k: float) -> Array:
-    """Phi(u -> e) in closed form."""
+    """Phi(u -> e) in closed form, of the shape of u."""
     here, there = schedule.coefficients(u), schedule.coefficients(e)
     ratio = noised_variance(there, data) / noised_variance(here, data)
     return np.asarray((here.alpha / there.alpha) ** k**2 * ratio ** ((1 + k**2) / 2))
 
 
 def rate(c: Coefficients, data: float, k: float) -> Array:
-    """b = -f - (1 + k^2) g^2 / (2 P)."""
+    """b = -f - (1 + k^2) g^2 / (2 P), of the shape of the coefficients."""
     return np.asarray(-c.f - (1 + k**2) / 2 * c.g2 / noised_variance(c, data))
 
 

@@ -38,7 +38,7 @@ FLAT = Method(np.outer(METHODS["rk4"].c, np.eye(4)[0]), METHODS["rk4"].b)
 
 @cache
 def slope(schedule: Schedule, rule: Method, start: float, end: float) -> Array:
-    """log2 e(n) / e(2n) on 20 to 160 equal steps in t, extrapolated in 1/n."""
+    """log2 e(n) / e(2n) of a rule on 20 to 160 equal steps in t from start to end, extrapolated in 1/n: a scalar."""
 
     def error(n: int) -> float:
         return gaussian_error(runge_kutta(schedule, np.linspace(start, end, n + 1), method=rule), LAW)

@@ -108,7 +108,7 @@ def velocity_integral(case: ModelCase, wrong: bool) -> Sides:
 
 
 def place(case: ModelCase) -> tuple[float, float, Array]:
-    """rho and the speed of the clock rho = sin^2(pi t / 2) at the case's ratio, and points of the straight path."""
+    """rho and the speed of the clock rho = sin^2(pi t / 2) at the case's ratio; points (n, d) of the straight path."""
     c = case.process.coefficients(case.t)
     rho = float(c.sigma / (c.alpha + c.sigma))
     return rho, float(np.pi * np.sqrt(rho * (1 - rho))), case.x / (c.alpha + c.sigma)

@@ -49,7 +49,10 @@ def moments(
     output: Callable[[Array], Array],
     count: int = 48,
 ) -> tuple[float, float, float]:
-    """(factor of x_s, what a known output adds, variance) of the reverse SDE, by quadrature in time."""
+    """(factor of x_s, what a known output adds, variance) of the reverse SDE, by `count` Gauss-Legendre nodes in time.
+
+    The output is the denoiser or the noise, as `prediction` says, at lambdas (m,).
+    """
 
     def rates(times: Array) -> tuple[Array, Array, Array]:
         c = schedule.coefficients(times)
@@ -75,7 +78,7 @@ def moments(
 
 
 def last_step(tableau: Tableau, output: Callable[[Array], Array]) -> tuple[float, float, float, float]:
-    """The same of a table's last step, with its outputs read from `output`; and the size of their terms."""
+    """The same scalars of a table's last step, with its outputs read from `output`; and the size of their terms."""
     states, outputs, drawn = tableau.row(tableau.stages - 1)
     ((_, factor),) = states
     terms = [w * output(tableau.coefficients.log_snr[j]) for j, w in outputs]
@@ -85,7 +88,7 @@ def last_step(tableau: Tableau, output: Callable[[Array], Array]) -> tuple[float
 def compared(
     case: ProcessCase, tableau: Tableau, share: float, output: Callable[[Array], Array], count: int = 48
 ) -> Iterator[Sides]:
-    """The last step of a table against the SDE with a known output."""
+    """The last step of a table against the SDE with an output known at lambdas (m,), by `count` nodes."""
     s, t = (float(time) for time in np.unique(tableau.times)[1::-1])
     expected = moments(case.schedule, s, t, share, tableau.prediction, output, count)
     *found, size = last_step(tableau, output)

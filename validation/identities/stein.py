@@ -70,7 +70,7 @@ def gridded(case: ModelCase) -> bool:
 
 
 class Field(NamedTuple):
-    """g(x) = k x + a sin(w . x) and its divergence, with waves as long as the law is wide."""
+    """g(x) = k x + a sin(w . x) with a and w (d,)."""
 
     k: float
     a: Array
@@ -78,6 +78,7 @@ class Field(NamedTuple):
 
     @classmethod
     def random(cls, rng: np.random.Generator, law: GaussianMixture) -> Field:
+        """A random field with waves as long as the law is wide."""
         width = np.sqrt(np.trace(law.cov()) / law.dim)
         return cls(rng.normal(), width * rng.standard_normal(law.dim), rng.standard_normal(law.dim) / width)
 
@@ -85,6 +86,7 @@ class Field(NamedTuple):
         return self.k * x + np.sin(x @ self.w)[:, None] * self.a
 
     def divergence(self, x: Array) -> Array:
+        """div g at x (n, d), shape (n,)."""
         return np.asarray(self.k * x.shape[1] + np.cos(x @ self.w) * (self.a @ self.w))
 
 

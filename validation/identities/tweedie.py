@@ -156,7 +156,7 @@ def third_order(case: ModelCase, wrong: bool) -> Sides:
 
 
 def line_cumulants(law: GaussianMixture, u: Array) -> Array:
-    """The first four cumulants of u'x for x from a mixture, from the moments of its components."""
+    """The first four cumulants (4,) of u'x for u (d,) and x from a mixture, from the moments of its components."""
     spread = np.einsum("i,kij,j->k", u, covariances(law), u)
     mean = law.weights @ law.means @ u
     delta = law.means @ u - mean
@@ -167,7 +167,7 @@ def line_cumulants(law: GaussianMixture, u: Array) -> Array:
 
 
 def extent(law: GaussianMixture, u: Array) -> float:
-    """How far u'x reaches from its mean: log E exp(h u'x) has no pole within 1 / extent of h = 0, and bends no faster.
+    """How far u'x, u (d,), is from its mean: log E exp(h u'x) has no pole within 1 / extent of h = 0, nor bends faster.
 
     Components of weight below 1e-30 add nothing within that reach, however far they are.
     """

@@ -126,7 +126,7 @@ def first_order(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
 
 
 def local_errors(p: int, h: float, lam: float, v: float) -> tuple[float, float]:
-    """Errors of the predictor and the corrector after an exact history of p - 1 equal steps, in x / alpha."""
+    """Errors in x / alpha of predictor and corrector after an exact history of p - 1 steps h, up to lambda = lam."""
     process = VEPower(T=50.0)  # sigma = t, alpha = 1
     grid = np.exp(-(lam + h * np.arange(-(p - 1), 3)))
     table: Tableau = unipc(process, grid, order=p, lower_order_final=False, halves=False)
@@ -143,7 +143,7 @@ def local_errors(p: int, h: float, lam: float, v: float) -> tuple[float, float]:
 
 
 def denoiser_series(lam: float, v: float, degree: int) -> list[float]:
-    """Taylor coefficients of D = v / sqrt(v + e^{-2 lambda}) at lambda, by the recurrence of a power of a series."""
+    """Taylor coefficients of D = v / sqrt(v + e^{-2 lam}) in lam, by the recurrence of a power of a series."""
     w = [np.exp(-2 * lam) * (-2.0) ** k / factorial(k) for k in range(degree + 1)]
     w[0] += v
     power = [w[0] ** -0.5]

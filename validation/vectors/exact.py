@@ -30,7 +30,7 @@ Real = Any  # an mpmath number: the package has no types
 
 @dataclass(frozen=True)
 class Value:
-    """Entries of an exact result and of its size, flat."""
+    """The entries of an exact result and the sizes of them, flat."""
 
     entries: list[Real]
     sizes: list[Real]
@@ -59,7 +59,10 @@ def _sum(terms: list[Real]) -> Real:
 
 @dataclass(frozen=True)
 class Observed:
-    """A mixture with raw parameters, seen through y = a x + N(0, q I), at one y; a = 1 and q = 0 is the law itself."""
+    """A mixture of raw weights (K,), means (K, d), covariances (K, d, d), seen through a x + N(0, q I) at one y (d,).
+
+    a = 1 and q = 0 is the law itself.
+    """
 
     weights: ArrayLike
     means: ArrayLike
@@ -146,15 +149,15 @@ class Path:
     T: Real
 
     def log_snr(self, t: Real) -> Real:
-        """log(alpha / sigma)."""
+        """log(alpha / sigma) at t."""
         return mp.log(self.alpha(t) / self.sigma(t))
 
     def f(self, t: Real) -> Real:
-        """(log alpha)', to the right where a table has a kink."""
+        """(log alpha)' at t, to the right where a table has a kink."""
         return mp.diff(self.alpha, t, direction=1) / self.alpha(t)
 
     def g2(self, t: Real) -> Real:
-        """(sigma^2)' - 2 f sigma^2."""
+        """(sigma^2)' - 2 f sigma^2 at t."""
         return mp.diff(lambda u: self.sigma(u) ** 2, t, direction=1) - 2 * self.f(t) * self.sigma(t) ** 2
 
     def time(self, lam: Real) -> Real:
@@ -190,7 +193,7 @@ def vp_cosine(s: float) -> Path:
 
 
 def ve_geometric(low: float, high: float, clean_start: bool) -> Path:
-    """alpha = 1, sigma = low (high / low)^t, or the root of its square minus low^2."""
+    """alpha = 1, sigma = low (high / low)^t, or for a clean_start the root of its square minus low^2."""
     small, large = mp.mpf(low), mp.mpf(high)
 
     def sigma(t: Real) -> Real:
@@ -216,7 +219,7 @@ def arc(sigma_d: float) -> Path:
 
 
 def table(betas: ArrayLike) -> Path:
-    """alpha^2 = prod (1 - beta) at whole times, geometric interpolation between them; sigma^2 = 1 - alpha^2."""
+    """alpha^2 = prod (1 - beta) of betas (N,) at whole times, geometric between them; sigma^2 = 1 - alpha^2."""
     with mp.workdps(DIGITS):
         kept = [1 - mp.mpf(b) for b in np.asarray(betas, float)]
         products = list(accumulate(kept, mul, initial=mp.mpf(1)))

@@ -41,7 +41,7 @@ Comparison = tuple[str, str, ArrayLike, Value]  # function, case, computed, exac
 
 @dataclass(frozen=True)
 class Worst:
-    """The largest errors of one function: in ulps of the result and of the size, each with its case."""
+    """A function's largest errors: of_result (result_case) in ulps of the result, of_size (size_case) of its size."""
 
     of_result: float = 0.0
     result_case: str = ""
@@ -49,7 +49,7 @@ class Worst:
     size_case: str = ""
 
     def including(self, case: str, computed: ArrayLike, value: Value) -> Worst:
-        """These errors, or the ones of another comparison where they are larger."""
+        """These errors, or those of what was computed for another value, both of any shape, where they are larger."""
         result, size = _ulps(computed, value.entries), _ulps(computed, value.entries, value.sizes)
         return Worst(
             max(self.of_result, result),
