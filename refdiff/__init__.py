@@ -8,60 +8,63 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refdiff.channels import Channel as Channel
-    from refdiff.distributions import Empirical as Empirical
-    from refdiff.distributions import Gaussian as Gaussian
-    from refdiff.distributions import GaussianMixture as GaussianMixture
-    from refdiff.model import ExactModel as ExactModel
-    from refdiff.predictions import PREDICTIONS as PREDICTIONS
-    from refdiff.predictions import convert as convert
-    from refdiff.processes import AffineProcess as AffineProcess
-    from refdiff.processes import BetaTable as BetaTable
-    from refdiff.processes import beta_table as beta_table
-    from refdiff.schedules import Alignment as Alignment
-    from refdiff.schedules import FlowMatching as FlowMatching
-    from refdiff.schedules import FunctionSchedule as FunctionSchedule
-    from refdiff.schedules import Schedule as Schedule
-    from refdiff.schedules import SubVP as SubVP
-    from refdiff.schedules import Transformed as Transformed
-    from refdiff.schedules import Trigonometric as Trigonometric
-    from refdiff.schedules import VEGeometric as VEGeometric
-    from refdiff.schedules import VEPower as VEPower
-    from refdiff.schedules import VPCosine as VPCosine
-    from refdiff.schedules import VPLinear as VPLinear
+    from refdiff.channels import Channel
+    from refdiff.distributions import Empirical, Gaussian, GaussianMixture
+    from refdiff.model import ExactModel
+    from refdiff.predictions import PREDICTIONS, convert
+    from refdiff.processes import AffineProcess, BetaTable, beta_table
+    from refdiff.schedules import (
+        Alignment,
+        FlowMatching,
+        FunctionSchedule,
+        Schedule,
+        SubVP,
+        Transformed,
+        Trigonometric,
+        VEGeometric,
+        VEPower,
+        VPCosine,
+        VPLinear,
+    )
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "refdiff.channels": ["Channel"],
-    "refdiff.distributions": ["Empirical", "Gaussian", "GaussianMixture"],
-    "refdiff.model": ["ExactModel"],
-    "refdiff.predictions": ["PREDICTIONS", "convert"],
-    "refdiff.processes": ["AffineProcess", "BetaTable", "beta_table"],
-    "refdiff.schedules": [
-        "Alignment",
-        "FlowMatching",
-        "FunctionSchedule",
-        "Schedule",
-        "SubVP",
-        "Transformed",
-        "Trigonometric",
-        "VEGeometric",
-        "VEPower",
-        "VPCosine",
-        "VPLinear",
-    ],
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = [
+    "PREDICTIONS",
+    "AffineProcess",
+    "Alignment",
+    "BetaTable",
+    "Channel",
+    "Empirical",
+    "ExactModel",
+    "FlowMatching",
+    "FunctionSchedule",
+    "Gaussian",
+    "GaussianMixture",
+    "Schedule",
+    "SubVP",
+    "Transformed",
+    "Trigonometric",
+    "VEGeometric",
+    "VEPower",
+    "VPCosine",
+    "VPLinear",
+    "beta_table",
+    "convert",
+]
 
-__all__ = sorted(_HOME)
+# Where the names are, the rooms that need least first: what is found in one does not wait for the next.
+_ROOMS = ("schedules", "distributions", "channels", "processes", "predictions", "model")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'refdiff' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    if name in __all__:
+        for room in _ROOMS:
+            module = import_module(f"refdiff.{room}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module 'refdiff' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *__all__])

@@ -1,6 +1,7 @@
 """Arguments checked at the door: every public function turns its input into finite float64 arrays here.
 
-An error names the argument, what it was and what was expected, before any work is done.
+An error names the argument (`name`), what it was (`value`) and what was expected, before any work is done: TypeError
+where it is no such thing at all, ValueError where it is one that does not fit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ Array = NDArray[np.float64]
 
 
 def real_array(name: str, value: ArrayLike, *, ndim: tuple[int, ...] | None = None, finite: bool = True) -> Array:
-    """`value` as a float64 array; TypeError when it is not real numbers, ValueError when not finite or mis-shaped."""
+    """`value` as a float64 array of its shape, with one of these numbers of dimensions `ndim`, any where left out.
+
+    Raises:
+        TypeError: it does not hold real numbers.
+        ValueError: it is ragged, has another number of dimensions, or is not finite where `finite` asks for that.
+    """
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -32,7 +38,12 @@ def real_array(name: str, value: ArrayLike, *, ndim: tuple[int, ...] | None = No
 
 
 def real_scalar(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, open_low: bool = False) -> float:
-    """`value` as a finite float in [low, high] (or (low, high] with `open_low`)."""
+    """`value` as a finite float in [low, high] (or (low, high] with `open_low`).
+
+    Raises:
+        TypeError: it is no real number.
+        ValueError: it is several numbers, or not in that interval.
+    """
     array = real_array(name, value)
     if array.ndim != 0:
         raise ValueError(f"{name} must be one number, got shape {array.shape}")
@@ -43,7 +54,12 @@ def real_scalar(name: str, value: Any, *, low: float = -np.inf, high: float = np
 
 
 def whole_number(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
-    """`value` as an int of at least `low` (and at most `high`)."""
+    """`value` as an int of at least `low` (and at most `high`).
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is too small or too large.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < low or (high is not None and value > high):
@@ -53,7 +69,11 @@ def whole_number(name: str, value: Any, *, low: int = 0, high: int | None = None
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
-    """`value` if it is one of the known words."""
+    """`value` if it is one of the known words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
     words = tuple(known)
     if not isinstance(value, str) or value not in words:
         raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}")
@@ -65,6 +85,10 @@ def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Arra
 
     The way back sends (n, ...) to the leading shape of the input, as float32 when the input was float32:
     all arithmetic in between is float64.
+
+    Raises:
+        TypeError: the points are not real numbers.
+        ValueError: they have another last dimension than `dim`, or are not finite.
     """
     single = getattr(value, "dtype", None) == np.float32
     array = real_array(name, value)
@@ -80,13 +104,18 @@ def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Arra
 
 
 def single_precision(result: Array) -> Array:
-    """The result rounded to float32, infinite beyond its range."""
+    """The result rounded to float32 in its shape, infinite beyond the range of float32."""
     with np.errstate(over="ignore"):
         return result.astype(np.float32)
 
 
 def indices(name: str, value: ArrayLike, dim: int) -> NDArray[np.intp]:
-    """Distinct coordinates in 0..dim-1, at least one; negative ones count from the end."""
+    """Distinct coordinates in 0..dim-1, shape (k,), at least one; negative ones count from the end.
+
+    Raises:
+        TypeError: they are no list of whole numbers.
+        ValueError: one is not a coordinate, or is there twice.
+    """
     try:
         array = np.atleast_1d(np.asarray(value))
     except ValueError as error:

@@ -36,7 +36,14 @@ def current() -> str:
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Code in this block runs on the backend auto, numpy or numba."""
+    """Code in this block runs on the backend of this name: auto, numpy or numba.
+
+    As context variables do, it holds in the thread that entered the block, and not in threads started inside, unless
+    they are given a copy of the context.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
     token = _chosen.set(_known("name", name))
     try:
         yield
@@ -45,7 +52,11 @@ def use(name: str) -> Iterator[None]:
 
 
 def numba_pays(points: int, components: int, axes: int, evaluations: int = 1) -> bool:
-    """Whether evaluating a mixture at so many points, so often, is to be done by Numba."""
+    """Whether Numba is to evaluate a mixture of so many components on so many axes at `points` points.
+
+    Args:
+        evaluations: how often at each point.
+    """
     asked = current()
     if asked != "auto":
         return asked == "numba"

@@ -62,7 +62,11 @@ class Channel:
         return next((len(part) for part in (self.gain, self.offset, self.noise) if part.ndim), None)
 
     def push(self, law: GaussianMixture) -> GaussianMixture:
-        """The law of y when x follows `law`."""
+        """The law of y when x follows `law`.
+
+        Raises:
+            TypeError: the law is none of this library's.
+        """
         if not isinstance(law, GaussianMixture):
             raise TypeError(f"law must be a Gaussian, GaussianMixture or Empirical, got {law!r}")
         return law.affine(self.gain, self.offset).convolve(self.noise)

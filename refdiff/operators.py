@@ -4,7 +4,8 @@ r"""Linear operators in three storages: a scalar a, a diagonal (d,), a matrix (k
     product(A, B)     A B                      dense(A, d)     the matrix
     add(A, B)         A + B                    rows(A, d)      the dimension that A maps R^d into
 
-This module knows which storage an operator has; what stands on it (covariances, channels) asks here.
+This module knows which storage an operator has; what stands on it (covariances, channels) asks here. Functions that
+check a `value` are given the `name` that messages call it by.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ Operator = Array
 
 
 def operator(name: str, value: ArrayLike) -> Operator:
-    """A scalar, a diagonal or a matrix, as a finite float64 array."""
+    """A scalar, a diagonal or a matrix, as a finite float64 array.
+
+    Raises:
+        ValueError: it is empty, has more dimensions or is not finite.
+    """
     array = real_array(name, value, ndim=(0, 1, 2))
     if array.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {array.shape}")
@@ -28,7 +33,10 @@ def operator(name: str, value: ArrayLike) -> Operator:
 def covariance(name: str, value: ArrayLike) -> Operator:
     """A variance >= 0, variances (d,) >= 0, or a symmetric positive semi-definite (d, d) matrix.
 
-    Semi-definite is meant up to rounding: eigenvalues down to -d eps times the largest one are taken as zero.
+    Semi-definite is meant up to rounding: eigenvalues down to -8 d eps times the largest one are taken as zero.
+
+    Raises:
+        ValueError: a variance is negative, or the matrix is not square, symmetric and semi-definite.
     """
     array = operator(name, value)
     if array.ndim < 2:
@@ -39,7 +47,11 @@ def covariance(name: str, value: ArrayLike) -> Operator:
 
 
 def semi_definite(name: str, matrices: Array) -> Array:
-    """Stacked (..., d, d) matrices, symmetrised, after a check that they are positive semi-definite."""
+    """Stacked (..., d, d) matrices, symmetrised, after a check that they are positive semi-definite.
+
+    Raises:
+        ValueError: one is not square, not symmetric or has a negative eigenvalue.
+    """
     if matrices.shape[-1] != matrices.shape[-2]:
         raise ValueError(f"{name} must be square, got shape {matrices.shape}")
     mirrored = np.swapaxes(matrices, -1, -2)
@@ -64,7 +76,11 @@ def rows(a: Operator, dim: int) -> int:
 
 
 def fits(name: str, a: Operator, dim: int) -> None:
-    """ValueError unless `a` acts on R^dim."""
+    """Check that `a` acts on R^dim.
+
+    Raises:
+        ValueError: it acts on another dimension.
+    """
     if a.ndim > 0 and a.shape[-1] != dim:
         raise ValueError(f"{name} of shape {a.shape} does not act on dimension {dim}")
 
@@ -75,14 +91,14 @@ def apply(a: Operator, x: Array) -> Array:
 
 
 def product(a: Operator, b: Operator) -> Operator:
-    """A B."""
+    """A B of the operators a and b."""
     if a.ndim < 2:
         return a[..., None] * b if a.ndim == 1 and b.ndim == 2 else a * b
     return a @ b if b.ndim == 2 else a * b
 
 
 def add(a: Operator, b: Operator) -> Operator:
-    """A + B; where one is a matrix it says the dimension."""
+    """A + B of the operators a and b; where one is a matrix it says the dimension."""
     if max(a.ndim, b.ndim) < 2:
         return a + b
     dim = len(a) if a.ndim == 2 else len(b)
@@ -90,7 +106,7 @@ def add(a: Operator, b: Operator) -> Operator:
 
 
 def sandwich(a: Operator, s: Operator) -> Operator:
-    """A S A'."""
+    """A S A' of the operators a and s."""
     if max(a.ndim, s.ndim) < 2:
         return a * a * s
     if a.ndim == 2:
@@ -99,5 +115,5 @@ def sandwich(a: Operator, s: Operator) -> Operator:
 
 
 def dense(a: Operator, dim: int) -> Array:
-    """The matrix of an operator on R^dim."""
+    """The matrix (k, dim) of an operator on R^dim."""
     return a if a.ndim == 2 else np.diag(np.broadcast_to(a, (dim,)))

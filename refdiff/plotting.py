@@ -34,6 +34,11 @@ def drawable(path: str | Path) -> Path:
 def work_precision(rows: Sequence[Measured], path: str | Path, title: str = "") -> None:
     """W2 against evaluations, both on logarithmic axes, one line for each sampler; written as the path's ending says.
 
+    Args:
+        rows: distances of `refdiff.samplers.compare.work_precision`; those that are 0 or missing are left out.
+        path: the file, .png, .svg or another of matplotlib's.
+        title: above the picture.
+
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: nothing to plot, or an ending that matplotlib does not write.

@@ -106,7 +106,7 @@ def convert(
 
 
 def weights(c: Coefficients, source: str, target: str) -> tuple[Array, Array]:
-    """(a, b) with target = a x + b source, where the coefficients of the process are c.
+    """(a, b) with target = a x + b source, of the shape of the process's coefficients c.
 
     Raises:
         ValueError: an unknown prediction, or coefficients at which the source does not determine the target.

@@ -56,6 +56,10 @@ def philox(counter: ArrayLike, key: ArrayLike, rounds: int = ROUNDS) -> NDArray[
 
     Returns:
         The encrypted words, uint32 of shape (..., 4), the leading shapes broadcast.
+
+    Raises:
+        TypeError: counter or key are no whole numbers.
+        ValueError: they are no words in [0, 2^32), or their shapes do not fit.
     """
     c, k = _words("counter", counter, 4), _words("key", key, 2)
     try:
@@ -89,7 +93,7 @@ def uniforms(seed: int | np.random.Generator, particles: ArrayLike | range, draw
 
 
 def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
-    """Unit normals; arguments and shape as those of `uniforms`. The backend numba gives them up to a few ulps."""
+    """Unit normals, shape (n, d), for particles and dim as of `uniforms`; Numba gives them up to a few ulps."""
     if backends.current() == "numba":
         from refdiff.kernels.numba import philox  # late: Numba takes a third of a second to import
 
@@ -102,13 +106,13 @@ def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw:
 
 
 def unit(low: Words, high: Words) -> Array:
-    """The upper 53 bits of two 32-bit words (kept in uint64) as a multiple of 2^-53 in (0, 1]."""
+    """The upper 53 bits of 32-bit words low and high (kept in uint64) as multiples of 2^-53 in (0, 1], any shape."""
     bits = (high << np.uint64(21)) | (low >> np.uint64(11))
     return (bits + np.uint64(1)).astype(np.float64) * 2.0**-53
 
 
 def box_muller(u: Array, v: Array) -> tuple[Array, Array]:
-    """Two independent unit normals from two independent uniforms in (0, 1]: (r cos(2 pi v), r sin(2 pi v))."""
+    """Two independent unit normals from uniforms u, v in (0, 1] of any shape: (r cos(2 pi v), r sin(2 pi v))."""
     radius = np.sqrt(-2.0 * np.log(u))
     cosine, sine = _turn(v)
     return radius * cosine, radius * sine

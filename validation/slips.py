@@ -1,6 +1,7 @@
 r"""What a wrong denoiser or score is instead.
 
 A slip is recognised by computing the wrong formula itself: whichever reproduces the answers at all times is named.
+Formulas are written out here on purpose, apart from `refdiff.predictions`: each stands beside the mistakes made in it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from refdiff.model import ExactModel
 
 @dataclass(frozen=True)
 class Point:
-    """What a slip is computed from: the exact model at points x and one time."""
+    """What a slip is computed from: the exact model at points x (n, d) and one time t, where its answers are (n, d)."""
 
     model: ExactModel
     x: Array
@@ -25,18 +26,22 @@ class Point:
 
     @property
     def alpha(self) -> Array:
+        """The signal factor alpha(t), a scalar."""
         return self.model.process.coefficients(self.t).alpha
 
     @property
     def sigma(self) -> Array:
+        """The noise standard deviation sigma(t), a scalar."""
         return self.model.process.coefficients(self.t).sigma
 
     @property
     def score(self) -> Array:
+        """grad log p_t(x)."""
         return np.asarray(self.model.score(self.x, self.t))
 
     @property
     def denoiser(self) -> Array:
+        """E[x_0 | x_t = x]."""
         return np.asarray(self.model.denoiser(self.x, self.t))
 
 
@@ -84,6 +89,9 @@ def likely_slips(
 
     Args:
         kind: denoiser, score, noise, velocity or v_prediction.
+        model: the exact model that was to be answered for.
+        asked: points (n, d) and their time, of every question.
+        answers: one for each question, shape (n, d).
         rtol: how near an explanation must come, relative to its largest entry.
     """
     points = [Point(model, x, t) for x, t in asked]

@@ -31,7 +31,7 @@ def console() -> Console:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr, where that is a terminal; the value is told what has just been done."""
+    """A progress bar on stderr, where that is a terminal, to `total`; the value is told what has just been done."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

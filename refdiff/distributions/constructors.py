@@ -1,6 +1,8 @@
 r"""Laws people reach for: rings, grids, checkerboards, moons, rolls, random mixtures, and their own samples.
 
-All are exact members of the closed world (mixtures or point sets); random ones take an explicit seed.
+All are exact members of the closed world (mixtures or point sets); random ones take an explicit seed. Lengths (radius,
+spacing, std, noise: a standard deviation) are in the unit of the coordinates. Sources: the usual toy data of the field
+(swiss_roll and two_moons as in scikit-learn).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from refdiff.distributions.mixture import Empirical, GaussianMixture
 
 
 def ring(count: int = 8, radius: float = 4.0, std: float = 0.3) -> GaussianMixture:
-    """`count` equal isotropic Gaussians of standard deviation `std` on a circle in the plane."""
+    """`count` equal isotropic Gaussians of standard deviation `std` on a circle of this radius in the plane."""
     count, radius = whole_number("count", count, low=1), real_scalar("radius", radius, low=0)
     angle = 2 * np.pi * np.arange(count) / count
     means = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -21,7 +23,7 @@ def ring(count: int = 8, radius: float = 4.0, std: float = 0.3) -> GaussianMixtu
 
 
 def grid(side: int = 5, spacing: float = 2.0, std: float = 0.2, dim: int = 2) -> GaussianMixture:
-    """side^dim equal isotropic Gaussians on a centred cubic grid."""
+    """side^dim equal isotropic Gaussians of standard deviation `std`, `spacing` apart on a centred cubic grid."""
     side, dim = whole_number("side", side, low=1), whole_number("dim", dim, low=1)
     axis = real_scalar("spacing", spacing) * (np.arange(side) - (side - 1) / 2)
     means = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
@@ -60,10 +62,13 @@ def swiss_roll(n: int, seed: int | np.random.Generator, noise: float = 0.05, dim
 def random_mixture(
     dim: int, count: int, seed: int | np.random.Generator, covariance: str = "isotropic", spread: float = 2.0
 ) -> GaussianMixture:
-    """A seeded random mixture: `covariance` is isotropic, diagonal, shared or full.
+    """A seeded random mixture of `count` components on R^dim: `covariance` is isotropic, diagonal, shared or full.
 
     Means are N(0, spread^2 I), weights a flat Dirichlet draw, variances log-uniform in [0.1, 1] (as eigenvalues
     in a random basis for the dense kinds).
+
+    Raises:
+        ValueError: there is no such kind of covariance.
     """
     dim, count, rng = whole_number("dim", dim, low=1), whole_number("count", count, low=1), generator(seed)
     build, shape = {
@@ -87,7 +92,11 @@ def _turned(variances: Array, rng: np.random.Generator) -> Array:
 
 
 def from_samples(points: ArrayLike, weights: ArrayLike | None = None, bandwidth: float = 0.0) -> GaussianMixture:
-    """The law of given points (n, d): the point set itself, or a Gaussian kernel of std `bandwidth` on each point."""
+    """The law of given points (n, d): the point set itself, or a Gaussian kernel of std `bandwidth` on each point.
+
+    Args:
+        points, weights: as of `Empirical`, weights (n,) equal when left out.
+    """
     array = real_array("points", points, ndim=(2,))
     std = real_scalar("bandwidth", bandwidth, low=0)
     return Empirical(array, weights) if std == 0 else GaussianMixture.isotropic(array, std**2, weights)

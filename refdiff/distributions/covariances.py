@@ -6,6 +6,10 @@ r"""The covariances of K components, in two storages and four shapes.
 Both answer the same questions about S_k: S_k x, S_k^-1 x, log det S_k, (x - m_k)' S_k^-1 (x - m_k),
 A S_k A', S_k + C, and the covariance left after observing y = A x + N(0, C). Singular covariances are kept and
 moved freely; only the questions that need an inverse refuse them.
+
+Questions are about points x in d = `dim` dimensions, components `ks` (a slice of the K), `means` (K, d), `labels` (n,)
+that say the component of each point, `weights` w_nk (n, K), operators `a` and `c` in any storage. Sources: DMI-10,
+RDX-05, PHY-25, of which these are the linear algebra.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ TOO_FAR = "{what} must be near enough to a component for float64, got a log dens
 
 
 def tiles(rows: int, count: int, dim: int) -> Iterator[slice]:
-    """Slices of the K components such that a (rows, slice, dim) temporary stays within TILE elements."""
+    """Slices of `count` components such that a (rows, slice, dim) temporary stays within TILE elements."""
     step = max(1, TILE // max(1, rows * dim))
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
@@ -175,7 +179,11 @@ class Dense:
 
     @cached_property
     def whitener(self) -> Array:
-        """L_k^-1 with S_k = L_k L_k'."""
+        """L_k^-1 with S_k = L_k L_k', shape (K or 1, d, d).
+
+        Raises:
+            ValueError: some S_k is singular.
+        """
         if self.factor is None:
             raise ValueError(NO_DENSITY.format(what="covariance"))
         return np.asarray(np.linalg.inv(self.factor))
@@ -252,7 +260,11 @@ class Dense:
         return Dense(_symmetric(joseph))
 
     def gain(self, a: Operator, observed: Covariances, dim: int) -> Dense:
-        """G_k = S_k A' T_k^-1, the regression of x on y, where `observed` holds T_k = A S_k A' + C."""
+        """G_k = S_k A' T_k^-1, the regression of x on y, where `observed` holds T_k = A S_k A' + C.
+
+        Raises:
+            ValueError: some T_k is singular.
+        """
         if observed.singular:
             raise ValueError(NO_DENSITY.format(what="the covariance of y"))
         matrix = operators.dense(a, dim)

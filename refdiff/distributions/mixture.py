@@ -69,8 +69,6 @@ class GaussianMixture:
     means: Array
     covariances: Covariances
 
-    # ------------------------------------------------------------------ construction
-
     @staticmethod
     def isotropic(means: ArrayLike, variances: ArrayLike, weights: ArrayLike | None = None) -> GaussianMixture:
         """S_k = v_k I: `means` (K, d), `variances` (K,) or one number, `weights` (K,), equal when left out.
@@ -189,7 +187,11 @@ class GaussianMixture:
         return restore(gather(one(part) for part in self.parts(rows)))
 
     def parts(self, x: Array) -> Iterator[Array]:
-        """Rows of x such that a (rows, K) temporary stays within TILE elements; refuses a law without density."""
+        """Rows of x such that a (rows, K) temporary stays within TILE elements.
+
+        Raises:
+            ValueError: the law has no density.
+        """
         if self.covariances.singular:
             raise ValueError(NO_DENSITY.format(what="a component covariance"))
         step = max(1, TILE // max(self.count, self.dim))
@@ -204,7 +206,11 @@ class GaussianMixture:
         return result
 
     def posterior_weights(self, x: Array) -> Array:
-        """Responsibilities of checked points x (n, d), shape (n, K)."""
+        """Responsibilities of checked points x (n, d), shape (n, K).
+
+        Raises:
+            ValueError: a point is so far from all components that its log density is -inf.
+        """
         logits = self._log_joint(x)
         peak = logits.max(axis=1, keepdims=True)
         if np.isneginf(peak).any():
@@ -221,7 +227,7 @@ class GaussianMixture:
     # ------------------------------------------------------------------ laws made from this law
 
     def affine(self, gain: ArrayLike, offset: ArrayLike = 0.0) -> GaussianMixture:
-        """The law of A x + b: A a scalar, a diagonal (d,) or a matrix (k, d); b a scalar or (k,)."""
+        """The law of A x + b: A (`gain`) a scalar, diagonal (d,) or matrix (k, d), b (`offset`) a scalar or (k,)."""
         a = operators.operator("gain", gain)
         operators.fits("gain", a, self.dim)
         b = real_array("offset", offset, ndim=(0, 1))
@@ -229,7 +235,7 @@ class GaussianMixture:
         return law(self.log_weights, operators.apply(a, self.means) + b, self.covariances.sandwich(a))
 
     def convolve(self, noise: ArrayLike) -> GaussianMixture:
-        """The law of x + N(0, C): C a variance, variances (d,) or a covariance (d, d)."""
+        """The law of x + N(0, C): C = `noise` a variance, variances (d,) or a covariance (d, d)."""
         c = operators.covariance("noise", noise)
         operators.fits("noise", c, self.dim)
         return law(self.log_weights, self.means, self.covariances.plus(c, self.dim))
@@ -259,9 +265,12 @@ class GaussianMixture:
         return self.observe(np.eye(self.dim)[chosen], zero, zero, y).marginal(others)
 
     def observe(self, a: Operator, b: Array, c: Operator, y: Array) -> GaussianMixture:
-        """The law of x given one y = A x + b + N(0, C); operators checked by the caller, y of shape (1, k).
+        """The law of x given one y = A x + b + N(0, C); operators a, b, c checked by the caller, y of shape (1, k).
 
         w_k -> r_k(y), m_k -> m_k + S_k A' (A S_k A' + C)^-1 (y - A m_k - b), S_k by `after`.
+
+        Raises:
+            ValueError: y is not one point, or has no density.
         """
         if len(y) != 1:
             raise ValueError(f"y must be one point, got {len(y)}")
@@ -271,7 +280,11 @@ class GaussianMixture:
         return law(learnt, means, self.covariances.after(a, c, self.dim))
 
     def log_weights_given(self, y: Array) -> Array:
-        """log r_k(y) of one checked point y (1, d), shape (K,)."""
+        """log r_k(y) of one checked point y (1, d), shape (K,).
+
+        Raises:
+            ValueError: the law has no density, or y is so far from all components that its log density is -inf.
+        """
         if self.covariances.singular:
             raise ValueError(NO_DENSITY.format(what="the law of y"))
         logits = self._log_joint(y)
@@ -286,6 +299,9 @@ class Gaussian(GaussianMixture):
     Args:
         mean: m, shape (d,).
         covariance: S, a variance, variances (d,) or a positive semi-definite (d, d) matrix.
+
+    Raises:
+        ValueError: the mean has no coordinate, or S is negative or of another dimension.
     """
 
     def __init__(self, mean: ArrayLike, covariance: ArrayLike) -> None:
@@ -317,7 +333,7 @@ class Empirical(GaussianMixture):
 
 
 def law(log_weights: Array, means: Array, covariances: Covariances) -> GaussianMixture:
-    """The mixture with these parts, as the most special class it belongs to: Gaussian, Empirical or mixture."""
+    """The mixture of parts as of `GaussianMixture`, in the most special class: Gaussian, Empirical or mixture."""
     kind: type[GaussianMixture] = GaussianMixture
     if len(means) == 1:
         kind = Gaussian
@@ -329,6 +345,6 @@ def law(log_weights: Array, means: Array, covariances: Covariances) -> GaussianM
 
 
 def posterior_means(prior: GaussianMixture, pushed: GaussianMixture, a: Operator, y: Array) -> Field:
-    """The field E[x | y, component k] = m_k + G_k (y - A m_k - b), with A m_k + b the means of `pushed`."""
+    """The field E[x | y, component k] = m_k + G_k (y - A m_k - b) at y (n, k), with A m_k + b the means of `pushed`."""
     gain = prior.covariances.gain(a, pushed.covariances, prior.dim)
     return lambda ks: prior.means[ks] + gain.multiply(y[:, None, :] - pushed.means[ks], ks)

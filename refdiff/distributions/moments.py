@@ -4,7 +4,8 @@ r"""Responsibility-weighted moments of fields over the components of a mixture.
 
 Scores, denoisers, Hessians, posterior covariances and velocities are such moments of affine fields u_k(x). A field
 is evaluated a tile of components at a time, so memory stays O((n + K) d); second moments are centred first, so that
-two large numbers never meet.
+two large numbers never meet. Weights r have shape (n, K), `dim` is d. Sources: TOPA-35, PHY-24, where the moments of
+mixtures stand.
 """
 
 from __future__ import annotations
@@ -48,12 +49,15 @@ def cross_trace(r: Array, u: Field, v: Field, dim: int) -> Array:
 
 
 def gather(parts: Iterator[Array]) -> Array:
-    """The parts one below the other."""
+    """The parts (m, ...) one below the other, shape (n, ...)."""
     return np.concatenate(list(parts))
 
 
 def log_total(logits: Array) -> Array:
-    """log sum_k e^l_nk, shape (n,), -inf where every l is; SciPy's logsumexp is ten times slower where K is small."""
+    """log sum_k e^l_nk of logits l (n, K), shape (n,), -inf where every l is.
+
+    SciPy's logsumexp is ten times slower where K is small.
+    """
     peak = logits.max(axis=1)
     base = np.where(np.isneginf(peak), 0.0, peak)
     with np.errstate(divide="ignore"):

@@ -16,7 +16,7 @@ from refdiff.distributions.mixture import Empirical, GaussianMixture
 
 @dataclass(frozen=True, eq=False)
 class PrincipalAxes:
-    """Mean (d,), axes as orthonormal columns (d, r) and variances (r,) along them, in decreasing order."""
+    """The mean (d,), axes as orthonormal columns (d, r) and variances (r,) along them, in decreasing order."""
 
     mean: Array
     axes: Array

@@ -13,21 +13,35 @@ the state-dependent part of analytic.py, and flow maps and statistics that are f
 dpm_solver_v3.py.
 """
 
-from refdiff.samplers.compare import work_precision as work_precision
-from refdiff.samplers.conversions import butcher as butcher
-from refdiff.samplers.conversions import compose as compose
-from refdiff.samplers.conversions import to_coordinate as to_coordinate
-from refdiff.samplers.conversions import to_prediction as to_prediction
-from refdiff.samplers.conversions import truncate as truncate
-from refdiff.samplers.families import Family as Family
-from refdiff.samplers.families import families as families
-from refdiff.samplers.impulse import NotLinear as NotLinear
-from refdiff.samplers.impulse import impulse_response as impulse_response
-from refdiff.samplers.line import propagate_line as propagate_line
-from refdiff.samplers.order import measure_order as measure_order
-from refdiff.samplers.propagation import propagate as propagate
-from refdiff.samplers.recorder import Recorder as Recorder
-from refdiff.samplers.running import run as run
-from refdiff.samplers.storage import load as load
-from refdiff.samplers.storage import save as save
-from refdiff.samplers.tableau import Tableau as Tableau
+from refdiff.samplers.compare import work_precision
+from refdiff.samplers.conversions import butcher, compose, to_coordinate, to_prediction, truncate
+from refdiff.samplers.families import Family, families
+from refdiff.samplers.impulse import NotLinear, impulse_response
+from refdiff.samplers.line import propagate_line
+from refdiff.samplers.order import measure_order
+from refdiff.samplers.propagation import propagate
+from refdiff.samplers.recorder import Recorder
+from refdiff.samplers.running import run
+from refdiff.samplers.storage import load, save
+from refdiff.samplers.tableau import Tableau
+
+__all__ = [
+    "Family",
+    "NotLinear",
+    "Recorder",
+    "Tableau",
+    "butcher",
+    "compose",
+    "families",
+    "impulse_response",
+    "load",
+    "measure_order",
+    "propagate",
+    "propagate_line",
+    "run",
+    "save",
+    "to_coordinate",
+    "to_prediction",
+    "truncate",
+    "work_precision",
+]

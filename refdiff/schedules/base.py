@@ -22,15 +22,19 @@ from refdiff.arguments import Array, real_array
 
 
 class Coefficients(NamedTuple):
-    """Everything a schedule says at the times t, each of the shape of t."""
+    """Everything a schedule says at the times t, each of the shape of t.
+
+    dalpha is alpha', d2alpha alpha'', and so are dsigma and d2sigma, dvariance and d2variance of the variance sigma^2;
+    log_snr is log(alpha / sigma).
+    """
 
     alpha: Array
-    dalpha: Array
+    dalpha: Array  # alpha'
     d2alpha: Array
     sigma: Array
     dsigma: Array
     d2sigma: Array
-    dvariance: Array  # (sigma^2)'
+    dvariance: Array  # (sigma^2)', finite where sigma' is not
     d2variance: Array  # (sigma^2)''
     f: Array
     g2: Array
@@ -124,7 +128,10 @@ class Schedule(ABC):
 def differentiable(
     a: Array, da: Array, d2a: Array, s: Array, ds: Array, d2s: Array, f: Array | None = None
 ) -> Coefficients:
-    """Coefficients from alpha, sigma and their finite derivatives; f where alpha'/alpha may underflow to 0/0."""
+    """Coefficients from a = alpha, s = sigma and their finite derivatives da, d2a, ds, d2s, all of the shape of t.
+
+    f is given where alpha'/alpha may underflow to 0/0.
+    """
     f = da / a if f is None else f
     dvariance = 2 * s * ds
     g2 = dvariance - 2 * f * s * s
@@ -132,14 +139,17 @@ def differentiable(
 
 
 def variance_preserving(a: Array, da: Array, d2a: Array, variance: Array, f: Array) -> Coefficients:
-    """Coefficients with alpha^2 + sigma^2 = 1, where (sigma^2)' = -2 alpha alpha' and g2 = -2 f."""
+    """Coefficients with alpha^2 + sigma^2 = 1, where (sigma^2)' = -2 alpha alpha' and g2 = -2 f.
+
+    From a = alpha, its derivatives da and d2a, the variance sigma^2 and f, all of the shape of t.
+    """
     dvariance, d2variance = -2 * a * da, -2 * (da * da + a * d2a)
     s, ds, d2s = from_variance(variance, dvariance, d2variance)
     return Coefficients(a, da, d2a, s, ds, d2s, dvariance, d2variance, f, -2 * f, np.log(a) - np.log(s))
 
 
 def from_variance(variance: Array, dvariance: Array, d2variance: Array) -> tuple[Array, Array, Array]:
-    """sigma, sigma' and sigma'' from sigma^2 and its derivatives."""
+    """sigma, sigma' and sigma'' from the variance sigma^2, dvariance = (sigma^2)' and d2variance, of the shape of t."""
     s = np.sqrt(variance)
     # where the variance starts like t^2 (a rate beta that starts at 0), sigma starts like t, even in its next term
     flat = (s == 0) & (dvariance == 0)
@@ -148,7 +158,10 @@ def from_variance(variance: Array, dvariance: Array, d2variance: Array) -> tuple
 
 
 def from_rate(total: Array, beta: Array, dbeta: Array) -> Coefficients:
-    """Variance-preserving coefficients from B = int_0^t beta, beta and beta': alpha = e^(-B/2), sigma^2 = 1 - e^-B."""
+    """Variance-preserving coefficients from a rate beta: alpha = e^(-B/2), sigma^2 = 1 - e^-B.
+
+    From total = B = int_0^t beta, beta and dbeta = beta', all of the shape of t.
+    """
     a, variance = np.exp(-total / 2), -np.expm1(-total)
     regular = variance_preserving(a, -beta * a / 2, (beta * beta / 4 - dbeta / 2) * a, variance, -beta / 2)
     return regular._replace(log_snr=-(total + np.log(variance)) / 2)

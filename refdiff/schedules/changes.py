@@ -32,6 +32,10 @@ class FunctionSchedule(Schedule):
         alpha_of, sigma_of: vectorised functions on [0, T] with alpha / sigma decreasing.
         T: final time.
         dalpha_of, dsigma_of, d2alpha_of, d2sigma_of: derivatives where they are known.
+
+    Raises:
+        TypeError: one of them is no function.
+        ValueError: T is not positive.
     """
 
     alpha_of: Function
@@ -85,9 +89,13 @@ class Transformed(Schedule):
 
     Args:
         base: the schedule that is followed.
-        clock: t -> (tau, tau', tau''), increasing, with tau(0) = 0 and tau(T) <= base.T.
+        clock: t -> (tau, tau', tau''), each of the shape of t, increasing, with tau(0) = 0 and tau(T) <= base.T.
         scale: t -> (c, c', c''), positive; None leaves the scale.
-        T: final time of the new clock. Sources: PODB-58, PODB-59.
+        T: final time of the new clock.
+
+    Raises:
+        TypeError: base is no schedule, or clock or scale no function.
+        ValueError: T is not positive.
     """
 
     base: Schedule
@@ -133,7 +141,7 @@ class Transformed(Schedule):
 
 
 def invert_log_snr(schedule: Schedule, lam: Array) -> Array:
-    """The time with log(alpha / sigma) = lam by bracketing, for schedules without a closed inverse.
+    """The time with log(alpha / sigma) = lam, of the shape of lam, by bracketing: for schedules without an inverse.
 
     The root of sigma cos(theta) - alpha sin(theta) with tan(theta) = e^-lam: bounded also where alpha or sigma is 0.
     """
@@ -154,7 +162,10 @@ class Alignment:
     """How one schedule is another, rescaled and run on another clock: x^target_t = c(t) x^source_tau(t).
 
     tau(t) is where the source has the target's signal-to-noise ratio, c(t) the ratio of the total scales
-    sqrt(alpha^2 + sigma^2) there. Sources: PODB-58, PODB-59.
+    sqrt(alpha^2 + sigma^2) there; both have the shape of t.
+
+    Raises:
+        TypeError: source or target is no schedule.
     """
 
     source: Schedule

@@ -183,7 +183,11 @@ class VEPower(Schedule):
 
 @dataclass(frozen=True)
 class FlowMatching(Schedule):
-    """The straight path alpha = 1 - t, sigma = t on [0, 1], data at t = 0."""
+    """The straight path alpha = 1 - t, sigma = t on [0, 1], data at t = 0.
+
+    Raises:
+        ValueError: T is not 1.
+    """
 
     T: float = 1.0
 
@@ -205,6 +209,9 @@ class Trigonometric(Schedule):
 
     Args:
         sigma_d: the data scale > 0. Source: PODD-22, PODB-59.
+
+    Raises:
+        ValueError: sigma_d is not positive, or T is not pi/2.
     """
 
     sigma_d: float = 1.0

@@ -125,7 +125,7 @@ def assert_denoiser(
 def assert_score(
     score: Callback, model: ExactModel, times: ArrayLike, *, seed: int = 0, n: int = 32, rtol: float = 1e-7
 ) -> None:
-    """Assert that score(x, t) is grad log p_t of the model at points drawn from p_t; arguments as `assert_denoiser`.
+    """Assert that score(x, t) is grad log p_t of the model at points drawn from p_t; arguments as of `assert_denoiser`.
 
     Raises:
         AssertionError: it is not; the message names the worst point and likely slips.

@@ -76,6 +76,9 @@ def distributions(
         max_count: the largest number of components.
         kinds: some of `KINDS`; `WITH_DENSITY` leaves out the laws without a density.
         spread: means lie in [-spread, spread]^d.
+
+    Raises:
+        ValueError: `kinds` names none, or one that there is not.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
