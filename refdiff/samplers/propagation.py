@@ -10,7 +10,8 @@ so with x the start a stage is  y_k = G_k x + b_k + n_k: G_k and b_k follow by s
 n_k by carrying that of the stages and normals in the window. The part of the start stays apart from the part of the
 noise, so a deterministic sampler is known as a map, not only through its variance.
 
-Where the weights are numbers and S is full, everything happens in the eigenbasis of S. Sources: PODC9-11, PODC9-16,
+Where the weights are numbers and S is full, everything happens in the eigenbasis of S. Of a process with an offset b,
+these are the laws of x - b. Sources: PODC9-11, PODC9-16,
 PODB-11, DMI-23, PODA-225.
 """
 
