@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from refdiff.schedules import FunctionSchedule
 from refdiff.validation.audits.checks.coefficients import coefficients
 from refdiff.validation.audits.checks.denoisers import DenoiserSubject, denoiser
 from refdiff.validation.audits.checks.schedules import ScheduleSubject, schedule
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols import azula
+from refdiff.validation.audits.protocols.azula.documented import DOCUMENTED
+from refdiff.validation.audits.protocols.azula.tables import in_log, in_ratio, rosenbrock
 from refdiff.validation.audits.protocols.protocol import Request
 from refdiff.validation.audits.subject import Subject
 
@@ -48,7 +51,7 @@ def test_the_swapped_sigma_lowers_the_order_from_two_to_one() -> None:
         errors = []
         for n in (64, 128):
             grid = np.geomspace(10.0, 0.1, n + 1)
-            table = azula.rosenbrock(grid, order=2, swapped=np.ones(n + 1) if wrong else None)
+            table = rosenbrock(grid, order=2, swapped=np.ones(n + 1) if wrong else None)
             errors.append(gaussian_error(table, law, None))
         return float(np.log2(errors[0] / errors[1]))
 
@@ -89,7 +92,7 @@ def test_broken_samplers_are_found(dtype: str) -> None:
     assert verdicts(azula.wrap(kind, Request(family="ddpm", dtype=dtype)), (5,))[0].verdict is Verdict.WRONG
 
 
-@pytest.mark.parametrize("name", azula.SCHEDULES)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_schedules_are_what_their_documentation_says(name: str) -> None:
     for subject in azula.members(False)[name]():
         found = list(schedule(subject, False))
@@ -99,6 +102,14 @@ def test_schedules_are_what_their_documentation_says(name: str) -> None:
         sigma = subject.sigma
         wrong = list(schedule(replace(subject, sigma=lambda t, sigma=sigma: sigma(t) ** 2), False))
         assert any(f.place == "sigma" and "the variance sigma^2" in f.text for f in wrong)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_documented_schedules_have_their_own_slopes(name: str) -> None:
+    one, t = DOCUMENTED[name], np.array([0.05, 0.3, 0.9])
+    closed, taken = one.coefficients(t), FunctionSchedule(one.alpha_of, one.sigma_of).coefficients(t)
+    for part in ("dalpha", "dsigma", "d2alpha", "d2sigma"):
+        np.testing.assert_allclose(getattr(closed, part), getattr(taken, part), rtol=1e-6, atol=1e-7)
 
 
 def test_the_gaussian_denoiser_is_exact_and_broken_ones_are_named() -> None:
@@ -114,7 +125,7 @@ def test_the_gaussian_denoiser_is_exact_and_broken_ones_are_named() -> None:
 
 def test_levels_keep_their_order_where_they_are_moved() -> None:
     grid, errors = np.geomspace(1e3, 1e-3, 20), 1e-15 * np.random.default_rng(0).choice([-1.0, 1.0], 20)
-    for moved in (azula.in_ratio, azula.in_log):
+    for moved in (in_ratio, in_log):
         assert np.all(np.diff(moved(grid, errors)) < 0)
         assert np.allclose(moved(grid, errors), grid, rtol=1e-11)
     assert EXPLODING.T > grid[0]

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from refdiff.samplers import families
-from refdiff.validation.audits.checks.coefficients import coefficients
+from refdiff.validation.audits.checks.coefficients import coefficients, told_level
 from refdiff.validation.audits.checks.parts import parts
 from refdiff.validation.audits.checks.schedules import ScheduleSubject, schedule
 from refdiff.validation.audits.findings import Finding, Verdict
-from refdiff.validation.audits.protocols import flow, flow_matching, torchcfm
-from refdiff.validation.audits.protocols.drift import asked_times
+from refdiff.validation.audits.protocols import flow_matching, torchcfm, velocity
 from refdiff.validation.audits.protocols.protocol import Request, protocols
 from refdiff.validation.audits.subject import Subject
 
@@ -51,7 +50,7 @@ def explicit(name: str, change: Callable[[Any, Any, Any], Any] = lambda A, b, c:
 
 
 def subject(loop: Callable[..., Any], family: str, dtype: str = "float64", **options: Any) -> Subject:
-    return flow.wrap(loop, Request(family, {"arrays": "numpy", **options}, {}, dtype))
+    return velocity.wrap(loop, Request(family, {"arrays": "numpy", **options}, {}, dtype))
 
 
 def wrong(found: Iterator[Finding]) -> list[Finding]:
@@ -63,7 +62,7 @@ def wrong(found: Iterator[Finding]) -> list[Finding]:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_right_method_passes(name: str, data_at: int, dtype: str) -> None:
     one = subject(explicit(name), name, dtype, data_at=data_at)
-    for check in (coefficients, asked_times):
+    for check in (coefficients, told_level):
         found = list(check(one, True))
         assert found
         assert all(f.verdict is Verdict.OK for f in found), [f.text for f in found]
@@ -87,9 +86,22 @@ def test_a_time_that_is_off_by_a_step_is_found_though_no_weight_shows_it() -> No
 
     one = subject(late, "fm-euler")
     assert not wrong(coefficients(one, True))
-    found = wrong(asked_times(one, True))
-    assert len(found) == 2
-    assert "call 0 is at t = 0.8, should be 1" in found[1].text
+    (found,) = wrong(told_level(one, True))
+    assert "evaluation 1 (in step 1) is told t = 0.8" in found.text
+    assert "that of the next evaluation" in found.text
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_one_end_of_time_told_at_every_step_is_no_rounding_of_times(end: int) -> None:
+    """Pure noise and clean data are infinitely far from any level: told elsewhere they are not rounded, but wrong."""
+
+    def stuck(velocity: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
+        for i in range(len(times) - 1):
+            x = x + (times[i + 1] - times[i]) * velocity(x, times[end])
+        return x
+
+    for data_at in (0, 1):
+        assert wrong(told_level(subject(stuck, "fm-euler", data_at=data_at), True))
 
 
 def test_a_velocity_taken_with_the_wrong_sign_is_found() -> None:
@@ -125,7 +137,7 @@ def test_the_solvers_of_flow_matching_have_the_coefficients_of_their_names() -> 
         for method in methods:
             one = flow_matching.subject(kind, method, by_size=method == "rk4")
             assert not wrong(coefficients(one, True)), (kind, method)
-            assert not wrong(asked_times(one, True)), (kind, method)
+            assert not wrong(told_level(one, True)), (kind, method)
 
 
 def test_steps_by_size_that_begin_at_zero_wherever_the_interval_begins_are_found() -> None:
@@ -133,7 +145,8 @@ def test_steps_by_size_that_begin_at_zero_wherever_the_interval_begins_are_found
     pytest.importorskip("flow_matching")
     one = flow_matching.subject("RiemannianODESolver", "midpoint", by_size=True, late=True)
     assert wrong(coefficients(one, True))
-    assert "call 0 is at t = 1, should be 0.5" in wrong(asked_times(one, True))[0].text
+    found = wrong(told_level(one, True))
+    assert "evaluation 1 (in step 1) is told t = 1.0, which is noise level inf; its state has 1" in found[0].text
     assert not wrong(coefficients(flow_matching.subject("ODESolver", "midpoint", by_size=True, late=True), True))
 
 
@@ -196,13 +209,35 @@ def test_a_bridge_whose_spread_is_not_rooted_is_found() -> None:
     assert np.isfinite([f.number or 0.0 for f in found]).all()
 
 
-@pytest.mark.parametrize("library", ["torchdiffeq", "torchsde", "diffrax", "flow_matching"])
+OWN = {"torchdiffeq": "odeint", "torchsde": "sdeint", "diffrax": "Heun", "flow_matching": "ODESolver"}
+
+
+@pytest.mark.parametrize("library", OWN)
 def test_what_is_not_the_librarys_own_is_not_audited_as_if_it_were(library: str) -> None:
     pytest.importorskip(library)
 
     class Heun:
         """Named like one of a library's solvers."""
 
-    Heun.__name__ = {"diffrax": "Heun", "flow_matching": "ODESolver"}.get(library, "odeint")
-    with pytest.raises(ValueError, match=r"own; a solver of yours|itself; a solver of your own"):
+    Heun.__name__ = OWN[library]
+    with pytest.raises(ValueError, match=r"--protocol velocity") as told:
         protocols()[library].wrap(Heun, Request())
+    assert "velocity" in protocols(), told
+
+
+@pytest.mark.parametrize("library", OWN)
+def test_options_that_a_library_does_not_have_are_refused(library: str) -> None:
+    found = pytest.importorskip(f"{library}.solver" if library == "flow_matching" else library)
+    with pytest.raises(ValueError, match="options must be among"):
+        protocols()[library].wrap(getattr(found, OWN[library]), Request(options={"rtol": 1e-3}))
+
+
+def test_a_size_of_steps_is_the_size_of_the_steps() -> None:
+    solver = pytest.importorskip("flow_matching.solver").ODESolver
+    one = flow_matching.wrap(solver, Request(options={"step_size": 0.2}))
+    assert one.steps == (5,)
+    assert one.build(5).claim.grid == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])  # type: ignore[union-attr]
+    assert flow_matching.wrap(solver, Request(options={"step_size": 0.125, "late": True})).steps == (4,)
+    for size in (0.3, 1.0, 2.0, 0, -0.5):
+        with pytest.raises(ValueError, match="step_size must be"):
+            flow_matching.wrap(solver, Request(options={"step_size": size}))

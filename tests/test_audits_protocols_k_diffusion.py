@@ -147,7 +147,7 @@ def test_denoisers_of_the_library_are_exact_for_exact_networks() -> None:
 
 def test_a_wrong_grid_is_named_by_its_entry() -> None:
     from refdiff.validation.audits.checks.parts import Part
-    from refdiff.validation.audits.protocols.k_diffusion_parts import _grids, _karras
+    from refdiff.validation.audits.protocols.k_diffusion.parts import _grids, _karras
 
     def mine(n, *_, rho=7.0):  # type: ignore[no-untyped-def]
         grid = np.append(_karras(n, rho), 0.0)

@@ -273,8 +273,9 @@ def _check_names(found: Any, name: str, request: Request, protocol: Protocol) ->
     """The options that are set exist, and so do the family and what is claimed of it."""
     from refdiff.samplers.families import families
 
-    taken = accepted(found)
-    _known(request.options, None if taken is None else [*taken, *protocol.options], f"option of {name}")
+    taken = [] if protocol.given is None else accepted(found)
+    own = None if taken is None else [*taken[protocol.given :], *protocol.options]
+    _known(request.options, own, f"option of {name}")
     if request.family is None or request.family in protocol.families:
         _known(request.claimed, CLAIMED, "claim without a family, which --family NAME gives")
         return

@@ -80,9 +80,18 @@ def edge_of(function: Any, convention: str | None = None) -> Edge:
     if said is None:
         used = {value.__name__.partition(".")[0] for value in scope(function).values() if isinstance(value, ModuleType)}
         said = next((name for name in ("jax", "torch") if name in used), "numpy")
-    if said not in EDGES:
-        raise ValueError(f"arrays must be one of {', '.join(EDGES)}, got {said!r}")
-    return EDGES[said]
+    return edge_named(said)
+
+
+def edge_named(name: str) -> Edge:
+    """The library of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in EDGES:
+        raise ValueError(f"arrays must be one of {', '.join(EDGES)}, got {name!r}")
+    return EDGES[name]
 
 
 def scope(function: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -40,7 +40,15 @@ PROCESSES: Mapping[str, Schedule] = {
 
 def process_of(function: Any, request: Request, default: str) -> Schedule:
     """The process of a function's times: as claimed, as its attribute `process` says, or the protocol's own."""
-    named = request.claimed.get("process", getattr(function, "process", default))
+    return process_named(request.claimed.get("process", getattr(function, "process", default)))
+
+
+def process_named(named: Schedule | str) -> Schedule:
+    """A schedule as it is, or the one of this name.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
     if isinstance(named, Schedule):
         return named
     if named not in PROCESSES:
@@ -90,6 +98,18 @@ def levels(steps: int, high: float, low: float, *, clean: bool, rho: float = 7.0
     u = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
     grid = np.asarray((high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
     return np.append(grid, 0.0) if clean else grid
+
+
+def settings(request: Request, names: Collection[str]) -> dict[str, Any]:
+    """The options of a request, where there are no others than these.
+
+    Raises:
+        ValueError: an option of another name.
+    """
+    unknown = [name for name in request.options if name not in names]
+    if unknown:
+        raise ValueError(f"options must be among {', '.join(names)}, got {', '.join(unknown)}")
+    return dict(request.options)
 
 
 def name_of(function: Any, options: Mapping[str, Any]) -> str:

@@ -99,4 +99,4 @@ def wrap(function: Any, request: Request) -> Subject:
     return Subject(name, build, protocol="edm", options=tuple(request.options.items()))
 
 
-PROTOCOLS = (Protocol("edm", "f(net, latents, num_steps=..., **options), net(x, sigma) -> denoised", wrap),)
+PROTOCOLS = (Protocol("edm", "f(net, latents, num_steps=..., **options), net(x, sigma) -> denoised", wrap, given=2),)

@@ -6,7 +6,6 @@ marginal_lambda and inverse_lambda.
 
 A class makes its grid itself, of `skip_type`: from t_start = T to t_end = 1e-3 in time_uniform (equal in t),
 time_quadratic (in sqrt t) or logSNR (in lambda). Options go to `sample` where it has them, else to the class.
-A schedule object of one's own is audited by `schedule_of`, against a process.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from refdiff.arguments import Array
 from refdiff.samplers import times as grids
 from refdiff.samplers.impulse import Sampler as Play
 from refdiff.schedules import Schedule
-from refdiff.validation.audits.checks.schedules import ScheduleSubject
 from refdiff.validation.audits.protocols import callables
 from refdiff.validation.audits.protocols.arrays import Edge, edge_of, to_numpy
 from refdiff.validation.audits.protocols.plain import grid_of
@@ -112,30 +110,6 @@ def wrap(function: Any, request: Request) -> Subject:
     return Subject(name, build, protocol="model_fn", options=tuple(request.options.items()))
 
 
-def schedule_of(made: Any, process: Schedule, name: str, *, arrays: str = "torch", dtype: str = "float64") -> Subject:
-    """A noise schedule object beside the process that it claims to be."""
-    from refdiff.validation.audits.protocols.arrays import EDGES
-
-    edge = EDGES[arrays]
-
-    def of(method: str) -> Callable[[Array], Array] | None:
-        function = getattr(made, method, None)
-        return None if function is None else lambda t: to_numpy(function(edge.to(np.asarray(t, dtype=dtype))))
-
-    alpha, sigma = of("marginal_alpha"), of("marginal_std")
-    if alpha is None or sigma is None:
-        raise ValueError(f"{name} must have marginal_alpha and marginal_std to be a noise schedule")
-    return ScheduleSubject(
-        name=name,
-        alpha=alpha,
-        sigma=sigma,
-        process=process,
-        log_snr=of("marginal_lambda"),
-        inverse=of("inverse_lambda"),
-        span=(END, process.T),
-        dtype=edge.dtype(dtype),
-        protocol="model_fn",
-    )
-
-
-PROTOCOLS = (Protocol("model_fn", "f(model_fn, x, noise_schedule, times), or a class with sample(x, steps=...)", wrap),)
+PROTOCOLS = (
+    Protocol("model_fn", "f(model_fn, x, noise_schedule, times), or a class with sample(x, steps=...)", wrap, given=2),
+)

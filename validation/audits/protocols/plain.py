@@ -23,7 +23,7 @@ from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.impulse import listen
 from refdiff.schedules import Schedule
 from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
+from refdiff.validation.audits.protocols.arrays import Edge, edge_of, to_numpy
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Sampler, Subject
 
@@ -42,9 +42,11 @@ def grid_of(process: Schedule, family: Family | None, steps: int, *, clean: bool
     return np.append(family.grid(process, steps - 1, start, end), 0.0)
 
 
-def play(function: Any, given: tuple[Array, ...], options: Mapping[str, Any], dtype: str) -> Play:
-    """f(model, x, *given, **options) as a sampler."""
-    edge = edge_of(function)
+def play(
+    function: Any, given: tuple[Array, ...], options: Mapping[str, Any], dtype: str, arrays: Edge | None = None
+) -> Play:
+    """f(model, x, *given, **options) as a sampler, in the arrays of a library, of those that it says or imports."""
+    edge = arrays or edge_of(function)
 
     def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
         start = edge.to(np.asarray(x, dtype=dtype))
@@ -91,7 +93,7 @@ def of_times(
 
         return Subject(called, build, protocol=name, options=tuple(request.options.items()))
 
-    return Protocol(name, summary, wrap)
+    return Protocol(name, summary, wrap, given=3)
 
 
 def wrap_impulse(function: Any, request: Request) -> Subject:
@@ -117,5 +119,5 @@ def wrap_impulse(function: Any, request: Request) -> Subject:
 
 PROTOCOLS = (
     of_times("plain", "f(model, x, times), model(x, t) -> what the family asks for"),
-    Protocol("impulse", "f(model, x, normal), as refdiff's impulse_response has it", wrap_impulse),
+    Protocol("impulse", "f(model, x, normal), as refdiff's impulse_response has it", wrap_impulse, given=3),
 )

@@ -46,6 +46,8 @@ class Protocol:
         members: quick -> the subjects of the installed library, by member name: class or function -> subjects.
         checks: what is examined beside the checks of every protocol.
         options: names that `wrap` takes for itself, beside the arguments of the callable.
+        given: how many of the callable's first arguments the protocol gives, which are nobody's to set; None where
+            all that can be set are the names in `options`.
         families: names that `wrap` knows, beside refdiff's families.
     """
 
@@ -56,6 +58,7 @@ class Protocol:
     members: Callable[[bool], Mapping[str, Callable[[], Iterator[Subject]]]] | None = None
     checks: tuple[Check, ...] = ()
     options: tuple[str, ...] = ()
+    given: int | None = 0
     families: tuple[str, ...] = ()
 
 

@@ -231,5 +231,6 @@ PROTOCOLS = (
         wrap=wrap,
         library="smalldiffusion",
         members=members,
+        given=2,
     ),
 )

@@ -25,6 +25,7 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.validation.audits.checks.parts import Answer, Part
+from refdiff.validation.audits.protocols import callables
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Subject
@@ -174,6 +175,7 @@ def subject(kind: type, path: Path, dtype: str) -> Part:
 
 def wrap(target: Any, request: Request) -> Subject:
     """A class of matchers; family: the class of torchcfm that it is like, its own name unless given."""
+    callables.settings(request, ())
     name = str(request.family or getattr(target, "__name__", ""))
     if name not in PATHS:
         raise ValueError(f"{name!r} must be one of {', '.join(PATHS)}")
@@ -202,6 +204,7 @@ PROTOCOLS = (
         wrap,
         LIBRARY,
         members,
+        given=None,
         families=tuple(PATHS),
     ),
 )

@@ -23,18 +23,13 @@ from unittest.mock import patch
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.validation.audits.findings import Finding, Verdict, judged
+from refdiff.validation.audits.findings import Finding, judged
+from refdiff.validation.audits.protocols import callables
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
-from refdiff.validation.audits.protocols.drift import (
-    REVERSING,
-    Diffusion,
-    Drift,
-    Driven,
-    asked_times,
-    driven,
-    strong_order,
-)
-from refdiff.validation.audits.protocols.integrators import Build, one_step, reversible_heun
+from refdiff.validation.audits.protocols.integrators.conditions import whole_steps
+from refdiff.validation.audits.protocols.integrators.schemes import Build, one_step, reversible_heun
+from refdiff.validation.audits.protocols.integrators.strong import strong_order
+from refdiff.validation.audits.protocols.integrators.ways import REVERSING, Diffusion, Drift, Driven, driven
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Subject
 
@@ -174,11 +169,8 @@ def wrap(target: Any, request: Request) -> Subject:
     import torchsde
 
     if target is not torchsde.sdeint:
-        raise ValueError("it must be torchsde.sdeint itself; a solver of your own goes by --protocol flow-matching")
-    options = dict(request.options)
-    method = str(options.pop("method", "euler"))
-    if options:
-        raise ValueError(f"options must be method, got {', '.join(options)}")
+        raise ValueError("it must be torchsde.sdeint itself; a solver of your own goes by --protocol velocity")
+    method = str(callables.settings(request, ("method",)).get("method", "euler"))
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     return subject(method, request.dtype)
@@ -301,41 +293,24 @@ def zero_steps(subject: Subject, quick: bool) -> Iterator[Finding]:
     """Whether dt = 1 / n gives n steps."""
     if subject.name != "sdeint(method='euler', ito)":
         return
-    for dtype in ("float64", "float32"):
-        wrong = []
-        for n in range(1, 31 if quick else 61):
-            asked: list[float] = []
 
-            def drift(u: float, x: Array, asked: list[float] = asked) -> Array:
-                asked.append(u)
-                return np.zeros_like(x)
+    def run(n: int, dtype: str, drift: Drift) -> Array:
+        clock = np.linspace(0, 1, n + 1).astype(dtype)
+        clock[1] = 1 / n
+        return integrate("euler", drift, lambda _: 1.0, np.zeros((1, 1), dtype), clock, lambda: np.zeros((1, 1)))
 
-            one = np.zeros((1, 1), dtype)
-            clock = np.linspace(0, 1, n + 1).astype(dtype)
-            clock[1] = 1 / n
-            integrate("euler", drift, lambda _: 1.0, one, clock, lambda: np.zeros((1, 1)))
-            if len(asked) != n:
-                wrong.append((n, len(asked), 1 - asked[-1]))
-        said = (
-            f"dt = 1/{wrong[0][0]} gives {wrong[0][1]} steps, the last {wrong[0][2]:.2g} long"
-            if wrong
-            else "n for all n"
-        )
-        yield Finding(
-            subject.name,
-            "steps of zero length",
-            Verdict.WRONG if wrong else Verdict.OK,
-            f"{dtype}: {said}" + (f"; {len(wrong)} step counts have one too many" if wrong else ""),
-            place=f"dt, {dtype}",
-            rule="n steps of length 1/n fill an interval of length 1",
-            script="import torch, torchsde\nasked = []\n"
+    def script(n: int, dtype: str) -> str:
+        return (
+            "import torch, torchsde\nasked = []\n"
             "class SDE:\n    noise_type, sde_type = 'additive', 'ito'\n"
             "    def f(self, t, y): return asked.append(t) or -y\n"
             f"    def g(self, t, y): return torch.ones(*y.shape, 1, dtype=torch.{dtype})\n"
             f"one, ends = torch.ones(1, 1, dtype=torch.{dtype}), torch.tensor([0, 1], dtype=torch.{dtype})\n"
-            f"torchsde.sdeint(SDE(), one, ends, dt=1 / {wrong[0][0] if wrong else 1}, method='euler')\n"
-            "print(len(asked) - 1)  # the first call is for the shape",
-        )  # fmt: skip
+            f"torchsde.sdeint(SDE(), one, ends, dt=1 / {n}, method='euler')\n"
+            "print(len(asked) - 1)  # the first call is for the shape"
+        )
+
+    yield from whole_steps(subject.name, "dt", range(1, 31 if quick else 61), run, script)
 
 
 PROTOCOLS = (
@@ -345,6 +320,8 @@ PROTOCOLS = (
         wrap,
         "torchsde",
         members,
-        checks=(asked_times, strong_order, path, zero_steps),
+        checks=(strong_order, path, zero_steps),
+        options=("method",),
+        given=None,
     ),
 )

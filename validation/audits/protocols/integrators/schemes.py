@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -233,12 +232,3 @@ def _multistep(
         return predicted
     rec.keep(x, s)
     return moved([t.t, *known], [rec.evaluate(predicted, t), *values])
-
-
-def claimed(build: Build, process: Schedule, noise: float) -> Callable[[Array], Tableau]:
-    """The builder of a claim: grid -> Tableau."""
-    return partial(_on, build, process, noise)
-
-
-def _on(build: Build, process: Schedule, noise: float, grid: Array) -> Tableau:
-    return build(process, grid, noise)

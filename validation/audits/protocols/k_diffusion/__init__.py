@@ -28,9 +28,10 @@ from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.kdiffusion import dpm2, dpm2_ancestral, euler_ancestral
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.levels import EXPLODING
-from refdiff.validation.audits.protocols import callables, k_diffusion_parts
+from refdiff.validation.audits.protocols import callables
 from refdiff.validation.audits.protocols import partial as importing
 from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
+from refdiff.validation.audits.protocols.k_diffusion import parts
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Claim, Sampler, Subject, Variant
 
@@ -230,7 +231,7 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
         for name, known in KNOWN.items()
         if hasattr(module, name)
     }
-    return {**found, **k_diffusion_parts.members(module, UNRELATED)}
+    return {**found, **parts.members(module, UNRELATED)}
 
 
 def _subjects(function: Any, known: Known, quick: bool) -> Iterator[Subject]:
@@ -254,5 +255,6 @@ PROTOCOLS = (
         wrap=wrap,
         library="k_diffusion",
         members=members,
+        given=3,
     ),
 )
