@@ -90,7 +90,7 @@ def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_process_has_one_name_for_all_protocols() -> None:
-    for named in ("vp-linear", "VPLinear", PROCESS):
+    for named in ("vp-linear", PROCESS):
         made = drifts.wrap(Reverse, Request(None, {"process": named})).build(2)
         assert made.trained == PROCESS
 

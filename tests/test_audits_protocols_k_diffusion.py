@@ -150,7 +150,7 @@ def test_a_wrong_grid_is_named_by_its_entry() -> None:
     from refdiff.validation.audits.protocols.k_diffusion.parts import _grids, _karras
 
     def mine(n, *_, rho=7.0):  # type: ignore[no-untyped-def]
-        grid = np.append(_karras(n, rho), 0.0)
+        grid = _karras(n, rho).copy()
         grid[n // 2] *= 1.001
         return grid
 

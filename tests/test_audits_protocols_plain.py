@@ -91,9 +91,9 @@ def test_another_process_is_named_by_an_attribute_or_a_claim() -> None:
             x = x + (t - s) * model(x, s)
         return x
 
-    request = Request(family="ab1-t", claimed={"process": "flow", "prediction_type": "velocity"})
+    request = Request(family="ab1-t", claimed={"process": "flow-matching", "prediction_type": "velocity"})
     assert all(f.verdict is Verdict.OK for f in verdicts(PLAIN(mine, request)))
-    mine.process, mine.prediction = "flow", "velocity"  # type: ignore[attr-defined]
+    mine.process, mine.prediction = "flow-matching", "velocity"  # type: ignore[attr-defined]
     assert all(f.verdict is Verdict.OK for f in verdicts(PLAIN(mine, Request(family="ab1-t"))))
     with pytest.raises(ValueError, match="process must be"):
         PLAIN(mine, Request(claimed={"process": "sideways"}))

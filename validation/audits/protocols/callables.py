@@ -18,8 +18,10 @@ from unittest.mock import patch
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.processes import catalogue
+from refdiff.samplers import times
 from refdiff.samplers.families import Family, families
-from refdiff.schedules import FlowMatching, Schedule, SubVP, VPCosine, VPLinear
+from refdiff.schedules import Schedule
 from refdiff.validation.audits.levels import EXPLODING, PRESERVING
 from refdiff.validation.audits.protocols.arrays import Edge, scope, to_numpy
 from refdiff.validation.audits.protocols.protocol import Request
@@ -28,14 +30,8 @@ from refdiff.validation.audits.subject import Claim
 Normal = Callable[[], Array]
 Model = Callable[[Array, Any], Array]
 
-PROCESSES: Mapping[str, Schedule] = {
-    "vp-linear": VPLinear(),
-    "vp-cosine": VPCosine(),
-    "sub-vp": SubVP(),
-    "flow": FlowMatching(),
-    "ve": EXPLODING,
-    "vp-levels": PRESERVING,
-}
+# processes whose time is sigma / alpha itself, for any table of levels; the others are those of the catalogue
+LEVELS: Mapping[str, Schedule] = {"vp-levels": PRESERVING, "ve-levels": EXPLODING}
 
 
 def process_of(function: Any, request: Request, default: str) -> Schedule:
@@ -51,9 +47,11 @@ def process_named(named: Schedule | str) -> Schedule:
     """
     if isinstance(named, Schedule):
         return named
-    if named not in PROCESSES:
-        raise ValueError(f"process must be a Schedule or one of {', '.join(PROCESSES)}, got {named!r}")
-    return PROCESSES[named]
+    made = LEVELS.get(named) or catalogue().get(named, lambda: None)()
+    if not isinstance(made, Schedule):
+        names = [*catalogue(), *LEVELS]
+        raise ValueError(f"process must be a Schedule or one of {', '.join(names)}, got {named!r}")
+    return made
 
 
 def family_of(request: Request) -> Family | None:
@@ -94,10 +92,9 @@ def claim_of(
 
 def levels(steps: int, high: float, low: float, *, clean: bool, rho: float = 7.0) -> Array:
     """steps + 1 noise levels from high to low by Karras et al.; with `clean` the last one is 0 and follows low."""
-    count = steps if clean else steps + 1
-    u = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
-    grid = np.asarray((high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
-    return np.append(grid, 0.0) if clean else grid
+    if steps == 1:
+        return np.array([high, 0.0 if clean else low])
+    return times.karras(EXPLODING, steps, start=high, end=low, rho=rho, append_clean=clean)
 
 
 def settings(request: Request, names: Collection[str]) -> dict[str, Any]:

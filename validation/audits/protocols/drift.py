@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import refdiff.schedules as schedules
 from refdiff.arguments import Array
 from refdiff.samplers.reverse_sde import euler_maruyama
 from refdiff.validation.audits.protocols import callables
@@ -27,14 +26,12 @@ OPTIONS = ("arrays", "process", "noise", "start", "end", "direction")
 def wrap(make: Callable[[Any], Any], request: Request) -> Subject:
     """A function that makes a drift of a score, in Euler's loop.
 
-    Options: arrays (numpy, torch or jax; torch unless given), process (as for other protocols, or a class of
-    refdiff.schedules), noise (k), start, end (T and T / 1000 unless given), and direction: "u" for a drift of
-    u = start - t as above, "t" for dx/dt at t itself.
+    Options: arrays (numpy, torch or jax; torch unless given), process (as for other protocols), noise (k), start, end
+    (T and T / 1000 unless given), and direction: "u" for a drift of u = start - t as above, "t" for dx/dt at t itself.
     """
     options = callables.settings(request, OPTIONS)
     edge, direction = edge_named(options.get("arrays", "torch")), options.get("direction", "u")
-    named = options.get("process", "vp-linear")
-    schedule = callables.process_named(getattr(schedules, named)() if hasattr(schedules, str(named)) else named)
+    schedule = callables.process_named(options.get("process", "vp-linear"))
     start, end = float(options.get("start", schedule.T)), float(options.get("end", 1e-3 * schedule.T))
     way = Way(schedule, start, end, float(options.get("noise", 1.0)))
     if direction not in ("u", "t"):

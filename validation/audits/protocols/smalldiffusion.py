@@ -21,7 +21,7 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
-from refdiff.processes import BetaTable
+from refdiff.processes import BetaTable, beta_table
 from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.recorder import Recorder, State
 from refdiff.samplers.tableau import Tableau
@@ -148,22 +148,16 @@ def _part(name: str, answers: Callable[[bool], Iterator[Answer]], version: str) 
     yield Part(name, library="smalldiffusion", version=version, protocol="smalldiffusion", answers=answers)
 
 
-def _levels(betas: Array) -> Array:
-    bars = BetaTable(betas)
-    return np.asarray(bars.sigma(np.arange(1, len(betas) + 1)) / np.sqrt(bars.alpha_bar))
-
-
-def _cosine(n: int) -> Array:
-    bar = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.asarray(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
+def _levels(table: BetaTable) -> Array:
+    return np.asarray(table.sigma(np.arange(1, table.steps + 1)) / np.sqrt(table.alpha_bar))
 
 
 TABLES: Mapping[str, Callable[[int], Array]] = {
     "ScheduleLogLinear": lambda n: np.geomspace(0.02, 10, n),
-    "ScheduleDDPM": lambda n: _levels(np.linspace(1e-4, 0.02, n)),
-    "ScheduleLDM": lambda n: _levels(np.linspace(0.00085**0.5, 0.012**0.5, n) ** 2),
-    "ScheduleSigmoid": lambda n: _levels((0.02 - 1e-4) / (1 + np.exp(-np.linspace(-6, 6, n))) + 1e-4),
-    "ScheduleCosine": lambda n: _levels(_cosine(n)),
+    "ScheduleDDPM": lambda n: _levels(beta_table.linear(n)),
+    "ScheduleLDM": lambda n: _levels(beta_table.scaled_linear(n)),
+    "ScheduleSigmoid": lambda n: _levels(beta_table.sigmoid(n)),
+    "ScheduleCosine": lambda n: _levels(beta_table.squared_cosine(n)),
 }
 
 

@@ -21,10 +21,12 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.model import ExactModel
-from refdiff.processes import BetaTable
+from refdiff.processes import beta_table
+from refdiff.schedules import VPLinear
 from refdiff.validation.audits.checks.denoisers import DenoiserSubject, standard_law
 from refdiff.validation.audits.checks.parts import Answer, Part
 from refdiff.validation.audits.levels import EXPLODING, PRESERVING
+from refdiff.validation.audits.protocols import callables
 from refdiff.validation.audits.protocols import partial as importing
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.subject import Subject
@@ -34,22 +36,22 @@ LOW, HIGH = 0.03, 14.6
 STEPS, QUICK = (1, 2, 3, 5, 10, 20, 50, 1000), (5,)
 
 
-def _ramp(n: int) -> Array:
-    return np.linspace(0, 1, n) if n > 1 else np.zeros(1)
-
-
 def _karras(n: int, rho: float = 7.0) -> Array:
-    return np.asarray((HIGH ** (1 / rho) + _ramp(n) * (LOW ** (1 / rho) - HIGH ** (1 / rho))) ** rho)
+    return callables.levels(n, HIGH, LOW, clean=True, rho=rho)
 
 
 def _exponential(n: int, rho: float = 1.0) -> Array:
-    falling = (1 - _ramp(n)) ** rho
-    return np.asarray(np.exp(falling * (np.log(HIGH) - np.log(LOW)) + np.log(LOW)))
+    """Powers of u between the logarithms: u = 1 first, so that the grid is finer at its end for rho > 1."""
+    if n == 1:
+        return np.array([HIGH, 0.0])
+    falling = np.linspace(1, 0, n) ** rho
+    return np.append(np.exp(falling * (np.log(HIGH) - np.log(LOW)) + np.log(LOW)), 0.0)
 
 
 def _vp(n: int) -> Array:
-    t = 1 + _ramp(n) * (1e-3 - 1)
-    return np.asarray(np.sqrt(np.expm1(19.9 * t**2 / 2 + 0.1 * t)))
+    """sigma / alpha of beta from 0.1 to 20 at equal steps from t = 1 to 1e-3, and 0."""
+    c = VPLinear().coefficients(np.linspace(1, 1e-3, n) if n > 1 else np.ones(1))
+    return np.append(c.sigma / c.alpha, 0.0)
 
 
 # name: what is right, and the condition of the formula: the power rho on a root, or an exponential of a logarithm
@@ -65,7 +67,7 @@ def _grids(function: Any, name: str, quick: bool) -> Iterator[Answer]:
     right, options, ends, condition = GRIDS[name]
     for given in options:
         for n in QUICK if quick else STEPS:
-            wanted = np.append(right(n, **given), 0.0)
+            wanted = right(n, **given)
             said = "".join(f", {k} = {v:g}" for k, v in given.items())
             yield Answer(
                 f"{n} steps{said}",
@@ -124,7 +126,7 @@ def _levels(made: Any, _quick: bool) -> Iterator[Answer]:
 
 def _table() -> Array:
     """alpha_bar of Stable Diffusion's 1000 betas."""
-    return np.asarray(BetaTable(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).alpha_bar)
+    return np.asarray(beta_table.scaled_linear().alpha_bar)
 
 
 def _denoisers(external: Any) -> Iterator[Subject]:
