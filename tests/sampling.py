@@ -58,6 +58,39 @@ def against(plain, table, model, *, count=5, seed=0, rtol=1e-12, atol=0.0):
     np.testing.assert_allclose(run(table, model, x, normals=normals), expected, rtol=rtol, atol=atol)
 
 
+# ---------------------------------------------------------------------- deterministic algorithms (model, x) -> x
+
+
+MODES = GaussianMixture.isotropic([[-1.5, 0.3], [1.0, 1.2], [0.4, -1.0]], [0.09, 0.25, 0.5], [0.5, 0.3, 0.2])
+FAR = GaussianMixture.isotropic([[-1.0], [1.5]], [0.2, 0.4], [0.4, 0.6])
+GRIDS = {
+    "flow matching": (FlowMatching(), np.array([0.95, 0.8, 0.66, 0.5, 0.31, 0.2, 0.08])),
+    "VP linear": (VPLinear(), np.array([0.9, 0.72, 0.55, 0.35, 0.2, 0.1, 0.03])),
+    "EDM": (VEPower(T=80.0), np.array([20.0, 9.0, 3.5, 1.2, 0.5, 0.2, 0.05])),
+}
+
+
+def agree(schedule, ts, table, plain):
+    """The table and a plain algorithm: on a mixture, and weight by weight."""
+    model = ExactModel(MODES, schedule)
+    x = model.sample(5, float(ts[0]), 1)
+    found, expected = run(table, model, x), plain(lambda y, t: model.predict(y, float(t), table.prediction), x)
+    one = table.unroll()
+    # predictions of noise are of order one; in this form large multiples of them cancel
+    terms = abs(one.start[-1]) * np.abs(x).max() + np.abs(one.outputs[-1]).sum()
+    size = terms if table.prediction == "noise" else max(1.0, np.abs(expected).max())
+    assert np.abs(found - expected).max() <= 1e-13 * size
+    heard = impulse_response(
+        lambda f, y, _: plain(f, y), schedule, prediction=table.prediction, start_time=ts[0], end_time=ts[-1]
+    )
+    assert table.nfe == heard.nfe
+    np.testing.assert_allclose(table.times[table.evaluated], heard.times[heard.evaluated], rtol=1e-12)
+    two = heard.unroll()
+    mine, theirs = one.outputs[-1][table.evaluated], two.outputs[-1][heard.evaluated]
+    assert np.abs(mine - theirs).max() <= 1e-12 * np.abs(mine).max()
+    assert abs(one.start[-1] - two.start[-1]) <= 1e-12 * max(1.0 * (table.prediction != "noise"), abs(one.start[-1]))
+
+
 # ---------------------------------------------------------------------- algorithms that are written in sigma
 
 

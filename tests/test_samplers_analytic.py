@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import against
 from scipy.integrate import quad
 
 from refdiff import (
@@ -22,14 +23,13 @@ from refdiff import (
     testing,
 )
 from refdiff.distributions import random_mixture, ring
-from refdiff.samplers import analytic, times
+from refdiff.samplers import analytic
 from refdiff.samplers.analytic import analytic_dpm, state_dependent_dpm
 from refdiff.samplers.analytic_moments import averaged_covariance, conditional_variance
 from refdiff.samplers.ancestral import ddpm
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import measure_order
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
 
@@ -44,17 +44,13 @@ VP = VPLinear()
 
 @cache
 def mean_square_score(t):
-    """E |grad log p_t|^2 / d for the mixture on the table, by adaptive quadrature."""
+    """E |grad log p_t|^2 / d for the mixture on the table, by Gauss-Legendre panels."""
     law = ExactModel(MIXTURE, TABLE).marginal(t)
-    low, high = law.means.min() - 40, law.means.max() + 40
-    breaks = np.unique(np.concatenate([law.means.ravel() + k * 0.5 for k in range(-12, 13)]).round(12))
-
-    def density(x):
-        point = np.array([[x]])
-        return float(np.exp(law.logpdf(point))[0] * law.score(point)[0, 0] ** 2)
-
-    pieces = [low, *breaks, high]
-    return sum(quad(density, a, b, epsabs=1e-15, epsrel=1e-13)[0] for a, b in pairwise(pieces))
+    edges = np.arange(law.means.min() - 20, law.means.max() + 20, 0.25)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    x = (edges[:-1, None] + 0.125 * (nodes + 1)).reshape(-1, 1)
+    values = np.exp(law.logpdf(x)) * law.score(x)[:, 0] ** 2
+    return float(0.125 * np.tile(weights, len(edges) - 1) @ values)
 
 
 def bao(bars, squares, indices, eta):
@@ -82,13 +78,9 @@ def test_isotropic_is_theorem_1_of_the_paper(eta):
     model, indices = ExactModel(MIXTURE, TABLE), [20, 13, 8, 4, 1]
     squares = {n: mean_square_score(float(n)) for n in indices}
     box = bao(TABLE.alpha_bar, squares, indices, eta)
-    table = analytic_dpm(TABLE, [*indices, 0], law=MIXTURE, eta=eta)
-    x = model.sample(30, 20.0, 1)
-    z = np.random.default_rng(2).standard_normal((4, 30, 1))
-    drawn = iter(z)
-    expected = box(lambda y, t: model.score(y, float(t)), x, lambda: next(drawn))
-    np.testing.assert_allclose(run(table, model, x, normals=z), expected, rtol=1e-11, atol=1e-12)
-    assert impulse_response(box, TABLE, prediction="score").difference(to_prediction(table, "score")) < 1e-11
+    table = to_prediction(analytic_dpm(TABLE, [*indices, 0], law=MIXTURE, eta=eta), "score")
+    against(box, table, model, count=30, rtol=1e-11, atol=1e-12)
+    assert impulse_response(box, TABLE, prediction="score").difference(table) < 1e-11
 
 
 # ---------------------------------------------------------------------- moments
@@ -291,19 +283,6 @@ def test_moments_come_in_three_shapes():
     assert (one.noise.shape[2:], axes.noise.shape[2:], full.noise.shape[2:]) == ((), (2,), (2, 2))
     np.testing.assert_allclose(axes.noise, one.noise[..., None] * np.ones(2), rtol=1e-14)
     np.testing.assert_allclose(full.noise, one.noise[..., None, None] * np.eye(2), atol=1e-15)
-
-
-@pytest.mark.parametrize("process", ["VP", "FM", "EDM"])
-@pytest.mark.parametrize("family", analytic.FAMILIES, ids=lambda f: f.name)
-def test_measured_order_is_one(family, process):
-    schedule = PROCESSES[process]
-
-    def grid(n):
-        return times.uniform_log_snr(schedule, n, start=0.8 * schedule.T, end=0.02 * schedule.T)
-
-    counts = (16, 32, 64, 128, 256)
-    found = measure_order(lambda t: family(schedule, t), Gaussian([0.7], 0.25), schedule, grid, counts=counts)
-    assert abs(found.order - family.order) < 0.05
 
 
 # ---------------------------------------------------------------------- variances of the state

@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import against
 
 from refdiff import (
     AffineProcess,
@@ -27,7 +28,6 @@ from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import posterior_std, step_variance
 from refdiff.samplers.families import families
 from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import measure_order
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.recorder import Recorder
 from refdiff.samplers.running import run
@@ -95,43 +95,38 @@ def vdm(schedule, grid):
     return sample
 
 
-def against(box, table, model, prediction, seed=3):
+def boxed(box, table, model, prediction):
     """A box and a table on the same mixture, start and normals."""
-    rng = np.random.default_rng(seed)
-    x = model.sample(40, float(table.times[0]), rng)
-    z = rng.standard_normal((table.draws, *x.shape))
-    drawn = iter(z)
-    expected = box(lambda y, t: model.predict(y, float(t), prediction), x, lambda: next(drawn))
-    assert next(drawn, None) is None
-    np.testing.assert_allclose(run(table, model, x, normals=z), expected, rtol=1e-12, atol=1e-13)
+    against(box, to_prediction(table, prediction), model, count=40, seed=3, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["posterior", "beta", "interpolated"])
 @given(betas=st.lists(st.floats(1e-3, 0.8), min_size=2, max_size=8))
+@settings(max_examples=10)
 def test_on_all_indices_of_a_table_it_is_hos_sampler(kind, betas):
     table = BetaTable(np.array(betas))
     down = np.arange(len(betas), -1.0, -1.0)
-    against(ho(table.betas, kind), ddpm(table, down, variance=kind), ExactModel(MIXTURE, table), "noise")
+    boxed(ho(table.betas, kind), ddpm(table, down, variance=kind), ExactModel(MIXTURE, table), "noise")
 
 
 def test_a_share_for_each_step_is_improved_ddpms_learned_range():
     v = np.random.default_rng(0).uniform(-0.2, 1.2, 20)
     sampler = ddpm(TABLE, DOWN, variance="interpolated", v=v[::-1])
-    against(ho(TABLE.betas, "interpolated", v), sampler, ExactModel(MIXTURE, TABLE), "noise")
+    boxed(ho(TABLE.betas, "interpolated", v), sampler, ExactModel(MIXTURE, TABLE), "noise")
 
 
 @pytest.mark.parametrize("kind", ["posterior", "beta"])
 def test_a_sub_grid_is_the_strided_sampler(kind):
     indices = [20, 14, 9, 5, 2]
     model = ExactModel(MIXTURE, TABLE)
-    against(respaced(TABLE.alpha_bar, indices, kind), ddpm(TABLE, [*indices, 0], variance=kind), model, "denoiser")
+    boxed(respaced(TABLE.alpha_bar, indices, kind), ddpm(TABLE, [*indices, 0], variance=kind), model, "denoiser")
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_vdms_ancestral_sampler_is_ddpm(name):
     process = PROCESSES[name]
     grid = times.uniform(process, 7, start=0.9 * process.T, end=0.01 * process.T)
-    against(vdm(process, grid), ddpm(process, grid), ExactModel(MIXTURE, process), "noise")
+    boxed(vdm(process, grid), ddpm(process, grid), ExactModel(MIXTURE, process), "noise")
 
 
 @pytest.mark.parametrize("kind", ["posterior", "beta", "interpolated"])
@@ -149,10 +144,11 @@ def test_impulses_through_the_strided_box_give_the_table():
 # ---------------------------------------------------------------------- exact laws
 
 
-def output_variance(data, **options):
-    """A thousand steps of the linear table from N(0, 1)."""
+def output_variances(data, **options):
+    """A thousand steps of the linear table from N(0, 1), each data variance on an axis of its own."""
     table = ddpm(beta_table.linear(), np.arange(1000.0, -1.0, -1.0), **options)
-    return float(propagate(table, Gaussian([0.0], data), Gaussian([0.0], 1.0)).output.cov()[0, 0])
+    law, start = (Gaussian(np.zeros(len(data)), np.array(values)) for values in (data, np.ones(len(data))))
+    return np.diag(propagate(table, law, start).output.cov())
 
 
 def closed_variance(data, variance):
@@ -173,11 +169,12 @@ def test_output_variances_of_a_thousand_steps():
     tilde = betas * (1 - np.append(1.0, bars[:-1])) / (1 - bars)
     silent = np.where(np.arange(1000) > 0, betas, 0.0)
     printed = {0.25: (0.246125, 0.250752), 1.0: (0.99107, 0.9999), 4.0: (3.97478, 3.99057)}
-    for data, (small, large) in printed.items():
-        found = output_variance(data), output_variance(data, variance="beta")
-        assert found == pytest.approx((closed_variance(data, tilde), closed_variance(data, silent)), rel=1e-12)
-        assert found == pytest.approx((small, large), abs=6e-6)
-    assert output_variance(1.0, variance="beta", final_noise=True) == pytest.approx(1.0, rel=1e-12)
+    data = list(printed)
+    for column, (variance, options) in enumerate(((tilde, {}), (silent, {"variance": "beta"}))):
+        found = output_variances(data, **options)
+        np.testing.assert_allclose(found, [closed_variance(one, variance) for one in data], rtol=1e-12)
+        np.testing.assert_allclose(found, [values[column] for values in printed.values()], rtol=0, atol=6e-6)
+    assert output_variances([1.0], variance="beta", final_noise=True)[0] == pytest.approx(1.0, rel=1e-12)
 
 
 def test_fewer_steps_of_the_rescaled_table_lose_more_variance():
@@ -231,19 +228,6 @@ def test_weights_of_a_long_step_keep_their_digits():
     kappa, gamma = mean_weights(s, t)
     assert kappa == pytest.approx((1e-3 / 80) ** 2, rel=1e-14)
     assert gamma == pytest.approx(1 - kappa, rel=1e-15)
-
-
-@pytest.mark.parametrize("process", ["VP", "FM", "EDM", "trig"])
-@pytest.mark.parametrize("family", ancestral.FAMILIES, ids=lambda f: f.name)
-def test_measured_order_is_one(family, process):
-    schedule = PROCESSES[process]
-
-    def grid(n):
-        return times.uniform_log_snr(schedule, n, start=0.8 * schedule.T, end=0.02 * schedule.T)
-
-    counts = (16, 32, 64, 128, 256)
-    found = measure_order(lambda t: family(schedule, t), Gaussian([0.7], 0.25), schedule, grid, counts=counts)
-    assert abs(found.order - family.order) < 0.05
 
 
 # ---------------------------------------------------------------------- ends, axes, options

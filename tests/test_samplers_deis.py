@@ -1,32 +1,33 @@
 """DEIS against the paper's integrals by adaptive quadrature in time, and its Runge-Kutta forms against EDM's Heun."""
 
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import flow_order, order_of
 from scipy.integrate import quad
 
-from refdiff import AffineProcess, ExactModel, Gaussian, GaussianMixture
+from refdiff import AffineProcess, ExactModel, GaussianMixture
 from refdiff.processes import beta_table
 from refdiff.samplers.adams import lms
 from refdiff.samplers.conversions import butcher, to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.deis import FAMILIES, VARIANTS, deis, deis_rk, noise_weights
 from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import measure_order
 from refdiff.samplers.recorder import Recorder
 from refdiff.samplers.running import run
 from refdiff.schedules import FlowMatching, SubVP, VEPower, VPCosine, VPLinear
 
 LAW = GaussianMixture.isotropic([[-1.0, 0.3], [1.2, -0.4], [0.1, 0.9]], [0.09, 0.25, 0.16], [0.5, 0.2, 0.3])
-LINE = GaussianMixture.isotropic([[-1.0], [1.2]], [0.25, 0.36], [0.4, 0.6])
 UNEVEN = np.array([0.9, 0.8, 0.55, 0.5, 0.31, 0.2, 0.12])
 
 VALUES = {"t": lambda s, t: t, "rho": lambda s, t: s.sigma(t) / s.alpha(t), "log_snr": lambda s, t: s.log_snr(t)}
 
 
+@cache
 def plain_weight(schedule, times, j, clock):
     """C_j = (1/2) int (g^2 / sigma)(alpha_t / alpha_tau) l_j dtau, times = (t, s, earlier nodes)."""
     t, s, *_ = times
@@ -48,7 +49,7 @@ def plain_deis(model, schedule, x, times, degree, clock):
         past = [model(x, s), *past][: degree + 1]
         nodes = [t, *times[i::-1][: len(past)]]
         x = schedule.alpha(t) / schedule.alpha(s) * x + sum(
-            plain_weight(schedule, nodes, j, clock) * eps for j, eps in enumerate(past)
+            plain_weight(schedule, tuple(nodes), j, clock) * eps for j, eps in enumerate(past)
         )
     return x
 
@@ -69,19 +70,6 @@ def plain_rho_rk(model, sigmas, x, method):
             e3 = model(x + h / 2 * e2, s + h / 2)
             x = x + h / 6 * (e1 + 2 * e2 + 2 * e3 + model(x + h * e3, t))
     return x
-
-
-def grid(clock):
-    """Equal steps of a clock where orders show early."""
-    schedule, first, last = (VEPower(), 0.5, 0.05) if clock == "rho" else (FlowMatching(), 0.6, 0.2)
-
-    def times(n):
-        if clock != "log_snr":
-            return np.linspace(first, last, n + 1)  # rho = t in EDM
-        inner = schedule.time_of_log_snr(np.linspace(schedule.log_snr(first), schedule.log_snr(last), n + 1)[1:-1])
-        return np.concatenate([[first], inner, [last]])
-
-    return schedule, times
 
 
 @pytest.mark.parametrize("clock", list(VARIANTS))
@@ -135,6 +123,7 @@ def test_the_quadrature_in_time_is_complete(name):
 
 
 @given(st.lists(st.floats(0.05, 1.0), min_size=3, max_size=6), st.sampled_from(list(VARIANTS)))
+@settings(max_examples=12)
 def test_weights_add_up_to_ddim_and_continue_polynomials_exactly(steps, clock):
     times = 0.05 + 0.9 * np.append(np.cumsum(steps[::-1])[::-1], 0.0) / sum(steps)
     rec = Recorder("", VPLinear(), times)
@@ -191,40 +180,13 @@ def test_rho_runge_kutta_steps_have_their_butcher_tables():
     np.testing.assert_allclose(kutta.b, [1 / 6, 2 / 3, 1 / 6], atol=1e-13)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_orders_are_those_of_theory(family):
-    # ramp: the step of degree 0 leaves h^2, so min(n + 1, 2) as run; n + 1 after exact steps.
-    # The midpoint rule has no h^3 term on Gaussian data: order 3 there, 2 on a mixture (below).
-    schedule, times = grid(family.clock)
-    expected = 3 if family.name == "deis-rho-midpoint" else family.order
-    found = [
-        measure_order(
-            lambda t: family(schedule, t),
-            Gaussian([0.7], 0.25),
-            schedule,
-            times,
-            counts=(16, 32, 64, 128),
-            exact_steps=k,
-        ).order
-        for k in {0, family.exact_steps}
-    ]
-    assert found[0] == pytest.approx(expected if family.startup is None else family.startup, abs=0.1)
-    assert found[-1] == pytest.approx(expected, abs=0.1)
-
-
 @pytest.mark.parametrize("clock", list(VARIANTS))
 def test_local_order_is_two_above_the_degree(clock):
     for degree in (0, 1, 2, 3):
-        found = measure_order(
-            lambda t, n=degree: deis(FlowMatching(), t, degree=n, clock=clock),
-            Gaussian([0.7], 0.25),
-            FlowMatching(),
-            lambda n: np.linspace(0.6, 0.4, n + 1),
-            kind="local",
-            counts=(16, 32, 64, 128),
-            floor=1e-14,
-        )
-        assert found.order == pytest.approx(degree + 2, abs=0.15)
+        build = partial(deis, degree=degree, clock=clock)
+        grid = lambda n: np.linspace(0.6, 0.4, n + 1)  # noqa: E731
+        found = order_of(build, FlowMatching(), grid, kind="local", counts=(32, 64, 128), floor=1e-14)
+        assert found == pytest.approx(degree + 2, abs=0.15)
 
 
 def test_orders_on_a_mixture():
@@ -235,16 +197,9 @@ def test_orders_on_a_mixture():
         ({"degree": 3}, 2),
         ({"degree": 3, "start": "runge-kutta"}, 4),
     ):
-        build = deis_rk if "method" in options else deis
-        found = measure_order(
-            lambda t, b=build, o=options: b(FlowMatching(), t, **o),
-            LINE,
-            FlowMatching(),
-            lambda n: np.linspace(0.5, 0.2, n + 1),
-            counts=(16, 32, 64),
-            floor=1e-11,
-        )
-        assert found.order == pytest.approx(expected, abs=0.1), options
+        build = partial(deis_rk if "method" in options else deis, **options)
+        found = flow_order(build, FlowMatching(), lambda n: np.linspace(0.5, 0.2, n + 1))
+        assert found == pytest.approx(expected, abs=0.1), options
 
 
 @given(st.sampled_from(FAMILIES), st.integers(1, 5))

@@ -1,18 +1,19 @@
 """SDE-DPM-Solver(++) and k-diffusion's stochastic DPM++ samplers against their algorithms, written here on numbers."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import GAUSSIAN, against, flow_order, in_log_snr
 
-from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VEGeometric, VEPower, VPLinear
+from refdiff import ExactModel, FlowMatching, GaussianMixture, VEGeometric, VEPower, VPLinear
 from refdiff.processes import AffineProcess
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.dpm_sde import (
-    FAMILIES,
     PATHS,
     dpmpp_2s_ancestral,
     dpmpp_3m_sde,
@@ -21,13 +22,10 @@ from refdiff.samplers.dpm_sde import (
     sde_dpm_solver_pp,
 )
 from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import measure_order
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
 from refdiff.samplers.times import uniform_log_snr
 
-GAUSSIAN = Gaussian([0.7], 0.25)
-THREE_AXES = Gaussian([0.7, -0.3, 0.5], [0.25, 1.5, 0.06])
 MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.09, 0.25], [0.3, 0.7])
 VP, EDM, FM = VPLinear(), VEPower(T=10.0), FlowMatching()
 LEVELS = np.array([9.0, 4.0, 2.5, 1.1, 0.4, 0.13, 0.05])  # sigma, uneven in log sigma
@@ -192,12 +190,7 @@ def test_sde_dpm_solver_is_lus_algorithm(process, order, solver_type):
     table = sde_dpm_solver(process, times, order=order, solver_type=solver_type)
     plain = lu_noise(points, order, solver_type)
     assert impulse_response(plain, process, prediction="noise", end_time=times[-1]).difference(table) < 1e-12
-    model = ExactModel(MIXTURE, process)
-    x = model.sample(4, times[0], 0)
-    normals = np.random.default_rng(1).standard_normal((table.draws, *x.shape))
-    drawn = iter(normals)
-    expected = plain(lambda y, t: model.noise(y, float(t)), x, lambda: next(drawn))
-    np.testing.assert_allclose(run(table, model, x, normals=normals), expected, rtol=1e-12)
+    against(plain, table, ExactModel(MIXTURE, process), atol=1e-14)
 
 
 # ---------------------------------------------------------------------- what theory says
@@ -221,29 +214,11 @@ def test_order_one_of_the_data_prediction_is_the_ddpm_posterior_and_that_of_the_
     assert not to_prediction(sde_dpm_solver(VP, times, order=1), "denoiser").close(posterior, 1e-2)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-def test_the_order_is_the_stated_one(family):
-    for as_run, order in ((False, family.order), (True, family.startup or family.order)):
-        found = measure_order(
-            lambda times: family(EDM, times),
-            THREE_AXES,
-            EDM,
-            lambda n: uniform_log_snr(EDM, n, start=3.0, end=0.2),
-            counts=(64, 128, 256),
-            exact_steps=0 if as_run else family.exact_steps,
-        )
-        assert abs(found.order - order) < 0.1
-
-
 def test_3m_without_noise_is_of_order_two_on_a_mixture():
-    found = measure_order(
-        lambda times: dpmpp_3m_sde(VP, times, eta=0.0),
-        MIXTURE,
-        VP,
-        lambda n: uniform_log_snr(VP, n, start=0.6, end=0.15),
-        counts=(32, 64, 128, 256),
+    found = flow_order(
+        partial(dpmpp_3m_sde, eta=0.0), VP, in_log_snr(VP, 0.6, 0.15), law=MIXTURE, counts=(32, 64, 128, 256)
     )
-    assert abs(found.order - 2) < 0.1
+    assert abs(found - 2) < 0.1
 
 
 def test_normals_of_one_path_keep_their_variance():

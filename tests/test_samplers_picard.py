@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPCosine, VPLinear
@@ -45,21 +45,22 @@ def plain(v, x, times, window, tolerance):
     return path[steps], sweeps, calls
 
 
-@pytest.mark.parametrize("window", [1, 4, 10, 40])
+@pytest.mark.parametrize("window", [1, 4, 20])
 @pytest.mark.parametrize("tolerance", [0.0, 1e-8, 1e-3])
 def test_the_sliding_window_is_algorithm_8_with_its_anchor_corrected(window, tolerance):
-    schedule, times = FlowMatching(), np.linspace(0.95, 0.05, 41)
+    schedule, times = FlowMatching(), np.linspace(0.95, 0.05, 21)
     model = ExactModel(MIXTURE, schedule)
     found = paradigms(schedule, model, X, times, window=window, tolerance=tolerance, clock="t")
     x, sweeps, calls = plain(model.velocity, X, times, window, tolerance)
     assert np.abs(found.x - x).max() < 1e-13
     if tolerance:  # at tolerance 0 rounding decides when a point has settled
         assert (found.sweeps, found.nfe) == (sweeps, calls)
-    assert sum(found.strides) == 40
+    assert sum(found.strides) == 20
     assert len(found.strides) == found.sweeps
 
 
 @given(st.integers(1, 12), st.sampled_from(SCHEDULES), st.sampled_from(list(CLOCKS)))
+@settings(max_examples=15)
 def test_without_tolerance_it_is_eulers_method_in_any_clock(window, schedule, clock):
     times, model = uniform(schedule, 10, start=0.9 * schedule.T, end=0.05 * schedule.T), ExactModel(MIXTURE, schedule)
     found = paradigms(schedule, model, X, times, window=window, clock=clock)
@@ -124,7 +125,7 @@ def test_the_table_of_sweeps_is_the_iteration_on_numbers(steps, sweeps):
 def test_the_trapezoidal_rule_is_of_order_2():
     schedule, law = FlowMatching(), GaussianMixture.isotropic([[-1.0], [1.5]], 0.25, [0.4, 0.6])
     model = ExactModel(law, schedule)
-    exact, counts = reference_flow(model, X, 0.9, 0.1), (10, 20, 40)
+    exact, counts = reference_flow(model, X, 0.9, 0.1), (10, 20)
     for trapezoidal, order in ((False, 1), (True, 2)):
         errors = [
             np.abs(

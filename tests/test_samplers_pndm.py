@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import flow_order, order_of
 from scipy.integrate import quad
 
 from refdiff import AffineProcess, ExactModel, Gaussian, GaussianMixture
@@ -14,7 +15,6 @@ from refdiff.samplers.adams import lms
 from refdiff.samplers.conversions import butcher, to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import measure_order
 from refdiff.samplers.pndm import FAMILIES, ipndm, plms, pndm
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
@@ -22,7 +22,6 @@ from refdiff.schedules import FlowMatching, VEPower, VPCosine, VPLinear
 from refdiff.validation.numeric import extrapolate
 
 LAW = GaussianMixture.isotropic([[-1.0, 0.3], [1.2, -0.4], [0.1, 0.9]], [0.09, 0.25, 0.16], [0.5, 0.2, 0.3])
-LINE = GaussianMixture.isotropic([[-1.0], [1.2]], [0.25, 0.36], [0.4, 0.6])
 TABLE = beta_table.linear(100, 1e-3, 0.1)
 TIMES = np.arange(90.0, -1.0, -10.0)  # an even stride, so that half steps are indices; the end is clean
 
@@ -146,34 +145,12 @@ def test_equal_steps_of_rho_make_ipndm_the_linear_multistep_method():
         assert ipndm(VPLinear(), times, order=order).close(lms(VPLinear(), times, order=order), 1e-11)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_orders_are_those_of_theory(family):
-    # in t: min(k, 2) for any start; iPNDM-v in rho: k after exact steps, 2 as run
-    schedule, first, last = (VEPower(), 0.5, 0.05) if family.clock == "rho" else (FlowMatching(), 0.6, 0.2)
-    found = [
-        measure_order(
-            lambda t: family(schedule, t),
-            Gaussian([0.7], 0.25),
-            schedule,
-            lambda n: np.linspace(first, last, n + 1),  # rho = t in EDM
-            counts=(16, 32, 64, 128),
-            exact_steps=k,
-        ).order
-        for k in {0, family.exact_steps}
-    ]
-    assert found[0] == pytest.approx(family.order if family.startup is None else family.startup, abs=0.1)
-    assert found[-1] == pytest.approx(family.order, abs=0.1)
-
-
 def order_in_rho(build, schedule, exact_steps=0):
     def grid(n):
         rho = np.linspace(0.5, 0.05, n + 1)
         return schedule.time_of_log_snr(-np.log(rho))
 
-    law, counts = Gaussian([0.7], 0.25), (32, 64, 128, 256)
-    return measure_order(
-        lambda t: build(schedule, t), law, schedule, grid, counts=counts, exact_steps=exact_steps, floor=1e-12
-    ).order
+    return order_of(build, schedule, grid, counts=(32, 64, 128), exact_steps=exact_steps)
 
 
 def test_equal_steps_of_rho_raise_the_order_as_far_as_the_start_allows():
@@ -189,11 +166,8 @@ def test_equal_steps_of_rho_raise_the_order_as_far_as_the_start_allows():
 
 def test_order_on_a_mixture_is_two():
     for build in (pndm, plms, ipndm):
-        found = measure_order(
-            lambda t, b=build: b(FlowMatching(), t), LINE, FlowMatching(), lambda n: np.linspace(0.5, 0.2, n + 1),
-            counts=(32, 64, 128), floor=1e-11,
-        )  # fmt: skip
-        assert found.order == pytest.approx(2, abs=0.1)
+        found = flow_order(build, FlowMatching(), lambda n: np.linspace(0.5, 0.2, n + 1), counts=(32, 64, 128))
+        assert found == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize("build", [pndm, plms])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
@@ -54,6 +54,7 @@ LAWS = {
 
 @pytest.mark.parametrize("kind", LAWS)
 @given(tableau=tableaus(process=PROCESS))
+@settings(max_examples=12)
 def test_every_stage_has_the_law_of_the_joint_gaussian(kind, tableau):
     model = ExactModel(LAWS[kind], PROCESS)
     found = propagate(tableau, LAWS[kind])
@@ -68,6 +69,7 @@ def test_every_stage_has_the_law_of_the_joint_gaussian(kind, tableau):
 
 
 @given(tableaus(process=AffineProcess([VPLinear(), FlowMatching(), VPLinear(0.2, 5.0)]), per_axis=3))
+@settings(max_examples=8)
 def test_axes_noised_at_different_rates_mix_a_full_covariance(tableau):
     process = AffineProcess([VPLinear(), FlowMatching(), VPLinear(0.2, 5.0)])
     for law in LAWS.values():

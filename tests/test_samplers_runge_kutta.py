@@ -1,11 +1,13 @@
 """Runge-Kutta samplers against methods written out on numbers, against SciPy's, and against algebra."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import GAUSSIAN, flow_order, order_of
 from scipy.integrate import solve_ivp
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPCosine, VPLinear
@@ -13,14 +15,11 @@ from refdiff.samplers.clocks import CLOCKS
 from refdiff.samplers.conversions import butcher
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.impulse import impulse_response
-from refdiff.samplers.order import measure_order
 from refdiff.samplers.propagation import propagate
-from refdiff.samplers.runge_kutta import FAMILIES, METHODS, Method, defect, nodes, rooted_trees, runge_kutta
+from refdiff.samplers.runge_kutta import METHODS, Method, defect, nodes, rooted_trees, runge_kutta
 from refdiff.samplers.running import run
-from refdiff.samplers.times import uniform, uniform_log_snr
 
 MIXTURE = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.09, 1.0, 0.25], [0.5, 0.3, 0.2])
-GAUSSIAN = Gaussian([0.7], 0.25)
 GRID = np.array([0.9, 0.75, 0.5, 0.2, 0.1])
 
 
@@ -183,50 +182,20 @@ def test_order_conditions_are_those_of_the_textbook_up_to_order_4():
     assert np.allclose(sorted(off), sorted(defect(broken, tree) for tree in trees), atol=1e-15)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-def test_measured_order(family):
-    schedule = VPLinear()
-    grids = {"t": uniform, "log_snr": uniform_log_snr}
-
-    def grid(n):
-        return grids[family.clock](schedule, n, start=0.9, end=0.05)
-
-    counts = (128, 256) if family.order < 3 else (64, 128) if family.order < 5 else (32, 64)
-    found = measure_order(lambda times: family(schedule, times), GAUSSIAN, schedule, grid, counts=counts)
-    assert abs(found.order - family.order) < 0.1
-
-
 @pytest.mark.parametrize("name", ["midpoint", "rk4"])
 def test_measured_order_on_a_mixture(name):
     schedule, law = FlowMatching(), GaussianMixture.isotropic([[-1.0], [1.5]], 0.25, [0.4, 0.6])
-    found = measure_order(
-        lambda times: runge_kutta(schedule, times, method=name),
-        law,
-        schedule,
-        lambda n: np.linspace(0.9, 0.1, n + 1),
-        counts=(16, 32, 64),
-    )
-    assert abs(found.order - ORDERS[name]) < 0.1
+    build = partial(runge_kutta, method=name)
+    found = flow_order(build, schedule, lambda n: np.linspace(0.9, 0.1, n + 1), law=law)
+    assert abs(found - ORDERS[name]) < 0.1
 
 
 def test_midpoint_gains_an_order_on_gaussian_data_where_the_variance_is_quadratic_in_the_clock():
     # x - alpha m = sqrt(V): with V = v0 + v1 h + v2 h^2 both sides have -v1 v2 / 4 + v1^3 / 16 at h^3 (v0 = 1)
-    schedule = FlowMatching()
-
-    def order(law):
-        grid = lambda n: np.linspace(0.9, 0.1, n + 1)  # noqa: E731
-        build = lambda ts: runge_kutta(schedule, ts, method="midpoint")  # noqa: E731
-        return measure_order(build, law, schedule, grid, counts=(64, 128)).order
-
-    assert abs(order(GAUSSIAN) - 3) < 0.05
-    rho = measure_order(
-        lambda ts: runge_kutta(VEPower(), ts, method="midpoint", clock="rho"),
-        GAUSSIAN,
-        VEPower(),
-        lambda n: np.linspace(2.0, 0.1, n + 1),
-        counts=(64, 128),
-    )
-    assert abs(rho.order - 3) < 0.05
+    for schedule, clock, ends in ((FlowMatching(), "t", (0.9, 0.1)), (VEPower(), "rho", (2.0, 0.1))):
+        build = partial(runge_kutta, method="midpoint", clock=clock)
+        found = order_of(build, schedule, lambda n, ends=ends: np.linspace(*ends, n + 1), counts=(64, 128))
+        assert abs(found - 3) < 0.05
 
 
 @given(st.floats(0.05, 0.9), st.floats(0.01, 1.0), st.sampled_from([VPLinear(), VPCosine(), FlowMatching(), VEPower()]))
@@ -289,14 +258,8 @@ class TestEnds:
         }
 
     def test_order_three_holds_from_alpha_zero_down_to_sigma_zero_in_t(self):
-        found = measure_order(
-            lambda ts: runge_kutta(FlowMatching(), ts, method="heun3"),
-            GAUSSIAN,
-            FlowMatching(),
-            lambda n: np.linspace(1.0, 0.0, n + 1),
-            counts=(16, 32, 64),
-        )
-        assert abs(found.order - 3) < 0.1
+        build = partial(runge_kutta, method="heun3")
+        assert abs(order_of(build, FlowMatching(), lambda n: np.linspace(1.0, 0.0, n + 1)) - 3) < 0.1
 
 
 class TestPerAxis:

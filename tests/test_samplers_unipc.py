@@ -1,5 +1,6 @@
 """UniPC against the paper's algorithms, written here on numbers, and against its order conditions."""
 
+from functools import partial
 from math import factorial
 
 import mpmath
@@ -7,20 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import against, flow_order, in_log_snr
 
-from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPLinear
+from refdiff import ExactModel, FlowMatching, GaussianMixture, VPLinear
 from refdiff.processes import AffineProcess
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.numbers import vandermonde
-from refdiff.samplers.order import measure_order
-from refdiff.samplers.running import run
-from refdiff.samplers.times import uniform_log_snr
-from refdiff.samplers.unipc import FAMILIES, B, coefficients, unip, unipc
+from refdiff.samplers.unipc import B, coefficients, unip, unipc
 
-THREE_AXES = Gaussian([0.7, -0.3, 0.5], [0.25, 1.5, 0.06])
 MIXTURE = GaussianMixture.isotropic([[-1.0], [0.8]], [0.09, 0.25], [0.3, 0.7])
-VP, EDM, FM = VPLinear(), VEPower(T=10.0), FlowMatching()
+VP, FM = VPLinear(), FlowMatching()
 LAMBDAS = np.array([-1.4, -0.9, -0.1, 0.2, 0.9, 1.3, 2.0, 2.4])
 
 
@@ -95,12 +93,9 @@ def test_the_table_is_the_impulse_response_of_the_papers_algorithm(process, orde
 @pytest.mark.parametrize("prediction", ["denoiser", "noise"])
 def test_runs_on_a_mixture_are_the_papers(prediction):
     times, model = VP.time_of_log_snr(LAMBDAS), ExactModel(MIXTURE, VP)
-    x = model.sample(5, times[0], 0)
-    ask = getattr(model, prediction)
     for order in (1, 2, 3, 4):
-        expected = zhao(VP, times, order, "bh2", prediction == "denoiser")(lambda y, t: ask(y, float(t)), x, None)
-        found = run(unipc(VP, times, order=order, prediction=prediction), model, x)
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+        table = unipc(VP, times, order=order, prediction=prediction)
+        against(zhao(VP, times, order, "bh2", prediction == "denoiser"), table, model, atol=1e-13)
 
 
 # ---------------------------------------------------------------------- coefficients
@@ -153,30 +148,11 @@ def test_b_cancels_where_the_conditions_are_solved():
 # ---------------------------------------------------------------------- orders
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-def test_the_order_is_the_stated_one(family):
-    for as_run, order in ((False, family.order), (True, family.startup or family.order)):
-        found = measure_order(
-            lambda times: family(EDM, times),
-            THREE_AXES,
-            EDM,
-            lambda n: uniform_log_snr(EDM, n, start=2.5, end=0.2),
-            counts=(64, 128, 256),
-            exact_steps=0 if as_run else family.exact_steps,
-        )
-        assert abs(found.order - order) < 0.1
-
-
 @pytest.mark.parametrize(("corrector", "order"), [(False, 2), (True, 3)])
 def test_the_corrector_raises_the_order_by_one_on_a_mixture(corrector, order):
-    found = measure_order(
-        lambda times: unipc(VP, times, order=2, corrector=corrector, lower_order_final=False),
-        MIXTURE,
-        VP,
-        lambda n: uniform_log_snr(VP, n, start=0.6, end=0.15),
-        counts=(16, 32, 64, 128),
-    )
-    assert abs(found.order - order) < 0.1
+    build = partial(unipc, order=2, corrector=corrector, lower_order_final=False)
+    found = flow_order(build, VP, in_log_snr(VP, 0.6, 0.15), law=MIXTURE, counts=(16, 32, 64, 128))
+    assert abs(found - order) < 0.1
 
 
 # ---------------------------------------------------------------------- ends and bad input
