@@ -71,9 +71,44 @@ def test_a_covariance_is_symmetrised_and_clear_asymmetry_refused():
         operators.covariance("noise", [[1.0, 0.5], [0.4, 1.0]])
 
 
+def test_symmetry_is_asked_for_to_eight_digits_of_the_largest_entry():
+    for size in (1e-30, 1.0, 1e30):
+        operators.covariance("noise", size * np.array([[1.0, 0.5], [0.5 + 0.9e-8, 1.0]]))
+        with pytest.raises(ValueError, match="noise must be symmetric"):
+            operators.covariance("noise", size * np.array([[1.0, 0.5 + 1.1e-8], [0.5, 1.0]]))
+
+
+@pytest.mark.parametrize("count", [None, 1, 5])
+def test_rounding_may_leave_an_eigenvalue_of_minus_8_d_eps_times_the_largest(count):
+    def diagonal(units):
+        matrix = np.diag([3.0, -3.0 * units * plain.EPS])
+        return matrix if count is None else np.tile(matrix, (count, 1, 1))
+
+    np.testing.assert_array_equal(operators.semi_definite("noise", diagonal(15.5)), diagonal(15.5))
+    with pytest.raises(ValueError, match="noise must be positive semi-definite"):
+        operators.semi_definite("noise", diagonal(16.5))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 3), (3, 2, 3)])
+def test_a_matrix_that_is_not_square_is_refused(shape):
+    with pytest.raises(ValueError, match="noise must be square"):
+        operators.semi_definite("noise", np.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [(-1.0, "negative"), ([1.0, -1e-300], "negative"), ([[-2.0, -1.0], [-1.0, -2.0]], "positive semi-definite")],
+)
+def test_a_negative_variance_or_eigenvalue_is_named_as_such(value, what):
+    with pytest.raises(ValueError, match=f"noise must (not )?be {what}"):
+        operators.covariance("noise", value)
+
+
 def test_rows_and_fits_say_the_dimensions():
     assert operators.rows(np.ones((2, 5)), 5) == 2
     assert operators.rows(np.ones(()), 5) == 5
     operators.fits("gain", np.ones((2, 5)), 5)
-    with pytest.raises(ValueError, match="gain of shape"):
-        operators.fits("gain", np.ones((2, 5)), 2)
+    operators.fits("gain", np.ones(()), 5)
+    for wrong in (np.ones((2, 5)), np.ones(5)):
+        with pytest.raises(ValueError, match="gain of shape"):
+            operators.fits("gain", wrong, 2)
