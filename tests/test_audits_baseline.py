@@ -7,11 +7,12 @@ from refdiff.validation.audits.baseline import BadBaseline, Baseline, Entry, loa
 from refdiff.validation.audits.findings import Finding, Verdict
 
 
-def result(subject, **verdicts):
+def result(subject, about="", **verdicts):
     """A result whose findings are of one question, by place: w(rong), o(k) or n(ot applicable)."""
     names = {"w": Verdict.WRONG, "o": Verdict.OK, "n": Verdict.NOT_APPLICABLE}
     findings = tuple(
-        Finding(subject, "order", names[v], f"{place} is {v}", place=place) for place, v in verdicts.items()
+        Finding(subject, "order", names[v], f"{place} is {v}", place=place, about=about)
+        for place, v in verdicts.items()
     )
     return Result(subject, subject, "toy", "lib", "1", {}, findings, (), 0.0)
 
@@ -27,6 +28,13 @@ def test_only_findings_with_another_key_are_new():
         "A | order | b",
         "B | order | a",
     ]
+
+
+def test_two_callables_of_one_name_are_two():
+    base = known(result("f", "plain, a.py", a="w", b="w"))
+    assert [one.key for one in base.new([result("f", "plain, b.py", a="w")])] == ["plain, b.py | f | order | a"]
+    assert base.fixed([result("f", "plain, b.py", a="o")], False) == {}
+    assert set(base.fixed([result("f", "plain, a.py", a="w")], False)) == {"plain, a.py | f | order | b"}
 
 
 def test_another_sentence_about_the_same_place_is_known():

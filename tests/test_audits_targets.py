@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import audited
 import pytest
 
 from refdiff.validation.audits import targets
+from refdiff.validation.audits.asking import BadTarget, accepted
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Subject
-from refdiff.validation.audits.targets import BadTarget, Target, accepted, find, load, subject_of
+from refdiff.validation.audits.targets import Target, find, load, subject_of
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,46 @@ def test_a_file_may_import_what_is_beside_it_and_is_loaded_once(tmp_path):
     found = load(str(tmp_path / "mine.py"), "A.f")
     assert found() == 3
     assert load(str(tmp_path / "mine.py"), "A.f") is found
+
+
+def test_a_callable_is_told_from_another_one_of_its_name_and_a_member_is_known_by_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    one = Target("toy", "f", str(tmp_path / "a" / "mine.py"))
+    assert one.about == Target("toy", "f", "./a/mine.py").about == "toy, a/mine.py"
+    others = [{"where": "b/mine.py"}, {"family": "ddim"}, {"claimed": (("eta", 1.0),)}, {"dtype": "float32"}]
+    assert len({one.about, *(replace(one, **other).about for other in others)}) == 5
+    for where in ("", "numpy", "numpy.linalg"):
+        assert Target("toy", "f", where).about == ""
+    assert Target("toy", "f", "numpy", "ddim").about == "ddim"
+
+
+def test_a_claim_that_the_protocol_does_not_look_at_is_refused_and_one_that_it_does_is_taken():
+    def of_process(found, request):
+        assert request.claimed.get("process", "edm") == "edm"
+        return audited.wrap(found, Request())
+
+    looks, bare = Protocol("looks", "f(x)", of_process), Protocol("bare", "f(x)", audited.wrap)
+    request = Request(claimed={"process": "edm"})
+    assert subject_of(audited.right, looks, request).name == "right()"
+    with pytest.raises(BadTarget, match="process is no claim that protocol bare looks at without a family"):
+        subject_of(audited.right, bare, request)
+    with pytest.raises(BadTarget, match="prediction_type is no claim that protocol looks looks at"):
+        subject_of(audited.right, looks, Request(claimed={"process": "edm", "prediction_type": "noise"}))
+
+
+def test_a_protocol_of_classes_and_one_whose_library_is_missing_say_so_of_a_function():
+    classes = Protocol("classes", "C().step(x)", lambda found, request: found.step)
+    with pytest.raises(
+        BadTarget, match=r"right is nothing for protocol classes, C\(\).step\(x\): 'function' object has"
+    ):
+        subject_of(audited.right, classes, Request())
+
+    def importing(found, request):  # noqa: ARG001
+        import no_such_library  # noqa: F401
+
+    missing = Protocol("importing", "f(x)", importing, "no_such_library")
+    with pytest.raises(BadTarget, match="no_such_library is not installed: pip install no-such-library"):
+        subject_of(audited.right, missing, Request())
 
 
 def test_two_files_of_one_name_are_two(tmp_path):

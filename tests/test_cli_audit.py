@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 
 import audited
 import pytest
@@ -114,6 +115,18 @@ BAD = {
         [f"{FILE}:right", "--protocol", "bare", "--family", "edm-heun", "--claim", "s_chrun=1"],
         "'s_chrun' is no option of the family edm-heun; did you mean s_churn",
     ),
+    "no such process": (
+        [f"{FILE}:right", "--protocol", "bare", "--claim", "process=vpp"],
+        "process must be a Schedule or one of vp-linear, .*, got 'vpp'",
+    ),
+    "no such prediction": (
+        [f"{FILE}:right", "--protocol", "bare", "--claim", "prediction_type=epsilom"],
+        "prediction_type must be one of denoiser, noise, .*, got 'epsilom'",
+    ),
+    "claim of no use": (
+        [f"{FILE}:right", "--protocol", "bare", "--family", "edm-heun", "--claim", "process=edm"],
+        "process is no claim that protocol bare looks at",
+    ),
     "no such option": (
         [f"{FILE}:right", "--protocol", "bare", "--set", "sigmsa=1"],
         "'sigmsa' is no option of right; did you mean sigmas",
@@ -197,6 +210,40 @@ def test_a_baseline_makes_known_findings_pass_and_only_new_ones_fail(tmp_path):
     more = refdiff("toy", "--quick", "--baseline", known)
     assert more.exit_code == 1
     assert "2 findings are wrong, of which 1 is known" in more.output
+
+
+def test_a_baseline_of_one_file_knows_nothing_of_another_or_of_another_claim(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text(
+            f"import sys\nsys.path.append({HERE!r})\nfrom audited import halved as f\n"
+        )
+    alone = ("--protocol", "bare", "--quick", "--baseline", "known.json")
+    assert refdiff("a.py:f", *alone, "--update-baseline").exit_code == 0
+    assert refdiff("a.py:f", *alone).exit_code == 0
+    assert refdiff("./a.py:f", *alone).exit_code == 0
+    assert refdiff("b.py:f", *alone).exit_code == 1
+    assert refdiff("a.py:f", *alone, "--family", "edm-euler").exit_code == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_sigterm_keeps_what_was_found_as_ctrl_c_does(monkeypatch, tmp_path):
+    true_result = audit.result
+
+    def result(unit, *rest):
+        if unit.name == "halved()":
+            signal.raise_signal(signal.SIGTERM)
+        return true_result(unit, *rest)
+
+    monkeypatch.setattr(audit, "result", result)
+    before = signal.getsignal(signal.SIGTERM)
+    answer = refdiff("toy", "--quick", "--jobs", 1, "--json", tmp_path / "a.json")
+    assert answer.exit_code == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [one["name"] for one in json.loads((tmp_path / "a.json").read_text())["subjects"]] == [
+        "right()",
+        "right(again)",
+    ]
 
 
 def test_a_file_that_cannot_be_written_is_said_and_the_other_is_written(monkeypatch, tmp_path):

@@ -11,8 +11,9 @@ import importlib
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
@@ -28,6 +29,7 @@ from refdiff.validation.threads import VARIABLES, limited
 
 Given = dict[str, GaussianMixture] | None
 Made = TypeVar("Made")
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def outcomes(
@@ -62,17 +64,53 @@ def spread(
 
     Args:
         prepare: called in every worker when it starts, with what is `given`.
+
+    A worker that ends early breaks its pool, and nothing says which of the tasks at work was its own: those go again,
+    each alone, so that only the task that ends a worker by itself has a future with BrokenProcessPool. The rest go on
+    in a new pool.
     """
+
+    def pooled(left: deque[int], workers: int) -> Generator[tuple[int, Future[Made]], None, None]:
+        return _until_broken(work, tasks, left, ProcessPoolExecutor(workers, SPAWN, prepare, given), workers)
+
+    left = deque(range(len(tasks)))
+    while left:
+        suspects: list[tuple[int, Future[Made]]] = []
+        with closing(pooled(left, jobs)) as done:
+            for place, future in done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append((place, future))
+                else:
+                    yield place, future
+        if len(suspects) == 1:
+            yield suspects[0]
+        else:
+            for place, _ in suspects:
+                with closing(pooled(deque([place]), 1)) as done:
+                    yield from done
+
+
+def _until_broken(
+    work: Callable[..., Made], tasks: Sequence[tuple[Any, ...]], left: deque[int], pool: ProcessPoolExecutor, jobs: int
+) -> Generator[tuple[int, Future[Made]], None, None]:
+    """The tasks at the places in `left`, which are taken from there as workers are free, until a worker ends early."""
     before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=prepare, initargs=given)
+    running: dict[Future[Made], int] = {}
+    broken = False
     try:
-        with _quiet_start():
-            places = {pool.submit(work, *task): i for i, task in enumerate(tasks)}
-        for future in as_completed(places):
-            yield places[future], future
+        while running or (left and not broken):
+            while left and len(running) < jobs and not broken:
+                try:
+                    with _quiet_start():
+                        future = pool.submit(work, *tasks[left[0]])
+                    running[future] = left.popleft()
+                except BrokenProcessPool:
+                    broken = True
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                broken |= isinstance(future.exception(), BrokenProcessPool)
+                yield running.pop(future), future
     finally:  # also on an interrupt: what is running is worth nothing any more
-        with _deaf():
+        with _deaf(signal.SIGINT, signal.SIGTERM):
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()) - before:
                 worker.terminate()
@@ -102,7 +140,7 @@ def _quiet_start() -> Iterator[None]:
     old = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(dict.fromkeys(VARIABLES, "1"))
     try:
-        with _deaf():
+        with _deaf(signal.SIGINT):  # not SIGTERM, by which they are ended
             yield
     finally:
         for name, value in old.items():
@@ -113,15 +151,15 @@ def _quiet_start() -> Iterator[None]:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Ctrl-C waits here until the end, and is not heard by processes started here, which inherit the mask.
+def _deaf(*signals: signal.Signals) -> Iterator[None]:
+    """Signals wait here until the end, and are not heard by processes started here, which inherit the mask.
 
     Held back and not ignored: one that comes meanwhile must not be lost.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows, where workers hear it too
         yield
         return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -131,11 +131,12 @@ def _chosen(
 ) -> tuple[list[Unit], re.Pattern[str] | None]:
     """The subjects, and the names of the checks that they are put to, where those are chosen."""
     from refdiff.validation.audits import audit, targets
+    from refdiff.validation.audits.asking import BadTarget
     from refdiff.validation.audits.protocols.protocol import protocols
 
     try:
         found = targets.find(target, quick=quick, **asked)
-    except targets.BadTarget as error:
+    except BadTarget as error:
         raise click.UsageError(str(error)) from None
     chosen = audit.units(found)
     names = {name for one in found for check in audit.checks(protocols()[one.protocol]) for name in audit.names(check)}
@@ -203,6 +204,7 @@ def _list(console: Console, quick: bool) -> None:
     from rich.padding import Padding
 
     from refdiff.validation.audits import targets
+    from refdiff.validation.audits.asking import BadTarget
     from refdiff.validation.audits.protocols.protocol import protocols
 
     for one in protocols().values():
@@ -216,7 +218,7 @@ def _list(console: Console, quick: bool) -> None:
         console.print(f"    {one.library} {version}", soft_wrap=True)
         try:
             listed = ", ".join(targets.members(one, quick))
-        except targets.BadTarget as error:
+        except BadTarget as error:
             listed = str(error)
         console.print(Padding(listed, (0, 0, 0, 4), expand=False))
     console.print("\nFamilies for --family: refdiff samplers --no-measure")

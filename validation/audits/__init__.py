@@ -10,7 +10,7 @@
     reading.py      what several checks ask of a subject, read once
     checks/         what is examined, one file for each question
     protocols/      how a foreign implementation is called and what its options claim, one file for each convention
-    targets.py      what is to be audited, from words on a command line
+    targets.py      what is to be audited, from words on a command line;   asking.py    what is set and claimed of it
     audit.py        the runner: every subject of the targets, put to every check
     scripts.py      programs that show what is wrong by the audited library alone
     baseline.py     what is known to be wrong, so that only what is new fails

@@ -119,7 +119,7 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
         library=library,
         version=subject.version or installed(library) or "",
         options=plain(dict(subject.options)),
-        findings=tuple(map(_plain, found)),
+        findings=tuple(_plain(replace(one, about=unit.target.about)) for one in found),
         steps=tuple(sorted(steps)),
         seconds=time.perf_counter() - start,
     )
@@ -216,7 +216,7 @@ def silence() -> Iterator[None]:
 
 def _broken(unit: Unit, why: str) -> Result:
     protocol = protocols()[unit.target.protocol]
-    finding = Finding(unit.name, "subject", Verdict.WRONG, why, place="exception")
+    finding = Finding(unit.name, "subject", Verdict.WRONG, why, place="exception", about=unit.target.about)
     return Result(unit.name, unit.target.member, protocol.name, protocol.library or "", "", {}, (finding,), (), 0.0)
 
 

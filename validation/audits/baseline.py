@@ -1,8 +1,8 @@
 """What is known to be wrong, in a file, so that only what is new fails.
 
-A finding is known by its key (subject, question, place). One that the file has and the run does not is fixed where the
-run gives another verdict for the same key, or examined its subject and question at least as thoroughly as the run that
-wrote the file; else it was not examined and stays as it is.
+A finding is known by its key (whose it is, question, place). One that the file has and the run does not is fixed
+where the run gives another verdict for the same key, or examined its subject and question at least as thoroughly as the
+run that wrote the file; else it was not examined and stays as it is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Baseline:
         # what could not be examined says nothing of what is known
         found = [one for r in results for one in r.findings if one.verdict is not Verdict.NOT_APPLICABLE]
         still, right = {one.key for one in found if one.verdict is Verdict.WRONG}, {one.key for one in found}
-        examined = {(one.subject, one.question) for one in found}
+        examined = {(one.whose, one.question) for one in found}
         return {
             key: entry
             for key, entry in self.known.items()
@@ -71,7 +71,7 @@ class Baseline:
         known = {key: entry for key, entry in self.known.items() if key not in gone}
         for one in wrong(listed):
             only_quick = quick and (one.key not in known or known[one.key].quick)
-            known[one.key] = Entry(one.subject, one.question, one.text, only_quick)
+            known[one.key] = Entry(one.whose, one.question, one.text, only_quick)
         return Baseline(dict(sorted(known.items())))
 
 

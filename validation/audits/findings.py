@@ -40,6 +40,7 @@ class Finding:
         rule: what the bound follows from.
         script: a program that shows it with the audited library and numpy alone.
         details: numbers for the report.
+        about: what tells the subject from another one of its name: where a callable is, and what it is examined as.
     """
 
     subject: str
@@ -52,11 +53,17 @@ class Finding:
     rule: str = ""
     script: str = ""
     details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    about: str = ""
+
+    @property
+    def whose(self) -> str:
+        """The subject, with what tells it from another one of its name."""
+        return " | ".join(filter(None, (self.about, self.subject)))
 
     @property
     def key(self) -> str:
         """What stays the same from run to run, by which a baseline knows it."""
-        return " | ".join([self.subject, self.question, self.place])
+        return " | ".join([self.whose, self.question, self.place])
 
 
 def judged(

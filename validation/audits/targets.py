@@ -10,30 +10,23 @@ A target is words all through, so that a worker process can look it up again.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from refdiff.validation.audits.asking import CLAIMED, BadTarget, Watched, check_names, near
 from refdiff.validation.audits.protocols.protocol import Protocol, Request, protocols
 from refdiff.validation.audits.subject import Subject
-
-# what a claim may say beside the options of its family
-CLAIMED = ("process", "prediction_type")
-
-
-class BadTarget(ValueError):
-    """There is nothing of this name to be audited, or it is not what its protocol calls."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,19 @@ class Target:
         """What is asked about a callable."""
         return Request(self.family, dict(self.options), dict(self.claimed), self.dtype, self.quick)
 
+    @property
+    def about(self) -> str:
+        """What tells a callable from another one of its name and options; "" for a member of a library as it is."""
+        if not self.where:
+            return ""
+        library = protocols()[self.protocol].library
+        own = library is not None and self.where.split(".")[0] == library
+        where = Path(os.path.relpath(self.where)).as_posix() if self.where.endswith(".py") else self.where
+        claims = [f"{name}={value!r}" for name, value in sorted(self.claimed)]
+        dtype = "" if self.dtype == "float64" else self.dtype
+        said = [*(() if own else (self.protocol, where)), self.family, *claims, dtype]
+        return ", ".join(filter(None, said))
+
     def subjects(self) -> Iterator[Subject]:
         """What there is to be examined."""
         protocol = protocols()[self.protocol]
@@ -88,7 +94,9 @@ def find(
             message says what is there.
     """
     if protocol is not None and protocol not in protocols():
-        raise BadTarget(f"protocol must be one of {', '.join(protocols())}; got {protocol!r}{_near(protocol)}")
+        raise BadTarget(
+            f"protocol must be one of {', '.join(protocols())}; got {protocol!r}{near(protocol, protocols())}"
+        )
     head, colon, name = text.rpartition(":") if ":" in text else (text, "", "")
     asked = family is not None or bool(options) or bool(claimed)
     libraries = [one for one in protocols().values() if one.members and head in (one.name, one.library, _dashed(one))]
@@ -104,14 +112,14 @@ def find(
         mine = [target for target in found if target.member == name]
         if not mine:
             there = [target.member for target in found]
-            raise BadTarget(f"{head} has no {name!r}{_near(name, there)}; refdiff audit --list shows all")
+            raise BadTarget(f"{head} has no {name!r}{near(name, there)}; refdiff audit --list shows all")
         if not asked:
             return mine
         protocol, head = mine[0].protocol, _home(protocols()[mine[0].protocol], name)
     if not colon or not head or not name:
         known = [one.name for one in protocols().values() if one.members]
         raise BadTarget(
-            f"{text!r} is no library that can be audited ({', '.join(known)}){_near(text, known)}; "
+            f"{text!r} is no library that can be audited ({', '.join(known)}){near(text, known)}; "
             "a callable of your own is MODULE:NAME or FILE.py:NAME, with --protocol"
         )
     if protocol is None:
@@ -189,7 +197,7 @@ def load(where: str, name: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-            raise BadTarget(f"{where} has no {name!r}{_near(name, known)}")
+            raise BadTarget(f"{where} has no {name!r}{near(name, known)}")
         found = getattr(found, part)
     if not callable(found):
         raise BadTarget(f"{where}:{name} must be a function or a class, got {type(found).__name__}")
@@ -234,11 +242,16 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
         BadTarget: no such option or family, arguments or values that it does not take, or the protocol refuses it.
     """
     name = getattr(found, "__name__", type(found).__name__)
-    _check_names(found, name, request, protocol)
+    check_names(found, name, request, protocol)
+    claimed = Watched(request.claimed)
     try:
-        subject = protocol.wrap(found, request)
+        subject = protocol.wrap(found, replace(request, claimed=claimed))
     except (ValueError, TypeError) as error:
         raise BadTarget(f"{name} is nothing for protocol {protocol.name}: {error}") from error
+    except AttributeError as error:  # a function where a class is called, or the reverse
+        raise BadTarget(f"{name} is nothing for protocol {protocol.name}, {protocol.summary}: {error}") from error
+    except ImportError as error:
+        raise BadTarget(missing(protocol) if protocol.library else f"{protocol.name} needs {error.name}") from error
     steps = subject.steps[0] if subject.steps else 5
     try:
         sampler = subject.build(steps)
@@ -248,6 +261,10 @@ def subject_of(found: Any, protocol: Protocol, request: Request) -> Subject:
         return subject
     except (Exception, SystemExit):  # for the checks to report
         return subject
+    for claim in CLAIMED:
+        if claim in request.claimed and claim not in claimed.read:
+            without = "" if request.family else " without a family"
+            raise BadTarget(f"{claim} is no claim that protocol {protocol.name} looks at{without}")
     try:
         sampler.play(lambda x, _: np.zeros_like(x), np.ones((1, 1)), lambda: np.zeros((1, 1)))
     except TypeError as error:
@@ -264,54 +281,3 @@ def _entered(function: Any, error: TypeError) -> bool:
     code = getattr(inspect.unwrap(function), "__code__", None)
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return code is None or code in frames
-
-
-# ---------------------------------------------------------------------- names of options
-
-
-def _check_names(found: Any, name: str, request: Request, protocol: Protocol) -> None:
-    """The options that are set exist, and so do the family and what is claimed of it."""
-    from refdiff.samplers.families import families
-
-    taken = [] if protocol.given is None else accepted(found)
-    own = None if taken is None else [*taken[protocol.given :], *protocol.options]
-    _known(request.options, own, f"option of {name}")
-    if request.family is None or request.family in protocol.families:
-        _known(request.claimed, CLAIMED, "claim without a family, which --family NAME gives")
-        return
-    _known([request.family], families(), "family (refdiff samplers lists them)")
-    build = families()[request.family].build
-    options = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    _known(request.claimed, [*options, *CLAIMED], f"option of the family {request.family}")
-
-
-def accepted(found: Any) -> list[str] | None:
-    """The names of what a function or a class, its set_timesteps and its step may be given; None for anything."""
-    parts = [found]
-    if inspect.isclass(found):
-        parts += [getattr(found, name) for name in ("set_timesteps", "step") if hasattr(found, name)]
-    names: list[str] = []
-    for part in parts:
-        try:
-            parameters = list(inspect.signature(part).parameters.values())
-        except (TypeError, ValueError):  # compiled code
-            return None
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return None
-        names += [
-            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
-        ]
-    return list(dict.fromkeys(names))
-
-
-def _known(asked: Iterable[str], known: Iterable[str] | None, what: str) -> None:
-    listed = None if known is None else list(known)
-    for name in asked:
-        if listed is not None and name not in listed:
-            hint = _near(name, listed)
-            raise BadTarget(f"{name!r} is no {what}{hint}" + ("" if hint else f": {', '.join(listed)}"))
-
-
-def _near(name: str, known: Iterable[str] | None = None) -> str:
-    near = difflib.get_close_matches(name, list(protocols()) if known is None else list(known), n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else ""
