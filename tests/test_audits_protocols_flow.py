@@ -57,8 +57,7 @@ def wrong(found: Iterator[Finding]) -> list[Finding]:
     return [one for one in found if one.verdict is Verdict.WRONG]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("data_at", [0, 1])
+@pytest.mark.parametrize(("data_at", "dtype"), [(0, "float64"), (1, "float32")])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_right_method_passes(name: str, data_at: int, dtype: str) -> None:
     one = subject(explicit(name), name, dtype, data_at=data_at)
@@ -135,7 +134,7 @@ def test_the_solvers_of_flow_matching_have_the_coefficients_of_their_names() -> 
     pytest.importorskip("flow_matching")
     for kind, methods in flow_matching.SOLVERS.items():
         for method in methods:
-            one = flow_matching.subject(kind, method, by_size=method == "rk4")
+            one = flow_matching.subject(kind, method, by_size=method == "rk4", steps=(8,))
             assert not wrong(coefficients(one, True)), (kind, method)
             assert not wrong(told_level(one, True)), (kind, method)
 
@@ -182,6 +181,35 @@ def test_the_clean_end_of_a_changed_scheduler_is_no_number() -> None:
     assert all("s = 1.0" in f.text for f in found)
 
 
+@pytest.mark.parametrize("conversion", ["velocity_to_target", "target_to_epsilon", "epsilon_to_velocity"])
+def test_a_conversion_that_is_off_by_a_thousandth_is_found(conversion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = pytest.importorskip("flow_matching.path").AffineProbPath
+    true = getattr(kind, conversion)
+    monkeypatch.setattr(kind, conversion, lambda *given, **named: 1.001 * true(*given, **named))
+    (made,) = flow_matching.members(True)["AffineProbPath"]()
+    assert {f.place.partition(": ")[2] for f in wrong(parts(made, True))} == {conversion}
+
+
+def test_a_likelihood_without_its_divergence_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = pytest.importorskip("flow_matching.solver").ODESolver
+    true = kind.compute_likelihood
+
+    def silent(self: Any, x: Any, log_p: Any, *given: Any, **named: Any) -> Any:
+        end, _ = true(self, x, log_p, *given, **named)
+        return end, log_p(end)
+
+    monkeypatch.setattr(kind, "compute_likelihood", silent)
+    (made,) = flow_matching.members(True)["compute_likelihood"]()
+    assert [f.place for f in wrong(parts(made, True))] == ["change of log p"]
+
+
+def test_an_inverse_of_the_ratio_for_another_schedule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = pytest.importorskip("flow_matching.path.scheduler").LinearVPScheduler
+    monkeypatch.setattr(kind, "snr_inverse", lambda self, snr: snr / (1 + snr))
+    found = wrong(parts(flow_matching.scheduler("LinearVPScheduler", "float64"), True))
+    assert [f.place for f in found] == ["snr_inverse"]
+
+
 # ---------------------------------------------------------------------- torchcfm
 
 
@@ -207,6 +235,21 @@ def test_a_bridge_whose_spread_is_not_rooted_is_found() -> None:
     assert any("sigma_t" in f.text for f in found)
     assert not any("mu" in f.text.split(":")[1] for f in found)
     assert np.isfinite([f.number or 0.0 for f in found]).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [("compute_lambda", "lambda"), ("bridge regularization", "reg"), ("OTPlanSampler", "exact: cost")],
+)
+def test_wrong_parts_of_torchcfm_are_found(part: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = pytest.importorskip("torchcfm").SchrodingerBridgeConditionalFlowMatcher
+    plans = pytest.importorskip("torchcfm.optimal_transport").OTPlanSampler
+    weigh, plan, make = bridge.compute_lambda, plans.get_map, plans.__init__
+    monkeypatch.setattr(bridge, "compute_lambda", lambda self, t: self.sigma * weigh(self, t))
+    monkeypatch.setattr(plans, "get_map", lambda self, x, y: plan(self, x, -y))
+    monkeypatch.setattr(plans, "__init__", lambda self, method, reg=0.05, **more: make(self, method, reg / 2, **more))
+    (made,) = torchcfm.members(True)[part]()
+    assert place in " ".join(f.place for f in wrong(parts(made, True)))
 
 
 OWN = {"torchdiffeq": "odeint", "torchsde": "sdeint", "diffrax": "Heun", "flow_matching": "ODESolver"}
