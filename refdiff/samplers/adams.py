@@ -42,7 +42,8 @@ def adams_bashforth(
     """Adams-Bashforth of any order in any clock, with the weights of the grid's own steps.
 
     Args:
-        process, times: the process and the decreasing grid; one schedule per axis works with a start that ramps up.
+        process, times: the process and the decreasing grid (n + 1,); one schedule per axis works with a start that
+            ramps up.
         order: k, how many past values are continued; grids of fewer steps use what there is.
         clock: t, rho, 1/rho, ratio, angle or log_snr.
         start: "ramp", orders 1, 2, ..., k; or "runge-kutta", the first k - 1 steps by the classical method of order 4
@@ -60,7 +61,7 @@ def lms(process: AffineProcess | Schedule, times: ArrayLike, *, order: int = 4, 
     """The linear multistep method of k-diffusion: Adams-Bashforth for x/alpha in sigma/alpha, by default of order 4.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         order: how many past values are continued.
         start: "ramp" as in k-diffusion, or "runge-kutta".
 
@@ -97,7 +98,7 @@ def _rate_known(clock: Clock, s: Point) -> bool:
 
 
 class History:
-    """The last few nodes and the values there, the newest first."""
+    """The last few nodes and the values there, the newest first: `length` of them at most."""
 
     def __init__(self, length: int) -> None:
         self.length = length

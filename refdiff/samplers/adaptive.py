@@ -66,7 +66,11 @@ class Adapted(NamedTuple):
 
 
 def embedded(A: ArrayLike, b: ArrayLike, gap: ArrayLike) -> Method:
-    """The lower method b + gap of a pair whose last stage is the higher one's result, as SciPy writes them."""
+    """The lower method b + gap of a pair whose last stage is the higher one's result, as SciPy writes them.
+
+    Args:
+        A, b, gap: the matrix (k, k), the higher result (k,) and the lower one less it (k + 1,).
+    """
     inner, higher, last = (np.asarray(part, dtype=float) for part in (A, b, gap))
     rows = np.pad(inner, ((0, 1), (0, len(last) - inner.shape[1])))
     rows[-1, : len(higher)] = higher

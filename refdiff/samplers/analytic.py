@@ -55,7 +55,7 @@ def analytic_dpm(
     """Analytic-DPM on any grid: a step from p_s has the mean and the (averaged) covariance of p_t.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         law: the law of the data, for the exact moments; give either this or `moments`.
         moments: V at the first n times, isotropic (n,), diagonal (n, d) or full (n, d, d), or a function of the Point
             that answers one of them: estimates in place of the exact ones.
@@ -132,7 +132,7 @@ def _root(c: Number, gamma: Number, v: Operator) -> Operator:
 
 
 def standard_normal(point: Point) -> Array:
-    """Cov[x_0 | x] for data N(0, I): sigma^2 / (alpha^2 + sigma^2)."""
+    """Cov[x_0 | x] for data N(0, I) at a point: sigma^2 / (alpha^2 + sigma^2), a scalar or (d,)."""
     return np.asarray(point.sigma**2 / (point.alpha**2 + point.sigma**2))
 
 

@@ -150,7 +150,11 @@ def conditional_variance(
 
 
 def answer(denoiser: Mean, x: Array, t: float) -> Array:
-    """D at points (n, d), checked."""
+    """What a denoiser answers at points (n, d).
+
+    Raises:
+        ValueError: an answer of another shape.
+    """
     found = real_array("denoiser(x, t)", denoiser(x, t))
     if found.shape != x.shape:
         raise ValueError(f"denoiser must answer with the shape of its points, {x.shape}, got {found.shape}")

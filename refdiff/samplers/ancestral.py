@@ -65,7 +65,7 @@ def ddpm(
     """DDPM's ancestral sampler on any grid.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         variance: posterior, beta or interpolated; or the variance of each step, shape (n,) or (n, d), used as it is.
         v: the share of log beta when interpolated, one number or one for each step, shape (n,) or (n, d); outside of
             [0, 1] it extrapolates.

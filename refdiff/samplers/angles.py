@@ -34,7 +34,9 @@ def loss(angles: Array, stretch: Array, weights: Array) -> tuple[float, Array]:
 
 
 def least_loss(angles: Array, stretch: Array, weights: Array) -> Array:
-    """The angles with these ends that minimise L: quasi-Newton steps on log L, then a root of its gradient.
+    """The angles (n + 1,) with these ends that minimise L: quasi-Newton steps on log L, then a root of its gradient.
+
+    Starts from the given angles; stretch and weights are those of `loss`.
 
     The order of the angles is kept by writing their differences as shares e^{z_i} / sum e^z of the whole.
     """

@@ -68,7 +68,7 @@ def default_span(process: AffineProcess | Schedule) -> tuple[float, float]:
 def grid_times(
     process: AffineProcess | Schedule, grid: str, steps: int, start: float | None = None, end: float | None = None
 ) -> Array:
-    """A grid by its name, between the ends of `default_span` unless others are given.
+    """A grid of so many steps n by its name, shape (n + 1,), between the ends of `default_span` unless given others.
 
     Raises:
         ValueError: an unknown grid, ends outside the process, or ends for a grid that chooses entries of a table.

@@ -50,13 +50,14 @@ def gamma_sampling(
     """Jump towards the data, then noise again: the model answers an estimate of x_0, of its table's prediction slot.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0. The
-            last step is like the others: noise of gamma sigma_t, which is none at sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0. The last
+            step is like the others: noise of gamma sigma_t, which is none at sigma = 0.
         gamma: the share of fresh noise, in [0, 1]: 1 is multistep consistency sampling, 0 draws nothing.
         boundary: c_skip and c_out of a network F with f = c_skip x + c_out F; none where the model answers f itself.
 
     Raises:
         ValueError: gamma outside [0, 1].
+        TypeError: a boundary that is no function.
     """
     gamma = real_scalar("gamma", gamma, low=0, high=1)
     if boundary is not None and not callable(boundary):
@@ -77,8 +78,8 @@ def gamma_sampling(
 def consistency_boundary(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Boundary:
     """c_skip and c_out of Song et al. (2023) for a network on x / alpha at noise level rho = sigma / alpha.
 
-    c_skip = sd^2 / ((rho - e)^2 + sd^2) / alpha and c_out = sd (rho - e) / sqrt(rho^2 + sd^2), with e = sigma_min the
-    level at which f is the identity on x / alpha. At alpha = 0 they are 0 and sd.
+    c_skip = sd^2 / ((rho - e)^2 + sd^2) / alpha and c_out = sd (rho - e) / sqrt(rho^2 + sd^2), with sd = sigma_data and
+    e = sigma_min the level at which f is the identity on x / alpha. At alpha = 0 they are 0 and sd.
     """
     sd, least = real_scalar("sigma_data", sigma_data, low=0, open_low=True), real_scalar("sigma_min", sigma_min, low=0)
 
@@ -94,8 +95,8 @@ def consistency_boundary(sigma_data: float = 0.5, sigma_min: float = 0.002) -> B
 def lcm_boundary(sigma_data: float = 0.5, timestep_scaling: float = 10.0, timesteps: float = 1.0) -> Boundary:
     """c_skip = sd^2 / (tau^2 + sd^2) and c_out = tau / sqrt(tau^2 + sd^2) of latent consistency models.
 
-    tau = timestep_scaling times the timestep; `timesteps` turns a time of the process into one (1000 for a process
-    with T = 1 that stands for a table of 1000 betas).
+    sd is sigma_data and tau = timestep_scaling times the timestep; `timesteps` turns a time of the process into one
+    (1000 for a process with T = 1 that stands for a table of 1000 betas).
     """
     sd = real_scalar("sigma_data", sigma_data, low=0, open_low=True)
     scaling = real_scalar("timestep_scaling", timestep_scaling, low=0) * real_scalar("timesteps", timesteps, low=0)
@@ -149,8 +150,8 @@ def sample_flow_map(
 
     Args:
         carry: (x (n, d), s, t) -> G_{s->t}(x).
-        process, times: a process that is the same on all axes, and the decreasing grid; alpha > 0 at its times but
-            the first.
+        process, times: a process that is the same on all axes, and the decreasing grid (n + 1,); alpha > 0 at its times
+            but the first.
         x: points at the first time, shape (..., d).
         seed: for the noise: an int or a generator.
         gamma: the share of fresh noise, in [0, 1]. Where no time is as clean as m, time 0 is m.

@@ -117,7 +117,17 @@ def frozen_step(s: Point, t: Point, square: Number, frozen: str) -> tuple[Number
 def per_step(
     name: str, value: ArrayLike, steps: int, *, ndim: tuple[int, ...] = (0, 1, 2), negative: bool = True
 ) -> Array:
-    """One number for all steps, or one row for each, shape (steps, ...)."""
+    """A value that is one number for all steps, or one row for each, as shape (n, ...).
+
+    Args:
+        name, value: of the argument.
+        steps: n.
+        ndim: the numbers of dimensions that the value may have; 0 is one number for all.
+        negative: whether it may be negative.
+
+    Raises:
+        ValueError: another shape, or a negative number.
+    """
     array = real_array(name, value, ndim=ndim)
     if array.ndim and len(array) != steps:
         least = "be one number or" if 0 in ndim else "have"
@@ -133,7 +143,7 @@ def ddim(
     """DDIM with a share eta of the DDPM posterior's standard deviation, or with a given noise in each step.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         eta: 0 deterministic, 1 the DDPM posterior; larger values while the noise fits into sigma_t (a step to
             sigma = 0 adds none).
         noise: the standard deviation c of each step, in place of eta: one number, or one for each step, (n,) or (n, d).
@@ -169,7 +179,7 @@ def gddim(
     """The exact step of dx = [f x - (1 + k^2)/2 g^2 score] dt + k g dw with a frozen prediction.
 
     Args:
-        process, times: the process and the decreasing grid. With the noise frozen, the grid must start where
+        process, times: the process and the decreasing grid (n + 1,). With the noise frozen, the grid must start where
             alpha > 0, and a last step to sigma = 0 still adds noise of the size k alpha_t sigma_s / alpha_s.
         stochasticity: k >= 0, the lambda of the gDDIM paper: 0 is DDIM, 1 the reverse SDE.
         frozen: "denoiser" gives DDIM with c = sigma_t sqrt(1 - e^{-2 k^2 h}), "noise" the first-order
@@ -202,7 +212,7 @@ def ddim_inversion(process: AffineProcess | Schedule, times: ArrayLike, *, evalu
     The model's noise is asked for, so that the grid may start at sigma = 0 where data have a density (eps* = 0).
 
     Args:
-        process, times: the process and the increasing grid; it may end where alpha = 0.
+        process, times: the process and the increasing grid (n + 1,); it may end where alpha = 0.
         evaluate_at: the time the model is told at x_t: "cleaner", its own time t, or "noisier", the time s it goes
             to, as null-text inversion and diffusers' inverse scheduler have it. Both are of first order.
 
@@ -224,11 +234,12 @@ def ddim_inversion(process: AffineProcess | Schedule, times: ArrayLike, *, evalu
 
 
 def ddim_round_trip(process: AffineProcess | Schedule, times: ArrayLike, *, evaluate_at: str = "cleaner") -> Tableau:
-    """Inversion along the increasing times and DDIM back along them: the identity up to O(1/n).
+    """Inversion along the increasing times (n + 1,) and DDIM back along them: the identity up to O(1/n).
 
     On Gaussian data of standard deviation s the deviation from the mean comes back multiplied by
     prod cos^2(theta_{i+1} - theta_i), tan theta = sigma / (alpha s): encoding and decoding shrink alike, and their
-    errors add up. The model is asked for v, which says x* and eps* at both ends of time.
+    errors add up. The model is asked for v, which says x* and eps* at both ends of time; evaluate_at as for
+    `ddim_inversion`.
     """
     there = ddim_inversion(process, times, evaluate_at=evaluate_at)
     back = ddim(process, np.asarray(times)[::-1])

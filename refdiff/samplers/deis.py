@@ -66,7 +66,7 @@ def deis(
     """DEIS with polynomials of a given degree: tAB-DEIS unless another clock is given.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         degree: of the polynomial, n >= 0; 0 is DDIM. Grids of fewer steps use the degrees there are.
         clock: t, rho or log_snr, what the polynomial is in.
         start: "ramp", degrees 0, 1, ..., n; or "runge-kutta", the first n steps by the classical method of order 4
@@ -101,8 +101,8 @@ def deis_rk(process: AffineProcess | Schedule, times: ArrayLike, *, method: str 
     """rhoRK-DEIS: an explicit Runge-Kutta method in sigma/alpha with the noise prediction.
 
     Args:
-        process, times: the process and the decreasing grid; the first step from alpha = 0 is DDIM's, and so is the
-            last one to sigma = 0 unless the method only looks between (midpoint).
+        process, times: the process and the decreasing grid (n + 1,); the first step from alpha = 0 is DDIM's, and so is
+            the last one to sigma = 0 unless the method only looks between (midpoint).
         method: heun (EDM's), midpoint, kutta3, rk4, or another of METHODS in runge_kutta.py.
 
     Raises:

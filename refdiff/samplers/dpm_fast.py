@@ -45,8 +45,8 @@ def dpm_solver_fast(
     """DPM-Solver-fast: `nfe` evaluations in nfe // 3 + 1 steps of mixed order.
 
     Args:
-        process, times: the process and the grid of nfe // 3 + 1 steps, equal ones in lambda in the paper; a step
-            from alpha = 0 (denoiser only) or onto sigma = 0 is of first order, and saves evaluations.
+        process, times: the process and the grid (n + 1,) of n = nfe // 3 + 1 steps, equal ones in lambda in the paper;
+            a step from alpha = 0 (denoiser only) or onto sigma = 0 is of first order, and saves evaluations.
         nfe: the number of evaluations; 3n - 1 for a grid of n steps unless given.
         prediction: noise, or denoiser for the steps of DPM-Solver++.
         solver_type: as for DPM-Solver.
@@ -84,8 +84,8 @@ def dpm_solver_singlestep(
     Order 3 needs inner points near 1/3 and 2/3, as on a grid that is equal in any smooth function of lambda.
 
     Args:
-        process, times: the process and the decreasing grid. From alpha = 0 (denoiser only) the first step of the
-            grid stands alone and is DDIM, and likewise the last one onto sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,). From alpha = 0 (denoiser only) the first step of
+            the grid stands alone and is DDIM, and likewise the last one onto sigma = 0.
         order: 1, 2 or 3.
         prediction: noise, or denoiser for the steps of DPM-Solver++.
         solver_type: as for DPM-Solver.

@@ -58,7 +58,7 @@ def sde_dpm_solver(
     The first steps are of order 1, 2. A last step to sigma = 0 gives the denoised point.
 
     Args:
-        process, times: the process and the decreasing grid, which starts where alpha > 0.
+        process, times: the process and the decreasing grid (n + 1,), which starts where alpha > 0.
         order: 1, 2 or 3, one more than the degree of the polynomial; the weak order is at most 2.
         solver_type: midpoint or heun, for steps of order 2.
         lower_order_final, euler_at_final, halved_curvature: as for `dpm_solver_multistep`.
@@ -88,7 +88,7 @@ def sde_dpm_solver_pp(
     no finite step behind it), and to sigma = 0, where it gives the denoised point. The first steps are of order 1, 2.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         order: 1, 2 or 3, one more than the degree of the polynomial; the weak order is at most 2.
         solver_type: midpoint or heun, for steps of order 2.
         eta: the noise of the SDE, 0 the probability flow and 1 the reverse SDE.
@@ -125,7 +125,7 @@ def dpmpp_3m_sde(
     1 and 2 (heun); steps next to an infinite lambda as in `sde_dpm_solver_pp`.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         eta: the noise of the SDE, 0 the probability flow and 1 the reverse SDE.
         s_noise: a factor on the noise that is added.
         published: k-diffusion's weights, or those of the parabola.
@@ -155,7 +155,7 @@ def dpmpp_sde(
     A step from alpha = 0 or to sigma = 0 is a DDIM step with this eta, the latter giving the denoised point.
 
     Args:
-        process, times: the process, the same on all axes, and the decreasing grid.
+        process, times: the process, the same on all axes, and the decreasing grid (n + 1,).
         r: where the point between lies in lambda, in (0, 1].
         eta: the share of the posterior's standard deviation that is added.
         s_noise: a factor on the noise that is added.
@@ -198,7 +198,7 @@ def dpmpp_2s_ancestral(
     to sigma = 0, or to pure noise (eta so large that nothing of x is kept) is a DDIM step with this eta.
 
     Args:
-        process, times: the process, the same on all axes, and the decreasing grid.
+        process, times: the process, the same on all axes, and the decreasing grid (n + 1,).
         eta: the share of the posterior's standard deviation that is added, sigma_t at most.
         s_noise: a factor on the noise that is added.
 

@@ -58,7 +58,10 @@ def expansion(prediction: str, s: Point, t: Point, order: int, eta: float = 0.0)
 def single_step(
     rec: Recorder, s: Point, t: Point, x: State, inner: Sequence[tuple[Number, Point]], solver_type: str
 ) -> State:
-    """A step with evaluations at s and at the inner points, each given with its r: of order 1 + their number."""
+    """A step with evaluations at s and at the inner points, each given with its r: of order 1 + their number.
+
+    solver_type is one of SOLVER_TYPES.
+    """
     kind, f0 = rec.prediction, rec.evaluate(x, s)
     carry, w = expansion(kind, s, t, 1 + len(inner))
     end: State = carry * x + w[0] * f0
@@ -93,7 +96,10 @@ def multi_step(
     halved_curvature: bool = False,
     eta: float = 0.0,
 ) -> State:
-    """A step with the evaluations at s and before, newest first: of order their number; without its noise."""
+    """A step with the evaluations at s and before, newest first: of order their number; without its noise.
+
+    solver_type and halved_curvature as in `Multistep`, eta as in `expansion`.
+    """
     carry, w = expansion(prediction, s, t, len(history), eta)
     end: State = carry * x + w[0] * history[0][1]
     changes = differences(s, t, history)
@@ -127,7 +133,10 @@ def usable(
     lower_order_final: bool,
     euler_at_final: bool,
 ) -> Sequence[tuple[Point, State]]:
-    """The evaluations that a multistep method takes for the step to t, the `left`-th from the end."""
+    """The evaluations that a multistep method takes for the step to t, the `left`-th from the end.
+
+    order, lower_order_final and euler_at_final as in `Multistep`.
+    """
     # an evaluation where alpha = 0 lies infinitely far back in lambda, and says nothing about a slope
     near = [node for node in history if not node[0].pure_noise] or history
     most = 1 if t.clean or (euler_at_final and left == 1) else left if lower_order_final else order
@@ -175,7 +184,12 @@ def singlestep_table(
     r2: float | None,
     solver_type: str,
 ) -> Tableau:
-    """Every step of the grid by `single_step`, with inner points at given parts of it in lambda."""
+    """Every step of the grid by `single_step`, with inner points at given parts of it in lambda.
+
+    Args:
+        name, process, times, prediction: of the table, see `Recorder`; times (n + 1,).
+        order, r1, r2, solver_type: as in `dpm_solver`.
+    """
     order, parts = whole_number("order", order, low=1, high=3), inner_parts(order, r1, r2)
     one_of("solver_type", solver_type, SOLVER_TYPES)
     rec = Recorder(f"{name}-{order}" if prediction == "noise" else name, process, times, prediction)
@@ -202,7 +216,7 @@ def multistep_table(
     """Every step of the grid by `multi_step`, with as many evaluations as there are, up to the order.
 
     Args:
-        name, process, times, prediction, towards_noise: of the table, see `Recorder`.
+        name, process, times, prediction, towards_noise: of the table, see `Recorder`; times (n + 1,).
         rules: how the steps are taken.
         eta, s_noise: k^2 of the reverse SDE, and a factor of its noise.
 
@@ -225,7 +239,11 @@ def multistep_table(
 
 
 def inner_parts(order: int, r1: float | None, r2: float | None) -> tuple[float, ...]:
-    """r_1 and r_2 as the order needs them; 1/2 in order 2, 1/3 and 2/3 in order 3, unless given."""
+    """r1 and r2 as the order needs them; 1/2 in order 2, 1/3 and 2/3 in order 3, unless given.
+
+    Raises:
+        ValueError: parts that are not increasing in (0, 1], or that the order does not use.
+    """
     for name, value, least in (("r1", r1, 2), ("r2", r2, 3)):
         if value is not None and order < least:
             raise ValueError(f"{name} must be left out in order {order}, got {value}")
@@ -260,7 +278,8 @@ def dpm_solver(
     2 elsewhere: the first inner stage is off by O(h^2), and only there does its weight vanish with h.
 
     Args:
-        process, times: the process and the decreasing grid, from alpha > 0; a step onto sigma = 0 is DPM-Solver-1.
+        process, times: the process and the decreasing grid (n + 1,), from alpha > 0; a step onto sigma = 0 is
+            DPM-Solver-1.
         order: 1, 2 or 3.
         r1, r2: where the inner evaluations are, as parts of the step in lambda: 0 < r1 < r2 <= 1.
         solver_type: dpmsolver (midpoint) as in the paper's algorithm boxes, taylor (heun) with the exact weights.
@@ -288,7 +307,8 @@ def dpm_solver_multistep(
     The first steps are of order 1, 2, as far as there is a history, which caps the order as run at 2.
 
     Args:
-        process, times: the process and the decreasing grid, from alpha > 0; a step onto sigma = 0 is of first order.
+        process, times: the process and the decreasing grid (n + 1,), from alpha > 0; a step onto sigma = 0 is of first
+            order.
         order: 1, 2 or 3.
         solver_type: the weight of the slope in steps of order 2: dpmsolver (midpoint) or taylor (heun).
         lower_order_final: the last steps have an order of at most the number of steps left.

@@ -38,7 +38,7 @@ def dpm_solver_pp(
     O(h^2), and only there does its weight vanish with h.
 
     Args:
-        process, times: the process and the decreasing grid; a step from alpha = 0 or onto sigma = 0 is DDIM.
+        process, times: the process and the decreasing grid (n + 1,); a step from alpha = 0 or onto sigma = 0 is DDIM.
         order: 1, 2 or 3.
         r1, r2: where the inner evaluations are, as parts of the step in lambda: 0 < r1 < r2 <= 1.
         solver_type: midpoint (diffusers), dpmsolver (the authors' code: as midpoint, with an exact weight in the
@@ -67,7 +67,7 @@ def dpm_solver_pp_multistep(
     The first steps are of order 1, 2, as far as there is a history, which caps the order as run at 2.
 
     Args:
-        process, times: the process and the decreasing grid; a step from alpha = 0 or onto sigma = 0 is DDIM.
+        process, times: the process and the decreasing grid (n + 1,); a step from alpha = 0 or onto sigma = 0 is DDIM.
         order: 1, 2 or 3.
         solver_type: the weight of the slope in steps of order 2: midpoint (dpmsolver) or heun (taylor).
         lower_order_final: the last steps have an order of at most the number of steps left; implementations do so

@@ -55,7 +55,7 @@ class Statistics:
 
 
 class Step(NamedTuple):
-    """x_t = gain x_s - sum_j weights_j N_j - offset, with N at s and at the evaluations before it."""
+    """x_t = gain x_s - sum_j weights_j N_j - offset, with N at s and at the evaluations before: each (1,) or (d,)."""
 
     gain: Array
     weights: tuple[Array, ...]
@@ -117,7 +117,7 @@ def sample_dpm_solver_v3(
 
 
 def reduced(eps: Any, x: Any, point: Point, statistics: Statistics) -> Any:
-    """N = sigma eps - l x, of arrays and of symbolic states."""
+    """N = sigma eps - l x at a point, of arrays and of symbolic states."""
     return eps * point.sigma - x * _weight(statistics.linear(np.atleast_1d(point.log_snr))[0])
 
 

@@ -36,7 +36,7 @@ from refdiff.schedules import Schedule
 
 
 def noise_prediction(rec: Recorder, x: State, point: Point) -> State:
-    """eps* = (x - alpha D) / sigma, one evaluation of the denoiser."""
+    """eps* = (x - alpha D) / sigma at a point, one evaluation of the denoiser."""
     clean = rec.evaluate(x, point)
     return noise_of(x, clean, point)
 
@@ -86,6 +86,9 @@ class Churn:
         s_churn: S_churn >= 0, the amount over all steps; 0 is deterministic.
         s_tmin, s_tmax: the range of sigma / alpha in which there is churn; s_tmax may be infinite.
         s_noise: S_noise >= 0, the inflation of the added noise; 1 keeps the marginals.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
     s_churn: float
@@ -148,7 +151,7 @@ def edm_euler(
     """EDM's Euler sampler (Karras et al. 2022, Algorithm 2 without its correction; k-diffusion's sample_euler).
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         s_churn, s_tmin, s_tmax, s_noise: see `Churn`; sigma / alpha is the noise level that they speak of. With
             churn the process must be the same on all axes and reach above the levels that are churned: a process
             with alpha = 1 is made longer (`VEPower(T=120)` for a start at 80), with any other s_tmax is lowered.
@@ -177,8 +180,8 @@ def edm_heun(
     """EDM's Heun sampler and its second-order family (Karras et al. 2022, Algorithms 2 and 3; sample_heun).
 
     Args:
-        process, times: the process and the decreasing grid. A step to sigma = 0 is Euler's for node 1; a step from
-            alpha = 0 is Euler's for every node.
+        process, times: the process and the decreasing grid (n + 1,). A step to sigma = 0 is Euler's for node 1; a step
+            from alpha = 0 is Euler's for every node.
         node: in (0, 1]: 1 Heun, 1/2 the midpoint rule, 2/3 Ralston's; below 1 the process must be the same on all axes.
         s_churn, s_tmin, s_tmax, s_noise: as in `edm_euler`.
 

@@ -35,7 +35,7 @@ from refdiff.schedules import Schedule
 
 
 class Form(NamedTuple):
-    """One way to write the flow as L x + N: E over a step, and N as a multiple of the prediction."""
+    """One way to write the flow as L x + N: growth, E over a step, and force, N as a multiple of the prediction."""
 
     growth: Callable[[Point, Point], Number]
     force: Callable[[Point], Number]
@@ -60,7 +60,7 @@ def exponential_heun(process: AffineProcess | Schedule, times: ArrayLike, *, pre
     """Exponential Heun in lambda.
 
     Args:
-        process, times: the process and the decreasing grid, within 0 < alpha and 0 < sigma.
+        process, times: the process and the decreasing grid (n + 1,), within 0 < alpha and 0 < sigma.
         prediction: what is left in N: noise, score (the same sampler), denoiser, or velocity (plain Heun).
 
     Raises:

@@ -44,7 +44,7 @@ class ExtendedProcess:
         return self.coefficients(t).log_snr
 
     def time_of_log_snr(self, log_snr: Any) -> float:
-        """A time of the schedule near this log-SNR, at which the coefficients then have it exactly."""
+        """A time of the schedule near this log_snr, at which the coefficients then have it exactly."""
         t = float(self.schedule.time_of_log_snr(float(log_snr)))
         while t in self._given and self._given[t] != log_snr:
             t = float(np.nextafter(t, self.T))

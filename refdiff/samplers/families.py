@@ -62,7 +62,7 @@ class Family:
         return self.build(process, times, **{**self.options, **more})
 
     def grid(self, process: AffineProcess | Schedule, steps: int, start: float, end: float) -> Array:
-        """Equal steps in the clock of the family."""
+        """Equal steps in the clock of the family, shape (n + 1,)."""
         if self.clock == "t":
             return uniform(process, steps, start=start, end=end)
         return uniform_in(process, steps, self.clock, start=start, end=end)
@@ -102,7 +102,11 @@ class Family:
 
 @cache
 def families() -> Mapping[str, Family]:
-    """All families by name."""
+    """All families by name.
+
+    Raises:
+        ValueError: two of the same name.
+    """
     found: dict[str, Family] = {}
     package = import_module("refdiff.samplers")
     for module in pkgutil.iter_modules(package.__path__):

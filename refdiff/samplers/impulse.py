@@ -3,7 +3,7 @@ r"""Reading the table of a foreign sampler.
 A linear sampler's states and output are  start x + sum_j outputs_j o_j + sum_m noise_m z_m  whatever the numbers x, o
 and z are. Give it a batch of points that do not interact: in the first x = 1 and all else 0, in the next o_0 = 1 and
 all else 0, and so on; one run of the batch shows every weight, at every state that it asks the model about. A second
-run on random numbers tells whether the sampler was linear at all.
+run on random numbers tells whether the sampler was linear at all. Source: linearity alone.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def impulse_response(
             points of a batch independently, and call the model with all of them at one time.
         process: what the times mean: an AffineProcess that is the same on all axes, or a Schedule.
         prediction: what the sampler takes the model's answer for.
+        name: of the table.
         start_time, end_time: the times of x and of the output; the first evaluation's time where none is given.
         time: turns what the sampler passes as t into a time of the process.
         tolerance: how far a random run may be from the table, relative to the size of its terms.

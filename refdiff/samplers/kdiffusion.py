@@ -38,7 +38,7 @@ def euler_ancestral(
     """Euler ancestral.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         eta: 0 is Euler; 1 the DDPM posterior; beyond the value where rho_up reaches rho_t it has no further effect.
         s_noise: a factor of the added noise.
 
@@ -66,8 +66,8 @@ def dpm2(
     """DPM2: the midpoint rule in rho with its node at the geometric mean, after EDM's churn.
 
     Args:
-        process, times: the process, the same on all axes, and the decreasing grid. The step from alpha = 0 and the step
-            to sigma = 0, which have no geometric mean, are Euler's.
+        process, times: the process, the same on all axes, and the decreasing grid (n + 1,). The step from alpha = 0 and
+            the step to sigma = 0, which have no geometric mean, are Euler's.
         s_churn, s_tmin, s_tmax, s_noise: as in `edm_euler`.
 
     Raises:
@@ -96,9 +96,9 @@ def dpm2_ancestral(
     """DPM2 ancestral: the way down by the midpoint rule with its node at sqrt(rho_s rho_down).
 
     Args:
-        process, times: the process, the same on all axes, and the decreasing grid. The way down is Euler's from
-            alpha = 0 and where rho_down = 0: to sigma = 0, and for an eta at its limit. (There k-diffusion leaves out
-            the noise too, which loses variance; here it is added.)
+        process, times: the process, the same on all axes, and the decreasing grid (n + 1,). The way down is Euler's
+            from alpha = 0 and where rho_down = 0: to sigma = 0, and for an eta at its limit. (There k-diffusion leaves
+            out the noise too, which loses variance; here it is added.)
         eta, s_noise: as in `euler_ancestral`. Above 1 the midpoint lies below rho_t, which must be in the process.
 
     Raises:

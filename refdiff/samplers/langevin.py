@@ -91,7 +91,7 @@ def annealed_langevin(
     """NCSN's sampler: Langevin at every time of the grid, the first and the last included.
 
     Args:
-        process, times: the process and the decreasing noise levels, alpha > 0 and sigma > 0 at all of them.
+        process, times: the process and the decreasing noise levels (n,), alpha > 0 and sigma > 0 at all of them.
         step_size: eta at the last level: delta, or eps in Song and Ermon's convention.
         steps: n, iterations at each level.
         convention: eta, x + eta S + sqrt(2 eta) z; or song-ermon, x + eps / 2 S + sqrt(eps) z.
@@ -129,7 +129,8 @@ def predictor_corrector(
     """Predictor-corrector sampling with given step sizes.
 
     Args:
-        process, times: the process and the decreasing grid, as the predictor needs it; it may end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,), as the predictor needs it; it may end where sigma
+            = 0.
         predictor: euler-maruyama, reverse-diffusion, ancestral or exponential.
         corrector_steps: Langevin iterations at each corrected time; 0 is the predictor alone.
         snr: eta = 2 (snr sigma_t)^2, score-SDE's corrector with sigma_t in place of the measured norms (its `ald`).

@@ -49,7 +49,7 @@ class LineLaw:
     """A law on the line as nodes of a quadrature rule.
 
     Attributes:
-        y: the nodes.   weights: sum_i weights_i h(y_i) = E h(y).   density: p at the nodes.
+        y: the nodes (m,).   weights: sum_i weights_i h(y_i) = E h(y).   density: p at the nodes.
         source, x: the nodes are images of x, which follows this mixture, under an increasing map.
         target: the law it should be.
     """
@@ -144,7 +144,7 @@ def propagate_line(tableau: Tableau, law: GaussianMixture, nodes: int = 2000) ->
 
 
 def quantile(law: GaussianMixture, log_below: Array, log_above: Array) -> Array:
-    """Where a law on the line has these log probabilities below and above; the smaller one of the two is used."""
+    """Where a law on the line has these log probabilities (m,), of which the smaller is used: log_below, log_above."""
     left = log_below <= log_above
     low, high = _ends(law)
 
@@ -157,7 +157,7 @@ def quantile(law: GaussianMixture, log_below: Array, log_above: Array) -> Array:
 
 
 def log_probability(law: GaussianMixture, y: Array, *, above: bool = False) -> Array:
-    """log P(x < y) on the line, or log P(x > y)."""
+    """log P(x < y) on the line, or log P(x > y) if `above`, for y of any shape."""
     m, s, log_w = _components(law)
     s = np.maximum(s, 1e-150)  # points are steps
     u = (y[..., None] - m) / s

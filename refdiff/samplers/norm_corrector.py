@@ -108,7 +108,7 @@ def norm_predictor_corrector(
     """Score-SDE's predictor-corrector sampler with measured norms.
 
     Args:
-        process, times: the process, the same on all axes, and the decreasing grid, as the predictor needs it.
+        process, times: the process, the same on all axes, and the decreasing grid (n + 1,), as the predictor needs it.
         model: an ExactModel, or a function (x, t) -> the score at points (n, d).
         x: where to start, shape (..., d).
         predictor: euler-maruyama, reverse-diffusion, ancestral or exponential.

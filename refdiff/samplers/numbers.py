@@ -119,7 +119,7 @@ def vandermonde(nodes: Sequence[Number], moments: Sequence[Number]) -> list[Numb
 
 @cache
 def gauss_legendre(count: int) -> tuple[Array, Array]:
-    """Nodes and weights on [0, 1], exact for polynomials of degree 2 count - 1."""
+    """Nodes and weights on [0, 1], each (count,), exact for polynomials of degree 2 count - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2
 
@@ -142,7 +142,7 @@ def lagrange_integrals(
     weight: Callable[[Number], Number] = lambda _: 1.0,
     count: int | None = None,
 ) -> list[Number]:
-    """int_start^end weight(x) l_j(x) dx for each node.
+    """int_start^end weight(x) l_j(x) dx for each of the nodes.
 
     Gauss-Legendre with `count` points: the default is exact without a weight; 32 reach rounding for a smooth one.
     """

@@ -68,7 +68,7 @@ def measure_order(
         build: times -> Tableau. With an `ExtendedProcess`, inside `mpmath.workdps`, everything has so many digits.
         law: the data, a Gaussian or (deterministic samplers) a mixture.
         process: the process, whose times the grid holds.
-        grid: n -> n + 1 decreasing times.
+        grid: n -> decreasing times (n + 1,).
         kind: global or local.
         counts: numbers of steps, increasing.
         exact_steps: so many first steps are exact: the order of a multistep method without its start-up.
@@ -108,7 +108,11 @@ def _is_extended(tableau: Tableau) -> bool:
 
 
 def fit(counts: Sequence[int], errors: Sequence[float], floor: float, points: int) -> Order:
-    """The fit over the last counts before the first error below the floor."""
+    """The fit over the last counts, so many points, before the first error below the floor.
+
+    Raises:
+        ValueError: fewer than two errors above the floor.
+    """
     below = [i for i, error in enumerate(errors) if error <= floor]
     usable = below[0] if below else len(errors)
     window = range(max(usable - points, 0), usable)
@@ -125,7 +129,7 @@ def fit(counts: Sequence[int], errors: Sequence[float], floor: float, points: in
 def gaussian_error(tableau: Tableau, law: GaussianMixture, until: float | None = None) -> float:
     """How far a sampler is from the exact flow (L2 under the start's law), or from the exact law (W2) if stochastic.
 
-    Relative to the standard deviation of the target.
+    Relative to the standard deviation of the target; stages at `until` and noisier ones are on the exact flow.
     """
     if _is_extended(tableau):
         return _extended_error(tableau, law, until)
@@ -166,7 +170,7 @@ def _extended_error(tableau: Tableau, law: GaussianMixture, until: float | None)
 
 
 def mixture_error(tableau: Tableau, model: ExactModel, until: float | None = None, count: int = 8) -> float:
-    """The largest difference between a deterministic sampler's map and the reference flow map at draws of the start.
+    """The largest difference between a deterministic sampler's map and the reference flow map at `count` draws.
 
     Stages at `until` and noisier ones are on the reference flow.
 
@@ -188,7 +192,7 @@ def mixture_error(tableau: Tableau, model: ExactModel, until: float | None = Non
 
 
 def reference_flow(model: ExactModel, x: Array, start: float, end: float) -> Array:
-    """The probability flow from one time to another, shape (n, d), by DOP853 at tolerance 1e-13."""
+    """The probability flow of points x (n, d) from one time to another, by DOP853 at tolerance 1e-13."""
     shape = x.shape
     result = solve_ivp(
         lambda t, y: model.velocity(y.reshape(shape), float(t)).ravel(),

@@ -58,8 +58,8 @@ def picard(process: AffineProcess | Schedule, times: ArrayLike, *, sweeps: int =
     """A fixed number of Picard sweeps over the whole grid from the constant path, as a table.
 
     Args:
-        process, times: the process and the decreasing grid, which may end where sigma = 0 in the clocks t, rho,
-            ratio and angle, and start where alpha = 0 in t, 1/rho, ratio and angle.
+        process, times: the process and the decreasing grid (n + 1,), which may end where sigma = 0 in the clocks t,
+            rho, ratio and angle, and start where alpha = 0 in t, 1/rho, ratio and angle.
         sweeps: as many as steps, or more, are Euler's method in the clock.
         clock: t, rho, 1/rho, ratio, angle or log_snr.
 
@@ -100,7 +100,7 @@ def paradigms(
     """Picard iteration in a sliding window (ParaDiGMS).
 
     Args:
-        process, times: the process and the decreasing grid, ends as in `picard`.
+        process, times: the process and the decreasing grid (n + 1,), ends as in `picard`.
         model: an ExactModel, or a function (x, t) -> what the clock asks for.
         x: points at the first time, shape (..., d); the window moves on when all of them have settled.
         window: p, how many steps are taken at once; the whole grid unless given. 1 is Euler's method.

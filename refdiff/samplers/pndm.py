@@ -64,8 +64,8 @@ def pndm(
     """PNDM: pseudo Runge-Kutta for the first steps, then pseudo linear multistep; skip_prk_steps gives PLMS.
 
     Args:
-        process, times: the process and the decreasing grid, meant for equal steps; it may start where alpha = 0 (by a
-            DDIM step) and end where sigma = 0 (a starting step that would look there takes the history it has).
+        process, times: the process and the decreasing grid (n + 1,), meant for equal steps; it may start where alpha =
+            0 (by a DDIM step) and end where sigma = 0 (a starting step that would look there takes the history it has).
         order: of the linear multistep weights, 1 to 4: 4 is F-PNDM, and 2 with skip_prk_steps is S-PNDM.
         skip_prk_steps: start by one improved Euler step, then orders 2, 3, ..., as latent diffusion does, in place of
             order - 1 Runge-Kutta steps of four evaluations.
@@ -90,7 +90,7 @@ def pndm(
 
 
 def plms(process: AffineProcess | Schedule, times: ArrayLike, *, order: int = 4) -> Tableau:
-    """PLMS: pndm with skip_prk_steps."""
+    """PLMS: `pndm` with skip_prk_steps."""
     return pndm(process, times, order=order, skip_prk_steps=True)
 
 
@@ -98,8 +98,8 @@ def ipndm(process: AffineProcess | Schedule, times: ArrayLike, *, order: int = 4
     """iPNDM: the multistep weights from the first step on, orders 1, 2, ..., order.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 (by a DDIM step) and end
-            where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); it may start where alpha = 0 (by a DDIM step) and
+            end where sigma = 0.
         order: 1 to 4.
         variable: weights for the grid's own steps of rho (iPNDM-v), which makes it the linear multistep method:
             order k on any smooth grid. A first node with infinite rho takes no part.

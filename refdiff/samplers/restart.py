@@ -60,7 +60,8 @@ def restart(
     """Restart sampling (Xu et al. 2023).
 
     Args:
-        process, times: the process and the decreasing grid. Heun's steps from alpha = 0 and to sigma = 0 are Euler's.
+        process, times: the process and the decreasing grid (n + 1,). Heun's steps from alpha = 0 and to sigma = 0 are
+            Euler's.
         intervals: `Interval`s or tuples (low, high, repeats, steps), done in this order where several share their low
             end; None is one restart of the whole grid, from its last time back to its first.
         solver: heun or euler.

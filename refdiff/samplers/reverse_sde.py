@@ -48,7 +48,8 @@ def euler_maruyama(
     """Euler-Maruyama for the reverse equation; with noise = 0 Euler's method for the probability flow.
 
     Args:
-        process, times: the process and the decreasing grid, where f and g are finite; it may end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,), where f and g are finite; it may end where sigma =
+            0.
         noise: k >= 0, the share of noise in the family of equations with the same marginals.
         final: noisy; mean, which leaves out the last step's noise (score-SDE's `denoise`); or tweedie, which puts
             E[x_0 | x] of the last x as output, for one evaluation more (Jolicoeur-Martineau et al. 2021).
@@ -65,7 +66,7 @@ def reverse_diffusion(
     """Score-SDE's reverse-diffusion sampler: the forward step's own discretization, reversed.
 
     Args:
-        process, times: the process and the decreasing grid; it may start where alpha = 0 and end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
         noise: k >= 0; 0 is score-SDE's `probability_flow`.
         final: noisy, mean or tweedie, see `euler_maruyama`.
     """
@@ -80,7 +81,8 @@ def ancestral(
     In terms of the denoiser it is `ddpm` with the variance posterior or (and `final_noise`) beta.
 
     Args:
-        process, times: the process and the decreasing grid, alpha > 0 at its start; it may end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,), alpha > 0 at its start; it may end where sigma =
+            0.
         variance: small, that of x_t given x_s and x_0 (score-SDE for an exploding variance); or large, b^2 (beta,
             score-SDE for a preserved variance).
         final: noisy, mean or tweedie, see `euler_maruyama`.
@@ -97,7 +99,8 @@ def exponential_euler_maruyama(
     """Exponential Euler-Maruyama: the linear part and the noise exact over a step, the score frozen.
 
     Args:
-        process, times: the process and the decreasing grid, alpha > 0 at its start; it may end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,), alpha > 0 at its start; it may end where sigma =
+            0.
         noise: k >= 0; 0 is the exponential Euler method of the probability flow with a frozen score, not DDIM.
         final: noisy, mean or tweedie, see `euler_maruyama`.
 
@@ -129,7 +132,13 @@ def _sampler(
 
 
 def finish(rec: Recorder, x: State, final: str, point: Point | None = None) -> Tableau:
-    """The table that ends with x at the last time, or with E[x_0 | x] = (x + sigma^2 S) / alpha by one more call."""
+    """The table that ends with x at the last time, or with E[x_0 | x] = (x + sigma^2 S) / alpha by one more call.
+
+    The call is made where `final` is tweedie, at the last time unless another point is given.
+
+    Raises:
+        ValueError: Tweedie's step where alpha or sigma is 0.
+    """
     p = rec.points[-1] if point is None else point
     if final != "tweedie":
         return rec.finish(x, p)
@@ -235,8 +244,8 @@ def stochastic_runge_kutta(
     chi is int (w_u - w_s) du / h over the step; sra1 also has strong order 3/2.
 
     Args:
-        process, times: the process and the decreasing grid, where f and g are finite. Where heun would evaluate the
-            score at sigma = 0 its last step is Euler-Maruyama's.
+        process, times: the process and the decreasing grid (n + 1,), where f and g are finite. Where heun would
+            evaluate the score at sigma = 0 its last step is Euler-Maruyama's.
         method: heun (Platen's method for additive noise) or sra1.
         noise: k >= 0, 0 for the deterministic method.
         final: noisy, mean or tweedie, see `euler_maruyama`; mean leaves out the last step's noise.
@@ -288,7 +297,11 @@ def _sra1(rec: Recorder, x: State, s: Point, t: Point, k: float, amplitude: floa
 
 
 def finite_rates(rec: Recorder, points: list[Point] | None = None) -> None:
-    """ValueError where f or g^2 is infinite at a point, all points of the grid but the last unless given."""
+    """Nothing where f and g^2 are finite at the points, all of the grid but the last unless given.
+
+    Raises:
+        ValueError: f or g^2 is infinite.
+    """
     for p in rec.points[:-1] if points is None else points:
         for name, value in (("f", p.coefficients.f), ("g^2", p.coefficients.g2)):
             if not np.isfinite(np.asarray(value, dtype=float)).all():

@@ -156,9 +156,9 @@ def runge_kutta(
     """An explicit Runge-Kutta method on the probability flow.
 
     Args:
-        process, times: the process and the decreasing grid. It may start where alpha = 0 in the clocks t, 1/rho,
-            ratio and angle, and end where sigma = 0 in all but log_snr: in t, ratio and angle the model is asked at
-            the end where a stage lies there (c = 1), in rho such a method takes Euler's step last, as EDM does, and
+        process, times: the process and the decreasing grid (n + 1,). It may start where alpha = 0 in the clocks t,
+            1/rho, ratio and angle, and end where sigma = 0 in all but log_snr: in t, ratio and angle the model is asked
+            at the end where a stage lies there (c = 1), in rho such a method takes Euler's step last, as EDM does, and
             in 1/rho, infinite at the end, every method does.
         method: a Method, or the name of one in METHODS.
         clock: a key of CLOCKS, t, rho, 1/rho, ratio, angle or log_snr: the model answers the clock's prediction.
@@ -181,7 +181,7 @@ def runge_kutta(
 
 
 def runge_kutta_step(rec: Recorder, clock: Clock, x: State, s: Point, t: Point, rule: Method) -> State:
-    """One step in a clock, from the clock's own prediction or from the denoiser (see `Clock.slope`).
+    """One step of a rule in a clock, from the clock's own prediction or from the denoiser (see `Clock.slope`).
 
     A method with a stage at t cannot ask for the noise or the denoiser at sigma = 0: there the step is Euler's.
     """

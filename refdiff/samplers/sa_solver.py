@@ -56,7 +56,7 @@ def sa_solver(
     lambda is infinite.
 
     Args:
-        process, times: the process and the decreasing grid.
+        process, times: the process and the decreasing grid (n + 1,).
         predictor_order: p >= 1.
         corrector_order: q >= 0; 0 for the predictor alone.
         tau: the noise, a number or a function of time that is read at the start of every step: 0 the probability flow,

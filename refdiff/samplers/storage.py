@@ -53,7 +53,7 @@ def load(path: str | Path) -> Tableau:
             shapes = {name: np.asarray(value) for name, value in content.items() if isinstance(value, list)}
             content |= shapes
         if str(content.pop("format")) != FORMAT:
-            raise KeyError("format")
+            raise ValueError(f"path must name a saved tableau of format {FORMAT}, got {target}")
         parts = Coefficients(*(np.asarray(content.pop(f"coefficients.{name}")) for name in Coefficients._fields))
         words: dict[str, Any] = {name: str(content.pop(name)) for name in ("name", "prediction", "coordinate")}
         return Tableau(coefficients=parts, **words, **{name: content[name] for name in ARRAYS})

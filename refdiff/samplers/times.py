@@ -8,7 +8,9 @@ r"""Time grids: n + 1 times from noise to data, equally spaced in some function 
     log_snr_power                   lambda_0 + u^p (lambda_n - lambda_0)
     leading, trailing, linspace     indices of a table of betas, as diffusers' DDIM and DDPM schedulers space them
 
-DPM-Solver's "logSNR", diffusers' exponential sigmas and its Lu lambdas (whose rho is 1) are one grid, uniform_log_snr.
+Every grid takes a process, its number of steps n, and (but for a table's indices) its ends, start and end, the times T
+and 0 unless given. DPM-Solver's "logSNR", diffusers' exponential sigmas and its Lu lambdas (whose rho is 1) are one
+grid, uniform_log_snr.
 Sources: PODC9-11, PODC9-22, PODC9-27, DMI-37, DMI-80, TOPA-48; Karras et al. 2022; Lu et al. 2022.
 """
 
@@ -33,19 +35,19 @@ Process = AffineProcess | Schedule
 
 
 def uniform(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
-    """Equal steps in t, from T to 0 unless other ends are given."""
+    """Equal steps in t, shape (n + 1,)."""
     return power(process, steps, start=start, end=end, exponent=1.0)
 
 
 def quadratic(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
-    """Equal steps in sqrt(t): t = T u^2 from T to 0, the quadratic grid of Song, Meng and Ermon 2021."""
+    """Equal steps in sqrt(t), shape (n + 1,): t = T u^2, the quadratic grid of Song, Meng and Ermon 2021."""
     return power(process, steps, start=start, end=end, exponent=2.0)
 
 
 def power(
     process: Process, steps: int, *, start: float | None = None, end: float | None = None, exponent: float = 2.0
 ) -> Array:
-    """Equal steps in t^(1/exponent): finer near the data for an exponent above 1."""
+    """Equal steps in t^(1/exponent), shape (n + 1,): finer near the data for an exponent above 1."""
     first, last = _ends(process, start, end)
     exponent = real_scalar("exponent", exponent, low=0, open_low=True)
     if exponent == 1:
@@ -58,7 +60,7 @@ def power(
 
 
 class Spacing(NamedTuple):
-    """A monotone function of lambda = log(alpha / sigma), and its inverse."""
+    """A monotone function of lambda = log(alpha / sigma), `of_log_snr`, and its inverse, for arrays of any shape."""
 
     of_log_snr: Callable[[Array], Array]
     log_snr: Callable[[Array], Array]
@@ -80,7 +82,7 @@ SPACINGS: Mapping[str, Spacing] = MappingProxyType(
 def uniform_in(
     process: Process, steps: int, clock: str, *, start: float | None = None, end: float | None = None
 ) -> Array:
-    """Equal steps in one of `SPACINGS`.
+    """Equal steps in one of `SPACINGS`, shape (n + 1,).
 
     Raises:
         ValueError: an unknown clock, one that is infinite at an end, or a process with one schedule for each axis.
@@ -90,24 +92,24 @@ def uniform_in(
 
 
 def uniform_log_snr(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
-    """Equal steps in lambda = log(alpha / sigma); both ends must have a finite lambda."""
+    """Equal steps in lambda = log(alpha / sigma), shape (n + 1,); both ends must have a finite lambda."""
     return uniform_in(process, steps, "log_snr", start=start, end=end)
 
 
 def uniform_rho(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
-    """Equal steps in rho = sigma / alpha, from a start where alpha > 0."""
+    """Equal steps in rho = sigma / alpha, shape (n + 1,), from a start where alpha > 0."""
     return uniform_in(process, steps, "rho", start=start, end=end)
 
 
 def uniform_angle(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
-    """Equal steps in arctan(sigma / alpha), from pure noise to clean data if need be."""
+    """Equal steps in arctan(sigma / alpha), shape (n + 1,), from pure noise to clean data if need be."""
     return uniform_in(process, steps, "angle", start=start, end=end)
 
 
 def log_snr_power(
     process: Process, steps: int, *, start: float | None = None, end: float | None = None, exponent: float = 2.0
 ) -> Array:
-    """lambda_start + u^exponent (lambda_end - lambda_start) with equal steps in u: above 1 finer near the noise."""
+    """lambda_start + u^exponent (lambda_end - lambda_start), shape (n + 1,): above 1 finer near the noise."""
     exponent = real_scalar("exponent", exponent, low=0, open_low=True)
     return _spaced(process, steps, SPACINGS["log_snr"], "log_snr", start, end, exponent)
 
@@ -121,7 +123,7 @@ def karras(
     rho: float = 7.0,
     append_clean: bool = False,
 ) -> Array:
-    """Equal steps in (sigma/alpha)^(1/rho), from sigma_max at the start to sigma_min at the end.
+    """Equal steps in (sigma/alpha)^(1/rho), shape (n + 1,), from sigma_max at the start to sigma_min at the end.
 
     Args:
         process, steps: the process and the number of steps.
@@ -142,7 +144,7 @@ def exponential(
     end: float | None = None,
     append_clean: bool = False,
 ) -> Array:
-    """Equal steps in log(sigma/alpha), k-diffusion's exponential sigmas and diffusers' Lu lambdas.
+    """Equal steps in log(sigma/alpha), shape (n + 1,): k-diffusion's exponential sigmas and diffusers' Lu lambdas.
 
     Args:
         process, steps: the process and the number of steps.
@@ -186,7 +188,7 @@ def _appended(process: Process, steps: int, append: bool, end: float | None, bui
 
 
 def leading(process: Process, steps: int, *, steps_offset: int = 0, set_alpha_to_one: bool = True) -> Array:
-    """diffusers' "leading" spacing: indices i (N // n) + steps_offset for i = n - 1, ..., 0, and the end.
+    """diffusers' "leading" spacing: indices i (N // n) + steps_offset for i = n - 1, ..., 0, and the end (n + 1,).
 
     Args:
         process: a BetaTable of N betas; index i of diffusers, counted from 0, is the time i + 1.
@@ -206,14 +208,14 @@ def leading(process: Process, steps: int, *, steps_offset: int = 0, set_alpha_to
 
 
 def trailing(process: Process, steps: int, *, set_alpha_to_one: bool = True) -> Array:
-    """diffusers' "trailing" spacing: indices round(N - i N / n) - 1 for i = 0, ..., n - 1; see `leading`."""
+    """diffusers' "trailing" spacing: indices round(N - i N / n) - 1 for i < n, and the end (n + 1,); see `leading`."""
     size, n = _table(process, steps)
     # arange and not i N / n: where N - i N / n is a half, its rounding decides; it can also return one number too many
     return _indexed(np.round(np.arange(size, 0, -size / n))[:n] - 1, size, set_alpha_to_one)
 
 
 def linspace(process: Process, steps: int, *, set_alpha_to_one: bool = True) -> Array:
-    """diffusers' "linspace" spacing: n indices from N - 1 to 0, rounded; see `leading`. One step is index 0 alone."""
+    """diffusers' "linspace" spacing: n rounded indices from N - 1 to 0, and the end (n + 1,); see `leading`."""
     size, n = _table(process, steps)
     return _indexed(np.linspace(0, size - 1, n).round()[::-1], size, set_alpha_to_one)
 
@@ -256,7 +258,10 @@ def optimal_ddim(
 
     Args:
         process, steps, start, end: as for every grid; pure noise and clean data are allowed.
-        std: standard deviations >= 0 of the data along their principal axes, at least one above 0.
+        std: standard deviations >= 0 of the data along their principal axes, (d,) or one, at least one above 0.
+
+    Raises:
+        ValueError: standard deviations that are negative, or all 0.
 
     Source: PODC9-11.
     """
@@ -285,7 +290,12 @@ def _count(steps: int) -> int:
 
 
 def one_schedule(process: Process, use: str) -> Schedule:
-    """The schedule of a process that is the same on all axes; TypeError or ValueError, with its use, otherwise."""
+    """The schedule of a process that is the same on all axes.
+
+    Raises:
+        TypeError: what is no process.
+        ValueError: one schedule for each axis, with the `use` that needs one.
+    """
     process = _process(process)
     if isinstance(process, Schedule):
         return process

@@ -54,7 +54,7 @@ def unipc(
     no later step, because its lambda is infinite.
 
     Args:
-        process, times: the process and the decreasing grid; it may end where sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); it may end where sigma = 0.
         order: p >= 1; UniPC-p has global order p + 1, UniP-p order p.
         solver_type: bh1, B(k) = k, or bh2, B(k) = e^k - 1.
         prediction: denoiser or noise: which prediction is interpolated.
@@ -67,6 +67,7 @@ def unipc(
     Raises:
         ValueError: an order below 1, an unknown solver type or prediction, a step in disable_corrector that does not
             exist, noise prediction on a grid that starts at alpha = 0.
+        TypeError: disable_corrector is no collection.
     """
     order = whole_number("order", order, low=1)
     one_of("solver_type", solver_type, B)
@@ -125,7 +126,7 @@ def unip(
 
 
 def correction(nodes: Sequence[Number], changes: Sequence[State], k: Number, solver_type: str, halves: bool) -> State:
-    """B(k) sum_i a_i (m_i - m_0) / r_i from the nodes r_i and the changes m_i - m_0."""
+    """B(k) sum_i a_i (m_i - m_0) / r_i from the nodes r_i and the changes m_i - m_0, with the a_i of `coefficients`."""
     total = State({})
     for a, change, node in zip(coefficients(nodes, k, solver_type, halves=halves), changes, nodes, strict=True):
         total = total + B[solver_type](k) * a / node * change
@@ -133,7 +134,10 @@ def correction(nodes: Sequence[Number], changes: Sequence[State], k: Number, sol
 
 
 def coefficients(nodes: Sequence[Number], k: Number, solver_type: str, *, halves: bool = True) -> list[Number]:
-    """a_i with sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k) for the nodes r_i; 1/2 for one node with `halves`."""
+    """a_i with sum_i r_i^{j-1} a_i = j! k phi_{j+1}(k) / B(k) for the nodes r_i; 1/2 for one node with `halves`.
+
+    solver_type says which B.
+    """
     if halves and len(nodes) == 1:
         return [0.5]
     scale, (_, *moments) = B[solver_type](k), exponential_moments(k, len(nodes) + 1)

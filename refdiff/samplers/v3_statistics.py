@@ -60,6 +60,7 @@ def gaussian_statistics(law: GaussianMixture, process: AffineProcess | Schedule)
 
     Raises:
         ValueError: a law that is not one Gaussian along the axes.
+        TypeError: what is no such law at all.
     """
     if not isinstance(law, GaussianMixture):
         raise TypeError(f"law must be a Gaussian, got {law!r}")
@@ -107,6 +108,7 @@ def optimal_statistics(
 
     Raises:
         ValueError: more than one dimension without samples, or times of infinite lambda.
+        TypeError: what is no ExactModel.
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")
@@ -137,13 +139,13 @@ def optimal_statistics(
 
 
 def linear_part(model: ExactModel, x: Array, weights: Array, t: float) -> Array:
-    """l* = E sigma d eps_d / dx_d = -sigma^2 E H_dd from points (n, d) with weights (n,), shape (d,)."""
+    """l* = E sigma d eps_d / dx_d = -sigma^2 E H_dd at t from points (n, d) with weights (n,), shape (d,)."""
     sigma = model.process.coefficients(t).sigma
     return np.asarray(-(sigma**2) * (weights @ np.diagonal(model.hessian(x, t), axis1=1, axis2=2)))
 
 
 def nonlinear_part(model: ExactModel, x: Array, t: float, l: Array, dl: Array) -> tuple[Array, Array]:
-    """N = sigma eps - l x and dN/dlambda along the flow at points (n, d), for given l and dl/dlambda.
+    """N = sigma eps - l x and dN/dlambda along the flow at points (n, d) and time t, for given l and dl/dlambda.
 
     With y = x / alpha and rho = e^-lambda: eps = dy/drho, and d eps/dlambda = -rho d^2y/drho^2.
     """
@@ -159,7 +161,7 @@ def nonlinear_part(model: ExactModel, x: Array, t: float, l: Array, dl: Array) -
 
 
 def least_squares(n: Array, dn: Array, weights: Array) -> Array:
-    """a* and b* of dN against N in mean square, shape (2, d): a* = 0 where N does not vary."""
+    """a* and b* of dn against n (m, d) in mean square with weights (m,), shape (2, d): a* = 0 where n does not vary."""
     mean, rate = weights @ n, weights @ dn
     variance, covariance = weights @ (n - mean) ** 2, weights @ ((n - mean) * (dn - rate))
     fixed = variance <= (1e-12 * np.abs(n).max(axis=0)) ** 2
@@ -168,7 +170,7 @@ def least_squares(n: Array, dn: Array, weights: Array) -> Array:
 
 
 def log_alpha_rate(schedule: Schedule, lams: Array) -> Array:
-    """d log alpha / d lambda, shape (m, 1)."""
+    """d log alpha / d lambda at lambdas `lams` (m,), shape (m, 1)."""
     c = schedule.coefficients(schedule.time_of_log_snr(lams))
     return np.asarray(-2 * c.sigma**2 * c.f / c.g2)[:, None]
 
