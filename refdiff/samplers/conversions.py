@@ -121,7 +121,7 @@ def truncate(tableau: Tableau, stage: int) -> Tableau:
 
 
 class Butcher(NamedTuple):
-    """y_k = y_0 + h sum_j A_kj o_j at clock_0 + c_k h, and y_0 + h sum_j b_j o_j at the end."""
+    """y_k = y_0 + h sum_j A_kj o_j at clock_0 + c_k h, and y_0 + h sum_j b_j o_j at the end: A (s, k), b and c (k,)."""
 
     A: Array
     b: Array

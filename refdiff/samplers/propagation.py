@@ -142,7 +142,7 @@ def propagate(
 
 
 def as_gaussian(name: str, law: GaussianMixture) -> Gaussian:
-    """A law with one component as a Gaussian.
+    """A law with one component as a Gaussian; the name is that of the argument, for errors.
 
     Raises:
         TypeError: several components, or no law.
@@ -154,6 +154,8 @@ def as_gaussian(name: str, law: GaussianMixture) -> Gaussian:
 
 def exact_prediction(prediction: str, c: Coefficients, covariance: Operator, dim: int) -> tuple[Operator, Operator]:
     """(K, k) with the exact prediction K (x - alpha m) + k m for data N(m, covariance).
+
+    c are the coefficients at the time, dim the dimension of the data.
 
     Raises:
         ValueError: p_t has no density.
@@ -178,7 +180,10 @@ def exact_prediction(prediction: str, c: Coefficients, covariance: Operator, dim
 
 
 def flow(start: Coefficients, end: Coefficients, mean: Array, variances: Operator) -> tuple[Operator, Array]:
-    """The exact probability flow x -> G x + b between two times for data N(m, diag v): G = sqrt(V_end / V_start)."""
+    """The exact probability flow x -> G x + b between two times for data N(m, diag v): G = sqrt(V_end / V_start).
+
+    mean is m and variances are v, each (d,).
+    """
     before, after = (c.alpha**2 * variances + c.sigma**2 for c in (start, end))
     gain = sqrt(after / before)
     return gain, end.alpha * mean - gain * start.alpha * mean
@@ -194,7 +199,10 @@ def _on_the_flow(table: Tableau, mean: Array, covariance: Operator, until: float
 def substitute(
     table: Tableau, mean: Array, covariance: Operator, exact_until: float | None = None
 ) -> tuple[tuple[Operator, ...], tuple[Array, ...], tuple[Operator, ...]]:
-    """Gain, offset and noise covariance of every stage in x, for data N(mean, covariance)."""
+    """Gain, offset and noise covariance of every stage in x, for data N(mean, covariance): (d,) or (d, d) each.
+
+    Stages at `exact_until` and noisier ones are put on the exact flow.
+    """
     dim, c = len(mean), table.coefficients
     fixed = {} if exact_until is None else _on_the_flow(table, mean, covariance, exact_until)
     gains: list[Operator] = [np.asarray(1.0)]

@@ -10,7 +10,7 @@ r"""Writing a sampler once, as its algorithm: states are symbols, and the table 
 A `State` is a linear combination of the stages recorded so far, of the model's outputs there and of independent unit
 normals. Evaluating a state makes it a stage: later combinations refer to it by its index, which is what keeps the
 window of a table short. So a state is evaluated before it is used: in `a * x + b * rec.evaluate(x, s)` Python would
-multiply x while it is still the combination that it was made of.
+multiply x while it is still the combination that it was made of. Source: tableau.py, whose tables are built here.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ class Point:
 
 @dataclass(frozen=True)
 class State:
-    """A linear combination of recorded stages, outputs and normals: sums, differences, multiples by a number."""
+    """A linear combination of recorded stages, outputs and normals: sums, differences, multiples by a number.
+
+    Args:
+        terms: the weight of every symbol in it.
+    """
 
     terms: dict[Symbol, Any]
     __array_ufunc__ = None  # so that numpy number * State comes here
@@ -128,12 +132,16 @@ class Recorder:
     Args:
         name: what the table is called.
         process: an AffineProcess or a Schedule.
-        times: the grid, strictly decreasing within [0, T], at least two times.
+        times: the grid (n + 1,), strictly decreasing within [0, T], at least two times.
         prediction: what the model answers: denoiser, noise, score, velocity or v_prediction.
         towards_noise: the grid increases instead, for an inversion, which runs from data to noise.
 
     Attributes:
         points: the grid as Points.   steps: the pairs (s, t) of neighbours.   start: x at the first time.
+
+    Raises:
+        TypeError: what is no process.
+        ValueError: an unknown prediction, a grid that is none, or alpha = 0 at more than one of its times.
     """
 
     def __init__(
@@ -175,7 +183,7 @@ class Recorder:
         return Point(t, self.process.coefficients(t))
 
     def at_log_snr(self, log_snr: Number) -> Point:
-        """The Point where log(alpha / sigma) has this value, for a process that is the same on all axes."""
+        """The Point where log_snr, log(alpha / sigma), has this value, for a process that is the same on all axes."""
         self.scalar("a point of given log_snr")
         return self.at(self.process.schedules[0].time_of_log_snr(log_snr))
 
@@ -184,12 +192,20 @@ class Recorder:
         return self.at_log_snr(s.log_snr + part * (t.log_snr - s.log_snr))
 
     def scalar(self, use: str) -> None:
-        """ValueError unless the process is the same on all axes."""
+        """Nothing where the process is the same on all axes.
+
+        Raises:
+            ValueError: one schedule for each axis, with the `use` that needs one.
+        """
         if self.process.per_axis:
             raise ValueError(f"process must be the same on all axes for {use}, got one schedule for each axis")
 
     def finite_log_snr(self, reason: str, *, last: bool = True) -> None:
-        """ValueError where alpha = 0 at the first time, or (with `last`) sigma = 0 at the last one."""
+        """Nothing where alpha > 0 at the first time, and (with `last`) sigma > 0 at the last one.
+
+        Raises:
+            ValueError: an end where lambda is infinite, with the reason why it must not be.
+        """
         if self.points[0].pure_noise:
             raise ValueError(f"times must start where alpha > 0: {reason}, got {self.points[0].t}")
         if last and self.points[-1].clean:
@@ -204,7 +220,7 @@ class Recorder:
         return State({("output", index): 1.0})
 
     def keep(self, x: State, point: Point) -> State:
-        """x as a stage without an evaluation, for what later steps refer to."""
+        """x as a stage at a point without an evaluation, for what later steps refer to."""
         self._index(x, point)
         return x
 
@@ -238,7 +254,7 @@ class Recorder:
 
 
 def decreasing(times: ArrayLike, final: float) -> Array:
-    """A grid of times, strictly decreasing within [0, T].
+    """A grid of times (n + 1,), strictly decreasing within [0, T], T the `final` time.
 
     Raises:
         ValueError: fewer than two times, times that do not decrease, or times outside [0, T].
@@ -255,7 +271,7 @@ def decreasing(times: ArrayLike, final: float) -> Array:
 
 
 def increasing(times: ArrayLike, final: float) -> Array:
-    """A grid from data to noise, strictly increasing within [0, T].
+    """A grid from data to noise (n + 1,), strictly increasing within [0, T], T the `final` time.
 
     Raises:
         ValueError: fewer than two times, times that do not increase, or times outside [0, T].

@@ -5,7 +5,7 @@ r"""Running a table: the NumPy loop, or the fused kernel on an exact model where
 Only the window is kept, so a thousand steps of many points need the memory of a few. Normals are drawn when they are
 needed, by counter: z_m of a particle depends on the seed, the particle's number and m, and not on the batch it is in.
 
-A process with an offset b is run as the process without it, of x - b_t: a table needs no constants.
+A process with an offset b is run as the process without it, of x - b_t: a table needs no constants. Source: tableau.py.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def run(
         The output (..., d), as float32 when x is float32; all arithmetic is float64.
 
     Raises:
+        TypeError: what is no tableau, or no model.
         ValueError: neither seed nor normals for a stochastic sampler, or both; a model's answer of another shape than
             its points, or not finite.
     """
@@ -124,7 +125,7 @@ def _loop(
 
 
 def asking(model: Model, prediction: str) -> Callable[[Array, float], Array]:
-    """A model as a function of points (n, d) and time, whose answers are checked.
+    """A model as a function of points (n, d) and time to a prediction, whose answers are checked.
 
     Raises:
         TypeError: what is neither an ExactModel nor a function.

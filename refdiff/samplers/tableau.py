@@ -9,7 +9,7 @@ with independent unit normals z_0, z_1, ..., of which n_k = normals[k] have been
 is linear in its states and outputs is such a table: all but adaptive, thresholded and data-dependent ones.
 
 Written out from the start, y_k = start_k x + sum_{j<k} outputs_kj o_j + sum_m noise_km z_m (`unroll`): two tables with
-the same unrolled form are the same sampler.
+the same unrolled form are the same sampler. PODC9-18 and PODC9-55 are such tables written out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COORDINATES = ("x", "x/alpha", "x/sigma")
 
 
 class Unrolled(NamedTuple):
-    """y_k = start_k x + sum_j outputs_kj o_j + sum_m noise_km z_m, for every stage k."""
+    """y_k = start_k x + sum_j outputs_kj o_j + sum_m noise_km z_m, for every stage k; the shapes are beside."""
 
     start: Array  # (s, *axes)
     outputs: Array  # (s, s, *axes), strictly lower triangular
