@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize.elementwise import find_root
 from scipy.special import log_ndtr
 
 from refdiff.arguments import Array, whole_number
@@ -145,6 +144,8 @@ def propagate_line(tableau: Tableau, law: GaussianMixture, nodes: int = 2000) ->
 
 def quantile(law: GaussianMixture, log_below: Array, log_above: Array) -> Array:
     """Where a law on the line has these log probabilities (m,), of which the smaller is used: log_below, log_above."""
+    from scipy.optimize.elementwise import find_root  # late: it takes longer to import than all of this package
+
     left = log_below <= log_above
     low, high = _ends(law)
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
 
 from refdiff.arguments import Array, whole_number
 from refdiff.distributions import GaussianMixture
@@ -194,6 +193,8 @@ def mixture_error(tableau: Tableau, model: ExactModel, until: float | None = Non
 def reference_flow(model: ExactModel, x: Array, start: float, end: float) -> Array:
     """The probability flow of points x (n, d) from one time to another, by DOP853 at tolerance 1e-13."""
     shape = x.shape
+    from scipy.integrate import solve_ivp  # late: it takes longer to import than all of this package
+
     result = solve_ivp(
         lambda t, y: model.velocity(y.reshape(shape), float(t)).ravel(),
         (start, end),
