@@ -13,6 +13,7 @@ from refdiff.samplers import Tableau, to_prediction
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.families import families
 from refdiff.schedules import VPLinear
+from refdiff.validation.audits import targets
 from refdiff.validation.audits.checks.coefficients import coefficients, told_level
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.levels import EXPLODING
@@ -102,6 +103,16 @@ def test_another_process_is_named_by_an_attribute_or_a_claim() -> None:
 def test_a_family_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="family must be"):
         PLAIN(sampler("ddim"), Request(family="dream"))
+
+
+@pytest.mark.parametrize("name", ["model", "times", "halves"])
+def test_what_a_protocol_gives_is_nobodys_to_set_and_not_listed(name: str) -> None:
+    def mine(model, x, times, half=1.0):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        return x
+
+    with pytest.raises(targets.BadTarget, match="no option of mine") as told:
+        targets.subject_of(mine, plain.PROTOCOLS[0], Request(options={name: 1.0}))
+    assert str(told.value).endswith(": half" if name != "halves" else "did you mean half?")
 
 
 def test_without_a_family_nothing_is_claimed() -> None:

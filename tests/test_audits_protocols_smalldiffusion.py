@@ -86,6 +86,20 @@ def test_tables_of_levels(name: str) -> None:
     assert all(f.verdict is Verdict.OK for f in found), [f.text for f in found]
 
 
+def test_a_table_that_is_off_by_a_thousandth_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    assert members("ScheduleLDM")
+    import smalldiffusion as library
+
+    right = library.ScheduleLDM
+    monkeypatch.setattr(library, "ScheduleLDM", lambda n: SimpleNamespace(sigmas=1.001 * right(n).sigmas))
+    (subject,) = members("ScheduleLDM")
+    found = list(parts(subject, False))
+    assert found
+    assert all(f.verdict is Verdict.WRONG for f in found)
+
+
 def test_long_grids_repeat_a_level_and_ddpm_on_them_is_no_number() -> None:
     repeated = [f.place for f in parts(members("sample_sigmas")[0], False) if f.verdict is Verdict.WRONG]
     assert repeated == ["67 steps of 100 levels fall", "99 steps of 100 levels fall", "100 steps of 100 levels fall"]

@@ -28,6 +28,9 @@ def wrap(make: Callable[[Any], Any], request: Request) -> Subject:
 
     Options: arrays (numpy, torch or jax; torch unless given), process (as for other protocols), noise (k), start, end
     (T and T / 1000 unless given), and direction: "u" for a drift of u = start - t as above, "t" for dx/dt at t itself.
+
+    Raises:
+        ValueError: an option or a value of one is unknown.
     """
     options = callables.settings(request, OPTIONS)
     edge, direction = edge_named(options.get("arrays", "torch")), options.get("direction", "u")

@@ -87,7 +87,11 @@ def play(function: Any, process: Schedule, grid: Array, options: Mapping[str, An
 
 
 def wrap(function: Any, request: Request) -> Subject:
-    """A function, or a class with `sample`."""
+    """A function, or a class with `sample`.
+
+    Raises:
+        ValueError: skip_type, the process or the family is unknown.
+    """
     process = callables.process_of(function, request, "vp-linear")
     family = callables.family_of(request)
     skip = request.options.get("skip_type", "time_uniform")

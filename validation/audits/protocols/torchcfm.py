@@ -174,7 +174,11 @@ def subject(kind: type, path: Path, dtype: str) -> Part:
 
 
 def wrap(target: Any, request: Request) -> Subject:
-    """A class of matchers; family: the class of torchcfm that it is like, its own name unless given."""
+    """A class of matchers; family: the class of torchcfm that it is like, its own name unless given.
+
+    Raises:
+        ValueError: there is no such class, or an option is given.
+    """
     callables.settings(request, ())
     name = str(request.family or getattr(target, "__name__", ""))
     if name not in PATHS:

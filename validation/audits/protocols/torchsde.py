@@ -165,7 +165,11 @@ def subject(method: str, dtype: str = "float64") -> Subject:
 
 
 def wrap(target: Any, request: Request) -> Subject:
-    """sdeint with the method of the request."""
+    """sdeint with the method of the request.
+
+    Raises:
+        ValueError: it is not the library's own, or an option or a value of one is unknown.
+    """
     import torchsde
 
     if target is not torchsde.sdeint:

@@ -28,6 +28,9 @@ def wrap(solver: Any, request: Request) -> Subject:
 
     With data_at = 0 the times decrease from 1 to 0 and the velocity is v(x, t) itself. Any further options are passed
     on. A family is one of refdiff's, as "fm-euler", "fm-heun", "fm-rk4".
+
+    Raises:
+        ValueError: data_at, arrays or the family is unknown.
     """
     options = dict(request.options)
     edge = edge_named(options.pop("arrays")) if "arrays" in options else edge_of(solver, "torch")

@@ -49,8 +49,9 @@ PANELS = 256
 
 
 def rosenbrock(grid: Array, *, order: int = 2, swapped: Array | None = None) -> Tableau:
-    r"""The exponential Adams-Bashforth step of azula's documentation, for f = ((1 - a) y - D) / b, a = b^2 =
-    rho^2 / (1 + rho^2), in u = log rho,
+    r"""The exponential Adams-Bashforth step of azula's documentation.
+
+    For f = ((1 - a) y - D) / b, a = b^2 = rho^2 / (1 + rho^2), in u = log rho,
 
         y_s = sqrt((1 + rho_s^2) / (1 + rho_t^2)) y_t + sqrt(1 + rho_s^2) sum_i f_i int e^u / (1 + e^2u) l_i(u) du
 

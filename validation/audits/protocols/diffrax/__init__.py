@@ -144,7 +144,11 @@ def implicit(name: str) -> Subject:
 
 
 def wrap(target: Any, request: Request) -> Subject:
-    """A solver class; option equation: flow or reverse."""
+    """A solver class; option equation: flow or reverse.
+
+    Raises:
+        ValueError: it is not diffrax's own, or an option or a value of one is unknown.
+    """
     import diffrax
 
     name = getattr(target, "__name__", str(target))

@@ -131,7 +131,11 @@ def subject(
 
 
 def wrap(target: Any, request: Request) -> Subject:
-    """A solver class; options method, step_size (steps by their size) and late (true: from s = 0.5)."""
+    """A solver class; options method, step_size (steps by their size) and late (true: from s = 0.5).
+
+    Raises:
+        ValueError: it is not the library's own, or an option or a value of one is unknown.
+    """
     from flow_matching import solver
 
     kind = getattr(target, "__name__", str(target))

@@ -89,7 +89,11 @@ def subject(method: str, options: Mapping[str, Any], dtype: str = "float64", war
 
 
 def wrap(target: Any, request: Request) -> Subject:
-    """odeint with the method and options of the request."""
+    """odeint with the method and options of the request.
+
+    Raises:
+        ValueError: it is not the library's own, or an option or a value of one is unknown.
+    """
     import torchdiffeq
 
     if target is not torchdiffeq.odeint:

@@ -88,6 +88,7 @@ def fixed(
     clock: Array,
     normal: Callable[[], Array],  # noqa: ARG001
 ) -> Array:
+    """A method that takes the clock for its grid."""
     return integrate(method, options, drift, x, clock, ANY if method == "implicit_adams" else None)
 
 
