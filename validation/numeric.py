@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refdiff.arguments import Array
 
@@ -64,7 +66,7 @@ def ticks(low: float, high: float, spacing: float) -> Array:
     return low + spacing * np.arange(int((high - low) / spacing) + 1, dtype=np.float64)
 
 
-def lattice(*axes: Array) -> Array:
+def lattice(*axes: NDArray[Any]) -> NDArray[Any]:
     """The points (n, d) of the grid with these d axes, the last of them running fastest."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 

@@ -275,7 +275,7 @@ def control_update(case: Case, wrong: bool) -> Sides:
     defect = (1 - total) * (c.g2**2 / total + c.g2**2 / 2 - slope / 2)
     limit = data**2 * (weights @ (c.alpha**2 / total**2 * defect))
     errors = []
-    for n in (32, 64, 128, 256):
+    for n in (16, 32, 64, 128):
         found = propagate(controlled(schedule, np.linspace(1.0, 0.0, n + 1), wrong), Gaussian([0.0], data))
         errors.append(np.asarray((found.output.cov() - data)[0, 0] * n))
     return Sides(extrapolate(errors), limit)

@@ -27,7 +27,7 @@ from refdiff.samplers.v3_statistics import (
 from refdiff.schedules import Schedule
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.conditions import one_gaussian, scalar, smooth
-from refdiff.validation.expectations import grid, small
+from refdiff.validation.expectations import grid, joint, small
 from refdiff.validation.identities.parameterizations import sizes
 from refdiff.validation.identity import DERIVATIVE, MONTE_CARLO, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import derivative, extrapolate, legendre
@@ -162,7 +162,7 @@ def first_order_error(case: ModelCase, wrong: bool) -> Sides:
     given, slope = wave(case)
     given, carry = without(given), flow_map(case.model)
     at, ratios = np.array([first]), []
-    for k in range(5):
+    for k in range(4):
         h = 0.2 / 2**k
         end = float(schedule.time_of_log_snr(first + h))
         frozen = sample_dpm_solver_v3(case.process, case.model, case.x, [case.t, end], statistics=given, order=1)
@@ -222,9 +222,9 @@ def best_linear_part(case: ModelCase, wrong: bool) -> list[Sides]:
     most=5,
 )
 def best_parameterization(case: ModelCase, wrong: bool) -> list[Sides]:
-    """Covariances under p_t against the orthogonal factors of the weighted least-squares problem."""
-    nodes, l = grid(case, case.t), case.rng.uniform(0.2, 0.8, case.law.dim)
-    n, rate = nonlinear_part(case.model, nodes.x, case.t, l, np.zeros(case.law.dim))
+    """Covariances by moments of (x_0, eps) against the orthogonal factors of the weighted least-squares problem."""
+    nodes, l = joint(case, case.t), case.rng.uniform(0.2, 0.8, case.law.dim)
+    n, rate = nonlinear_part(case.model, nodes.xt, case.t, l, np.zeros(case.law.dim))
     found = least_squares(rate, n, nodes.weights) if wrong else least_squares(n, rate, nodes.weights)
     root, sides = np.sqrt(nodes.weights), []
     for d in range(case.law.dim):

@@ -159,7 +159,7 @@ def euler_maruyama_step(case: ModelCase, wrong: bool) -> Sides:
     def change(dt: float) -> Array:
         return np.asarray(np.expm1(here.affine(1 + c.f * dt).convolve(noise * dt).logpdf(case.x) - at_x) / dt)
 
-    found = numeric.extrapolate([change(step / 2**k) for k in range(4)])
+    found = numeric.extrapolate([change(step / 2**k) for k in range(3)])
     hessian = np.einsum("nii->ni", here.hessian(case.x))
     size = np.abs(c.f) * (1 + np.abs(case.x * s)) + 0.5 * c.g2 * (np.abs(hessian) + s**2)
     return Sides(found, case.model.log_density_rate(case.x, case.t), scale=size.sum(axis=1))

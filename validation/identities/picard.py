@@ -71,7 +71,7 @@ def linear_flow(case: ModelCase, wrong: bool) -> list[Sides]:
     """Five applications with the model's noise and Chebyshev integrals against the series in the eigenbasis."""
     schedule, mean = case.process.schedules[0], case.law.mean()
     lams = schedule.log_snr(np.array([case.t, case.s]))
-    count, span = 40, lams[1] - lams[0]
+    count, span = 28, lams[1] - lams[0]
     z = chebyshev.chebpts1(count)
     here = lams[0] + (z + 1) / 2 * span
     times, rho = schedule.time_of_log_snr(here), np.exp(-here)
