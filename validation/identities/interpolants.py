@@ -21,7 +21,7 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.model import ExactModel
-from refdiff.schedules import FlowMatching, Trigonometric
+from refdiff.schedules import FlowMatching, Schedule, Trigonometric, VEPower, VPLinear
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
 from refdiff.validation.laws import covariances
@@ -237,8 +237,18 @@ def one_sided(case: LawCase, wrong: bool) -> list[Sides]:
     needs=lambda case: case.law.dim <= 16,
 )
 def table(case: LawCase, wrong: bool) -> list[Sides]:
-    """Laws at both ends against the data and the prior; drift and diffusion of the trigonometric row."""
+    """Laws at both ends against the data and the prior, rows against the schedules of diffusion time 1 - t.
+
+    And the drift and diffusion of the trigonometric row.
+    """
     law, d, largest, reach = case.law, case.law.dim, 20.0, 40.0
+    schedules: dict[str, Schedule] = {
+        "VE": VEPower(T=largest),
+        "VP": VPLinear(reach, reach),
+        "FM": FlowMatching(),
+        "trig": Trigonometric(),
+    }
+    when = 0.2 + 0.6 * case.rng.random()
     rows: dict[str, Callable[[float], tuple[float, float]]] = {
         "VE": lambda t: (largest * (1 - t), 1.0),
         "VP": lambda t: (np.sqrt(-np.expm1(-reach * (1 - t))), np.exp(-reach * (1 - t) / 2)),
@@ -255,6 +265,8 @@ def table(case: LawCase, wrong: bool) -> list[Sides]:
         sides += [Sides(end.mean(), law.mean(), 1 + np.abs(law.means).max()), Sides(end.cov(), law.cov(), 1 + size)]
         # the rate-driven row is at its prior only up to alpha_bar = e^-40
         sides += [Sides(start.cov(), prior.cov())]
+        c = schedules[name].coefficients(when * schedules[name].T)
+        sides += [Sides(row(1 - when), [c.sigma, c.alpha])]
     u = 1.2 * case.rng.random()
     c = Trigonometric(0.7).coefficients(u)
     return [*sides, Sides(c.f, -np.tan(u)), Sides(c.g2, 2 * 0.7**2 * np.tan(u))]
