@@ -9,6 +9,9 @@ A prediction is sum_k r_k (mu m_k + B_k (x - alpha m_k)) with B_k = (beta S_k + 
 Kernels have one algebra for all predictions where refdiff.model has two, Bayes and log density: NumPy is what proves
 the formulas, and what proves the kernels. A matrix covariance becomes variances in its own basis, which serves all
 times of a process that is the same on all axes; where it is not, kernels do not apply (`applies`).
+
+Every question is asked of a law, at points x (n, d) that are checked, and at a time `when`, an answer of `at`: alpha,
+sigma^2 and the prediction's mu, beta, gamma. Sources: PODB-54..57.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ _trees: WeakKeyDictionary[Law, kernels.Tree] = WeakKeyDictionary()
 
 
 def applies(law: Law, when: Array) -> bool:
-    """Whether kernels can evaluate the law at the time `when`, an answer of `at`.
+    """Whether kernels can evaluate the law at the time `when`, an answer of `at`, shape (5, 1 or d).
 
     Not matrix covariances under a process that differs on the axes, nor matrices whose small eigenvalues are lost
     beside the large ones, where Cholesky's factors may not be.
@@ -112,7 +115,10 @@ def mixture(law: Law) -> kernels.Mixture:
 
 
 def at(c: Coefficients, prediction: str) -> Array:
-    """alpha, sigma^2, mu, beta, gamma, shape (5, 1), or (5, d) for a process that differs on the axes."""
+    """alpha, sigma^2, mu, beta, gamma of the coefficients c and a prediction.
+
+    Shape (5, 1), or (5, d) for a process that differs on the axes.
+    """
     rows = np.broadcast_arrays(c.alpha, c.sigma**2, *_CHOICES[prediction](c))
     return np.array(rows, dtype=float).reshape(5, -1)
 
@@ -139,7 +145,7 @@ STATIC = np.array([[1.0], [0.0], [0.0], [0.0], [-1.0]])  # the law itself, and i
 
 
 def evaluate(law: Law, x: Array, when: Array) -> tuple[Array, Array]:
-    """Prediction (n, d) and log density (n,) at checked points x (n, d)."""
+    """The law's prediction (n, d) and log density (n,) at points x (n, d) and a time `when`."""
     parts = pruned(law)
     x, out, logp = np.ascontiguousarray(x), np.empty(x.shape), np.empty(len(x))
     if len(x) and _isotropic(parts, when) and law.dim >= PRODUCTS_PAY:
@@ -150,31 +156,31 @@ def evaluate(law: Law, x: Array, when: Array) -> tuple[Array, Array]:
 
 
 def prediction(law: Law, x: Array, when: Array) -> Array:
-    """The prediction (n, d) at checked points x (n, d)."""
+    """The law's prediction (n, d) at points x (n, d) and a time `when`."""
     return finite(evaluate(law, x, when)[0])
 
 
 def log_density(law: Law, x: Array, when: Array) -> Array:
-    """log p (n,) at checked points x (n, d)."""
+    """The log density (n,) of the law at a time `when`, at points x (n, d)."""
     return evaluate(law, x, when)[1]
 
 
 def jacobian(law: Law, x: Array, when: Array) -> Array:
-    """The derivative of the prediction, (n, d, d), at checked points x (n, d)."""
+    """The derivative of the law's prediction, (n, d, d), at points x (n, d) and a time `when`."""
     out = np.empty((*x.shape, x.shape[1]))
     _ask(second_order.jacobian, law, x, when, out)
     return finite(out)
 
 
 def divergence(law: Law, x: Array, when: Array) -> Array:
-    """The divergence of the prediction, (n,), at checked points x (n, d)."""
+    """The divergence of the law's prediction, (n,), at points x (n, d) and a time `when`."""
     out = np.empty(len(x))
     _ask(second_order.divergence, law, x, when, out, np.empty((0, x.shape[1])))
     return finite(out)
 
 
 def covariance_times(law: Law, x: Array, vectors: Array, when: Array) -> Array:
-    """Cov[x_0 | x] u, (n, d), at checked points and vectors (n, d)."""
+    """Cov[x_0 | x] u, (n, d), for x_0 of the law, points x and vectors u (both (n, d)), and a time `when`."""
     parts = mixture(law)
     out = np.empty(x.shape)
     over_blocks(second_order.covariance_times, len(x), *map(np.ascontiguousarray, (x, vectors)), parts, when, out)
@@ -182,7 +188,7 @@ def covariance_times(law: Law, x: Array, vectors: Array, when: Array) -> Array:
 
 
 def responsibilities(law: Law, x: Array, when: Array) -> Array:
-    """p(component k | x), (n, K), at checked points x (n, d)."""
+    """p(component k of the law | x), (n, K), at points x (n, d) and a time `when`."""
     drawn = np.isfinite(law.log_weights)
     out = np.empty((len(x), int(drawn.sum())))
     _ask(second_order.responsibilities, law, x, when, out)
@@ -197,13 +203,13 @@ def _ask(kernel: Callable[..., None], law: Law, x: Array, when: Array, *answers:
 
 
 def over_blocks(kernel: Callable[..., None], points: int, *arguments: Any, **options: Any) -> None:
-    """Call a kernel on all blocks of so many points, with the options of `blocks`."""
+    """Call a kernel with its arguments on all blocks of so many points, with the options of `blocks`."""
     if points:
         blocks(kernel, -(-points // LANES), *arguments, **options)
 
 
 def finite(answer: Array, otherwise: str = TOO_FAR) -> Array:
-    """The answer, if float64 could hold what led to it.
+    """The answer, of any shape, if float64 could hold what led to it.
 
     Raises:
         ValueError: it could not, with the message `otherwise`.

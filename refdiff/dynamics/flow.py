@@ -33,6 +33,7 @@ METHODS = MappingProxyType({"dop853": DOP853, "dopri5": RK45})
 LEAST_RTOL = 100 * np.finfo(float).eps
 # Points that NumPy takes through one solver. Each is as exact as alone: see `_together`.
 GROUP = 16
+_Place = tuple[float, float, float]  # of the circle, by its c, 1 - c and r
 USUAL = 300  # evaluations of a run, for the choice between NumPy and Numba
 
 
@@ -56,7 +57,7 @@ class Flow:
 
 
 class Unfinished(RuntimeError):
-    """Some points did not reach the end. `flow` has those that did; the others are NaN there."""
+    """Some points did not reach the end: the message says why, and `flow` has those that did; others are NaN there."""
 
     def __init__(self, message: str, flow: Flow) -> None:
         super().__init__(message)
@@ -108,6 +109,7 @@ def flow(
         threads: of the Numba kernel.
 
     Raises:
+        TypeError: the model is no ExactModel.
         ValueError: an unknown method, a time outside [0, T], a tolerance too small, or no density at one of the times
             (a point set where sigma = 0).
         Unfinished: some group of points needs more steps, or none is short enough.
@@ -139,6 +141,10 @@ def flow(
         where = f"points {group.start}..{group.stop - 1}"
         raise Unfinished(f"the flow from t = {start} to {end} does not end for {where}{others}: {why}", result)
     return result
+
+
+def _why(too_short: bool, attempts: int) -> str:
+    return "no step is short enough" if too_short else f"max_steps = {attempts} must be larger"
 
 
 def _groups(count: int, size: int) -> Iterator[slice]:
@@ -206,8 +212,7 @@ def _together(
         if run.change is not None:
             run.change[group] = solver.y[x.size :]
     else:
-        why = "no step is short enough" if solver.status == "failed" else f"max_steps = {attempts} must be larger"
-        run.fail(group, f"{why} at t = {solver.t}")
+        run.fail(group, f"{_why(solver.status == 'failed', attempts)} at t = {solver.t}")
 
 
 # ---------------------------------------------------------------------- Numba: on the circle
@@ -238,39 +243,18 @@ def _by_kernel(
     attempts: int,
     threads: int | None,
 ) -> None:
+    """All points, in blocks of LANES, through the kernel."""
     from refdiff import compiled
     from refdiff.kernels.numba import adaptive
     from refdiff.kernels.numba.compiling import blocks
     from refdiff.kernels.numba.tiles import LANES
 
     mixture, (first, last) = compiled.mixture(model.distribution), (_place(model, t) for t in (start, end))
-    # the variance under which no component varies, and the extent beyond which none reaches
-    delta = min(float(mixture.variances.min()) / 2, 1.0)
-    floor = 1 / np.sqrt(1 + (mixture.means**2).sum(axis=1).max() + mixture.variances.max())
-    way = adaptive.Way(
-        _clock(first, delta, floor),
-        _clock(last, delta, floor),
-        delta,
-        floor,
-        tolerance[0],
-        tolerance[1] / last[2],
-        attempts,
-    )
+    way = _way(mixture, first, last, tolerance, attempts)
     count = -(-len(rows) // LANES)
     counts, reached = np.zeros((count, 4), dtype=np.int64), np.zeros(count)
-    blocks(
-        adaptive.flow,
-        count,
-        rows / first[2],
-        _pair(method),
-        way,
-        mixture,
-        run.x,
-        run.change,
-        counts,
-        reached,
-        threads=threads,
-    )
+    arguments = (rows / first[2], _pair(method), way, mixture, run.x, run.change, counts, reached)
+    blocks(adaptive.flow, count, *arguments, threads=threads)
     run.x *= last[2]
     if run.change is not None:
         run.change -= model.dim * np.log(last[2] / first[2])
@@ -281,12 +265,21 @@ def _by_kernel(
             raise ValueError(TOO_FAR.format(what="x"))
         if ended != adaptive.DONE:
             part = (reached[block] - way.start) / (way.end - way.start)
-            short = ended == adaptive.TOO_SHORT
-            why = "no step is short enough" if short else f"max_steps = {attempts} must be larger"
-            run.fail(group, f"{why} after {part:.3g} of the way")
+            run.fail(group, f"{_why(ended == adaptive.TOO_SHORT, attempts)} after {part:.3g} of the way")
 
 
-def _place(model: ExactModel, t: float) -> tuple[float, float, float]:
+def _way(mixture: Any, first: _Place, last: _Place, tolerance: tuple[float, float], attempts: int) -> Any:
+    """Where the kernel's flow goes and how."""
+    from refdiff.kernels.numba.adaptive import Way
+
+    # the variance under which no component varies, and the extent beyond which none reaches
+    delta = min(float(mixture.variances.min()) / 2, 1.0)
+    floor = 1 / np.sqrt(1 + (mixture.means**2).sum(axis=1).max() + mixture.variances.max())
+    ends = (_clock(place, delta, floor) for place in (first, last))
+    return Way(*ends, delta, floor, tolerance[0], tolerance[1] / last[2], attempts)
+
+
+def _place(model: ExactModel, t: float) -> _Place:
     """c = alpha / r, 1 - c and r = sqrt(alpha^2 + sigma^2) at a time."""
     c = model.process.coefficients(t)
     alpha, sigma = float(c.alpha), float(c.sigma)
@@ -294,7 +287,7 @@ def _place(model: ExactModel, t: float) -> tuple[float, float, float]:
     return alpha / r, (sigma / r) * (sigma / (r + alpha)), r
 
 
-def _clock(place: tuple[float, float, float], delta: float, floor: float) -> float:
+def _clock(place: _Place, delta: float, floor: float) -> float:
     """u = log((1 - c + delta) / (c + floor)^2) / 2."""
     c, left, _ = place
     return float(np.log(left + delta) / 2 - np.log(c + floor))

@@ -1,4 +1,10 @@
-r"""A whole run in one kernel: a table and an exact model as the arrays that `kernels.numba.tableau` takes."""
+r"""A whole run in one kernel: a table and an exact model as the arrays that `kernels.numba.tableau` takes.
+
+    y_k = sum_i states[k, i] y_{k-1-i} + sum_i outputs[k, i] o_{k-1-i} + sum_i noise[k, i] z_{n_k - 1 - i}
+
+as `running` says it, with all stages of a block of points before the next block: the second route to every sampler.
+Source: PODC9-08, whose exact predictions the outputs are.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,10 @@ def run(
     trajectory: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Array | None:
-    """The output (n, d) of a sampler for checked points x (n, d), or all stages (s, n, d).
+    """The output (n, d) of a sampler for checked points x (n, d), or all stages (s, n, d) of its trajectory.
+
+    The arguments are those of `running.run`, with a key for the seed; progress is told of the share of the work that
+    is done, and particle is the number of the first row.
 
     None where the fused kernel cannot run this table on this model: matrix-valued noise weights, numbers that are not
     float64, or a law to which kernels do not apply.

@@ -106,7 +106,11 @@ def probability_flow(problem: ProbabilityFlow, part: slice, form: str) -> Array:
 
 
 def flow_map(problem: FlowMap, part: slice, form: str, rtol: float | None = None) -> Array:
-    """SciPy's DOP853 on a chunk, whose points share their steps."""
+    """SciPy's DOP853 on a chunk, whose points share their steps.
+
+    Raises:
+        RuntimeError: SciPy gives up.
+    """
     denoise = partial(_denoise, Arrays.of(problem.mixture, np.asarray), form)
     rows = problem.x[part]
     shape = rows.T.shape

@@ -111,10 +111,12 @@ class ProbabilityFlow(Problem):
 
     @property
     def sizes(self) -> dict[str, int]:
+        """n, K, d and the number of steps."""
         return {**super().sizes, "steps": len(self.sigmas) - 1}
 
     @property
     def evaluations(self) -> int:
+        """Two a step, but one in the last."""
         return 2 * (len(self.sigmas) - 1) - 1
 
 
@@ -141,10 +143,12 @@ class ReverseDiffusion(Problem):
 
     @property
     def sizes(self) -> dict[str, int]:
+        """n, K, d and the number of steps."""
         return {**super().sizes, "steps": len(self.times) - 1}
 
     @property
     def evaluations(self) -> int:
+        """One a step."""
         return len(self.times) - 1
 
 
@@ -156,10 +160,12 @@ class PointSetScore(Problem):
 
     @property
     def evaluations(self) -> int:
+        """One."""
         return 1
 
     @property
     def work(self) -> Work:
+        """As elsewhere, and the points of the set are read, which are as large as x."""
         return super().work._replace(bytes=self.mixture.means.nbytes + 2.0 * self.x.nbytes)
 
 
@@ -169,13 +175,15 @@ class LogDensity(Problem):
 
     @property
     def evaluations(self) -> int:
+        """One."""
         return 1
 
     @property
     def work(self) -> Work:
+        """Distances only: half of the operations, and one number written for each point."""
         flops, exponentials, _ = super().work
         assert flops is not None
-        return Work(flops / 2, exponentials, self.x.nbytes + 8.0 * len(self.x))  # distances only
+        return Work(flops / 2, exponentials, self.x.nbytes + 8.0 * len(self.x))
 
 
 # ---------------------------------------------------------------------- made from sizes
