@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -48,6 +50,16 @@ def dtype_of(x: Any) -> np.dtype[Any]:
 
 def _same(x: Any, like: Any = None) -> Any:
     return np.asarray(x, dtype=None if like is None else np.asarray(like).dtype)
+
+
+@contextmanager
+def untracked() -> Iterator[None]:
+    """torch without gradients, and without the warnings of foreign code."""
+    import torch
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from refdiff.arguments import Array
 from refdiff.processes import catalogue
 from refdiff.samplers import times
 from refdiff.samplers.families import Family, families
+from refdiff.samplers.impulse import Sampler as Play
 from refdiff.schedules import Schedule
 from refdiff.validation.audits.levels import EXPLODING, PRESERVING
 from refdiff.validation.audits.protocols.arrays import Edge, scope, to_numpy
@@ -131,6 +132,27 @@ def network(model: Model, edge: Edge) -> Callable[..., Any]:
         return edge.to(model(to_numpy(x).astype(float), to_numpy(t).astype(float)), x)
 
     return answer
+
+
+def play(
+    function: Any, edge: Edge, dtype: str, call: Callable[[Callable[..., Any], Any, Normal], Any], scale: float = 1.0
+) -> Play:
+    """A foreign function as a sampler, its normals replaced.
+
+    Args:
+        function: whose calls of a library's normals are replaced.
+        edge: whose arrays it takes.
+        dtype: the number type of its points.
+        call: (network, start, normal) -> its output, with the network and the start in its arrays.
+        scale: what the start is divided by.
+    """
+
+    def sampler(model: Model, x: Array, normal: Normal) -> Array:
+        start = edge.to(np.asarray(x / scale, dtype=dtype))
+        with drawn(function, normal, edge, start):
+            return to_numpy(call(network(model, edge), start, normal))
+
+    return sampler
 
 
 class Path:

@@ -15,15 +15,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from refdiff.arguments import Array
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
+from refdiff.validation.audits.protocols.arrays import edge_of
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Claim, Sampler, Subject
 
@@ -59,16 +57,13 @@ def play(function: Any, start: float, steps: int, options: Mapping[str, Any], dt
     """The function as a sampler of x = start latents."""
     edge = edge_of(function, "torch")
 
-    def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
-        latents = edge.to(np.asarray(x / start, dtype=dtype))
+    def call(network: Callable[..., Any], latents: Any, normal: callables.Normal) -> Any:
         more: dict[str, Any] = {}
         if callables.accepts(function, "randn_like"):
             more["randn_like"] = lambda like, **_: edge.to(normal(), like)
-        with callables.drawn(function, normal, edge, latents):
-            net = Net(callables.network(model, edge))
-            return to_numpy(function(net, latents, num_steps=steps, **more, **options))
+        return function(Net(network), latents, num_steps=steps, **more, **options)
 
-    return sampler
+    return callables.play(function, edge, dtype, call, start)
 
 
 def wrap(function: Any, request: Request) -> Subject:

@@ -71,19 +71,17 @@ def play(function: Any, process: Schedule, grid: Array, options: Mapping[str, An
     """The function, or an object of the class, as a sampler."""
     edge = edge_of(function, "torch")
 
-    def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
-        start = edge.to(np.asarray(x, dtype=dtype))
-        network, schedule = callables.network(model, edge), NoiseSchedule(process, edge)
-        with callables.drawn(function, normal, edge, start):
-            if not hasattr(function, "sample"):
-                return to_numpy(function(network, start, schedule, edge.to(grid.astype(dtype)), **options))
-            sample = inspect.signature(function.sample).parameters
-            at_sample = {k: v for k, v in options.items() if k in sample} | {"steps": len(grid) - 1}
-            made = function(network, schedule, **{k: v for k, v in options.items() if k not in sample})
-            found = made.sample(start, **at_sample)
-            return to_numpy(found[0] if isinstance(found, tuple) else found)
+    def call(network: Callable[..., Any], start: Any, _: callables.Normal) -> Any:
+        schedule = NoiseSchedule(process, edge)
+        if not hasattr(function, "sample"):
+            return function(network, start, schedule, edge.to(grid.astype(dtype)), **options)
+        sample = inspect.signature(function.sample).parameters
+        at_sample = {k: v for k, v in options.items() if k in sample} | {"steps": len(grid) - 1}
+        made = function(network, schedule, **{k: v for k, v in options.items() if k not in sample})
+        found = made.sample(start, **at_sample)
+        return found[0] if isinstance(found, tuple) else found
 
-    return sampler
+    return callables.play(function, edge, dtype, call)
 
 
 def wrap(function: Any, request: Request) -> Subject:

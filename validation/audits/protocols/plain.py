@@ -48,15 +48,12 @@ def play(
     """f(model, x, *given, **options) as a sampler, in the arrays of a library, of those that it says or imports."""
     edge = arrays or edge_of(function)
 
-    def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
-        start = edge.to(np.asarray(x, dtype=dtype))
+    def call(network: Any, start: Any, normal: callables.Normal) -> Any:
         sources = {"normal": lambda: edge.to(normal(), start), "rng": callables.generator(normal)}
         more = {name: source for name, source in sources.items() if callables.accepts(function, name)}
-        with callables.drawn(function, normal, edge, start):
-            network = callables.network(model, edge)
-            return to_numpy(function(network, start, *(edge.to(g.astype(dtype)) for g in given), **more, **options))
+        return function(network, start, *(edge.to(g.astype(dtype)) for g in given), **more, **options)
 
-    return sampler
+    return callables.play(function, edge, dtype, call)
 
 
 def time_itself(process: Schedule, t: Any) -> float:  # noqa: ARG001

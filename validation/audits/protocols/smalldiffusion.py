@@ -79,15 +79,12 @@ def play(function: Any, grid: Array, options: Mapping[str, Any], dtype: str) -> 
     """The last point of the generator."""
     edge = EDGES["torch"]
 
-    def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
-        start = edge.to(np.asarray(x, dtype=dtype))
-        made = _Model(callables.network(model, edge), lambda: edge.to(normal(), start))
-        with callables.drawn(function, normal, edge, start):
-            for one in function(made, edge.to(grid.astype(dtype)), xt=start, accelerator=_Place(), **options):
-                last = one
-        return to_numpy(last)
+    def call(network: Callable[..., Any], start: Any, normal: callables.Normal) -> Any:
+        made = _Model(network, lambda: edge.to(normal(), start))
+        *_, last = function(made, edge.to(grid.astype(dtype)), xt=start, accelerator=_Place(), **options)
+        return last
 
-    return sampler
+    return callables.play(function, edge, dtype, call)
 
 
 def subject(function: Any, request: Request, version: str = "", *, clean: bool = False) -> Subject:

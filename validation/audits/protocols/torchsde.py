@@ -12,7 +12,6 @@ Sources: Roessler 2010; Kloeden and Platen 1992; Kidger et al. 2021; Davie 2014;
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +24,7 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.validation.audits.findings import Finding, judged
 from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
+from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch, untracked
 from refdiff.validation.audits.protocols.integrators.conditions import whole_steps
 from refdiff.validation.audits.protocols.integrators.schemes import Build, one_step, reversible_heun
 from refdiff.validation.audits.protocols.integrators.strong import strong_order
@@ -79,8 +78,7 @@ def integrate(
 
     start = to_torch(x)
     arguments = {"method": method.split(",")[0], "dt": float(clock[1] - clock[0])}
-    with warnings.catch_warnings(), torch.no_grad(), _looked_at() as looking:
-        warnings.simplefilter("ignore")
+    with untracked(), _looked_at() as looking:
         ends = to_torch(clock[[0, -1]])
         found = torchsde.sdeint(Equation(), start, ends, bm=_path(start, normal), **arguments)
     return to_numpy(found[-1])

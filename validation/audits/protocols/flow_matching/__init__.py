@@ -10,7 +10,6 @@ of which there is no table. Sources: Lipman et al. 2023, 2024.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from refdiff.arguments import Array
 from refdiff.schedules import FlowMatching
 from refdiff.validation.audits.checks.parts import Part
 from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
+from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch, untracked
 from refdiff.validation.audits.protocols.flow_matching.paths import PARTS
 from refdiff.validation.audits.protocols.flow_matching.schedulers import LIBRARY, scheduler, schedulers, version
 from refdiff.validation.audits.protocols.integrators.schemes import adams, one_step
@@ -63,7 +62,6 @@ def integrate(
     normal: Callable[[], Array],  # noqa: ARG001
 ) -> Array:
     """solver.sample from s = start over the clock, by its times or by the size of its steps."""
-    import torch
     from flow_matching import solver as solvers
     from flow_matching.utils.manifolds import Euclidean
 
@@ -73,8 +71,7 @@ def integrate(
     solver = solvers.ODESolver(velocity) if kind == "ODESolver" else solvers.RiemannianODESolver(Euclidean(), velocity)
     times = to_torch((start + clock).astype(clock.dtype))
     size = float(clock[1] - clock[0]) if by_size else None
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with untracked():
         found = solver.sample(
             x_init=to_torch(x), step_size=size, method=method, time_grid=times[[0, -1]] if by_size else times
         )

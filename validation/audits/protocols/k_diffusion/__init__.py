@@ -30,7 +30,7 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols import callables
 from refdiff.validation.audits.protocols import partial as importing
-from refdiff.validation.audits.protocols.arrays import edge_of, to_numpy
+from refdiff.validation.audits.protocols.arrays import edge_of
 from refdiff.validation.audits.protocols.k_diffusion import parts
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Claim, Sampler, Subject, Variant
@@ -126,16 +126,14 @@ def play(function: Callable[..., Any], grid: Array, options: Mapping[str, Any], 
     fast = callables.accepts(function, "sigma_min") and not callables.accepts(function, "sigmas")
     silent = {"disable": True} if callables.accepts(function, "disable") else {}
 
-    def sampler(model: callables.Model, x: Array, normal: callables.Normal) -> Array:
-        start = edge.to(np.asarray(x, dtype=dtype))
-        network = callables.network(model, edge)
-        levels = grid.astype(dtype)
-        # numbers of this type, which the function makes tensors of its own from
-        given = (levels[-1], levels[0]) if fast else (edge.to(levels),)
-        with callables.drawn(function, normal, edge, start):
-            return to_numpy(function(network, start, *given, **silent, **options))
+    levels = grid.astype(dtype)
+    # numbers of this type, which the function makes tensors of its own from
+    given = (levels[-1], levels[0]) if fast else (edge.to(levels),)
 
-    return sampler
+    def call(network: Callable[..., Any], start: Any, _: callables.Normal) -> Any:
+        return function(network, start, *given, **silent, **options)
+
+    return callables.play(function, edge, dtype, call)
 
 
 def sampler_of(function: Callable[..., Any], grid: Array, options: Mapping[str, Any], request: Request) -> Sampler:

@@ -6,7 +6,6 @@ step and a first and largest step of the grid's.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +19,7 @@ from refdiff.samplers.runge_kutta import Method
 from refdiff.samplers.runge_kutta import combined as weighted
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
-from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
+from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch, untracked
 from refdiff.validation.audits.protocols.integrators.schemes import Build, combined, one_step
 from refdiff.validation.audits.protocols.integrators.ways import Diffusion, Drift
 
@@ -52,15 +51,13 @@ def integrate(
     method: str, options: Mapping[str, Any], drift: Drift, x: Array, clock: Array, tolerance: float | None = None
 ) -> Array:
     """odeint over the clock, the state at its last time."""
-    import torch
     from torchdiffeq import odeint
 
     def func(t: Any, y: Any) -> Any:
         return to_torch(drift(float(t), to_numpy(y)).astype(clock.dtype), like=y)
 
     loose = {} if tolerance is None else {"rtol": tolerance, "atol": tolerance}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of iterations that are stopped after the first, as wanted
+    with untracked():  # it warns of iterations that are stopped after the first, as wanted
         found = odeint(func, to_torch(x), to_torch(clock), method=method, options=dict(options), **loose)
     return to_numpy(found[-1])
 
