@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from refdiff.validation.audits.findings import Finding, Verdict
-from refdiff.validation.audits.protocols.diffusers import claims, exposed, given
+from refdiff.validation.audits.protocols.diffusers import claimed, claims, exposed, given
 from refdiff.validation.audits.protocols.diffusers.options import Build, subject_of
 
 diffusers = pytest.importorskip("diffusers")
@@ -124,6 +124,22 @@ def test_given_levels_that_are_shifted_are_a_convention() -> None:
     assert [f.verdict for f in findings if f.question == "custom sigmas"] == [Verdict.CONVENTION]
 
 
+def test_levels_that_are_shaped_otherwise_than_the_options_say_are_no_convention() -> None:
+    class Other(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc, name-defined]
+        """What it is given is shifted by 2, its own levels by 3; times and levels agree with each other."""
+
+        def __init__(self, shift: float = 3.0) -> None:
+            super().__init__(shift=shift)
+
+        def set_timesteps(self, num_inference_steps: Any = None, sigmas: Any = None, **more: Any) -> None:
+            self.set_shift(3.0 if sigmas is None else 2.0)
+            super().set_timesteps(num_inference_steps, sigmas=sigmas, **more)
+
+    assert ("custom sigmas", "sigmas") in {
+        (f.question, f.place) for f in given.customs(Build(Other)) if f.verdict is Verdict.WRONG
+    }
+
+
 def test_an_exact_network_for_one_point_answers_what_each_prediction_is() -> None:
     import numpy as np
 
@@ -131,10 +147,10 @@ def test_an_exact_network_for_one_point_answers_what_each_prediction_is() -> Non
     x = a * point + s * noise
     expected = {"denoiser": point, "noise": noise, "v_prediction": a * noise - s * point, "velocity": noise - point}
     for name, value in expected.items():
-        answered = exposed.answer(name, x, point, a, s)
+        answered = claimed.answer(name, x, point, a, s)
         assert answered is not None
         np.testing.assert_allclose(answered, value)
-    assert exposed.answer("score", x, point, a, s) is None
+    assert claimed.answer("score", x, point, a, s) is None
 
 
 def test_scripts_are_programs() -> None:

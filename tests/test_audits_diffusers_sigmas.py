@@ -11,7 +11,7 @@ from refdiff.samplers import propagate
 from refdiff.samplers.edm import edm_euler as edm_euler_table
 from refdiff.validation.audits.checks.coefficients import told_level
 from refdiff.validation.audits.findings import Verdict
-from refdiff.validation.audits.levels import strictly
+from refdiff.validation.audits.levels import falling, strictly
 from refdiff.validation.audits.protocols.diffusers.claims import (
     edm_euler,
     euler,
@@ -264,3 +264,9 @@ def test_levels_that_repeat_are_made_to_decrease_by_less_than_a_rounding():
     found = strictly(np.array([3.0, 1.0, 1.0, 0.5, 0.0]))
     assert (np.diff(found) < 0).all()
     assert np.abs(found - [3.0, 1.0, 1.0, 0.5, 0.0]).max() < 1e-12
+
+
+def test_a_grid_that_rises_is_refused_and_one_that_rises_by_a_rounding_is_not():
+    assert falling([3.0, 1.0, 1.0000003, 0.0]).tolist() == [3.0, 1.0, 1.0000003, 0.0]
+    with pytest.raises(ValueError, match=r"levels must fall, got a step from 1 to 1\.5"):
+        falling([3.0, 1.0, 1.5, 0.0])

@@ -37,7 +37,8 @@ from refdiff.validation.audits.protocols.diffusers.claims import (  # noqa: E402
     unipc,
 )
 from refdiff.validation.audits.protocols.diffusers.claims import sa_solver as sa_claims  # noqa: E402
-from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn  # noqa: E402
+from refdiff.validation.audits.protocols.diffusers.normals import drawn  # noqa: E402
+from refdiff.validation.audits.protocols.diffusers.playing import Made  # noqa: E402
 from refdiff.validation.audits.steps import compare  # noqa: E402
 
 READERS = {
@@ -109,7 +110,6 @@ def test_every_step_is_that_of_the_method(name, options, steps):
 @pytest.mark.parametrize(("name", "options"), [case for case in RIGHT if case[0] not in (EDM, COSINE)])
 def test_with_levels_in_double_precision_coefficients_agree_to_rounding(name, options):
     """So that what is compared are the formulas, and float32 hides nothing."""
-    single = sampler(name, 9, **options)
     new = Made.new
 
     def double(made):
@@ -120,7 +120,7 @@ def test_with_levels_in_double_precision_coefficients_agree_to_rounding(name, op
     # one class casts the sample to float32, whatever it is
     rounding, kind = (1e-6, np.float32) if name == MULTI else (1e-11, np.float64)
     with patch.object(Made, "new", double):
-        found = compare(replace(single, dtype=np.dtype(kind)))
+        found = compare(replace(sampler(name, 9, **options), dtype=np.dtype(kind)))
     assert max(step.error for step in found.steps) < rounding
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refdiff.validation.audits.findings import Finding, Verdict
-from refdiff.validation.audits.protocols.diffusers import tables
+from refdiff.validation.audits.protocols.diffusers import tables, training
 from refdiff.validation.audits.protocols.diffusers.options import Build, subject_of
 
 diffusers = pytest.importorskip("diffusers")
@@ -26,7 +26,7 @@ def quiet() -> Iterator[None]:
 
 def found(kind: type, **options: Any) -> list[Finding]:
     subject = subject_of(Build(kind, options))
-    return [*tables.training_table(subject, False), *tables.grids(subject, False)]
+    return [*training.training_table(subject, False), *tables.grids(subject, False)]
 
 
 def wrong(kind: type, **options: Any) -> set[tuple[str, str]]:
@@ -115,6 +115,14 @@ class RhoFive(Changed):
         self.sigmas[:-1] = (a**0.2 + torch.linspace(0, 1, n) * (b**0.2 - a**0.2)) ** 5
 
 
+class EndsElsewhere(Changed):
+    """Karras's levels, between ends that are off by a tenth."""
+
+    def change(self) -> None:
+        a, b, n = 1.1 * self.sigmas[0], self.sigmas[-2], len(self.sigmas) - 1
+        self.sigmas[:-1] = (a ** (1 / 7) + torch.linspace(0, 1, n) * (b ** (1 / 7) - a ** (1 / 7))) ** 7
+
+
 class NoisyEnd(Changed):
     def change(self) -> None:
         self.sigmas[-1] = self.sigmas[-2]
@@ -129,6 +137,7 @@ class NoisyEnd(Changed):
         (TimesOneHigher, {"use_beta_sigmas": True}, ("told times", "times")),
         (LevelsSquared, {}, ("levels", "levels at the times")),
         (RhoFive, {"use_karras_sigmas": True}, ("levels", "karras levels")),
+        (EndsElsewhere, {"use_karras_sigmas": True}, ("levels", "ends of karras levels")),
         (NoisyEnd, {}, ("final level", "final level")),
     ],
 )
@@ -154,7 +163,7 @@ def test_flow_levels_are_equally_spaced_before_the_shift() -> None:
 
 
 def test_cumulative_products_are_those_of_float64() -> None:
-    right, bound = tables.cumulative(diffusers.DDIMScheduler().config)
+    right, bound = training.cumulative(diffusers.DDIMScheduler().config)
     betas = np.linspace(1e-4, 0.02, 1000)
     np.testing.assert_allclose(right, np.cumprod(1 - betas), rtol=1e-12)
     assert (bound < 3e-4 * right).all()

@@ -3,7 +3,9 @@
     findings.py     what an audit says: verdicts, numbers, bounds, and the script that shows it
     subject.py      a foreign sampler as refdiff sees it, and what it claims to be
     levels.py       processes whose clock is the noise level, for grids that are given as levels
-    steps.py        a sampler read step by step against the table that it claims to be
+    steps.py        a sampler read step by step against the table that it claims to be;   walk.py, step.py   one by one
+    told.py         the level that a network is told with each state
+    rounding.py     the numbers that bounds are made of
     matching.py     which evaluation and which normal is which;   terms.py, words.py   terms and how they are called
     explained.py    the fewest weights that make a step what it is
     rows.py         a sampler as weights of start, answers and normals: its output's law, its runs, and their rounding

@@ -17,6 +17,7 @@ from refdiff.arguments import Array
 from refdiff.schedules import Coefficients, FlowMatching, Schedule, VEPower, variance_preserving
 
 HIGHEST = 1e9  # of levels: above every table's
+RISE = 1e-3  # relative, of a level above the one before: thousands of roundings of float32
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,25 @@ class VPLevels(Schedule):
 PRESERVING, EXPLODING, FLOW = VPLevels(), VEPower(T=HIGHEST), FlowMatching()
 
 
+def falling(levels: Array) -> Array:
+    """The levels of a scheduler's grid, shape (n + 1,), which must fall but for roundings.
+
+    Raises:
+        ValueError: a step goes up by more than a thousandth.
+    """
+    found = np.asarray(levels, dtype=float)
+    rises = np.flatnonzero(found[1:] > found[:-1] * (1 + RISE))
+    if rises.size:
+        i = int(rises[0])
+        raise ValueError(f"levels must fall, got a step from {found[i]:.6g} to {found[i + 1]:.6g}")
+    return found
+
+
 def strictly(levels: Array) -> Array:
     """Levels that decrease strictly: where one repeats, or rises by a rounding, it lies 1e-13 below the one before.
 
-    A step between equal levels is then no step, to rounding, but has its evaluation.
+    A step between equal levels is then no step, to rounding, but has its evaluation. Whether a grid falls at all is for
+    `falling` to say, where it is read.
     """
     found = np.array(levels, dtype=float)
     for i in range(1, len(found)):

@@ -74,6 +74,8 @@ def _compared(name: str, found: Read, place: str) -> Finding:
         place=place,
         script=impulse(sampler, comparison) if comparison.wrong else "",
         steps=[(step.stage, step.error, step.bound) for step in comparison.steps],
+        source=found.claim.source,
+        conventions=list(found.claim.conventions),
     )
     if known is None:
         return finding

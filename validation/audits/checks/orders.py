@@ -47,7 +47,8 @@ ABOVE = 10.0  # times what rounding may be, for an error to take part in a fit
 LEAST = 0.1
 ORDER_RULE = "the spread of the slopes in the claimed table's own fit on the same grids, at least 0.1, and rounding"
 MOST = 140  # evaluations of a run: reading one takes as many points
-FLOWED = 1e-11  # of the flow, solved to 1e-12 in every step
+FINE = 0.01  # of a rounding of the sampler's numbers: so exactly is a step of the flow solved, and at best to 1e-12
+GROWS = 10  # times that, the error of the flow at the end
 FLAT = 0.9  # an error that falls by less than this factor when the steps are doubled does not fall
 
 
@@ -136,13 +137,18 @@ class Run:
         changes = [float(np.abs(self._played(rows, rng) - right).max()) for rows in self.found.rehearsals]
         return WORST * max(changes, default=0.0) + OPERATIONS * self.found.sampler.eps * float(np.abs(right).max())
 
+    @property
+    def tolerance(self) -> float:
+        """Of each step of the flow, relative."""
+        return max(1e-12, FINE * self.found.sampler.eps)
+
     @cached_property
     def exact(self) -> Array:
         """Where the probability flow ends, in the sampler's coordinate."""
         table = self.table
         ends = float(table.times[0]), float(table.times[-1])
         data = next(name for name, law in DATA.items() if law is self.law)
-        return np.asarray(_flowed(data, self.found.claim.process, *ends) / table.scale[-1])
+        return np.asarray(_flowed(data, self.found.claim.process, *ends, self.tolerance) / table.scale[-1])
 
     def _answer(self, x: Array, t: float) -> Array:
         return np.asarray(self.model.predict(x, float(t), self.found.claim.prediction))
@@ -169,13 +175,13 @@ class Run:
 
 
 @cache
-def _flowed(data: str, process: Schedule, start: float, end: float) -> Array:
+def _flowed(data: str, process: Schedule, start: float, end: float, tolerance: float) -> Array:
     """Where the flow takes the points of `Run`."""
     law, model = DATA[data], ExactModel(DATA[data], process)
     if isinstance(law, Gaussian):
         gain, offset = straight(process.coefficients(start), process.coefficients(end), law.mean(), np.diag(law.cov()))
         return np.asarray(gain * model.sample(POINTS, start, 7) + offset)
-    return flow(model, model.sample(POINTS, start, 7), start, end, rtol=1e-12, atol=1e-13).x
+    return flow(model, model.sample(POINTS, start, 7), start, end, rtol=tolerance, atol=0.1 * tolerance).x
 
 
 # ---------------------------------------------------------------------- orders
@@ -276,7 +282,7 @@ def _measured(found: Read) -> Measured:
     run = Run(found, DATA["mixture"])
     size = _size(run.exact)
     errors = Errors(*(float(np.abs(end - run.exact).max()) / size for end in (run.foreign(), run.method)))
-    return Measured(errors, lambda: run.rounding() / size + FLOWED)
+    return Measured(errors, lambda: run.rounding() / size + GROWS * run.tolerance)
 
 
 def _size(x: Array) -> float:

@@ -1,11 +1,14 @@
 """The schedulers of diffusers: set_timesteps, scale_model_input, step.
 
-playing.py       a scheduler as a sampler: its loop, its normals, its times
+playing.py       a scheduler as a sampler: its loop and its times;   normals.py   its normals
 claims/          what each class is by its options, one file for each group of classes
 options.py       what is tried of what a class exposes
-tables.py        betas, levels, times
-consistency.py   the same result by every way to the same thing
-exposed.py       initial noise, add_noise, velocities, and the rest of what a class has
+training.py      alphas_cumprod
+tables.py        levels and times
+given.py         a scheduler given its own times and levels
+claimed.py       a scheduler beside the levels of its claim
+consistency.py   the same result by every way to the same thing;   runs.py, resumed.py   runs, whole and begun later
+exposed.py       initial noise, constants and the rest of what a class has;   noising.py   add_noise, velocities
 robustness.py    every number of steps, every option and pair of options
 """
 
@@ -18,13 +21,14 @@ from typing import Any
 
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, not_applicable
-from refdiff.validation.audits.protocols.diffusers import consistency, exposed, given, robustness, tables
+from refdiff.validation.audits.protocols.diffusers import consistency, exposed, given, robustness, tables, training
 from refdiff.validation.audits.protocols.diffusers.options import AT_STEP, Build, base_options, subject_of, sweep
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
-from refdiff.validation.audits.subject import Sampler, Subject
+from refdiff.validation.audits.subject import Subject, no_sampler
 
 TOKENS = "its states are tokens, not points with Gaussian noise"
 STAGES = "its steps belong to stages of a pyramid of resolutions, each of which is set up by itself"
+ONE_STAGE = f"{STAGES}; with stages=1 and scheduler_type='euler' it is Euler's method, and is audited when asked for"
 # classes that no audit of samplers in Gaussian noise applies to, and why
 BEYOND: Mapping[str, str] = {
     "AmusedScheduler": TOKENS,
@@ -32,7 +36,7 @@ BEYOND: Mapping[str, str] = {
     "DiscreteDDIMScheduler": TOKENS,
     "EntropyBoundScheduler": TOKENS,
     "HeliosDMDScheduler": STAGES,
-    "HeliosScheduler": STAGES,
+    "HeliosScheduler": ONE_STAGE,
     "VQDiffusionScheduler": TOKENS,
 }
 # classes of which only the steps are examined: their times rise towards data, or n times are n - 1 steps
@@ -57,8 +61,9 @@ METHOD = frozenset(
 )
 # what a quick audit asks of options other than the default ones, and a full one of options that change the grid alone
 STEPWISE = ("coefficients", "told level", "law")
-OWN: tuple[Check, ...] = (*tables.CHECKS, *consistency.CHECKS, *exposed.CHECKS, *given.CHECKS, *robustness.CHECKS)
-GRIDWISE = ("coefficients", *(check.__name__ for check in OWN))
+PARTS = (training, tables, consistency, exposed, given, robustness)
+OWN: tuple[Check, ...] = tuple(check for part in PARTS for check in part.CHECKS)
+GRIDWISE = ("coefficients", "told level", *(check.__name__ for check in OWN))
 
 
 def wrap(kind: Any, request: Request) -> Subject:
@@ -101,18 +106,24 @@ def members(quick: bool) -> Mapping[str, Callable[[], Iterator[Subject]]]:
 
 def _subjects(kind: type, quick: bool) -> Iterator[Subject]:
     if kind.__name__ in BEYOND:
-        yield Subject(f"{kind.__name__}()", _no_sampler, "diffusers", protocol="diffusers", checks=(beyond.__name__,))
+        yield Subject(f"{kind.__name__}()", no_sampler, "diffusers", protocol="diffusers", checks=(beyond.__name__,))
         return
-    for build in sweep(kind, quick=True).singles:
-        if not _complete(build):
-            continue
-        base = base_options(kind)
-        changed = {k for k in {**build.options, **build.at_step} if k not in base or build.options.get(k) != base[k]}
-        whole = not changed or bool(changed & METHOD)
-        if quick and not whole:
-            continue
-        stepwise = kind.__name__ in UNLIKE or (quick and changed)
+    for build in sweep(kind, True, lambda build: _complete(build) and (not quick or _whole(build))).singles:
+        whole = _whole(build)
+        stepwise = kind.__name__ in UNLIKE or (quick and _changed(build))
         yield subject_of(build, STEPWISE if stepwise else () if whole else GRIDWISE)
+
+
+def _changed(build: Build) -> set[str]:
+    """The options that are not those of the default subject."""
+    base = base_options(build.kind)
+    return {k for k in {**build.options, **build.at_step} if k not in base or build.options.get(k) != base[k]}
+
+
+def _whole(build: Build) -> bool:
+    """Whether it is put to every check: by default, and where an option changes the method."""
+    changed = _changed(build)
+    return not changed or bool(changed & METHOD)
 
 
 def _complete(build: Build) -> bool:
@@ -122,14 +133,10 @@ def _complete(build: Build) -> bool:
     return all(p.default is not p.empty or p.name in build.options for p in parameters if p.kind in plain)
 
 
-def _no_sampler(_: int) -> Sampler:
-    raise ValueError("there is no sampler in Gaussian noise to be made")
-
-
 def beyond(subject: Subject, _: bool) -> Iterator[Finding]:
-    """Why a class is not audited."""
+    """Why a class is not audited, where it is listed; with options that are given it may be."""
     name = subject.name.partition("(")[0]
-    if name in BEYOND:
+    if name in BEYOND and subject.source is None:
         yield not_applicable(subject.name, "class", BEYOND[name])
 
 

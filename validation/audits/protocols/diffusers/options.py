@@ -14,7 +14,7 @@ import traceback
 import types
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from types import MappingProxyType
@@ -128,8 +128,14 @@ class Sweep:
     refused: tuple[tuple[Build, str], ...]
 
 
-def sweep(kind: type, quick: bool) -> Sweep:
-    """Every option, and every pair of options unless it is quick."""
+def sweep(kind: type, quick: bool, wanted: Callable[[Build], bool] = lambda _: True) -> Sweep:
+    """Every option that is wanted, and every pair of options unless it is quick.
+
+    Args:
+        kind: the class.
+        quick: without pairs.
+        wanted: which of them; the others are not even tried.
+    """
     base = Build(kind, base_options(kind))
     singles = [replace(base, options={**base.options, **one}) for one in _singles(kind)]
     stepwise = [replace(base, at_step={name: value}) for name, value in _at_step(kind)]
@@ -143,7 +149,7 @@ def sweep(kind: type, quick: bool) -> Sweep:
     seen: set[str] = set()
     for into, builds in zip(found, ([Build(kind), base, *singles, *stepwise], pairs), strict=True):
         for build in builds:
-            if (key := repr(_known(build))) in seen:
+            if (key := repr(_known(build))) in seen or not wanted(build):
                 continue
             seen.add(key)
             why = refusal(build)
@@ -240,7 +246,6 @@ def refusal(build: Build, steps: int = 4) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made.new()
             play(made)(lambda x, t: np.zeros_like(x), np.ones((1, 2)), lambda: np.zeros((1, 2)))
     except (ValueError, NotImplementedError) as error:
         return str(error) if raised(error) else None

@@ -3,28 +3,27 @@ r"""A scheduler of diffusers as a sampler: the loop of a pipeline, with a model,
     for t in scheduler.timesteps:
         x = scheduler.step(model(scheduler.scale_model_input(x, t), t), t, x).prev_sample
 
-Normals are drawn inside `step` by `randn_tensor` of the scheduler's module, or by a Brownian tree, and both are
-replaced while it is played. Levels follow from `alphas_cumprod`, in which the network was trained: at a time between
-two entries log sigma is linear, as the schedulers themselves have it.
+Normals are drawn inside `step`, and are replaced while it is played: see `normals`. Levels follow from
+`alphas_cumprod`, in which the network was trained: at a time between two entries log sigma is linear, as the schedulers
+themselves have it.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.samplers.impulse import Sampler as Play
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
+from refdiff.validation.audits.protocols.diffusers.normals import drawn
 
 Network = Callable[[Array, Any], Array]
 
@@ -61,6 +60,15 @@ class Made:
         set_steps(scheduler, None if {"timesteps", "sigmas"} & set(self.at_steps) else self.steps, **self.at_steps)
         return scheduler
 
+    @cached_property
+    def scheduler(self) -> Any:
+        """One that is set to its steps, only to be looked at, and to be copied."""
+        return self.new()
+
+    def again(self) -> Any:
+        """A copy of it, to be played: to set one anew may take longer than its run."""
+        return deepcopy(self.scheduler)
+
     def script(self) -> str:
         """The lines that make the scheduler, and what its step is given."""
         given = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
@@ -87,15 +95,55 @@ def constructed(kind: type, options: Mapping[str, Any]) -> Any:
     return _constructed[key]
 
 
+def taken(scheduler: Any, method: str) -> tuple[str, ...]:
+    """The names of the arguments of a method, in their order."""
+    return _names(getattr(type(scheduler), method))
+
+
+@lru_cache(maxsize=256)
+def _names(function: Any) -> tuple[str, ...]:
+    return tuple(name for name in inspect.signature(function).parameters if name != "self")
+
+
 def set_steps(scheduler: Any, steps: int | None, **more: Any) -> None:
     """set_timesteps with the arguments that this class takes."""
-    taken = inspect.signature(scheduler.set_timesteps).parameters
+    names = taken(scheduler, "set_timesteps")
     if steps is None:
         scheduler.set_timesteps(**more)
-    elif "num_inference_steps" in taken or not taken:
+    elif "num_inference_steps" in names or not names:
         scheduler.set_timesteps(num_inference_steps=steps, **more)
     else:
         scheduler.set_timesteps(steps, **more)
+
+
+def shown(scheduler: Any, state: Any, t: Any) -> Any:
+    """The state as the network sees it at this time."""
+    return scheduler.scale_model_input(state, t) if hasattr(scheduler, "scale_model_input") else state
+
+
+def asked(model: Network) -> Callable[[Any, Any, int], Any]:
+    """(shown, t, number of the evaluation) -> the model's answer, of the kind that it is shown."""
+    return lambda state, t, _: to_torch(model(to_numpy(state).astype(float), to_numpy(t).item()), like=state)
+
+
+def looped(
+    scheduler: Any,
+    state: Any,
+    ask: Callable[[Any, Any, int], Any],
+    step: Callable[[Any, Any, Any, int], Any],
+    times: Iterable[Any] | None = None,
+) -> Any:
+    """A pipeline's loop over the scheduler's timesteps, or over `times`.
+
+    Args:
+        scheduler, state: set to its steps, and the start.
+        ask: (shown, t, number of the evaluation) -> answer.
+        step: (answer, t, state, number of the evaluation) -> the next state.
+        times: those that are stepped through.
+    """
+    for k, t in enumerate(scheduler.timesteps if times is None else times):
+        state = step(ask(shown(scheduler, state, t), t, k), t, state, k)
+    return state
 
 
 @dataclass(frozen=True)
@@ -106,7 +154,7 @@ class Played:
 
     def __call__(self, model: Network, x: Array, normal: Callable[[], Array]) -> Array:
         """With normals from outside."""
-        scheduler, state = self.made.new(), self._start(x)
+        scheduler, state = self.made.again(), self._start(x)
         with drawn(scheduler, normal, state):
             return self._run(scheduler, model, state, {})
 
@@ -114,23 +162,21 @@ class Played:
         """With the normals that the scheduler draws by itself, from a generator where its step takes one."""
         import torch
 
-        scheduler = self.made.new()
-        taken = "generator" in inspect.signature(scheduler.step).parameters
+        scheduler = self.made.again()
+        takes = "generator" in taken(scheduler, "step")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            own = {"generator": torch.Generator().manual_seed(seed)} if taken else {}
+            own = {"generator": torch.Generator().manual_seed(seed)} if takes else {}
             return self._run(scheduler, model, self._start(x), own)
 
     def _start(self, x: Array) -> Any:
         return to_torch(np.asarray(x, dtype=self.made.dtype))
 
     def _run(self, scheduler: Any, model: Network, state: Any, more: Mapping[str, Any]) -> Array:
-        arguments = {**_accepted(scheduler.step, self.made.at_step), **more}
-        for t in scheduler.timesteps:
-            shown = scheduler.scale_model_input(state, t) if hasattr(scheduler, "scale_model_input") else state
-            answer = to_torch(model(to_numpy(shown).astype(float), to_numpy(t).item()), like=state)
-            state = scheduler.step(answer, t, state, **arguments)[0]
-        return to_numpy(state)
+        arguments = {**_accepted(scheduler, self.made.at_step), **more}
+        return to_numpy(
+            looped(scheduler, state, asked(model), lambda answer, t, x, _: scheduler.step(answer, t, x, **arguments)[0])
+        )
 
 
 def play(made: Made) -> Play:
@@ -138,65 +184,12 @@ def play(made: Made) -> Play:
     return Played(made)
 
 
-def _accepted(step: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(step).parameters
-    unknown = sorted(set(wanted) - set(parameters))
+def _accepted(scheduler: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    names = taken(scheduler, "step")
+    unknown = sorted(set(wanted) - set(names))
     if unknown:
-        raise ValueError(f"step takes {', '.join(parameters)}; got {', '.join(unknown)}")
-    return {"return_dict": False, **wanted} if "return_dict" in parameters else dict(wanted)
-
-
-@contextmanager
-def drawn(scheduler: Any, normal: Callable[[], Array], like: Any) -> Iterator[None]:
-    """The scheduler's normals come from `normal`."""
-
-    def randn_tensor(shape: Any, *_: Any, **__: Any) -> Any:
-        return to_torch(normal(), like=like).reshape(tuple(shape))
-
-    class Path:
-        """A Brownian path in the class's own clock, made of unit normals where it is asked for.
-
-        (W(t) - W(s)) / sqrt|t - s| for any two points of the clock, as BrownianTreeNoiseSampler gives it: beyond the
-        known points the path goes on by sqrt(gap) z, between two of them it is a bridge. So increments over
-        intervals that overlap share their normals, as they do in the library; those over disjoint intervals are unit
-        normals of their own. An interval of length zero has 0 / 0, there as here.
-        """
-
-        def __init__(self, *_: Any, transform: Callable[[Any], Any] = lambda x: x, **__: Any) -> None:
-            self.known: dict[float, Array] = {}
-            self.transform = transform
-
-        def at(self, point: float) -> Array:
-            if point not in self.known:
-                below = max((p for p in self.known if p < point), default=None)
-                above = min((p for p in self.known if p > point), default=None)
-                ends = [p for p in (below, above) if p is not None]
-                if len(ends) == 2:
-                    low, high = ends
-                    part = (point - low) / (high - low)
-                    middle = (1 - part) * self.known[low] + part * self.known[high]
-                    self.known[point] = middle + np.sqrt((point - low) * (1 - part)) * normal()
-                elif ends:
-                    self.known[point] = self.known[ends[0]] + np.sqrt(abs(point - ends[0])) * normal()
-                else:
-                    self.known[point] = np.zeros(())  # only increments matter
-            return self.known[point]
-
-        def __call__(self, start: Any, end: Any) -> Any:
-            s, t = (float(self.transform(to_torch(np.asarray(to_numpy(one), dtype=float)))) for one in (start, end))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return to_torch((self.at(s) - self.at(t)) / np.sqrt(abs(s - t)) * np.ones(like.shape), like=like)
-
-    replaced = {"randn_tensor": randn_tensor, "BrownianTreeNoiseSampler": Path}
-    modules = {sys.modules[kind.__module__] for kind in type(scheduler).__mro__ if kind.__module__ in sys.modules}
-    patches = [patch.object(m, name, new) for m in modules for name, new in replaced.items() if hasattr(m, name)]
-    for one in patches:
-        one.start()
-    try:
-        yield
-    finally:
-        for one in patches:
-            one.stop()
+        raise ValueError(f"step takes {', '.join(names)}; got {', '.join(unknown)}")
+    return {"return_dict": False, **wanted} if "return_dict" in names else dict(wanted)
 
 
 def trained_levels(scheduler: Any) -> Array:

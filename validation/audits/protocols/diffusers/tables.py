@@ -1,142 +1,44 @@
-r"""Betas, levels and times of a scheduler, each against its definition.
+r"""Levels and times of a scheduler, each against its definition.
 
-    alphas_cumprod   prod (1 - beta), of the table of betas that the options name, in float64
     spacing          linspace, leading or trailing by Table 2 of Lin et al. 2024; solvers drop the last of n + 1
-    levels           sigma / alpha of alphas_cumprod at the times; Karras, exponential, beta between their ends;
-                     flow levels, which are equally spaced before the shift s sigma / (1 + (s - 1) sigma)
+    levels           sigma / alpha of alphas_cumprod at the times; Karras, exponential, beta between the levels of the
+                     first and last times, of the ends of training, or those that the options name; flow levels, which
+                     are equally spaced before the shift s sigma / (1 + (s - 1) sigma)
     told times       a time whose level in the table is the step's: exactly, or rounded to whole numbers
     final level      0, or the lowest level that the network was trained at
     first level      one step that starts at the clean end takes no noise away
 
-Bounds: a cumulative product of i numbers of float32 is off by two roundings of each; a level that is computed in
-float64 and stored in float32 by 8 roundings, with those of its ends.
+A level that is computed in float64 and stored in float32 is off by 8 roundings, with those of its ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv
 
 from refdiff.arguments import Array
-from refdiff.processes import beta_table
 from refdiff.samplers.times import exponential, karras
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, convention, judged
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols.arrays import to_numpy
 from refdiff.validation.audits.protocols.diffusers.options import Build, raised
-from refdiff.validation.audits.protocols.diffusers.playing import Made, constructed
+from refdiff.validation.audits.protocols.diffusers.playing import Made, trained_levels
+from refdiff.validation.audits.protocols.diffusers.precision import EPS
 from refdiff.validation.audits.protocols.diffusers.robustness import JUMPING
 from refdiff.validation.audits.subject import Subject
 
-EPS = float(np.finfo(np.float32).eps)
 STEPS, QUICK = (1, 7, 10), (10,)
-TABLES: Mapping[str, str] = {"squaredcos_cap_v2": "squared_cosine"}
 SOLVERS = ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
 # their grids are their own: skipped indices of another sampler's grid, or indices that rise
 OWN_GRID = JUMPING | {"LCMScheduler", "TCDScheduler", "DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"}
 FAMILIES = ("karras", "exponential", "beta", "lu", "flow")
-FLOOR = 2.0**-24  # alpha_bar of the last index where it should be 0, in the schedulers that divide by it
 STORED = 8 * EPS
 RULE = "8 roundings of float32"
-
-
-def training_table(subject: Subject, _: bool) -> Iterator[Finding]:
-    """alphas_cumprod of every training index."""
-    build = subject.source
-    if not isinstance(build, Build):
-        return
-    scheduler = constructed(build.kind, build.options)
-    config, bars = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
-    name = getattr(config, "beta_schedule", None)
-    if bars is None or name is None or getattr(config, "trained_betas", None) is not None:
-        return
-    found = to_numpy(bars).astype(float)
-    right, bound = cumulative(config)
-    if len(found) != len(right):
-        yield Finding(
-            subject.name,
-            "alphas_cumprod",
-            Verdict.WRONG,
-            f"it has {len(found)} entries, should have {len(right)}",
-            place="length",
-        )
-        return
-    last = len(right) - (right[-1] == 0)
-    error = np.abs(found - right)[:last] / bound[:last]
-    k = int(np.argmax(error)) if np.isfinite(error).all() else int(np.argmax(~np.isfinite(error)))
-    script = f"{_made(build)}\nimport numpy as np\nb = scheduler.betas.double().numpy()\nprint(np.cumprod(1 - b)[{k}], "
-    yield judged(
-        subject.name,
-        "alphas_cumprod",
-        abs(found[k] - right[k]) / right[k],
-        bound[k] / right[k],
-        f"entry {k} is {found[k]:.9g}, should be {right[k]:.9g}",
-        rule="2 roundings of each factor",
-        place="alphas_cumprod",
-        script=f"{script}scheduler.alphas_cumprod[{k}])",
-    )
-    if last < len(right) and found[-1] not in (0.0, FLOOR):
-        yield Finding(
-            subject.name,
-            "alphas_cumprod",
-            Verdict.WRONG,
-            f"the last entry is {found[-1]:.9g}, should be 0",
-            found[-1],
-            0.0,
-            place="terminal",
-        )
-    elif last < len(right) and found[-1] == FLOOR:
-        yield convention(subject.name, "alphas_cumprod", "the last entry is 2^-24 in place of 0", place="terminal")
-    rises = np.flatnonzero(np.diff(found) >= 0)
-    if len(rises):
-        k = int(rises[0])
-        text = (
-            f"alphas_cumprod rises from {found[k]:.6g} at index {k} to {found[k + 1]:.6g}, so that more noise is less"
-        )
-        yield Finding(
-            subject.name,
-            "training levels",
-            Verdict.WRONG,
-            text,
-            found[k + 1] - found[k],
-            0.0,
-            "order",
-            "alpha_bar falls strictly",
-            f"{_made(build)}\nprint(scheduler.alphas_cumprod[{k}:{k + 2}])",
-        )
-
-
-def cumulative(config: Any) -> tuple[Array, Array]:
-    """alpha_bar of every training index by the options, and what float32 may be off by."""
-    count, name = config.num_train_timesteps, config.beta_schedule
-    ends = {k: getattr(config, k) for k in ("beta_start", "beta_end") if name != "squaredcos_cap_v2"}
-    bars = beta_table.TABLES[TABLES.get(name, name)](count, **ends).alpha_bar
-    # each factor 1 - beta is rounded, and so is each product; a beta is off by 8 roundings of the largest
-    i = np.arange(1, count + 1)
-    relative = 2 * i * EPS * (1 + 4 * getattr(config, "beta_end", 0.0))
-    if (scale := getattr(config, "snr_shift_scale", None)) is not None:
-        bars = bars / (scale + (1 - scale) * bars)
-        relative = relative * max(scale, 1.0) + 4 * EPS
-    if getattr(config, "rescale_betas_zero_snr", False):
-        roots = np.sqrt(bars)
-        kept = roots - roots[-1]
-        drift = relative / 2 * roots
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # both ends of a difference are off, and their table is once more taken apart and multiplied up
-            relative = 2 * (drift + drift[-1]) / kept + 2 * relative + 2 * i * EPS
-        bars = (kept * roots[0] / kept[0]) ** 2
-    return bars, bars * relative
-
-
-def _made(build: Build) -> str:
-    return build.made(10).script().rpartition("\n")[0]
-
-
-# ---------------------------------------------------------------------- grids
 
 
 def grids(subject: Subject, quick: bool) -> Iterator[Finding]:
@@ -157,8 +59,6 @@ def grids(subject: Subject, quick: bool) -> Iterator[Finding]:
 
 
 def _named(subject: str, finding: Finding, made: Made) -> Finding:
-    from dataclasses import replace
-
     shown = f"{made.script()}\nprint(scheduler.timesteps)\nprint(getattr(scheduler, 'sigmas', None))"
     place = f"{made.steps} steps, {finding.place}" if finding.verdict is not Verdict.CONVENTION else finding.place
     return replace(finding, subject=subject, script=shown, place=place)
@@ -168,6 +68,21 @@ def _family(config: Any) -> str:
     """The family of levels that the options ask for, or "" for those of the spaced times."""
     flags = [name for name in FAMILIES if getattr(config, f"use_{name}_{'lambdas' if name == 'lu' else 'sigmas'}", 0)]
     return flags[0] if flags else ""
+
+
+def starts_of(scheduler: Any) -> Array:
+    """The times that begin a step, shape (n,)."""
+    return to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
+
+
+def spaced_times(config: Any, n: int, kind: str) -> Array:
+    """n times by the definition of the spacing, shape (n,), falling."""
+    size, more = config.num_train_timesteps, int(kind.startswith(SOLVERS))
+    if config.timestep_spacing == "linspace":
+        return np.linspace(0, size - 1, n + more)[::-1][:n]
+    if config.timestep_spacing == "leading":
+        return np.arange(n + more)[::-1][:n] * (size // (n + more)) + getattr(config, "steps_offset", 0)
+    return np.asarray(size - np.arange(n) * size / n - 1)
 
 
 def spaced(scheduler: Any, made: Made) -> Iterator[Finding]:
@@ -182,14 +97,8 @@ def spaced(scheduler: Any, made: Made) -> Iterator[Finding]:
         or getattr(config, "timestep_type", "") == "continuous"
     ):
         return
-    times = to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
-    size, n, more = config.num_train_timesteps, made.steps, int(kind.startswith(SOLVERS))
-    if spacing == "linspace":
-        right = np.linspace(0, size - 1, n + more)[::-1][:n]
-    elif spacing == "leading":
-        right = np.arange(n + more)[::-1][:n] * (size // (n + more)) + getattr(config, "steps_offset", 0)
-    else:
-        right = size - np.arange(n) * size / n - 1
+    times, n = starts_of(scheduler), made.steps
+    size, right = config.num_train_timesteps, spaced_times(config, n, kind)
     if len(times) != n:
         yield Finding("", "spacing", Verdict.WRONG, f"{len(times)} times where {n} were asked for", place="count")
         return
@@ -238,8 +147,8 @@ def levels(scheduler: Any, made: Made) -> Iterator[Finding]:
             return
     if family == "" and bars is not None:
         size = len(bars)
-        table = np.sqrt((1 - to_numpy(bars).astype(float)) / to_numpy(bars).astype(float))
-        times = to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
+        table = trained_levels(scheduler)
+        times = starts_of(scheduler)
         if getattr(config, "timestep_type", "") == "continuous" or times.max() > size - 1:
             return
         right = np.interp(times, np.arange(size), table)
@@ -255,6 +164,41 @@ def levels(scheduler: Any, made: Made) -> Iterator[Finding]:
             of_family(family, own[0], own[n - 1], n, getattr(config, "rho", 7.0)),
             STORED * own[:n],
         )
+        if (known := family_ends(scheduler, made)) is not None:
+            yield _between(family, own[[0, n - 1]], known)
+
+
+def family_ends(scheduler: Any, made: Made) -> tuple[list[tuple[float, float]], ...] | None:
+    """Between which levels the first and the last one of a family may lie; None where its options do not say.
+
+    sigma_max and sigma_min where they are given, the ends of training, or the levels of the first and last spaced
+    times, which may be rounded to whole ones.
+    """
+    config = scheduler.config
+    named = getattr(config, "sigma_max", None), getattr(config, "sigma_min", None)
+    if getattr(scheduler, "alphas_cumprod", None) is None:
+        return None if None in named else tuple([(float(one), float(one))] for one in named)
+    if not hasattr(config, "timestep_spacing"):
+        return None
+    table = trained_levels(scheduler)
+    times = spaced_times(config, made.steps, made.kind.__name__)[[0, -1]]
+    found = []
+    for one, end, t in zip(named, table[[-1, 0]], times, strict=True):
+        near = np.interp([t - 0.5, t + 0.5], np.arange(len(table)), table)
+        found.append([(float(end), float(end)), (float(near[0]), float(near[1]))] if one is None else [(one, one)])
+    return tuple(found)
+
+
+def _between(family: str, own: Array, known: tuple[list[tuple[float, float]], ...]) -> Finding:
+    """Both ends of a family against what they may be."""
+    gaps = [
+        min(max(low - level, level - high, 0.0) / high for low, high in ranges)
+        for level, ranges in zip(own.tolist(), known, strict=True)
+    ]
+    k = int(np.argmax(gaps))
+    right = " or ".join(f"{high:.8g}" for _, high in known[k])
+    text = f"{family} levels: the {('first', 'last')[k]} one is {own[k]:.8g}, should be {right}"
+    return judged("", "levels", gaps[k], STORED, text, rule=RULE, place=f"ends of {family} levels")
 
 
 def of_family(family: str, high: float, low: float, count: int, rho: float = 7.0) -> Array:
@@ -262,7 +206,7 @@ def of_family(family: str, high: float, low: float, count: int, rho: float = 7.0
     if family == "karras":
         return karras(EXPLODING, count - 1, start=high, end=low, rho=rho)
     if family == "beta":
-        return np.asarray(low + (high - low) * stats.beta.ppf(np.linspace(1, 0, count), 0.6, 0.6))
+        return np.asarray(low + (high - low) * betaincinv(0.6, 0.6, np.linspace(1, 0, count)))
     return exponential(EXPLODING, count - 1, start=high, end=low)
 
 
@@ -272,14 +216,19 @@ def _worst(place: str, found: Array, right: Array, bound: Array) -> Finding:
     return judged("", "levels", abs(found[k] - right[k]) / right[k], bound[k] / right[k], text, rule=RULE, place=place)
 
 
+def flow_shift(config: Any, at_steps: Mapping[str, Any]) -> float:
+    """s of the shift s sigma / (1 + (s - 1) sigma): of the options, or of the mu that set_timesteps is given."""
+    if "mu" in at_steps:
+        mu = float(at_steps["mu"])
+        return mu if getattr(config, "time_shift_type", "") == "linear" else float(np.exp(mu))
+    return float(getattr(config, "flow_shift", getattr(config, "shift", 1.0)) or 1.0)
+
+
 def _flow(config: Any, made: Made, own: Array) -> Iterator[Finding]:
     """Flow levels are equally spaced before the shift."""
     if getattr(config, "shift_terminal", None) or len(own) < 4:
         return
-    shift = float(getattr(config, "flow_shift", getattr(config, "shift", 1.0)))
-    if "mu" in made.at_steps:
-        mu = float(made.at_steps["mu"])
-        shift = mu if getattr(config, "time_shift_type", "") == "linear" else float(np.exp(mu))
+    shift = flow_shift(config, made.at_steps)
     base = own[:-1] / (shift - (shift - 1) * own[:-1])
     equal = np.linspace(base[0], base[-1], len(base))
     bound = STORED * np.maximum(base, 1 - base) * max(shift, 1.0) + 2e-6 * (base > 1 - 1e-5)
@@ -301,7 +250,7 @@ def told(scheduler: Any, made: Made) -> Iterator[Finding]:
     bars = getattr(scheduler, "alphas_cumprod", None)
     if own is None or not np.isfinite(own).all():
         return
-    times = to_numpy(scheduler.timesteps).astype(float)[:: int(getattr(scheduler, "order", 1))]
+    times = starts_of(scheduler)
     n = len(times)
     if hasattr(scheduler, "precondition_noise"):
         cosine = "Cosine" in made.kind.__name__
@@ -326,10 +275,10 @@ def told(scheduler: Any, made: Made) -> Iterator[Finding]:
             return
         right, unit = size * own[:n], 1.0
     else:
-        levels_ = np.sqrt((1 - to_numpy(bars).astype(float)) / to_numpy(bars).astype(float))
-        if (np.diff(levels_) <= 0).any():
+        table = trained_levels(scheduler)
+        if (np.diff(table) <= 0).any():
             return
-        right, unit = np.interp(np.log(own[:n]), np.log(levels_), np.arange(len(levels_))), 1.0
+        right, unit = np.interp(np.log(own[:n]), np.log(table), np.arange(len(table))), 1.0
     gap = np.abs(times - right)
     k = int(np.argmax(gap))
     text = f"time {k} is {times[k]:.8g}, and its level {own[k]:.6g} is that of {right[k]:.8g}"
@@ -379,4 +328,4 @@ def lowest_level(config: Any, bars: Any) -> float | None:
     return float(config.sigma_min) if getattr(config, "sigma_min", None) is not None else None
 
 
-CHECKS: tuple[Check, ...] = (training_table, grids)
+CHECKS: tuple[Check, ...] = (grids,)

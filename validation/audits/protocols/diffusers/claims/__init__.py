@@ -11,6 +11,16 @@ from types import MappingProxyType
 from refdiff.validation.audits.protocols.diffusers.playing import Made
 from refdiff.validation.audits.subject import Sampler
 
+# what a network answers by its prediction_type
+PREDICTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "epsilon": "noise",
+        "sample": "denoiser",
+        "original_sample": "denoiser",
+        "v_prediction": "v_prediction",
+        "flow_prediction": "velocity",
+    }
+)
 Reader = Callable[[Made], Sampler]
 
 

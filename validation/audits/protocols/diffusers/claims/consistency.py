@@ -59,7 +59,7 @@ def again(boundary: Boundary | None, least: float = 0.0) -> Rule:
 
 def lcm(made: Made) -> Sampler:
     """LCMScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     found = replace(levels(scheduler), end=0.0)
     weights = lcm_boundary(LCM_SIGMA_DATA, scheduler.config.timestep_scaling)
     told = found.grid[:-1]
@@ -83,7 +83,7 @@ def lcm(made: Made) -> Sampler:
 
 def tcd(made: Made) -> Sampler:
     """TCDScheduler, which ends at t = 0 whatever set_alpha_to_one says."""
-    scheduler, eta = made.new(), float(made.at_step.get("eta", 0.3))
+    scheduler, eta = made.scheduler, float(made.at_step.get("eta", 0.3))
     found = levels(scheduler)
     found = replace(found, end=float(found.all[0]))
     following = np.array([*found.times[1:], 0])
@@ -110,7 +110,7 @@ def tcd(made: Made) -> Sampler:
 
 def cm(made: Made) -> Sampler:
     """CMStochasticIterativeScheduler; the network sees x / sqrt(sigma^2 + sigma_data^2)."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     grid = to_numpy(scheduler.sigmas).astype(float)
     rule = again(consistency_boundary(config.sigma_data, config.sigma_min), config.sigma_min)
@@ -150,7 +150,7 @@ def scm(made: Made) -> Sampler:
     """SCMScheduler in units of sigma_data, by the loop of its pipeline."""
     if made.steps != 2 and "intermediate_timesteps" not in made.at_steps:
         made = replace(made, at_steps={**made.at_steps, "intermediate_timesteps": None})
-    scheduler = made.new()
+    scheduler = made.scheduler
     unit = scheduler.config.sigma_data
 
     def call(scheduler: Any, answer: Any, t: Any, state: Any, _: int) -> Any:
@@ -177,7 +177,7 @@ def scm(made: Made) -> Sampler:
 
 def decoder(made: Made) -> Sampler:
     """ConsistencyDecoderScheduler, of two steps."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     every = rho(to_numpy(scheduler.sqrt_alphas_cumprod).astype(float) ** 2)
     found = Levels(every, tuple(int(t) for t in to_numpy(scheduler.timesteps)), 0.0, 1)
     sigma_data = scheduler.config.sigma_data

@@ -20,7 +20,7 @@ from refdiff.samplers.numbers import expm1, root
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.findings import Verdict
-from refdiff.validation.audits.protocols.diffusers.claims.euler import PREDICTIONS
+from refdiff.validation.audits.protocols.diffusers.claims import PREDICTIONS
 from refdiff.validation.audits.protocols.diffusers.claims.products import (
     BARS,
     Levels,
@@ -54,7 +54,7 @@ def step(eta: float) -> Rule:
 
 def ddim(made: Made) -> Sampler:
     """DDIMScheduler and DDIMParallelScheduler."""
-    eta, found = float(made.at_step.get("eta", 0.0)), levels(made.new())
+    eta, found = float(made.at_step.get("eta", 0.0)), levels(made.scheduler)
     rule = step(eta)
     return sampler(
         made,
@@ -72,7 +72,7 @@ def _ends(found: Levels) -> tuple[str, ...]:
 
 def cogvideox_ddim(made: Made) -> Sampler:
     """CogVideoXDDIMScheduler, with the eta that it takes."""
-    eta, found = float(made.at_step.get("eta", 0.0)), levels(made.new())
+    eta, found = float(made.at_step.get("eta", 0.0)), levels(made.scheduler)
     rule = step(eta)
     deaf = (Variant(INDEPENDENT, on_grid("DDIM", step(0.0))),) if eta else ()
     return sampler(
@@ -87,7 +87,7 @@ def cogvideox_ddim(made: Made) -> Sampler:
 
 def inverse(made: Made) -> Sampler:
     """DDIMInverseScheduler: from its initial alpha-bar up to the last of its timesteps."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     found = levels(scheduler, float(scheduler.initial_alpha_cumprod))
     kind = PREDICTIONS[scheduler.config.prediction_type]
     rising = np.append(found.end, found.all[list(found.times)])
@@ -153,7 +153,7 @@ _CONVERTED: Mapping[str, Rise] = {"v_prediction": _from_v, "denoiser": _from_den
 
 def cogvideox_dpm(made: Made) -> Sampler:
     """CogVideoXDPMScheduler: SDE-DPM-Solver++(2M), whose last step is of order 1."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     found = levels(scheduler)
     last = len(found.times) - 1
 

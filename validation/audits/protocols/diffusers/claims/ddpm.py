@@ -90,7 +90,7 @@ VARIANCES: Mapping[str, Variance] = {
 
 def ddpm(made: Made) -> Sampler:
     """DDPMScheduler and DDPMParallelScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     found, kind = levels(scheduler, 1.0), scheduler.config.variance_type
     variance, last = VARIANCES[kind], len(found.times) - 1
 
@@ -127,7 +127,7 @@ def _learned(made: Made) -> Callable[..., Any]:
 
 def unclip(made: Made) -> Sampler:
     """UnCLIPScheduler, told its next timestep as the pipelines do: by itself it moves to t - 1."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     found, kind = levels(scheduler, 1.0), scheduler.config.variance_type
     variance, last = VARIANCES[kind], len(found.times) - 1
 
@@ -151,7 +151,7 @@ def unclip(made: Made) -> Sampler:
 
 def wuerstchen(made: Made) -> Sampler:
     """DDPMWuerstchenScheduler: alpha-bar is a function of t in [0, 1], within [0.0001, 0.9999]."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     bars = to_numpy(scheduler._alpha_cumprod(scheduler.timesteps, scheduler.timesteps.device)).astype(float)
     times, theta = to_numpy(scheduler.timesteps).astype(float), rho(bars)
     found = Levels(theta, tuple(range(len(theta) - 1)), float(theta[-1]), 1)

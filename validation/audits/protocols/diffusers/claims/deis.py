@@ -29,7 +29,7 @@ from refdiff.validation.audits.subject import Sampler
 
 def multistep(made: Made) -> Sampler:
     """DEISMultistepScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     order, few = config.solver_order, falls(scheduler)
 

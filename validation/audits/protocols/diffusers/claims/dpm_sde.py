@@ -14,17 +14,18 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.samplers.dpm_sde import dpmpp_sde
 from refdiff.samplers.tableau import Tableau
-from refdiff.validation.audits.levels import PRESERVING, strictly
-from refdiff.validation.audits.protocols.arrays import to_numpy
-from refdiff.validation.audits.protocols.diffusers.claims.exponential import PREDICTIONS, rounded
+from refdiff.validation.audits.levels import PRESERVING, falling, strictly
+from refdiff.validation.audits.protocols.diffusers.claims import PREDICTIONS
+from refdiff.validation.audits.protocols.diffusers.claims.euler import levels_of, shown_by_level
+from refdiff.validation.audits.protocols.diffusers.claims.exponential import rounded
 from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level
 from refdiff.validation.audits.subject import Claim, Sampler
 
 
 def sde(made: Made) -> Sampler:
     """DPMSolverSDEScheduler."""
-    scheduler = made.new()
-    sigmas = to_numpy(scheduler.sigmas).astype(float)
+    scheduler = made.scheduler
+    sigmas = levels_of(scheduler)
     s_noise = float(made.at_step.get("s_noise", 1.0))
 
     def build(levels: Array) -> Tableau:
@@ -32,11 +33,11 @@ def sde(made: Made) -> Sampler:
 
     claim = Claim(
         build=build,
-        grid=np.append(sigmas[:-1:2], sigmas[-1]),
+        grid=falling(np.append(sigmas[:-1:2], sigmas[-1])),
         process=PRESERVING,
         prediction=PREDICTIONS[scheduler.config.prediction_type],
         coordinate="x/alpha",
-        shown=lambda rho: 1 / np.sqrt(1 + rho * rho),
+        shown=shown_by_level,
         order=2,
         source=made.kind.__name__,
         moved=rounded(PRESERVING),

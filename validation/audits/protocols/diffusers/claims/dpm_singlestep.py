@@ -112,7 +112,7 @@ def _sde_stage(
 
 def singlestep(made: Made) -> Sampler:
     """DPMSolverSinglestepScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     lengths, kind = steps_of(scheduler.order_list), config.solver_type
     slips: dict[str, Method] = {}

@@ -84,7 +84,7 @@ def _subtracted(
 
 def multistep(made: Made) -> Sampler:
     """DPMSolverMultistepScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     method, slips = multistep_methods(
         config.algorithm_type,
@@ -100,7 +100,7 @@ def multistep(made: Made) -> Sampler:
 
 def inverse(made: Made) -> Sampler:
     """DPMSolverMultistepInverseScheduler: the steps of the flow from data to noise; an SDE has no such steps."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     method, slips = multistep_methods(
         config.algorithm_type.removeprefix("sde-"),

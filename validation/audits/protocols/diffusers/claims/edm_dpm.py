@@ -11,16 +11,15 @@ the one with the plus sign, EDM's own, which the classes call epsilon, is minus 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.tableau import Tableau
-from refdiff.validation.audits.levels import PRESERVING, strictly
-from refdiff.validation.audits.protocols.arrays import to_numpy
+from refdiff.validation.audits.levels import PRESERVING, falling, strictly
 from refdiff.validation.audits.protocols.diffusers.claims.dpm_solver import multistep_methods
+from refdiff.validation.audits.protocols.diffusers.claims.edm_euler import in_units
+from refdiff.validation.audits.protocols.diffusers.claims.euler import levels_of, shown_by_level
 from refdiff.validation.audits.protocols.diffusers.claims.exponential import Method, falls, length_zero
 from refdiff.validation.audits.protocols.diffusers.playing import Made, play
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
@@ -29,19 +28,9 @@ SIGNS: Mapping[str, float] = {"epsilon": -1.0, "v_prediction": 1.0}
 EPSILON = "epsilon means EDM's network F in D = c_skip y + c_out F, which is no noise"
 
 
-def in_units(made: Made, unit: float, sign: float) -> Play:
-    """The sampler for points in units of `unit`, of a network whose answers are multiplied by a sign."""
-    played = play(made)
-
-    def sampler(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
-        return played(lambda shown, t: sign * model(shown, t), unit * np.asarray(x), normal) / unit
-
-    return sampler
-
-
 def preconditioned(made: Made, algorithm: str, level: Callable[[float], float]) -> Sampler:
     """A class with sigma_data and sigma_schedule; `level` is the sigma that its network takes a time for."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     unit, sign = float(config.sigma_data), SIGNS.get(config.prediction_type, 1.0)
     order = config.solver_order
@@ -54,11 +43,11 @@ def preconditioned(made: Made, algorithm: str, level: Callable[[float], float]) 
 
     claim = Claim(
         build=on_levels(method),
-        grid=to_numpy(scheduler.sigmas).astype(float) / unit,
+        grid=falling(levels_of(scheduler)) / unit,
         process=PRESERVING,
         prediction="v_prediction",
         coordinate="x/alpha",
-        shown=lambda rho: 1 / np.sqrt(1 + rho * rho),
+        shown=shown_by_level,
         order=min(order, 2),
         source=made.kind.__name__,
         conventions=(*((EPSILON,) if sign < 0 else ()), *length_zero(scheduler)),
@@ -67,7 +56,7 @@ def preconditioned(made: Made, algorithm: str, level: Callable[[float], float]) 
     )
     return Sampler(
         name=made.name,
-        play=in_units(made, unit, sign),
+        play=in_units(play(made), unit, sign),
         dtype=np.dtype(np.float32),
         claim=claim,
         told=lambda t: level(float(t)) / unit,
@@ -85,7 +74,7 @@ def _moved(levels: Array, errors: Array) -> Array:
 
 def edm(made: Made) -> Sampler:
     """EDMDPMSolverMultistepScheduler: times are log(sigma) / 4."""
-    algorithm = made.new().config.algorithm_type
+    algorithm = made.scheduler.config.algorithm_type
     return preconditioned(made, algorithm, lambda t: float(np.exp(4 * t)))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.samplers.edm import edm_euler, edm_heun
 from refdiff.samplers.impulse import Sampler as Play
-from refdiff.validation.audits.levels import EXPLODING, PRESERVING
+from refdiff.validation.audits.levels import EXPLODING, PRESERVING, falling
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.claims.euler import (
     before_churn_variants,
@@ -27,7 +27,8 @@ from refdiff.validation.audits.protocols.diffusers.claims.euler import (
     shown_by_level,
     varied,
 )
-from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn, play
+from refdiff.validation.audits.protocols.diffusers.normals import drawn
+from refdiff.validation.audits.protocols.diffusers.playing import Made, play
 from refdiff.validation.audits.subject import Claim, Sampler
 
 
@@ -42,14 +43,14 @@ def in_units(sampler: Play, unit: float = 1.0, sign: float = 1.0) -> Play:
 
 def edm(made: Made) -> Sampler:
     """EDMEulerScheduler: F is minus v for prediction_type epsilon, and v itself for v_prediction."""
-    scheduler, options = made.new(), churn_of(made)
+    scheduler, options = made.scheduler, churn_of(made)
     unit = float(scheduler.config.sigma_data)
     # levels of churn are in units of sd as well
     options |= {name: options[name] / unit for name in ("s_tmin", "s_tmax") if name in options}
     sign = -1.0 if scheduler.config.prediction_type == "epsilon" else 1.0
     claim = Claim(
         build=on_levels(lambda levels: edm_euler(PRESERVING, levels, **options)),
-        grid=levels_of(scheduler) / unit,
+        grid=falling(levels_of(scheduler)) / unit,
         process=PRESERVING,
         prediction="v_prediction",
         coordinate="x/alpha",
@@ -73,7 +74,7 @@ def edm(made: Made) -> Sampler:
 def karras_ve(made: Made) -> Sampler:
     """KarrasVeScheduler in its pipeline's loop; the network answers (D - y) / sigma, minus the noise."""
     made = replace(made, at_step={})
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     # the schedule is indexed by the times, which count down
     grid = np.concatenate([to_numpy(scheduler.schedule).astype(float)[::-1], [0.0]])
@@ -99,7 +100,7 @@ def karras_ve(made: Made) -> Sampler:
 
 def _karras_ve_loop(made: Made) -> Play:
     def sampler(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
-        scheduler = made.new()
+        scheduler = made.again()
         y = to_torch(np.asarray(x, dtype=made.dtype))
 
         def answer(state: Any, sigma: Any) -> Any:

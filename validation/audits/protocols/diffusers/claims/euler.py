@@ -23,14 +23,12 @@ from refdiff.samplers.edm import Churn, edm_euler
 from refdiff.samplers.kdiffusion import euler_ancestral
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
-from refdiff.validation.audits.levels import PRESERVING, strictly
+from refdiff.validation.audits.levels import PRESERVING, falling, strictly
 from refdiff.validation.audits.protocols.arrays import to_numpy
+from refdiff.validation.audits.protocols.diffusers.claims import PREDICTIONS
 from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level, trained_levels
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
-PREDICTIONS: Mapping[str, str] = MappingProxyType(
-    {"epsilon": "noise", "sample": "denoiser", "original_sample": "denoiser", "v_prediction": "v_prediction"}
-)
 FAMILIES = ("karras", "exponential", "beta")
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
 
@@ -54,10 +52,10 @@ def in_sigma(
     conventions: tuple[str, ...] = (),
 ) -> Sampler:
     """A sampler on the levels of `scheduler.sigmas`, or on a grid that is given."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     claim = Claim(
         build=on_levels(build),
-        grid=levels_of(scheduler) if grid is None else grid,
+        grid=falling(levels_of(scheduler) if grid is None else grid),
         process=PRESERVING,
         prediction=PREDICTIONS[scheduler.config.prediction_type],
         coordinate="x/alpha",
@@ -167,7 +165,7 @@ def before_churn_variants(prediction: str, options: Mapping[str, float]) -> tupl
 def euler(made: Made) -> Sampler:
     """EulerDiscreteScheduler."""
     options = churn_of(made)
-    prediction = PREDICTIONS[made.new().config.prediction_type]
+    prediction = PREDICTIONS[made.scheduler.config.prediction_type]
     return in_sigma(
         made,
         lambda grid: edm_euler(PRESERVING, grid, **options),

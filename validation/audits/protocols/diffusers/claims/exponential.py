@@ -21,16 +21,14 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
-from refdiff.validation.audits.levels import FLOW, PRESERVING, strictly
+from refdiff.validation.audits.levels import FLOW, PRESERVING, falling, strictly
 from refdiff.validation.audits.protocols.arrays import to_numpy
+from refdiff.validation.audits.protocols.diffusers.claims import PREDICTIONS
 from refdiff.validation.audits.protocols.diffusers.playing import Made, play, told_level
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 Method = Callable[[Schedule, Array], Tableau]
 
-PREDICTIONS: Mapping[str, str] = MappingProxyType(
-    {"epsilon": "noise", "sample": "denoiser", "v_prediction": "v_prediction", "flow_prediction": "velocity"}
-)
 UNIT_CIRCLE = "takes v for one of alpha^2 + sigma^2 = 1, where alpha + sigma = 1: D and e are off by alpha^2 + sigma^2"
 # a smaller difference of lambda is no step
 REPEATED = 1e-6
@@ -68,6 +66,7 @@ def lambda_solver(
     if flow and config.prediction_type == "v_prediction":
         variants = {UNIT_CIRCLE: on_unit_circle(method), **variants}
     process: Schedule = FLOW if flow else PRESERVING
+    levels = to_numpy(scheduler.sigmas).astype(float)
 
     def on_levels(one: Method) -> Callable[[Array], Tableau]:
         if towards_noise:
@@ -76,7 +75,7 @@ def lambda_solver(
 
     claim = Claim(
         build=on_levels(method),
-        grid=to_numpy(scheduler.sigmas).astype(float),
+        grid=levels if towards_noise else falling(levels),
         process=process,
         prediction=PREDICTIONS[config.prediction_type],
         order=order,

@@ -22,7 +22,7 @@ from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.recorder import Point, Recorder
 from refdiff.samplers.runge_kutta import METHODS, runge_kutta_step
 from refdiff.samplers.tableau import Tableau
-from refdiff.validation.audits.levels import FLOW, strictly
+from refdiff.validation.audits.levels import FLOW, falling, strictly
 from refdiff.validation.audits.protocols.diffusers.claims.edm_euler import in_units
 from refdiff.validation.audits.protocols.diffusers.claims.euler import churn_of, levels_of
 from refdiff.validation.audits.protocols.diffusers.playing import Made, play
@@ -47,9 +47,9 @@ def in_flow(
         told: of a time, sigma; by default the time is sigma times num_train_timesteps.
         sampler: where the loop is not that of `play`.
     """
-    scheduler = made.new()
+    scheduler = made.scheduler
     trained = float(scheduler.config.get("num_train_timesteps", 1000))
-    levels = levels_of(scheduler) if grid is None else grid
+    levels = falling(levels_of(scheduler) if grid is None else grid)
 
     def on_levels(make: Callable[[Array], Tableau]) -> Callable[[Array], Tableau]:
         return lambda given: make(strictly(np.clip(given, 0.0, 1.0)))
@@ -87,7 +87,7 @@ def renoised(grid: Array) -> Tableau:
 
 def euler(made: Made) -> Sampler:
     """FlowMatchEulerDiscreteScheduler; newer releases take the options of churn and leave them alone."""
-    if made.new().config.get("stochastic_sampling", False):
+    if made.scheduler.config.get("stochastic_sampling", False):
         return _perhaps_inverted(made, renoised, None)
     churn = _churn(made)
     said = f"asks before it adds the churn's noise, and {UNSCALED}"
@@ -104,7 +104,7 @@ def _perhaps_inverted(
     made: Made, build: Callable[[Array], Tableau], order: float | None, variants: tuple[Variant, ...] = ()
 ) -> Sampler:
     """By invert_sigmas the clock runs from noise at 0 to data at 1."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     if not scheduler.config.get("invert_sigmas", False):
         return in_flow(made, build, order, variants=variants)
     trained = float(scheduler.config.num_train_timesteps)
@@ -144,7 +144,7 @@ def _churn(made: Made) -> Churn:
 
 def heun(made: Made) -> Sampler:
     """FlowMatchHeunDiscreteScheduler, in which every level between the ends is listed twice."""
-    sigmas, churn = levels_of(made.new()), _churn(made)
+    sigmas, churn = levels_of(made.scheduler), _churn(made)
     said = (
         f"asks before it adds the churn's noise, {UNSCALED}, and shares s_churn out to its 2n - 1 evaluations in place "
         "of its n steps"

@@ -32,7 +32,7 @@ def flow_map(made: Made) -> Sampler:
 
 def ltx_ancestral(made: Made) -> Sampler:
     """LTXEulerAncestralRFScheduler."""
-    config = made.new().config
+    config = made.scheduler.config
     return in_flow(made, lambda grid: ancestral(grid, float(config.eta), float(config.s_noise)), 1)
 
 
@@ -54,7 +54,7 @@ def minimax(made: Made) -> Sampler:
 
 def piflow(made: Made) -> Sampler:
     """PiflowScheduler with a policy that is constant: the network's answer, repeated for every time of its grid."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     shift, eps = float(scheduler.config.shift), float(scheduler.eps)
     grid = np.append(levels_of(scheduler)[:-1], shift * eps / (1 + (shift - 1) * eps))
     inner = play(made)
@@ -68,7 +68,7 @@ def piflow(made: Made) -> Sampler:
 
 def helios(made: Made) -> Sampler:
     """HeliosScheduler in one stage, by Euler; nothing is claimed of its stages of growing size."""
-    config = made.new().config
+    config = made.scheduler.config
     if config.stages != 1 or config.scheduler_type != "euler":
         return Sampler(made.name, play(made), np.dtype(np.float32), script=made.script())
     return in_flow(made, flow_euler, 1)

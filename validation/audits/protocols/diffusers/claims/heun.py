@@ -15,7 +15,7 @@ from refdiff.validation.audits.subject import Sampler
 
 def heun(made: Made) -> Sampler:
     """HeunDiscreteScheduler; its last step, to 0, is Euler's, as EDM has it."""
-    sigmas = levels_of(made.new())
+    sigmas = levels_of(made.scheduler)
     grid = np.concatenate([sigmas[:1], sigmas[1::2]])
     return in_sigma(made, lambda levels: edm_heun(PRESERVING, levels), 2, grid)
 

@@ -24,7 +24,7 @@ from refdiff.validation.audits.subject import Sampler, Variant
 
 
 def _grid(made: Made) -> Array:
-    sigmas = levels_of(made.new())
+    sigmas = levels_of(made.scheduler)
     return np.concatenate([sigmas[:1], sigmas[1:-1:2]])
 
 
@@ -52,7 +52,7 @@ def _lost_in_time(made: Made, grid: Array) -> float:
     Six operations make sigma_down^2 of numbers of the size of sigma_next^2, half a rounding each: its relative error is
     3 eps (sigma / sigma_next)^2, that of the midpoint sqrt(sigma sigma_down) a quarter of it.
     """
-    logs = np.log(trained_levels(made.new()))
+    logs = np.log(trained_levels(made.scheduler))
     high, low = grid[:-2], grid[1:-1]  # the last step, to 0, has no midpoint
     error = 0.75 * np.finfo(np.float32).eps * (high / low) ** 2
     per_time = np.interp(np.log(low), logs, np.gradient(logs))

@@ -32,7 +32,7 @@ def pseudo(made: Made) -> Sampler:
 
     sigma is sin^2 of an equal grid, or `trained_betas`. The start is noise alone, alpha = 0, where x_0 is -v.
     """
-    scheduler = made.new()
+    scheduler = made.scheduler
     angles = np.arctan2(*(to_numpy(part).astype(float) for part in (scheduler.betas, scheduler.alphas)))
 
     def build(grid: Array) -> Tableau:

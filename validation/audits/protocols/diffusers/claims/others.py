@@ -30,14 +30,15 @@ from refdiff.validation.audits.levels import FLOW
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.protocols.diffusers.claims.ddim import step
 from refdiff.validation.audits.protocols.diffusers.claims.products import BARS, by_ratio, levels, on_grid, played
-from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn
+from refdiff.validation.audits.protocols.diffusers.normals import drawn
+from refdiff.validation.audits.protocols.diffusers.playing import Made
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 
 def repaint(made: Made) -> Sampler:
     """RePaintScheduler by the loop of its pipeline, with nothing known; short jumps, unless others are asked for."""
     made = made if made.at_steps else replace(made, at_steps={"jump_length": 2, "jump_n_sample": 2})
-    scheduler = made.new()
+    scheduler = made.scheduler
     found = levels(scheduler)
     betas = to_numpy(scheduler.betas).astype(float)
     walk = [int(t) for t in to_numpy(scheduler.timesteps)]
@@ -85,7 +86,7 @@ def _painting(made: Made) -> Play:
     """The loop of RePaintPipeline."""
 
     def run(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
-        scheduler = made.new()
+        scheduler = made.again()
         state = to_torch(np.asarray(x, dtype=made.dtype))
         last = scheduler.timesteps[0] + 1
         for t in scheduler.timesteps:
@@ -115,7 +116,7 @@ def _undo(scheduler: Any, last: Any) -> tuple[float, float]:
 
 def proteina(made: Made) -> Sampler:
     """RFD4ProteinaScheduler, for points of one coordinate that are all emitted."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
 
     def call(scheduler: Any, answer: Any, t: Any, state: Any, _: int) -> Any:

@@ -20,7 +20,7 @@ from refdiff.samplers.pndm import WEIGHTS
 from refdiff.samplers.recorder import Recorder, State
 from refdiff.samplers.runge_kutta import combined
 from refdiff.samplers.tableau import Tableau
-from refdiff.validation.audits.protocols.diffusers.claims.euler import PREDICTIONS
+from refdiff.validation.audits.protocols.diffusers.claims import PREDICTIONS
 from refdiff.validation.audits.protocols.diffusers.claims.products import BARS, Levels, by_ratio, levels, sampler
 from refdiff.validation.audits.protocols.diffusers.playing import Made
 from refdiff.validation.audits.subject import Sampler, Variant
@@ -30,7 +30,7 @@ CLASSICAL = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 def pndm(made: Made) -> Sampler:
     """PNDMScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     found, kind = levels(scheduler), PREDICTIONS[scheduler.config.prediction_type]
     pseudo = 0 if scheduler.config.skip_prk_steps else len(scheduler.prk_timesteps)
     bases = _bases(len(found.times), pseudo)

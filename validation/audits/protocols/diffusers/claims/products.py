@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Coefficients, Schedule
 from refdiff.validation.audits.levels import VPLevels
 from refdiff.validation.audits.protocols.arrays import dtype_of, to_numpy, to_torch
-from refdiff.validation.audits.protocols.diffusers.claims.euler import PREDICTIONS
-from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn, play
+from refdiff.validation.audits.protocols.diffusers.claims import PREDICTIONS
+from refdiff.validation.audits.protocols.diffusers.normals import drawn
+from refdiff.validation.audits.protocols.diffusers.playing import Made, asked, looped, play
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 
@@ -160,14 +162,10 @@ def played(
     """`play` for a class whose `step` must be called otherwise, or not at all of its timesteps."""
 
     def run(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
-        scheduler = made.new()
+        scheduler = made.again()
         state = to_torch(np.asarray(x, dtype=made.dtype))
         with drawn(scheduler, normal, state):
-            for i, t in enumerate(times(scheduler)):
-                shown = scheduler.scale_model_input(state, t) if hasattr(scheduler, "scale_model_input") else state
-                answer = to_torch(model(to_numpy(shown).astype(float), to_numpy(t).item()), like=state)
-                state = step(scheduler, answer, t, state, i)
-        return to_numpy(state)
+            return to_numpy(looped(scheduler, state, asked(model), partial(step, scheduler), times(scheduler)))
 
     return run
 
@@ -184,7 +182,7 @@ def sampler(
     **claimed: Any,
 ) -> Sampler:
     """A sampler of x on the levels of its alpha-bars."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     claim = Claim(
         build=build,
         grid=found.grid,

@@ -24,7 +24,7 @@ FEW_STEPS = "with two evaluations the first moment is H/2, as in the official co
 
 def solver(made: Made) -> Sampler:
     """SASolverScheduler."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     p, q, data = config.predictor_order, config.corrector_order, config.algorithm_type == "data_prediction"
     amounts = [float(scheduler.tau_func(t)) for t in scheduler.timesteps]

@@ -22,7 +22,8 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import VPLinear
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
-from refdiff.validation.audits.protocols.diffusers.playing import Made, drawn
+from refdiff.validation.audits.protocols.diffusers.normals import drawn
+from refdiff.validation.audits.protocols.diffusers.playing import Made
 from refdiff.validation.audits.subject import Claim, Sampler, Variant
 
 
@@ -56,7 +57,7 @@ def exploding(made: Made) -> Sampler:
 
 
 def _exploding(made: Made) -> Any:
-    scheduler = made.new()
+    scheduler = made.again()
     scheduler.set_sigmas(made.steps)
     return scheduler
 
@@ -76,7 +77,7 @@ def _exploding_loop(made: Made) -> Play:
 
 def preserving(made: Made) -> Sampler:
     """ScoreSdeVpScheduler: n times from 1 to sampling_eps, and from there to 0."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     process = VPLinear(scheduler.config.beta_min, scheduler.config.beta_max)
     times = to_numpy(scheduler.timesteps).astype(float)
     claim = Claim(
@@ -118,7 +119,7 @@ def _equal_steps(process: VPLinear, grid: Array) -> Tableau:
 
 def _preserving_loop(made: Made) -> Play:
     def sampler(model: Callable[[Array, Any], Array], x: Array, normal: Callable[[], Array]) -> Array:
-        scheduler = made.new()
+        scheduler = made.again()
         y = to_torch(np.asarray(x, dtype=made.dtype))
         with drawn(scheduler, normal, y):
             for t in scheduler.timesteps:

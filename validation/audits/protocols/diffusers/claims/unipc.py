@@ -16,7 +16,7 @@ from refdiff.validation.audits.subject import Sampler
 
 def multistep(made: Made) -> Sampler:
     """UniPCMultistepScheduler; with a predictor of another class (solver_p) nothing is claimed."""
-    scheduler = made.new()
+    scheduler = made.scheduler
     config = scheduler.config
     order = config.solver_order
     # the class takes steps that do not exist for none
