@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
-from refdiff.validation.audits.findings import Finding, Verdict
+from refdiff.validation.audits.findings import Finding, Verdict, worst
 from refdiff.validation.audits.report import SHORT, Line, Run
 from refdiff.validation.report import brief, environment
 
@@ -60,7 +60,6 @@ def _speaks(line: Line) -> bool:
 
 def matrix(run: Run) -> dict[str, dict[str, Cell]]:
     """The worst verdict for every class and question."""
-    ranks = list(Verdict)
     found: dict[str, dict[str, Cell]] = {}
     for member, lines in run.lines.items():
         row: dict[str, list[Line]] = {}
@@ -68,9 +67,9 @@ def matrix(run: Run) -> dict[str, dict[str, Cell]]:
             row.setdefault(line.question, []).append(line)
         found[member] = {}
         for question, of_question in row.items():
-            worst = min((one.worst.verdict for one in of_question), key=ranks.index)
-            count = sum(one.worst.verdict is worst for one in of_question)
-            found[member][question] = Cell(worst, count, len(of_question))
+            verdict = worst(one.worst for one in of_question)
+            count = sum(one.worst.verdict is verdict for one in of_question)
+            found[member][question] = Cell(verdict, count, len(of_question))
     return found
 
 

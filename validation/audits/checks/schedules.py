@@ -1,4 +1,6 @@
-r"""A foreign noise schedule against refdiff's: alpha, sigma, their derivatives, lambda, its inverse, order and ends.
+r"""A foreign noise schedule against refdiff's, from one end of its times to the other.
+
+Asked are alpha, sigma, their derivatives, lambda = log(alpha / sigma), its inverse, and whether it falls.
 
 The bounds are what rounding makes of the closed forms, sigma = sqrt(1 - alpha^2) among them, which cancels:
 
@@ -7,6 +9,9 @@ The bounds are what rounding makes of the closed forms, sigma = sqrt(1 - alpha^2
     alpha'     16 eps (|alpha'| + |t alpha''|),      sigma'  16 eps (|sigma'| (1 + alpha^2 / sigma^2) + |t sigma''|)
     lambda     16 eps (1 + |lambda| + |t lambda'| + alpha^2 / sigma^2)
     inverse    16 eps t, and that of lambda divided by |lambda'|
+    order      alpha / sigma falls from each time to the next where lambda falls by more than its own bounds
+
+Where the exact number or its bound is infinite, at an end, nothing is asked but of alpha and sigma, which are finite.
 """
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ from refdiff.arguments import Array
 from refdiff.schedules import Coefficients, Schedule
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.findings import Finding, Verdict, judged
+from refdiff.validation.audits.rounding import OPERATIONS, TERMS
 from refdiff.validation.audits.subject import Sampler, Subject, no_sampler
 
 QUESTION = "schedule"
 COUNT, QUICK = 201, 21
-OPERATIONS = 16
-RULE = "16 roundings of the number type in each term of the closed form, 1 - alpha^2 among them"
+RULE = f"{TERMS} of the closed form, 1 - alpha^2 among them"
 
 Function = Callable[[Array], Array]
 
@@ -89,7 +94,7 @@ SLIPS: Mapping[str, Mapping[str, Callable[[Coefficients, Schedule, Array], Array
 
 
 def schedule(subject: Subject, quick: bool) -> Iterator[Finding]:
-    """One finding for each function, for the order, and for each end."""
+    """One finding for each function, one for the inverse, and one for the order."""
     if not isinstance(subject, ScheduleSubject) or subject.process is None:
         return
     low, high = subject.span
@@ -97,9 +102,11 @@ def schedule(subject: Subject, quick: bool) -> Iterator[Finding]:
     t = np.clip(t, low, min(high, subject.process.T))
     for name in ("alpha", "sigma", "dalpha", "dsigma", "log_snr"):
         if getattr(subject, name) is not None:
-            yield _of(subject, name, t)
-    yield from _inverse(subject, t[1:-1])
-    yield from _order(subject, t)
+            yield _examined(subject, name, name, t, _of)
+    if subject.inverse is not None:
+        yield _examined(subject, "inverse", "inverse", t[1:-1], _inverse)
+    if subject.alpha is not None and subject.sigma is not None:
+        yield _examined(subject, "monotone", "alpha / sigma", t, _order)
 
 
 def rounding(name: str, c: Coefficients, t: Array, eps: float) -> Array:
@@ -126,16 +133,40 @@ def _exact(subject: ScheduleSubject, t: Array) -> Coefficients:
     return subject.process.coefficients(t)
 
 
+class Broken(Exception):
+    """What a foreign function raises, or answers in place of numbers."""
+
+
+def _values(subject: ScheduleSubject, name: str, x: Array) -> Array:
+    """What the foreign function answers, shape of x.
+
+    Raises:
+        Broken: it raises, or its answer is no array of that shape.
+    """
+    try:
+        found = np.asarray(getattr(subject, name)(x.copy()), dtype=float)
+    except Exception as error:  # whatever the foreign code raises
+        raise Broken(f"{type(error).__name__}: {error}") from error
+    if found.shape != x.shape:
+        raise Broken(f"shape {found.shape} for arguments of shape {x.shape}")
+    return found
+
+
+Question = Callable[["ScheduleSubject", str, Array], Finding]
+
+
+def _examined(subject: ScheduleSubject, place: str, said: str, t: Array, question: Question) -> Finding:
+    """The answer to a question, or what the foreign function raises there."""
+    try:
+        return question(subject, place, t)
+    except Broken as why:
+        return Finding(subject.name, QUESTION, Verdict.WRONG, f"{said}: {why}", place=place, script=subject.script)
+
+
 def _of(subject: ScheduleSubject, name: str, t: Array) -> Finding:
     """A function's values: at its worst place, with the slip that gives all of them."""
     c = _exact(subject, t)
-    right = np.asarray(getattr(c, name))
-    try:
-        found = np.asarray(getattr(subject, name)(t), dtype=float)
-        if found.shape != t.shape:
-            raise ValueError(f"shape {found.shape} for times of shape {t.shape}")
-    except Exception as broken:  # whatever the foreign code raises
-        return Finding(subject.name, QUESTION, Verdict.WRONG, f"{name}: {type(broken).__name__}: {broken}", place=name)
+    right, found = np.asarray(getattr(c, name)), _values(subject, name, t)
     bound = rounding(name, c, t, _eps(subject))
     asked = np.isfinite(right) & np.isfinite(bound)
     error = np.abs(np.where(np.isfinite(found), found, np.inf)[asked] - right[asked])
@@ -170,43 +201,41 @@ def _slip(subject: ScheduleSubject, name: str, t: Array, found: Array) -> str:
     return ""
 
 
-def _inverse(subject: ScheduleSubject, t: Array) -> Iterator[Finding]:
+def _inverse(subject: ScheduleSubject, name: str, t: Array) -> Finding:
     """The time of a lambda."""
-    if subject.inverse is None:
-        return
     c, eps = _exact(subject, t), _eps(subject)
     lam = c.log_snr.astype(subject.dtype).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = c.g2 / (2 * c.sigma**2)
     bound = OPERATIONS * eps * t + rounding("log_snr", c, t, eps) / rate
-    try:
-        found = np.asarray(subject.inverse(lam), dtype=float)
-    except Exception as broken:  # whatever the foreign code raises
-        yield Finding(
-            subject.name, QUESTION, Verdict.WRONG, f"inverse: {type(broken).__name__}: {broken}", place="inverse"
-        )
-        return
+    found = _values(subject, name, lam)
     error = np.where(np.isfinite(found), np.abs(found - t), np.inf)
     i = int(np.argmax(error / bound))
     right = "the inverse of lambda is right" if error[i] <= bound[i] else (
         f"the time of lambda = {lam[i]:.6g} is {found[i]:.8g}, should be {t[i]:.8g}")  # fmt: skip
-    yield judged(subject.name, QUESTION, float(error[i]), float(bound[i]), right, rule=RULE, place="inverse",
-                 script=subject.script)  # fmt: skip
+    return judged(subject.name, QUESTION, float(error[i]), float(bound[i]), right, rule=RULE, place=name,
+                  script=subject.script)  # fmt: skip
 
 
-def _order(subject: ScheduleSubject, t: Array) -> Iterator[Finding]:
-    """alpha / sigma falls with time, strictly: else two times are one level, and a step between them is no step."""
-    if subject.alpha is None or subject.sigma is None:
-        return
+def _order(subject: ScheduleSubject, place: str, t: Array) -> Finding:
+    """alpha / sigma falls with time: else two times are one level, and a step between them is no step.
+
+    Strictly, where lambda falls by more than the roundings of both ends of the step; by no more than these it may rise.
+    """
+    c = _exact(subject, t)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.asarray(subject.alpha(t), dtype=float) / np.asarray(subject.sigma(t), dtype=float)
-    rises = np.flatnonzero(~(np.diff(ratio) < 0))
+        ratio = _values(subject, "alpha", t) / _values(subject, "sigma", t)
+        change = np.diff(np.log(ratio))
+        off = rounding("log_snr", c, t, _eps(subject))
+        hidden = off[1:] + off[:-1]
+        same = ~(-np.diff(c.log_snr) > hidden) & (np.abs(change) <= hidden)
+        rises = np.flatnonzero(~(np.diff(ratio) < 0) & ~same)
     text = f"alpha / sigma falls at all {len(t)} times"
     if rises.size:
         i = int(rises[0])
         text = f"alpha / sigma does not fall from t = {t[i]:g} to {t[i + 1]:g}: {ratio[i]:.8g}, then {ratio[i + 1]:.8g}"
-    yield judged(subject.name, QUESTION, float(rises.size), 0.0, text, rule="a level for each time", place="monotone",
-                 script=subject.script)  # fmt: skip
+    return judged(subject.name, QUESTION, float(rises.size), 0.0, text, rule="a level for each time, but for roundings",
+                  place=place, script=subject.script)  # fmt: skip
 
 
 CHECKS: tuple[Check, ...] = (schedule,)
