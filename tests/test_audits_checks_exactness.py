@@ -19,8 +19,7 @@ def laws(name, process=VP, quick=True, **options):
     return {f.place.partition(", ")[2]: f for f in exactness(subject(name, process, **options), quick)}
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("coordinate", ["x", "x/alpha"])
+@pytest.mark.parametrize(("coordinate", "dtype"), [("x", np.float32), ("x/alpha", np.float64)])
 @pytest.mark.parametrize(
     ("name", "exact"),
     [

@@ -14,8 +14,11 @@ NAMES = ["ddim-eta1", "ddpm-beta", "euler-ancestral", "dpmpp-sde", "dpmpp-2m-sde
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("process", "dtype"), [(VP, np.float32), (VE, np.float64)], ids=["VP-float32", "VE-float64"])
-@pytest.mark.parametrize("coordinate", ["x", "x/alpha"])
+@pytest.mark.parametrize(
+    ("process", "dtype", "coordinate"),
+    [(VP, np.float32, "x"), (VP, np.float32, "x/alpha"), (VE, np.float64, "x")],  # alpha is 1 in VE
+    ids=["VP-float32-x", "VP-float32-x/alpha", "VE-float64"],
+)
 def test_right_samplers_have_the_law_of_their_method(name, process, dtype, coordinate):
     found = list(law(subject(name, process, dtype=dtype, coordinate=coordinate), True))
     assert {f.verdict for f in found} == {Verdict.OK}
@@ -105,10 +108,10 @@ def test_the_bound_is_the_stated_probability_of_a_false_alarm():
 
 
 def test_probabilities_are_those_of_independent_normals():
-    """Two thousand small sets of true normals: a thousandth of them or less may have a probability below a thousandth.
+    """Four hundred small sets of true normals: a hundredth of them or less may have a probability below a hundredth.
 
-    False alarm of the test itself: the count is at most Poisson(2), above 20 with probability 1e-14; fixed seed.
+    False alarm of the test itself: the count is at most Poisson(4), above 20 with probability 1e-9; fixed seed.
     """
     rng = np.random.default_rng(3)
-    low = sum(least_likely(rng.standard_normal((2, 16, 2)), ["a", "b"])[0] < 1e-3 for _ in range(2000))
+    low = sum(least_likely(rng.standard_normal((2, 16, 2)), ["a", "b"])[0] < 1e-2 for _ in range(400))
     assert low <= 20

@@ -96,7 +96,7 @@ def with_grids(name, process=VP, **options):
     ("name", "expected"), [("ddim", 1), ("dpmpp-2m", 2), ("edm-heun", 2), ("fm-rk4", 4), ("ddim-eta1", 1)]
 )
 def test_the_order_is_measured_on_grids_that_can_be_given(name, expected):
-    (found,) = order(with_grids(name), False)
+    (found,) = order(with_grids(name), name != "dpmpp-2m")  # the whole sweep for one of them
     assert found.verdict is Verdict.OK
     measured = float(found.text.split("order ")[1].split(",")[0])
     assert abs(measured - expected) < 0.4
@@ -128,7 +128,7 @@ def test_an_error_that_stagnates_is_said_to():
         return with_weight(table, "outputs", table.stages - 1, 0, lambda w: w + 0.05)
 
     one = replace(with_grids("ddim"), on_grid=lambda grid: of_family("ddim", grid=grid, mutate=off))
-    (found,) = order(one, False)
+    (found,) = order(one, True)
     assert found.verdict is Verdict.WRONG
     assert "stagnates at" in found.text
 

@@ -1,5 +1,7 @@
 """Reproductions run by themselves, and print the numbers that the audit found."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -20,18 +22,71 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of diffusers
 
 
-def printed(script):
-    """What the program prints, run with nothing but its own lines."""
-    assert len(script.splitlines()) <= 24
-    assert "refdiff" not in script
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+# A Python that has imported what programs begin with, and nothing of refdiff, and runs each in a process of its own.
+RUNNER = """
+import json, os, sys, tempfile, traceback, warnings
+warnings.simplefilter("ignore")
+import torch
+try:
+    from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
+except ImportError:
+    pass
+assert not any(name.partition(".")[0] == "refdiff" for name in sys.modules)
+for line in sys.stdin:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            try:
+                exec(compile(json.loads(line), "<program>", "exec"), {"__name__": "__main__"})
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        print(json.dumps([status, out.read(), err.read()]), flush=True)
+"""
 
 
-def numbers(script):
-    """(found, right)."""
-    return [float(text) for text in re.search(r"found (\S+) right (\S+)", printed(script)).groups()]
+@pytest.fixture(scope="module")
+def run():
+    """script -> (exit status, what it prints, its errors), of a process that has nothing but its own lines."""
+    if not hasattr(os, "fork"):
+        pytest.skip("programs are run in forks of one process")
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as runner:
+
+        def answer(script):
+            runner.stdin.write(json.dumps(script) + "\n")
+            runner.stdin.flush()
+            return json.loads(runner.stdout.readline())
+
+        yield answer
+        runner.stdin.close()
+
+
+@pytest.fixture
+def printed(run):
+    """script -> what the program prints."""
+
+    def answer(script):
+        assert len(script.splitlines()) <= 24
+        assert "refdiff" not in script
+        status, out, errors = run(script)
+        assert status == 0, errors
+        return out
+
+    return answer
+
+
+@pytest.fixture
+def numbers(printed):
+    """script -> (found, right)."""
+    return lambda script: [float(text) for text in re.search(r"found (\S+) right (\S+)", printed(script)).groups()]
 
 
 def schedulers(kind, claim_of, *, at_step=None, **options):
@@ -69,7 +124,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("case", UNLIKE)
-def test_a_wrong_step_of_a_scheduler_is_printed_as_the_audit_read_it(case):
+def test_a_wrong_step_of_a_scheduler_is_printed_as_the_audit_read_it(case, numbers):
     sampler = UNLIKE[case]()
     comparison = compare(sampler)
     first = comparison.wrong[0]
@@ -114,7 +169,7 @@ def noisy(table, level):
     return replace(table, noise=noise, normals=np.arange(table.stages))
 
 
-def test_a_function_that_calls_its_model_itself_is_printed_too():
+def test_a_function_that_calls_its_model_itself_is_printed_too(numbers):
     sampler = called(0.9, 0.0)
     found, right = numbers(scripts.impulse(sampler, compare(sampler)))
     assert found != right
@@ -122,7 +177,7 @@ def test_a_function_that_calls_its_model_itself_is_printed_too():
     assert [found, right] == pytest.approx([0.54, 0.6]) or [found, right] == pytest.approx([0.46, 0.4])
 
 
-def test_normals_are_impulses_as_well():
+def test_normals_are_impulses_as_well(numbers):
     sampler = called(1.0, 0.5, claimed=0.25)
     found, right = numbers(scripts.impulse(sampler, compare(sampler)))
     np.testing.assert_allclose([abs(found), abs(right)], [0.5, 0.25])
@@ -137,19 +192,19 @@ def test_what_is_right_or_has_no_lines_has_no_reproduction():
     assert scripts.exception("", ValueError()) == ""
 
 
-def test_numbers_that_are_none_are_printed():
+def test_numbers_that_are_none_are_printed(printed):
     script = scripts.exception("x = 0.0 * model(x, 0) / (0.0 * x)", ValueError("nan\nin two lines"))
     assert script.startswith("# ValueError: nan in two lines\n")
     assert "tensor([[nan]]" in printed(script)
 
 
-def test_an_exception_is_raised_again():
-    script = scripts.exception("raise KeyError('mu')", KeyError("mu"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr.rstrip().endswith("KeyError: 'mu'")
+def test_an_exception_is_raised_again(run):
+    status, _, errors = run(scripts.exception("raise KeyError('mu')", KeyError("mu")))
+    assert status == 1
+    assert errors.rstrip().endswith("KeyError: 'mu'")
 
 
-def test_an_end_that_is_wrong_is_shown_by_the_step_that_is():
+def test_an_end_that_is_wrong_is_shown_by_the_step_that_is(printed):
     from refdiff.validation.audits.findings import Finding, Verdict
 
     def finding(question, place, script, verdict=Verdict.WRONG):
