@@ -15,7 +15,7 @@ from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.levels import EXPLODING
 from refdiff.validation.audits.protocols import azula
 from refdiff.validation.audits.protocols.azula.documented import DOCUMENTED
-from refdiff.validation.audits.protocols.azula.tables import in_log, in_ratio, rosenbrock
+from refdiff.validation.audits.protocols.azula.tables import KNOWN, in_log, in_ratio, rosenbrock
 from refdiff.validation.audits.protocols.protocol import Request
 from refdiff.validation.audits.subject import Subject
 
@@ -26,11 +26,13 @@ def verdicts(subject: Subject, steps: tuple[int, ...] = (4,)) -> list[Finding]:
     return list(coefficients(replace(subject, steps=steps), False))
 
 
-@pytest.mark.parametrize("member", [name for name in azula.KNOWN if name != "REABSampler"])
+@pytest.mark.parametrize("member", [name for name in KNOWN if name != "REABSampler"])
 def test_samplers_are_what_their_documentation_says(member: str) -> None:
+    one = list(DOCUMENTED)[list(KNOWN).index(member) % len(DOCUMENTED)]  # each schedule with some samplers
     for subject in azula.members(False)[member]():
-        found = verdicts(subject)
-        assert all(f.verdict is Verdict.OK for f in found), [f.text for f in found]
+        if dict(subject.options)["schedule"] in ("RectifiedSchedule", one):
+            found = verdicts(subject)
+            assert all(f.verdict is Verdict.OK for f in found), [f.text for f in found]
 
 
 def test_the_rosenbrock_sampler_takes_sigma_of_the_wrong_end() -> None:
