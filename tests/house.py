@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ class Public:
         return "\n".join([own, *(self.beside.get(name, "") for name in re.findall(r"`(\w+)`", self.doc))])
 
     def decorated(self, *words: str) -> bool:
-        return any(word in ast.unparse(one) for one in self.node.decorator_list for word in words)
+        return any(word in one for one in map(ast.unparse, self.node.decorator_list) for word in words)
 
 
 def name_of(path: Path) -> str:
@@ -69,20 +69,26 @@ def name_of(path: Path) -> str:
     return ".".join([PACKAGES.get(folder, folder), *(part for part in parts if part != "__init__")])
 
 
+@cache
 def read(*folders: str) -> dict[str, Module]:
     """The modules of these folders by name."""
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return {name_of(p): Module(name_of(p), p.read_text(encoding="utf-8"), str(p.relative_to(ROOT))) for p in paths}
 
 
+BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
+
+
 def statements(nodes: list[ast.AST], types: bool = True) -> Iterator[ast.stmt]:
     """All statements under these, those of functions and classes too; those for types only where they are wanted."""
-    for node in nodes:
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
         if isinstance(node, ast.stmt):
             yield node
-        typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ("body", "handlers", "orelse", "finalbody", "cases")[typing and not types :]:
-            yield from statements(getattr(node, inner, []), types)
+        typing = not types and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for block in BLOCKS[typing:]:
+            stack += getattr(node, block, ())
 
 
 def imports(module: Module) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from refdiff.cli import main
 from refdiff.validation.benchmarks import suite
 from refdiff.validation.benchmarks.contenders import CONTENDERS
+from refdiff.validation.benchmarks.limits import Machine
 from refdiff.validation.benchmarks.workloads import WORKLOADS
 
 TINY = ("bench", "--level", "tiny", "--rounds", "1")
@@ -30,6 +32,15 @@ def refdiff(*arguments):
     return result
 
 
+@pytest.fixture(scope="module")
+def outcome():
+    """What a run finds, for what the command does with it."""
+    (one,) = [one for one in WORKLOADS if one.name == "log_density"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("refdiff.validation.benchmarks.measuring.REST", 0.0)
+        return suite.measure(one, suite.Plan("tiny", False, 2, 1, 25.0), Machine(2, 0.05))
+
+
 def test_the_list_names_workloads_contenders_and_goals_and_runs_nothing(monkeypatch):
     monkeypatch.setattr(suite, "measure", None)
     result = refdiff("bench", "--list")
@@ -40,7 +51,8 @@ def test_the_list_names_workloads_contenders_and_goals_and_runs_nothing(monkeypa
     assert "n = 100,000, K = 32, d = 2, steps = 40" in result.output
 
 
-def test_a_run_prints_and_writes_what_it_found(tmp_path):
+def test_a_run_prints_and_writes_what_it_found(tmp_path, monkeypatch, outcome):
+    monkeypatch.setattr(suite, "measure", lambda *_: outcome)
     result = refdiff(*TINY, "--only", "LOG_dens", "--json", tmp_path / "found.json")
     assert result.exit_code == 0, result.output
     for words in (
@@ -74,13 +86,11 @@ def test_quick_is_a_level(monkeypatch):
     assert plans == [suite.Plan("quick", False, 1, 3, 5.0), suite.Plan("full", True, 2)]
 
 
-def test_an_interrupt_keeps_what_was_found(monkeypatch, tmp_path):
-    true_measure = suite.measure
-
-    def measure(workload, plan, machine):
+def test_an_interrupt_keeps_what_was_found(monkeypatch, tmp_path, outcome):
+    def measure(workload, plan, machine):  # noqa: ARG001
         if workload.name != "pf_ode_small":
             raise KeyboardInterrupt
-        return true_measure(workload, plan, machine)
+        return replace(outcome, workload=workload)
 
     monkeypatch.setattr(suite, "measure", measure)
     result = refdiff(*TINY, "--only", "pf_ode", "--json", tmp_path / "found.json")
@@ -120,10 +130,11 @@ def test_options_are_checked_before_work(monkeypatch, arguments, message):
     assert message in result.output
 
 
-def test_a_file_that_cannot_be_written_is_an_error_after_the_results(monkeypatch, tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error_after_the_results(monkeypatch, tmp_path, outcome):
     def full(*_):
         raise OSError("No space left on device")
 
+    monkeypatch.setattr(suite, "measure", lambda *_: outcome)
     monkeypatch.setattr("refdiff.files.write_text", full)
     result = refdiff(*TINY, "--only", "log_density", "--json", tmp_path / "found.json")
     assert result.exit_code == 1

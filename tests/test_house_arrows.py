@@ -105,6 +105,13 @@ def test_arrows_point_down(name):
     assert not above, f"{name} must not import {', '.join(sorted(above))}"
 
 
+def test_folders_are_imported_as_parts_of_refdiff():
+    """`kernels` is the name of another package."""
+    bare = re.compile(r"^\s*(?:from|import) (?:kernels|validation)\b", re.MULTILINE)
+    assert not [name for name, module in (HOUSE | read("tests")).items() if bare.search(module.text)]
+    assert bare.search("import x\n  from kernels.numba import tiles\n")
+
+
 def test_what_many_modules_import_is_an_idea_of_the_house():
     friends = {name: sum(name in targets for targets in ARROWS.values()) for name in HOUSE}
     assert not {name: count for name, count in friends.items() if count > MANY and name not in IDEAS}
