@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPLinear
+from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPLinear
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.order import fit, measure_order, reference_flow
 from refdiff.samplers.running import run
@@ -56,6 +56,14 @@ def against(plain, table, model, *, count=5, seed=0, rtol=1e-12, atol=0.0):
     expected = plain(lambda y, t: model.predict(y, float(t), table.prediction), x, lambda: next(drawn))
     assert next(drawn, None) is None
     np.testing.assert_allclose(run(table, model, x, normals=normals), expected, rtol=rtol, atol=atol)
+
+
+def sampled_alone(build, schedules, times):
+    """A process with one schedule for each axis has, on each, the outputs' weights of that schedule alone."""
+    together = build(AffineProcess(schedules), times).unroll().outputs
+    for axis, schedule in enumerate(schedules):
+        alone = build(schedule, times).unroll().outputs
+        np.testing.assert_allclose(together[..., axis], alone, rtol=0, atol=1e-13 * np.abs(alone).max())
 
 
 # ---------------------------------------------------------------------- deterministic algorithms (model, x) -> x

@@ -344,9 +344,3 @@ def test_bad_options_are_refused(build, given, message):
     """With the name of the option and what it was."""
     with pytest.raises(ValueError, match=message):
         build(FlowMatching(), [0.9, 0.5, 0.2], **given)
-
-
-def test_bad_grids_are_refused():
-    """As for every family."""
-    with pytest.raises(ValueError, match="times must decrease"):
-        multi(FlowMatching(), [0.5, 0.5, 0.2])

@@ -97,13 +97,16 @@ def plain_exponential(schedule, times, k=1.0):
     return sample
 
 
+def reverse_drift(schedule, model):
+    """The drift backward in time, for k = 1."""
+    return lambda y, u: -schedule.f(u) * y + schedule.g2(u) * model(y, u)
+
+
 def plain_heun(schedule, times):
     """Euler-Maruyama to the end of the step, then the mean of the two drifts with the same increment."""
 
     def sample(model, x, normal):
-        def drift(y, u):
-            return -schedule.f(u) * y + schedule.g2(u) * model(y, u)
-
+        drift = reverse_drift(schedule, model)
         for s, t in pairwise(times):
             h = s - t
             first = drift(x, s)
@@ -118,9 +121,7 @@ def plain_sra1(schedule, times):
     """Roessler's tableau: A21 = 3/4, B21 = 3/2, c = (0, 3/4) and (1, 0), alpha = (1/3, 2/3), beta = (1, 0), (-1, 1)."""
 
     def sample(model, x, normal):
-        def drift(y, u):
-            return -schedule.f(u) * y + schedule.g2(u) * model(y, u)
-
+        drift = reverse_drift(schedule, model)
         for s, t in pairwise(times):
             h = s - t
             dw, dz = np.sqrt(h) * normal(), np.sqrt(h) * normal()

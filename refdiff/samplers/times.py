@@ -146,10 +146,7 @@ def exponential(
 ) -> Array:
     """Equal steps in log(sigma/alpha), shape (n + 1,): k-diffusion's exponential sigmas and diffusers' Lu lambdas.
 
-    Args:
-        process, steps: the process and the number of steps.
-        start, end: the times of sigma_max and sigma_min.
-        append_clean: the last step goes on from sigma_min to 0.
+    The arguments are those of `karras`, whose limit it is for rho = infinity.
     """
     return _appended(process, steps, append_clean, end, lambda n: uniform_log_snr(process, n, start=start, end=end))
 
@@ -164,7 +161,7 @@ def _spaced(
     exponent: float = 1.0,
 ) -> Array:
     first, last = _ends(process, start, end)
-    schedule = _schedule(process)
+    schedule = one_schedule(process)
     u = np.linspace(0, 1, _count(steps) + 1)[1:-1] ** exponent
     with np.errstate(over="ignore", divide="ignore"):
         a, b = (float(clock.of_log_snr(np.asarray(schedule.log_snr(t)))) for t in (first, last))
@@ -222,7 +219,7 @@ def linspace(process: Process, steps: int, *, set_alpha_to_one: bool = True) -> 
 
 def _table(process: Process, steps: int) -> tuple[int, int]:
     """N and n."""
-    schedule = _schedule(process)
+    schedule = one_schedule(process)
     if not isinstance(schedule, BetaTable):
         raise ValueError(f"process must be a BetaTable for a grid of its indices, got {schedule!r}")
     if _count(steps) > schedule.steps:
@@ -266,7 +263,7 @@ def optimal_ddim(
     Source: PODC9-11.
     """
     first, last = _ends(process, start, end)
-    schedule, n = _schedule(process), _count(steps)
+    schedule, n = one_schedule(process), _count(steps)
     given = np.atleast_1d(real_array("std", std, ndim=(0, 1)))
     if (given < 0).any() or not given.any():
         raise ValueError(f"std must be >= 0 with one above 0, got {given.tolist()}")
@@ -289,7 +286,7 @@ def _count(steps: int) -> int:
     return whole_number("steps", steps, low=1)
 
 
-def one_schedule(process: Process, use: str) -> Schedule:
+def one_schedule(process: Process, use: str = "a grid that is not in t") -> Schedule:
     """The schedule of a process that is the same on all axes.
 
     Raises:
@@ -302,10 +299,6 @@ def one_schedule(process: Process, use: str) -> Schedule:
     if process.per_axis:
         raise ValueError(f"process must be the same on all axes for {use}, got one schedule for each axis")
     return process.schedules[0]
-
-
-def _schedule(process: Process) -> Schedule:
-    return one_schedule(process, "a grid that is not in t")
 
 
 def _process(process: Process) -> Process:
