@@ -55,7 +55,7 @@ def assert_sampler(
     if protocol not in known:
         close = get_close_matches(protocol, known, 1) or sorted(known)
         raise ValueError(f"protocol must be one such as {', '.join(close)}; got {protocol!r}")
-    request = Request(family, dict(options or {}), dict(claim or {}), dtype, quick)
+    request = Request(family, dict(options or {}), dict(claim or {}), dtype)
     with silence():
         subject = subject_of(sampler, known[protocol], request)
         subject = replace(subject, steps=numbers) if numbers else subject
