@@ -28,8 +28,7 @@ from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.checks.denoisers import DenoiserSubject
 from refdiff.validation.audits.checks.parts import Answer, Part
 from refdiff.validation.audits.levels import EXPLODING
-from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols import partial as importing
+from refdiff.validation.audits.protocols import callables, importing
 from refdiff.validation.audits.protocols.arrays import EDGES, to_numpy, to_torch
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Claim, Sampler, Subject

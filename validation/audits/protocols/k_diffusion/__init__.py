@@ -28,8 +28,7 @@ from refdiff.samplers.impulse import Sampler as Play
 from refdiff.samplers.kdiffusion import dpm2, dpm2_ancestral, euler_ancestral
 from refdiff.samplers.tableau import Tableau
 from refdiff.validation.audits.levels import EXPLODING
-from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols import partial as importing
+from refdiff.validation.audits.protocols import callables, importing
 from refdiff.validation.audits.protocols.arrays import edge_of
 from refdiff.validation.audits.protocols.k_diffusion import parts
 from refdiff.validation.audits.protocols.protocol import Protocol, Request

@@ -26,8 +26,7 @@ from refdiff.schedules import VPLinear
 from refdiff.validation.audits.checks.denoisers import DenoiserSubject, standard_law
 from refdiff.validation.audits.checks.parts import Answer, Part
 from refdiff.validation.audits.levels import EXPLODING, PRESERVING
-from refdiff.validation.audits.protocols import callables
-from refdiff.validation.audits.protocols import partial as importing
+from refdiff.validation.audits.protocols import callables, importing
 from refdiff.validation.audits.protocols.arrays import to_numpy, to_torch
 from refdiff.validation.audits.subject import Subject
 
