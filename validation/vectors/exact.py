@@ -161,12 +161,16 @@ class Path:
         return mp.diff(lambda u: self.sigma(u) ** 2, t, direction=1) - 2 * self.f(t) * self.sigma(t) ** 2
 
     def time(self, lam: Real) -> Real:
-        """The time with log_snr = lam, by bisection of log t: 50 digits also of a tiny time."""
+        """The time with log_snr = lam, by a bracket of log t: 50 digits also of a tiny time.
+
+        It is halved until it is far from the end T, where log_snr may be infinite, and then closed by regula falsi.
+        """
         low, high = mp.mpf(-100), mp.log(self.T)
-        for _ in range(200):
+        for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if self.log_snr(mp.exp(middle)) > lam else (low, middle)
-        return mp.exp((low + high) / 2)
+        # findroot refuses what does not come below its tolerance, on the square of the error
+        return mp.exp(mp.findroot(lambda u: self.log_snr(mp.exp(u)) - lam, (low, high), solver="anderson", tol=1e-100))
 
 
 def vp_linear(low: float, high: float, sub: bool = False) -> Path:
