@@ -1,4 +1,4 @@
-"""Networks that are told lambda = log(alpha / sigma) in place of t, as VDM's; see plain.py for all else."""
+"""Networks that are told lambda = log(alpha / sigma) in place of t (VDM's gamma is -2 lambda); all else as in plain.py."""
 
 from __future__ import annotations
 
