@@ -134,7 +134,7 @@ def test_what_a_request_says_reaches_the_protocol(monkeypatch):
     target = Target("toy", "right", audited.__file__, "edm-heun", (("a", 1),), (("s_churn", 2),), "float32", True)
     list(target.subjects())
     (request,) = seen
-    assert request == Request("edm-heun", {"a": 1}, {"s_churn": 2}, "float32", True)
+    assert request == Request("edm-heun", {"a": 1}, {"s_churn": 2}, "float32")
 
 
 def refdiffs_own_error(subject, quick):  # noqa: ARG001

@@ -130,6 +130,9 @@ class Sampler:
         """The perfect network for this sampler: the claimed prediction of an exact model, where it is told to be.
 
         The model's process must be `trained`.
+
+        Raises:
+            ValueError: no prediction is claimed, or nothing says what times mean.
         """
         claim, told = self.claim, self.told
         if claim is None or told is None:

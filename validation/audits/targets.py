@@ -38,7 +38,8 @@ class Target:
         member: the name of the class or function.
         where: the module or the file of a callable that is to be wrapped; "" for a member of the protocol's library
             with everything that is tried of it.
-        family, options, claimed, dtype, quick: as in a `Request`.
+        family, options, claimed, dtype: as in a `Request`.
+        quick: whether a library is to list fewer sets of options.
     """
 
     protocol: str
@@ -53,7 +54,7 @@ class Target:
     @property
     def request(self) -> Request:
         """What is asked about a callable."""
-        return Request(self.family, dict(self.options), dict(self.claimed), self.dtype, self.quick)
+        return Request(self.family, dict(self.options), dict(self.claimed), self.dtype)
 
     @property
     def about(self) -> str:

@@ -57,8 +57,9 @@ class Words:
         return False
 
     def number(self, stage: int, term: Term | None = None) -> int:
-        """The step in which a stage is made, or in which this term of it is: noise that raises a state to more than
-        its step's end (churn) belongs to the next one.
+        """The step in which a stage is made, or in which this term of it is.
+
+        Noise that raises a state to more than its step's end (churn) belongs to the next one.
         """
         step = self.steps[stage]
         if step < len(self.grid) - 1 and self._raised(stage) and term is not None and term.kind == "z":

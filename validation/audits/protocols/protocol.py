@@ -24,14 +24,12 @@ class Request:
         options: passed on to the foreign function or class.
         claimed: options of the refdiff family.
         dtype: number type of the points.
-        quick: fewer numbers of steps and options.
     """
 
     family: str | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     claimed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     dtype: str = "float64"
-    quick: bool = False
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,11 @@ GRIDWISE = ("coefficients", "told level", *(check.__name__ for check in OWN))
 
 
 def wrap(kind: Any, request: Request) -> Subject:
-    """A scheduler class with the options of a request; those that `step` takes are passed there."""
+    """A scheduler class with the options of a request; those that `step` takes are passed there.
+
+    Raises:
+        ValueError: neither the constructor nor `step` takes one of them.
+    """
     stepwise = {k: v for k, v in request.options.items() if k in AT_STEP or k.startswith("s_")}
     taken = _constructor(kind)
     at_step = {k: v for k, v in stepwise.items() if k not in taken}

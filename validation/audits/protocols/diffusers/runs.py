@@ -39,7 +39,11 @@ def run(
     dtype: str = "float64",
     named: bool = False,
 ) -> Array:
-    """A pipeline's run, with an answer for each shown state and number of the evaluation, and normals of a seed."""
+    """A pipeline's run, with an answer for each shown state and number of the evaluation, and normals of a seed.
+
+    Raises:
+        TypeChanged: the states end in another number type than they start in.
+    """
     import torch
 
     scheduler = made.again() if scheduler is None else scheduler

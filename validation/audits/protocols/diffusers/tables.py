@@ -81,7 +81,8 @@ def spaced_times(config: Any, n: int, kind: str) -> Array:
     if config.timestep_spacing == "linspace":
         return np.linspace(0, size - 1, n + more)[::-1][:n]
     if config.timestep_spacing == "leading":
-        return np.arange(n + more)[::-1][:n] * (size // (n + more)) + getattr(config, "steps_offset", 0)
+        offset = getattr(config, "steps_offset", 0)
+        return np.asarray(np.arange(n + more)[::-1][:n] * (size // (n + more)) + offset, dtype=float)
     return np.asarray(size - np.arange(n) * size / n - 1)
 
 
@@ -175,9 +176,11 @@ def family_ends(scheduler: Any, made: Made) -> tuple[list[tuple[float, float]], 
     times, which may be rounded to whole ones.
     """
     config = scheduler.config
-    named = getattr(config, "sigma_max", None), getattr(config, "sigma_min", None)
+    options = getattr(config, "sigma_max", None), getattr(config, "sigma_min", None)
+    named = [None if one is None else [(float(one), float(one))] for one in options]
     if getattr(scheduler, "alphas_cumprod", None) is None:
-        return None if None in named else tuple([(float(one), float(one))] for one in named)
+        ends = tuple(one for one in named if one is not None)
+        return ends if len(ends) == 2 else None
     if not hasattr(config, "timestep_spacing"):
         return None
     table = trained_levels(scheduler)
@@ -185,7 +188,7 @@ def family_ends(scheduler: Any, made: Made) -> tuple[list[tuple[float, float]], 
     found = []
     for one, end, t in zip(named, table[[-1, 0]], times, strict=True):
         near = np.interp([t - 0.5, t + 0.5], np.arange(len(table)), table)
-        found.append([(float(end), float(end)), (float(near[0]), float(near[1]))] if one is None else [(one, one)])
+        found.append(one or [(float(end), float(end)), (float(near[0]), float(near[1]))])
     return tuple(found)
 
 
