@@ -255,9 +255,13 @@ def inner_parts(order: int, r1: float | None, r2: float | None) -> tuple[float, 
 
 
 def check_start(rec: Recorder) -> None:
-    """ValueError where the noise prediction says nothing about x_0: at alpha = 0."""
+    """Nothing but for the noise prediction at alpha = 0.
+
+    Raises:
+        ValueError: a start where it says nothing about x_0.
+    """
     if rec.prediction == "noise":
-        rec.finite_log_snr("the noise prediction does not determine x_0 at alpha = 0", last=False)
+        rec.finite_log_snr("the noise prediction says nothing about x_0 there, the denoiser does", last=False)
 
 
 # ---------------------------------------------------------------------- the noise family
