@@ -1,4 +1,4 @@
-"""Networks that are told lambda = log(alpha / sigma) in place of t (VDM's gamma is -2 lambda); all else as in plain.py."""
+"""Networks that are told lambda = log(alpha / sigma) in place of t (VDM's gamma is -2 lambda); else as plain.py."""
 
 from __future__ import annotations
 
