@@ -105,22 +105,20 @@ def test_a_check_is_known_by_its_function_its_file_and_its_question():
 
 def test_processes_find_what_one_process_finds(tmp_path):
     """The functions are in a file and the protocol is a real one, since workers know nothing of a test's own."""
-    pytest.importorskip("torch")
-    from refdiff.validation.audits.protocols.protocol import protocols
-
-    if "k-diffusion" not in protocols():
-        pytest.skip("no protocol of functions")
     (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "def good(model, x, sigmas):\n"
-        "    for s, t in zip(sigmas[:-1], sigmas[1:]):\n"
-        "        x = x + (t - s) * (x - model(x, s * x.new_ones(len(x)))) / s\n"
+        "from refdiff.schedules import VPLinear\n"
+        "def good(model, x, times):\n"
+        "    c = VPLinear().coefficients(times)\n"
+        "    for i in range(len(times) - 1):\n"
+        "        d = model(x, times[i])\n"
+        "        x = c.alpha[i + 1] * d + c.sigma[i + 1] / c.sigma[i] * (x - c.alpha[i] * d)\n"
         "    return x\n"
-        "def bad(model, x, sigmas):\n"
-        "    return good(model, x, sigmas) * 1.5\n"
+        "def bad(model, x, times):\n"
+        "    return good(model, x, times) * 1.5\n"
+        "good.prediction = bad.prediction = 'denoiser'\n"
     )
     where = str(tmp_path / "mine.py")
-    targets = [Target("k-diffusion", name, where, "edm-euler", quick=True) for name in ("good", "bad")]
+    targets = [Target("plain", name, where, "ddim", quick=True) for name in ("good", "bad")]
     questions = re.compile(r"\Acoefficients\Z")
     one, two = (run(audit.units(targets), quick=True, questions=questions, jobs=jobs) for jobs in (1, 2))
     assert [r.findings for r in one] == [r.findings for r in two]
