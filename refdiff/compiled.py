@@ -24,9 +24,10 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR, Covariances, Diagonal
-from refdiff.kernels.numba import mixture as kernels
 from refdiff.kernels.numba import second_order
 from refdiff.kernels.numba.compiling import blocks
+from refdiff.kernels.numba.laws import Mixture, Tree
+from refdiff.kernels.numba.mixture import predict
 from refdiff.kernels.numba.point_set import predict_points
 from refdiff.kernels.numba.pruning import leaves
 from refdiff.kernels.numba.tiles import LANES
@@ -72,8 +73,8 @@ LOST = 1e6 * np.finfo(float).eps
 # From so many components a tree of them pays, where there are few axes; from so many axes products pay.
 TREE_PAYS, PRODUCTS_PAY = 2048, 32
 
-_mixtures: WeakKeyDictionary[Law, kernels.Mixture] = WeakKeyDictionary()
-_trees: WeakKeyDictionary[Law, kernels.Tree] = WeakKeyDictionary()
+_mixtures: WeakKeyDictionary[Law, Mixture] = WeakKeyDictionary()
+_trees: WeakKeyDictionary[Law, Tree] = WeakKeyDictionary()
 
 
 def applies(law: Law, when: Array) -> bool:
@@ -96,7 +97,7 @@ def applies(law: Law, when: Array) -> bool:
     return True
 
 
-def mixture(law: Law) -> kernels.Mixture:
+def mixture(law: Law) -> Mixture:
     """The law as kernels take it, without the components of weight 0; made once for each law."""
     if law not in _mixtures:
         drawn = np.isfinite(law.log_weights)
@@ -110,7 +111,7 @@ def mixture(law: Law) -> kernels.Mixture:
             if len(bases) == 1:
                 means = means @ bases[0]
         parts = (means, variances, law.log_weights[drawn], bases)
-        _mixtures[law] = kernels.Mixture(*(np.ascontiguousarray(part) for part in parts))
+        _mixtures[law] = Mixture(*(np.ascontiguousarray(part) for part in parts))
     return _mixtures[law]
 
 
@@ -123,7 +124,7 @@ def at(c: Coefficients, prediction: str) -> Array:
     return np.array(rows, dtype=float).reshape(5, -1)
 
 
-def pruned(law: Law) -> kernels.Mixture | kernels.Tree:
+def pruned(law: Law) -> Mixture | Tree:
     """The law as kernels take it that may leave out components too far to matter, in an order of its own."""
     parts = mixture(law)
     if parts.variances.shape[1] > 1 or len(parts.bases) or len(parts.means) < TREE_PAYS or law.dim >= PRODUCTS_PAY:
@@ -131,13 +132,13 @@ def pruned(law: Law) -> kernels.Mixture | kernels.Tree:
     if law not in _trees:
         order, starts, boxes = leaves(parts.means, parts.variances, parts.log_weights)
         variances = parts.variances if len(parts.variances) == 1 else parts.variances[order]
-        _trees[law] = kernels.Tree(
+        _trees[law] = Tree(
             parts.means[order], variances, parts.log_weights[order], parts.bases, starts, np.ascontiguousarray(boxes)
         )
     return _trees[law]
 
 
-def _isotropic(parts: kernels.Mixture | kernels.Tree, when: Array) -> bool:
+def _isotropic(parts: Mixture | Tree, when: Array) -> bool:
     return parts.variances.shape[1] == 1 and not len(parts.bases) and when.shape[1] == 1
 
 
@@ -151,7 +152,7 @@ def evaluate(law: Law, x: Array, when: Array) -> tuple[Array, Array]:
     if len(x) and _isotropic(parts, when) and law.dim >= PRODUCTS_PAY:
         predict_points(x, parts, when, out, logp)
     else:
-        over_blocks(kernels.predict, len(x), x, parts, when, out, logp)
+        over_blocks(predict, len(x), x, parts, when, out, logp)
     return out, logp
 
 

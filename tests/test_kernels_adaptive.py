@@ -10,7 +10,7 @@ from scipy.integrate import DOP853, RK45
 from refdiff.kernels.numba import adaptive
 from refdiff.kernels.numba.adaptive import LANES, Pair, Way
 from refdiff.kernels.numba.compiling import blocks
-from refdiff.kernels.numba.mixture import Mixture
+from refdiff.kernels.numba.laws import Mixture
 
 PLAIN = bool(config.DISABLE_JIT)
 POINTS = 3 if PLAIN else 150

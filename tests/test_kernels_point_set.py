@@ -8,7 +8,7 @@ import pytest
 
 from refdiff.kernels.numba import point_screen, point_set
 from refdiff.kernels.numba.compiling import blocks
-from refdiff.kernels.numba.mixture import Mixture
+from refdiff.kernels.numba.laws import Mixture
 from refdiff.kernels.numba.point_products import CHUNK
 
 PLAIN = bool(numba.config.DISABLE_JIT)

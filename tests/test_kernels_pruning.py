@@ -9,7 +9,8 @@ import pytest
 from refdiff.kernels.numba import pruning
 from refdiff.kernels.numba.compiling import blocks, compiled
 from refdiff.kernels.numba.lanes import load, store
-from refdiff.kernels.numba.mixture import Tree, predict, workspace
+from refdiff.kernels.numba.laws import Tree, workspace
+from refdiff.kernels.numba.mixture import predict
 from refdiff.kernels.numba.tiles import LANES
 
 PLAIN = bool(numba.config.DISABLE_JIT)

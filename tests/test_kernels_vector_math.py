@@ -2,6 +2,7 @@ r"""Elementary functions of kernels against 40 digits, at their special values, 
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -14,21 +15,19 @@ from refdiff.kernels.numba import vector_math as vm
 from refdiff.kernels.numba.compiling import FAST, wide_vectors
 
 KINDS = [np.float64, np.float32]
-NAMES = ["exp", "exp_nonpositive", "exp2_nonpositive", "expm1", "log", "log1p", "sincos", "sincos_turns"]
+NAMES = ["exp", "exp_nonpositive", "exp2_nonpositive", "log", "sincos_turns"]
 POINTS = 500 if numba.config.DISABLE_JIT else 2500
 jitted = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="looks at compiled code")
 EXACT: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "exp": lambda x: (mp.exp(x),),
     "exp_nonpositive": lambda x: (mp.exp(x),),
     "exp2_nonpositive": lambda x: (mp.mpf(2) ** x,),
-    "expm1": lambda x: (mp.expm1(x),),
     "log": lambda x: (mp.log(x),),
-    "log1p": lambda x: (mp.log1p(x),),
-    "sincos": lambda x: (mp.sin(x), mp.cos(x)),
     "sincos_turns": lambda x: (mp.sinpi(2 * x), mp.cospi(2 * x)),
 }
 
 
+@cache
 def loop(name: str, wide: bool = False) -> Any:
     """A compiled loop over an array, with one output or two."""
     function = getattr(vm, name)
@@ -73,20 +72,16 @@ def arguments(name: str, kind: type, n: int) -> np.ndarray:
     low, high = (-745.1, 709.78) if wide else (-103.9, 88.72)  # where e^x is a number other than 0
     least = {"exp_nonpositive": low + 36.72 if wide else -87.33, "exp2_nonpositive": -1022.0 if wide else -126.0}
     ends = (-323, 308) if wide else (-44, 38)
-    quarters = np.floor(rng.uniform(0, 2**20 / np.pi * 2, n)) * np.pi / 2
     parts: dict[str, list[Any]] = {
         "exp": [(low, high), (-1, 1), (low, low * 0.95), tiny],
         "exp_nonpositive": [(least.get(name, 0), 0), (-1, 0), (-40, 0), -abs(tiny)],
         "exp2_nonpositive": [(least.get(name, 0), 0), (-1, 0), (-40, 0), -abs(tiny)],
-        "expm1": [(-50, high), (-1, 1), (-3, 3), tiny],
         "log": [(0.5, 2), 10 ** rng.uniform(*ends, n), 1 + tiny / 2, 10 ** rng.uniform(ends[0], ends[0] * 0.9, n)],
-        "log1p": [(-1, 1), 10 ** rng.uniform(*ends, n), tiny, (-0.5, 3)],
-        "sincos": [(-4, 4), (-(2**20), 2**20), quarters, tiny],
         "sincos_turns": [(0, 1), (-3, 3), rng.integers(0, 9, n) / 8 + 1e-6 * tiny, tiny],
     }
     x = np.concatenate([rng.uniform(*part, n) if isinstance(part, tuple) else part for part in parts[name]])
     x = x.astype(kind)
-    return x[(x > 0) if name == "log" else (x > -1) if name == "log1p" else (x == x)]
+    return x[x > 0] if name == "log" else x
 
 
 def stated(name: str, kind: type) -> float:
@@ -105,17 +100,16 @@ def stated(name: str, kind: type) -> float:
 def test_error_is_what_the_docstring_states(name: str, kind: type) -> None:
     # the docstring's number is the largest of 10^6 arguments; 0.05 is for other arguments than those
     x = arguments(name, kind, POINTS if kind is np.float64 else POINTS // 4)
+    answers = [route(name, x) for route in ROUTES]
     with mp.workdps(40):
-        exact = [EXACT[name](mp.mpf(float(value))) for value in x]
-        for route in ROUTES:
-            for k, computed in enumerate(route(name, x)):
+        for k, true in enumerate(zip(*(EXACT[name](mp.mpf(float(value))) for value in x), strict=True)):
+            # the float64 nearest to `true` and what is left of it, both in ulps
+            near = np.array([float(value) for value in true])
+            ulp = np.spacing(np.abs(near).astype(kind)).astype(np.float64)
+            pairs = zip(true, near, ulp, strict=True)
+            rest = np.array([float((value - float(n)) / float(u)) for value, n, u in pairs])
+            for computed in (answer[k] for answer in answers):
                 assert computed.dtype == kind
-                true = [entries[k] for entries in exact]
-                # the float64 nearest to `true` and what is left of it, both in ulps
-                near = np.array([float(value) for value in true])
-                ulp = np.spacing(np.abs(near).astype(kind)).astype(np.float64)
-                pairs = zip(true, near, ulp, strict=True)
-                rest = np.array([float((value - mp.mpf(float(n))) / mp.mpf(float(u))) for value, n, u in pairs])
                 ulps = np.abs((computed.astype(np.float64) - near) / ulp - rest)
                 assert np.max(ulps) <= stated(name, kind) + 0.05, x[np.argmax(ulps)]
 
@@ -125,10 +119,7 @@ SPECIAL: dict[str, list[tuple[float, tuple[float, ...]]]] = {
     "exp": [(INF, (INF,)), (-INF, (0.0,)), (NAN, (NAN,)), (0.0, (1.0,)), (-0.0, (1.0,)), (1e30, (INF,))],
     "exp_nonpositive": [(0.0, (1.0,)), (-0.0, (1.0,)), (-INF, (0.0,)), (-1e30, (0.0,)), (-800.0, (0.0,))],
     "exp2_nonpositive": [(0.0, (1.0,)), (-1.0, (0.5,)), (-126.0, (2.0**-126,)), (-INF, (0.0,)), (-1e30, (0.0,))],
-    "expm1": [(INF, (INF,)), (-INF, (-1.0,)), (NAN, (NAN,)), (0.0, (0.0,)), (-0.0, (-0.0,)), (1e30, (INF,))],
     "log": [(INF, (INF,)), (0.0, (-INF,)), (-0.0, (-INF,)), (-1.0, (NAN,)), (-INF, (NAN,)), (1.0, (0.0,))],
-    "log1p": [(INF, (INF,)), (-1.0, (-INF,)), (-1.5, (NAN,)), (NAN, (NAN,)), (0.0, (0.0,)), (-0.0, (-0.0,))],
-    "sincos": [(0.0, (0.0, 1.0)), (INF, (NAN, NAN)), (NAN, (NAN, NAN)), (2.0**20 + 1, (NAN, NAN)), (-1e30, (NAN, NAN))],
     "sincos_turns": [(0.0, (0.0, 1.0)), (0.25, (1.0, 0.0)), (0.5, (0.0, -1.0)), (0.75, (-1.0, 0.0)), (1.0, (0.0, 1.0))],
 }  # fmt: skip
 
@@ -141,8 +132,6 @@ def test_special_values(name: str, kind: type) -> None:
         for k, computed in enumerate(route(name, x)):
             expected = np.array([entries[k] for _, entries in SPECIAL[name]], dtype=kind)
             np.testing.assert_array_equal(computed, expected)
-            if name in ("expm1", "log1p"):
-                np.testing.assert_array_equal(np.signbit(computed[expected == 0]), np.signbit(expected[expected == 0]))
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -194,16 +183,6 @@ def test_eighths_of_a_turn(route: Any, kind: Any) -> None:
     np.testing.assert_allclose(cosine, circle[(eighths + 2) % 8], rtol=2 * np.finfo(kind).eps, atol=0)
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("name", ["expm1", "log1p"])
-def test_small_arguments_are_returned(route: Any, name: str) -> None:
-    # e^x - 1 = x (1 + x/2) and log(1 + x) = x (1 - x/2): nearer to x than half an ulp
-    x = np.array([5e-324, -5e-324, 1e-310, 2.0**-60, -(2.0**-60), 1e-200])
-    np.testing.assert_array_equal(route(name, x)[0], x)
-    single = np.array([1e-45, -1e-45, 1e-40, 2.0**-30], dtype=np.float32)
-    np.testing.assert_array_equal(route(name, single)[0], single)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_and_whole_numbers_are_taken(name: str) -> None:
     x = {"exp_nonpositive": -1, "exp2_nonpositive": -1}.get(name, 1)
@@ -216,13 +195,20 @@ def test_numbers_and_whole_numbers_are_taken(name: str) -> None:
 # ---------------------------------------------------------------------- compiled code
 
 
+def _code(kernel: Any, kind: type) -> str:
+    """What LLVM has made of a kernel for arrays of this kind."""
+    (signature,) = [one for one in kernel.signatures if one[0].dtype == numba.from_dtype(kind)]
+    return str(kernel.inspect_llvm(signature))
+
+
 def _widths(kernel: Any, kind: type) -> set[int]:
     """How many numbers the sums and products of a compiled kernel have."""
-    (code,) = kernel.inspect_llvm().values()
+    code = _code(kernel, kind)
     name = "double" if kind is np.float64 else "float"
     return {int(width) for width in re.findall(rf"f(?:mul|add) (?:[a-z]+ )*<(\d+) x {name}>", code)}
 
 
+@cache
 def _machine_vectorises() -> bool:
     @numba.njit(fastmath=FAST)
     def plain(x, out):  # type: ignore[no-untyped-def]
@@ -241,10 +227,8 @@ def test_loops_become_vector_code_without_calls(name: str, kind: type) -> None:
         pytest.skip("not even a product and a sum become vector code here")
     kernel = loop(name)
     kernel(*(np.full(4, -0.5, kind) for _ in range(3 if name.startswith("sincos") else 2)))
-    evaluated = np.float64 if name == "sincos" else kind
-    assert max(_widths(kernel, evaluated), default=1) > 1
-    (code,) = kernel.inspect_llvm().values()
-    assert not re.search(r"call [^\n]*@(llvm\.)?(exp|log|sin|cos|pow|ldexp)", code)
+    assert max(_widths(kernel, kind), default=1) > 1
+    assert not re.search(r"call [^\n]*@(llvm\.)?(exp|log|sin|cos|pow|ldexp)", _code(kernel, kind))
 
 
 @jitted

@@ -32,7 +32,7 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, shared
 from refdiff.kernels.numba.fields import workspace_second
-from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store
+from refdiff.kernels.numba.lanes import aligned, borrowed, copy, keep, load, store
 from refdiff.kernels.numba.mixture import evaluate
 from refdiff.kernels.numba.second_order import evaluate_divergence
 from refdiff.kernels.numba.tiles import LANES
@@ -89,13 +89,6 @@ def _velocity(u: float, y: Any, way: Any, mixture: Any, room: Any, change: Any, 
     for i in range(LANES):
         if not room.work.base.top[i] > LOWEST:  # all logits are -inf, or not numbers
             slope[0, i] = np.nan
-
-
-@shared
-def _copy(source: Any, out: Any) -> None:
-    for j in range(out.shape[0]):
-        for i in range(LANES):
-            out[j, i] = source[j, i]
 
 
 @inlined
@@ -212,8 +205,8 @@ def _solve(pair: Any, way: Any, mixture: Any, room: Any, change: Any, counts: An
         counts[EVALUATIONS] += stages
         error = _error(h, pair, dim, way, room)
         if error <= 1:
-            _copy(room.new, room.y)
-            _copy(slopes[stages], slopes[0])
+            copy(room.new, room.y)
+            copy(slopes[stages], slopes[0])
             counts[STEPS] += 1
             u = after
             factor = GROW if error == 0 else SAFETY * error ** (-1 / pair.exponent)

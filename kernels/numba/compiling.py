@@ -11,7 +11,8 @@ instead of twice ("contract"), and a division by zero gives an infinity as NumPy
 those of `reordered` parts ("reassoc"), where a sum over the axes of one point would add one number at a time.
 
 Numba knows a kernel is stale when the kernel's own file changes, not when a file changes from which it has parts:
-so what is compiled is kept in a folder named after the contents of this whole package.
+so what is compiled is kept in a folder named after the contents of this whole package. A kernel takes seconds to
+compile, and processes that start together want the same ones: a lock beside what is kept lets one of them do it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,13 +137,28 @@ def patience() -> Iterator[None]:
 _lock = threading.Lock()
 
 
+@contextmanager
+def _alone(kernel: Callable[..., Any]) -> Iterator[None]:
+    """Of processes that want a kernel at once one compiles it, and the others wait and read what it has kept."""
+    try:
+        import fcntl
+    except ImportError:  # a system without: each compiles for itself
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder whose file system has no locks
+            file = stack.enter_context(open(os.path.join(_FOLDER or os.devnull, f"{kernel.__name__}.lock"), "w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def ready(kernel: Callable[..., Any], *arguments: Any) -> None:
     """Compile a kernel for arguments of these types, or load it, if that has not been done."""
     if config.DISABLE_JIT:
         return
     kinds: Any = tuple(numba.typeof(argument) for argument in arguments)
     if kinds not in kernel.overloads:  # type: ignore[attr-defined]
-        with _lock, patience():
+        with _lock, patience(), _alone(kernel):
             kernel.compile(kinds)  # type: ignore[attr-defined]
 
 

@@ -31,14 +31,14 @@ else:
     from numba.core import cgutils
 
     from refdiff.kernels.numba.compiling import inlined
-    from refdiff.kernels.numba.simd_tiles import ROWS, _Emitter, _intrinsic
+    from refdiff.kernels.numba.vector_code import ROWS, Emitter, intrinsic_of
 
     COLUMNS = 2  # vectors of lanes in a tile of `contracted`, whose three rows of points take registers too
 
     def _contraction(rows: int, wide: bool) -> Any:
         """(x, o, g, c, targets, slopes, gaps, traces, first, out): results first .. first + rows - 1."""
 
-        def emit(e: _Emitter) -> None:
+        def emit(e: Emitter) -> None:
             x, o, g, c, targets, slopes, gaps, traces, first, out = e.arrays
             ks = [e.plus(first, r) for r in range(rows)]
             groups, begins = e.lane_groups(e.size(x, 1), COLUMNS)
@@ -61,12 +61,12 @@ else:
                     for slot, lane in zip(line, lanes, strict=True):
                         e.store(e.value(slot), out, k, lane)
 
-        return _intrinsic(emit, 10)
+        return intrinsic_of(emit, 10)
 
     def _outer(rows: int, columns: int) -> Any:
         """(r, left, right, count, j, l, out): results j .. j + rows - 1, l .. l + columns - 1."""
 
-        def emit(e: _Emitter) -> None:
+        def emit(e: Emitter) -> None:
             r, left, right, count, j, l, out = e.arrays
             js, ls = [e.plus(j, i) for i in range(rows)], [e.plus(l, i) for i in range(columns)]
             groups, begins = e.lane_groups(e.size(r, 1), 1)
@@ -85,7 +85,7 @@ else:
                     for q, slot in zip(ls, line, strict=True):
                         e.store(e.value(slot), out, p, q, lane)
 
-        return _intrinsic(emit, 7)
+        return intrinsic_of(emit, 7)
 
     _narrow_4, _narrow_1, _wide_4, _wide_1 = (_contraction(n, wide) for wide in (False, True) for n in (ROWS, 1))
     _outer_44, _outer_41, _outer_14, _outer_11 = (_outer(n, m) for n in (ROWS, 1) for m in (ROWS, 1))

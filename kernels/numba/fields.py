@@ -20,9 +20,10 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import inlined, shared, wide_vectors
 from refdiff.kernels.numba.lanes import aligned
-from refdiff.kernels.numba.mixture import LOG2_E, TILE, Mixture, evaluate, workspace
+from refdiff.kernels.numba.laws import TILE, Mixture, pull, slope, spread, workspace
+from refdiff.kernels.numba.mixture import evaluate
 from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
-from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
+from refdiff.kernels.numba.vector_math import LOG2_E, exp2_nonpositive, log
 
 GROUP = 4  # components whose fields lie in memory at a time: 2 x 256 kB of float64 where d = 64, half of a second cache
 
@@ -114,13 +115,12 @@ def find_centres(x: Any, mixture: Any, at: Any, work: Any) -> None:
     evaluate(x, mixture, _others(at, work, 1, 0), work.base, work.mean, none)
     for j in range(x.shape[0]):
         s, v = 0 if at.shape[1] == 1 else j, mixture.variances[0, 0 if mixture.variances.shape[1] == 1 else j]
-        a, mu = at[0, s], at[2, s]
-        t = a * a * v + at[1, s]
-        b = (at[3, s] * v + at[4, s]) / t
+        t = spread(at, s, v)
+        b = slope(at, s, v, t)
         for i in range(LANES):
             c = work.mean[j, i]
-            delta = x[j, i] - a * c
-            work.output[j, i] = mu * c + b * delta
+            delta = x[j, i] - at[0, s] * c
+            work.output[j, i] = at[2, s] * c + b * delta
             work.gradient[j, i] = -delta / t
 
 
@@ -137,13 +137,11 @@ def _tables(mixture: Any, at: Any, work: Any, begin: int, size: int) -> None:
     for k in range(size):
         for j in range(axes):
             v, s = variances[0 if one else begin + k, 0 if flat else j], 0 if still else j
-            a = at[0, s]
-            t = a * a * v + at[1, s]
-            base.spread[j] = t
+            base.spread[j] = t = spread(at, s, v)
             base.precisions[k, j] = bits * -half / t
             work.gaps[k, j] = kind(1) / t
-            work.slopes[k, j] = b = (at[3, s] * v + at[4, s]) / t
-            work.weights[k, j] = (at[2, s] - b * a) * a / t
+            work.slopes[k, j] = b = slope(at, s, v, t)
+            work.weights[k, j] = pull(at, s, b) * at[0, s] / t
             work.rests[k, j] = v / t * at[1, s]
         for j in range(axes):
             base.spread[j] = log(base.spread[j])
@@ -232,11 +230,11 @@ def find_fields(x: Any, mixture: Any, at: Any, work: Any, begin: int, size: int)
                     left[j, i] += target - work.output[j, i]
                     right[j, i] -= work.gradient[j, i]
             elif one:
-                a, mu = at[0, 0 if at.shape[1] == 1 else j], at[2, 0 if at.shape[1] == 1 else j]
+                column = 0 if at.shape[1] == 1 else j
                 for i in range(LANES):
                     delta = mixture.means[begin + k, j] - work.mean[j, i]
-                    left[j, i] = (mu - b * a) * delta
-                    right[j, i] = a * p * delta
+                    left[j, i] = pull(at, column, b) * delta
+                    right[j, i] = at[0, column] * p * delta
             else:
                 for i in range(LANES):
                     t = x[j, i] - centre

@@ -17,7 +17,6 @@ all components, S_k = U diag(v_k) U', or one for each. One decomposition serves 
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from numba.extending import overload
 
 from refdiff.kernels.numba.compiling import FAST, compiled, inlined, reordered, shared, wide_vectors
 from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store, store_line
+from refdiff.kernels.numba.laws import TILE, Tree, fill_tables, pull, slope, spread, workspace
 from refdiff.kernels.numba.pruning import evaluate_pruned, pays
 from refdiff.kernels.numba.tiles import (
     LANES,
@@ -36,52 +36,12 @@ from refdiff.kernels.numba.tiles import (
     products,
     weighted_logits,
 )
-from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
+from refdiff.kernels.numba.vector_math import HALF_LOG_2PI, LN2, LOG2_E, exp2_nonpositive, log
 
-# Components of a tile: 32 rows of 128 float64 are 32 kB, two thirds of a core's first cache.
-TILE = 32
 # From so many axes on |t|^2 = |x|^2 - 2 a m.x + |a m|^2 is faster than the squares of differences. Its rounding errors
 # are relative to |x|^2 + |a m|^2 <= 2 |t|^2 + 3 |a m|^2, those of the differences to |t|^2, which is d T for points of
 # the component. So it serves where |a m|^2 <= d T for all components of a tile, whatever x is: some 8 times the error.
 INNER = 12
-HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
-
-# means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d). With one basis for all
-# components the means are given in it. A Tree is a Mixture of variances (K or 1, 1), no bases, and what `pruning` made
-# of it, leaves (L + 1,) int64 and boxes (2 L - 1, 2, d + 2): a type of its own, so that others do not compile pruning.
-Mixture = namedtuple("Mixture", "means variances log_weights bases")
-Tree = namedtuple("Tree", "means variances log_weights bases leaves boxes")
-
-# What a block needs besides its points: rows of logits, tables of a tile, numbers of each lane, points in a basis.
-Work = namedtuple(
-    "Work",
-    "rows centres precisions slopes pulls offsets lengths spread "
-    "top total shrink rescale squares turned spare slope_sums",
-)
-
-
-@shared
-def workspace(x: Any, dim: int, axes: int) -> Any:
-    """Room for `evaluate` on blocks of points of the type of x, for `axes` numbers T_k of each component."""
-    kind = x.dtype
-    return Work(
-        aligned((TILE, LANES), kind),
-        aligned((TILE, dim), kind),
-        aligned((TILE, axes), kind),
-        aligned((TILE, axes), kind),
-        aligned((TILE, dim), kind),
-        aligned((TILE,), kind),
-        aligned((TILE,), kind),
-        aligned((dim,), kind),
-        aligned((LANES,), kind),
-        aligned((LANES,), kind),
-        aligned((LANES,), kind),
-        aligned((LANES,), kind),
-        aligned((LANES,), kind),
-        aligned((dim, LANES), kind),
-        aligned((dim, LANES), kind),
-        aligned((dim, LANES), kind),
-    )
 
 
 def evaluate(x: Any, mixture: Any, at: Any, work: Any, out: Any, logp: Any) -> None:
@@ -209,27 +169,13 @@ def _turned_inner(size: int, work: Any) -> Any:
 def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
     """T_k = T_k I: one precision, slope b_k and pull mu - b_k a for each component, or one of each for all."""
     wide_vectors()
-    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
+    means, one = mixture.means, mixture.variances.shape[0] == 1
     count, dim = means.shape
-    a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
-    one = variances.shape[0] == 1
-    half, bits = x.dtype.type(0.5), x.dtype.type(LOG2_E)
     if dim >= INNER:
         _square_lengths(x, work.squares)
     for begin in range(0, count, TILE):
         size = min(TILE, count - begin)
-        for k in range(size):
-            v = variances[0 if one else begin + k, 0]
-            t = a * a * v + q
-            work.precisions[k, 0] = bits * -half / t
-            work.slopes[k, 0] = slope = (beta * v + gamma) / t
-            work.offsets[k] = t
-            pull = x.dtype.type(1) if one else mu - slope * a
-            for j in range(dim):
-                work.centres[k, j] = a * means[begin + k, j]
-                work.pulls[k, j] = pull * means[begin + k, j]
-        for k in range(size):
-            work.offsets[k] = bits * (log_weights[begin + k] - half * dim * log(work.offsets[k]))
+        fill_tables(mixture, at, begin, size, work)
         _keep_top(work)
         if dim >= INNER and _turned_inner(size, work):
             inner_logits(x, work.centres, work.precisions, work.offsets, work.squares, size, work.rows, work.top)
@@ -242,10 +188,10 @@ def _scalar(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
         else:
             absorb_sloped(work.rows[:size], work.top, work.slopes, work.pulls, work.total, work.shrink, out)
     if one:
-        slope = work.slopes[0, 0]
+        b = work.slopes[0, 0]
         for i in range(LANES):
-            work.shrink[i] = slope
-            work.rescale[i] = (mu - slope * a) / work.total[i]
+            work.shrink[i] = b
+            work.rescale[i] = pull(at, 0, b) / work.total[i]
     else:
         for i in range(LANES):
             work.shrink[i] /= work.total[i]
@@ -270,13 +216,12 @@ def _axes(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
         for k in range(size):
             for j in range(dim):
                 v, s = variances[0 if one else begin + k, 0 if flat else j], 0 if still else j
-                t = at[0, s] * at[0, s] * v + at[1, s]
-                work.spread[j] = t
+                work.spread[j] = t = spread(at, s, v)
                 work.precisions[k, j] = bits * -half / t
-                work.slopes[k, j] = b = (at[3, s] * v + at[4, s]) / t
+                work.slopes[k, j] = b = slope(at, s, v, t)
                 m = means[begin + k, j]
                 work.centres[k, j] = at[0, s] * m
-                work.pulls[k, j] = (at[2, s] - b * at[0, s]) * m
+                work.pulls[k, j] = pull(at, s, b) * m
             for j in range(dim):
                 work.spread[j] = log(work.spread[j])
             total_log = x.dtype.type(0)
@@ -309,12 +254,11 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
     wide_vectors()
     means, variances, log_weights, bases = mixture.means, mixture.variances, mixture.log_weights, mixture.bases
     count, dim = means.shape
-    a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
     half, bits = x.dtype.type(0.5), x.dtype.type(LOG2_E)
     for k in range(count):
         basis = bases[k]
         for j in range(dim):
-            c = a * means[k, j]
+            c = at[0, 0] * means[k, j]
             for i in range(LANES):
                 work.spare[j, i] = x[j, i] - c
         work.turned[:] = 0
@@ -324,10 +268,10 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
         log_det = x.dtype.type(0)
         for e in range(dim):
             v = variances[k, 0 if variances.shape[1] == 1 else e]
-            t = a * a * v + q
+            t = spread(at, 0, v)
             log_det += log(t)
             p = 1 / t
-            work.slopes[0, e] = (beta * v + gamma) / t
+            work.slopes[0, e] = slope(at, 0, v, t)
             for i in range(LANES):
                 row[i] += work.turned[e, i] * work.turned[e, i] * p
         _keep_top(work)
@@ -339,9 +283,9 @@ def _full(x: Any, mixture: Any, at: Any, work: Any, out: Any) -> None:
             row[i] = exp2_nonpositive(row[i] - work.top[i])
             work.total[i] += row[i]
         for j in range(dim):
-            pull, b = mu * means[k, j], work.slopes[0, j]
+            m, b = at[2, 0] * means[k, j], work.slopes[0, j]
             for i in range(LANES):
-                out[j, i] += row[i] * pull
+                out[j, i] += row[i] * m
                 work.turned[j, i] *= row[i] * b
         products(work.turned, basis, dim, out)
     for j in range(dim):

@@ -14,7 +14,7 @@ if config.DISABLE_JIT:
 else:
     from numba.core import cgutils
 
-    from refdiff.kernels.numba.simd_tiles import VECTOR_BYTES, _Emitter, _intrinsic
+    from refdiff.kernels.numba.vector_code import VECTOR_BYTES, Emitter, intrinsic_of
 
 __all__ = ["VECTOR_BYTES", "leaf_logits", "leaf_sums"]
 
@@ -24,7 +24,7 @@ ROWS = 8  # of a tile: as many sums as hide the time that a fused product takes
 def _narrow_logits(rows: int) -> Any:
     """(x, c, p, offsets, first, l, top): as `logits` of the components first .. first + rows - 1."""
 
-    def emit(e: _Emitter) -> None:
+    def emit(e: Emitter) -> None:
         x, c, p, offsets, first, l, top = e.arrays
         ks = [e.plus(first, r) for r in range(rows)]
         groups, begins = e.lane_groups(e.size(x, 1), 1)
@@ -43,10 +43,10 @@ def _narrow_logits(rows: int) -> Any:
                 e.store(logit, l, k, lane)
             e.store(most, top, lane)
 
-    return _intrinsic(emit, 7)
+    return intrinsic_of(emit, 7)
 
 
-def _narrow_weights(e: _Emitter) -> None:
+def _narrow_weights(e: Emitter) -> None:
     """(l, top, slopes, total, shrink): rows of l become r = 2^(l - top), total += r, shrink += slope r."""
     l, top, slopes, total, shrink = e.arrays
     groups, begins = e.lane_groups(e.size(l, 1), 1)
@@ -66,21 +66,18 @@ def _narrow_weights(e: _Emitter) -> None:
 def _narrow_sums(rows: int) -> Any:
     """(l, m, first, out): out[first + r] += sum_k m[k, first + r] l[k]."""
 
-    def emit(e: _Emitter) -> None:
+    def emit(e: Emitter) -> None:
         l, m, first, out = e.arrays
         js = [e.plus(first, r) for r in range(rows)]
         groups, begins = e.lane_groups(e.size(l, 1), 1)
         with groups as group:
             (lane,) = begins(group.index)
             sums = [e.variable(e.load(out, j, lane)) for j in js]
-            with cgutils.for_range(e.builder, e.size(l, 0)) as component:
-                value = e.load(l, component.index, lane)
-                for j, slot in zip(js, sums, strict=True):
-                    e.add_product(slot, value, e.spread(m, component.index, j))
+            e.add_products([[slot] for slot in sums], l, [lane], e.entries(m, js, False))
             for j, slot in zip(js, sums, strict=True):
                 e.store(e.value(slot), out, j, lane)
 
-    return _intrinsic(emit, 4)
+    return intrinsic_of(emit, 4)
 
 
 if config.DISABLE_JIT:
@@ -94,7 +91,7 @@ if config.DISABLE_JIT:
 else:
     _logits_8, _logits_1 = _narrow_logits(ROWS), _narrow_logits(1)
     _sums_8, _sums_2, _sums_1 = (_narrow_sums(rows) for rows in (ROWS, 2, 1))
-    _weights = _intrinsic(_narrow_weights, 5)
+    _weights = intrinsic_of(_narrow_weights, 5)
 
     @inlined
     def leaf_logits(x: Any, work: Any, size: int, l: Any, top: Any) -> None:

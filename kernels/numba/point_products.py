@@ -17,6 +17,7 @@ from numba import config
 
 from refdiff.kernels.numba.compiling import inlined, shared, wide_vectors
 from refdiff.kernels.numba.lanes import LINE
+from refdiff.kernels.numba.laws import spread
 from refdiff.kernels.numba.vector_math import log
 
 if config.DISABLE_JIT:
@@ -25,7 +26,7 @@ else:
     from llvmlite import ir
     from numba.core import cgutils
 
-    from refdiff.kernels.numba.simd_tiles import COLUMNS, VECTOR_BYTES, _Emitter, _intrinsic
+    from refdiff.kernels.numba.vector_code import COLUMNS, VECTOR_BYTES, Emitter, intrinsic_of
 
 GROUP_BYTES = COLUMNS * VECTOR_BYTES  # of one axis of a group of points: the columns of a tile
 ROWS = 6 if VECTOR_BYTES == 64 else 2  # 24 of 32 registers hold sums, or 8 of 16
@@ -40,25 +41,20 @@ STRIDE = 136  # from one row of a panel to the next: 17 cache lines, so that row
 def _product(across: bool) -> Any:
     """(x, c, first, out): out[first + r] += sum_s c[first + r, s] x[s], or c[s, first + r] x[s], for r < ROWS."""
 
-    def emit(e: _Emitter) -> None:
+    def emit(e: Emitter) -> None:
         x, c, first, out = e.arrays
         ks = [e.plus(first, r) for r in range(ROWS)]
         lanes = [e.integer(v * e.width) for v in range(COLUMNS)]
         sums = [[e.variable(e.constant(0.0)) for _ in lanes] for _ in ks]
-        with cgutils.for_range(e.builder, e.size(x, 0)) as step:
-            xs = [e.load(x, step.index, lane) for lane in lanes]
-            for k, line in zip(ks, sums, strict=True):
-                entry = e.spread(c, k, step.index) if across else e.spread(c, step.index, k)
-                for value, slot in zip(xs, line, strict=True):
-                    e.add_product(slot, value, entry)
+        e.add_products(sums, x, lanes, e.entries(c, ks, across))
         for k, line in zip(ks, sums, strict=True):
             for slot, lane in zip(line, lanes, strict=True):
                 e.store(e.add(e.load(out, k, lane), e.value(slot)), out, k, lane)
 
-    return _intrinsic(emit, 4)
+    return intrinsic_of(emit, 4)
 
 
-def _differences(e: _Emitter) -> None:
+def _differences(e: Emitter) -> None:
     """(u, m, k, a, out): vectors of partial sums of |u - a m_k|^2, for the axes that fill COLUMNS vectors."""
     u, m, k, a, out = e.arrays
     scale = e.spread(a, e.integer(0))
@@ -75,7 +71,7 @@ def _differences(e: _Emitter) -> None:
         e.store(e.value(slot), out, e.integer(v * e.width))
 
 
-def _fetch_lines(e: _Emitter) -> None:
+def _fetch_lines(e: Emitter) -> None:
     """(a, first, count): asks for so many cache lines of a contiguous array from its item `first` on; never faults."""
     a, first, count = e.arrays
     byte, number = ir.IntType(8), ir.IntType(32)
@@ -108,8 +104,8 @@ if config.DISABLE_JIT:
 
 else:
     _across, _along = _product(True), _product(False)
-    _partial = _intrinsic(_differences, 5)
-    _fetch = _intrinsic(_fetch_lines, 3)
+    _partial = intrinsic_of(_differences, 5)
+    _fetch = intrinsic_of(_fetch_lines, 3)
 
     @inlined
     def squared_distance(u: Any, m: Any, k: int, a: Any, partial: Any) -> Any:
@@ -134,7 +130,7 @@ def room(x: Any) -> Any:
 def variance(mixture: Any, at: Any, k: int) -> Any:
     """v_k and T_k."""
     v = mixture.variances[0 if mixture.variances.shape[0] == 1 else k, 0]
-    return v, at[0, 0] * at[0, 0] * v + at[1, 0]
+    return v, spread(at, 0, v)
 
 
 @inlined

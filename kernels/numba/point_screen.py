@@ -26,12 +26,11 @@ from refdiff.kernels.numba.point_products import (
     tables,
     variance,
 )
-from refdiff.kernels.numba.vector_math import exp_nonpositive, log
+from refdiff.kernels.numba.vector_math import HALF_LOG_2PI, exp_nonpositive, log
 
 BAND = 16  # components that share one bound
 SCREENED = 64  # ranges of components
 SAMPLE = 64  # components that decide between the two ways
-HALF_LOG_2PI = 0.9189385332046727
 
 
 @compiled

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from refdiff.kernels.numba.compiling import blocks
 from refdiff.kernels.numba.point_products import CHUNK, GROUP_BYTES, ROWS
 from refdiff.kernels.numba.point_screen import BAND, SCREENED, felt, repair, scout, screen
-from refdiff.kernels.numba.point_sums import LOG2_E, PARTS, gather, merge
+from refdiff.kernels.numba.point_sums import PARTS, gather, merge
+from refdiff.kernels.numba.vector_math import LOG2_E
 
 QUERIES = 256  # points at a time: a component that is read from memory serves all
 FEW = 8  # a point that feels more than 1 / FEW of the components is dense
@@ -57,7 +58,7 @@ def _padded(values: NDArray[Any], lanes: int) -> NDArray[Any]:
 
 
 def cutoff_of(mixture: Any, at: NDArray[Any]) -> float:
-    """c of `pruning`."""
+    """c of `pruning`, at the time of `at`, shape (5, 1)."""
     t = at[0, 0] ** 2 * mixture.variances + at[1, 0]
     roundings = -math.log(np.finfo(mixture.means.dtype).eps / 2)
     return math.log(len(mixture.means)) + roundings + SPARE + 0.5 * math.log(t.max() / t.min())

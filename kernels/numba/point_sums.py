@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, shared, wide_vectors
+from refdiff.kernels.numba.laws import pull, slope
 from refdiff.kernels.numba.point_products import (
     CHUNK,
     PANEL,
@@ -27,11 +28,10 @@ from refdiff.kernels.numba.point_products import (
     variance,
     weighted_sums,
 )
-from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
+from refdiff.kernels.numba.vector_math import HALF_LOG_2PI, LN2, LOG2_E, exp2_nonpositive, log
 
 PARTS = 16  # ranges of components
 RELOADED = 16  # components that stay in cache while points pass that need them again
-HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
 
 @shared
@@ -64,7 +64,7 @@ def _logits(
         v, t = variance(mixture, at, begin + k)
         table[0, k], table[1, k] = LOG2_E * offset(mixture, t, begin + k), 0.5 * LOG2_E / t
         table[2, k] = abs(a) * math.sqrt(np.float64(squared_distance(centre, means, begin + k, one, partial)))
-        table[3, k] = (at[3, 0] * v + at[4, 0]) / t
+        table[3, k] = slope(at, 0, v, t)
     for g in range(l.shape[0]):
         n = norms[g]
         for i in range(lanes):
@@ -118,13 +118,13 @@ def _weights(at: Any, table: Any, size: int, cutoff: float, l: Any, top: Any, to
     least, most = kind(-cutoff), kind(0)
     for k in range(size):
         row, b = l[k], kind(table[3, k])
-        pull = at[2, 0] - b * at[0, 0]
+        drawn = pull(at, 0, b)
         for i in range(lanes):
             s = row[i] - top[i]
             r = exp2_nonpositive(s) if s > least else kind(0)
             total[i] += r
             slope[i] += b * r
-            row[i] = pull * r
+            row[i] = drawn * r
             most = max(most, r)
     return most > 0
 

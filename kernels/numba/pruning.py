@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refdiff.kernels.numba.compiling import shared, wide_vectors
+from refdiff.kernels.numba.laws import fill_tables, spread
 from refdiff.kernels.numba.narrow_tiles import VECTOR_BYTES, leaf_logits, leaf_sums
 from refdiff.kernels.numba.tiles import LANES
-from refdiff.kernels.numba.vector_math import exp2_nonpositive, log
+from refdiff.kernels.numba.vector_math import HALF_LOG_2PI, LN2, LOG2_E, exp2_nonpositive, log
 
 LEAF = 32  # components of a leaf at most, as of a tile of `mixture`
 MASK = 64  # lanes that are swept together: the bits of a mask
 SPARE = 10.0  # by so much e-fold is what a lane leaves out smaller than a rounding of the sum
-HALF_LOG_2PI, LN2, LOG2_E = 0.9189385332046727, 0.6931471805599453, 1.4426950408889634
 
 
 def leaves(
@@ -88,7 +88,7 @@ def _bounds(x: Any, box: Any, at: Any, bound: Any) -> None:
     """Bounds, in bits, of the logits of a node's components in each lane."""
     wide_vectors()
     dim, kind = x.shape[0], x.dtype.type
-    a, q = at[0, 0], at[1, 0]
+    a = at[0, 0]
     bound[:] = 0
     for j in range(dim):
         low, high = min(a * box[0, j], a * box[1, j]), max(a * box[0, j], a * box[1, j])
@@ -97,9 +97,9 @@ def _bounds(x: Any, box: Any, at: Any, bound: Any) -> None:
             gap = max(low - line[i], line[i] - high)
             gap = gap if not gap < 0 else kind(0)  # what is not a number stays so
             bound[i] += gap * gap
-    highest = kind(LOG2_E) * (box[1, dim + 1] - kind(0.5 * dim) * log(a * a * box[0, dim] + q))
+    highest = kind(LOG2_E) * (box[1, dim + 1] - kind(0.5 * dim) * log(spread(at, 0, box[0, dim])))
     # the sums, of dim + 2 roundings here and in the logits, may be off by so much
-    scale = kind(-0.5 * LOG2_E) / (a * a * box[1, dim] + q) * (1 - kind(4 * dim + 16) * np.finfo(x.dtype).eps)
+    scale = kind(-0.5 * LOG2_E) / spread(at, 0, box[1, dim]) * (1 - kind(4 * dim + 16) * np.finfo(x.dtype).eps)
     for i in range(MASK):
         bound[i] = highest + scale * bound[i]
 
@@ -109,7 +109,7 @@ def _raise(x: Any, mixture: Any, at: Any, k: int, wanted: Any, best: Any, spare:
     """The largest logit found so far, in the lanes that want it: that of component k, less its rounding errors."""
     wide_vectors()
     dim, kind = x.shape[0], x.dtype.type
-    a, t = at[0, 0], at[0, 0] * at[0, 0] * mixture.variances[0 if mixture.variances.shape[0] == 1 else k, 0] + at[1, 0]
+    a, t = at[0, 0], spread(at, 0, mixture.variances[0 if mixture.variances.shape[0] == 1 else k, 0])
     spare[:] = 0
     for j in range(dim):
         c, line = a * mixture.means[k, j], x[j]
@@ -137,8 +137,8 @@ def _wanted(mask: Any, bound: Any, best: Any, top: Any, cutoff: float) -> Any:
 def cutoff_bits(mixture: Any, at: Any) -> Any:
     """c of this module, in bits."""
     count, dim = mixture.means.shape
-    a, q, root = at[0, 0], at[1, 0], mixture.boxes[0]
-    ratio = (a * a * root[1, dim] + q) / (a * a * root[0, dim] + q)
+    root = mixture.boxes[0]
+    ratio = spread(at, 0, root[1, dim]) / spread(at, 0, root[0, dim])
     kind = mixture.means.dtype.type
     return kind(LOG2_E) * (log(kind(count)) - log(np.finfo(mixture.means.dtype).eps / 2) + SPARE + log(ratio) / 2)
 
@@ -179,26 +179,6 @@ def _search(x: Any, mixture: Any, at: Any, cutoff: Any, nodes: Any, masks: Any, 
 
 
 @shared
-def tables(mixture: Any, at: Any, begin: int, size: int, work: Any) -> None:
-    """Centres, precisions and offsets of logits, slopes b_k and pulls (mu - b_k a) m_k of some components."""
-    wide_vectors()
-    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
-    dim, kind = means.shape[1], means.dtype.type
-    a, q, mu, beta, gamma = at[0, 0], at[1, 0], at[2, 0], at[3, 0], at[4, 0]
-    for k in range(size):
-        v = variances[0 if variances.shape[0] == 1 else begin + k, 0]
-        t = a * a * v + q
-        work.precisions[k, 0] = kind(-0.5 * LOG2_E) / t
-        work.slopes[k, 0] = slope = (beta * v + gamma) / t
-        work.offsets[k] = t
-        for j in range(dim):
-            work.centres[k, j] = a * means[begin + k, j]
-            work.pulls[k, j] = (mu - slope * a) * means[begin + k, j]
-    for k in range(size):
-        work.offsets[k] = kind(LOG2_E) * (log_weights[begin + k] - kind(0.5 * dim) * log(work.offsets[k]))
-
-
-@shared
 def _gather(x: Any, lanes: Any, count: int, width: int, into: Any) -> None:
     for j in range(x.shape[0]):
         for i in range(width):
@@ -236,7 +216,7 @@ def _sweep(x: Any, mixture: Any, at: Any, cutoff: Any, work: Any, sums: Any, top
             total[i], shrink[i] = totals[lane], sums[lane]
         begin = mixture.leaves[leaf]
         size = mixture.leaves[leaf + 1] - begin
-        tables(mixture, at, begin, size, work)
+        fill_tables(mixture, at, begin, size, work)
         rows = work.rows[:size, :width]
         leaf_logits(points, work, size, rows, top[:width])
         for i in range(width):
@@ -292,5 +272,4 @@ def pays(mixture: Any, at: Any) -> Any:
     a, root, widest = at[0, 0], mixture.boxes[0], mixture.means.dtype.type(0)
     for j in range(dim):
         widest = max(widest, abs(a) * (root[1, j] - root[0, j]))
-    t = a * a * root[1, dim] + at[1, 0]
-    return 72 * t * LN2 * cutoff_bits(mixture, at) < widest * widest
+    return 72 * spread(at, 0, root[1, dim]) * LN2 * cutoff_bits(mixture, at) < widest * widest

@@ -32,7 +32,7 @@ from refdiff.kernels.numba.fields import (
     workspace_second,
 )
 from refdiff.kernels.numba.lanes import aligned, borrowed, copy, keep, load, store, store_line
-from refdiff.kernels.numba.mixture import TILE
+from refdiff.kernels.numba.laws import TILE, slope, spread
 from refdiff.kernels.numba.tiles import LANES, accumulate, logits, products, weighted_logits
 
 # ---------------------------------------------------------------------- divergence
@@ -128,7 +128,7 @@ def _slope_matrices(mixture: Any, at: Any, kind: Any) -> Any:
         basis = mixture.bases[k]
         for e in range(dim):
             v = mixture.variances[k, 0 if flat else e]
-            b = (at[3, 0] * v + at[4, 0]) / (at[0, 0] * at[0, 0] * v + at[1, 0])
+            b = slope(at, 0, v, spread(at, 0, v))
             for j in range(dim):
                 for l in range(dim):
                     matrices[k, j * dim + l] += basis[j, e] * b * basis[l, e]

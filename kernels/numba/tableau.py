@@ -17,7 +17,8 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, inlined, wide_vectors
 from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store
-from refdiff.kernels.numba.mixture import evaluate, workspace
+from refdiff.kernels.numba.laws import workspace
+from refdiff.kernels.numba.mixture import evaluate
 from refdiff.kernels.numba.philox import normals_block
 from refdiff.kernels.numba.tiles import LANES
 

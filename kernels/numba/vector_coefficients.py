@@ -1,7 +1,7 @@
 r"""Polynomials for vector_math, by kind of number.
 
 Each is minimax: found by Remez exchange in 60 digits for the relative error of the function on its interval, then
-rounded. Coefficients that are left out stand at their exact values: 1 + r of e^r, r of sin r, 1 - r^2/2 of cos r.
+rounded. Coefficients that are left out stand at their exact values: 1 + r of e^r, pi t/2 of its sine, 1 of its cosine.
 What is written beside a table is the error that its function has from the polynomial alone, for float64 and float32.
 """
 
@@ -38,21 +38,6 @@ LOG = {
         *(0.1531408416101685, 0.1479563052488081),
     ),
     np.float32: (0.6666677611854704, 0.3997756939924978, 0.298710731465406),
-}
-# (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4 in r^2; off by less than 2^-57.9 and 2^-64 (2^-37.5, 2^-42.9)
-SIN = {
-    np.float64: (
-        *(-0.1666666666666663, 0.008333333333322113, -0.0001984126982958488, 2.755731361971094e-06),
-        *(-2.505074749200143e-08, 1.5896213981704327e-10),
-    ),
-    np.float32: (-0.1666666664078678, 0.008333329303641408, -0.00019839311880376484, 2.7181178960701407e-06),
-}
-COS = {
-    np.float64: (
-        *(0.041666666666666595, -0.001388888888887305, 2.4801587288846557e-05, -2.7557314177769243e-07),
-        *(2.0875700629075472e-09, -1.1358525236600379e-11),
-    ),
-    np.float32: (0.04166666661947298, -0.0013888883498503744, 2.479945974134158e-05, -2.7205720128832147e-07),
 }
 # (sin(pi t/2) - pi t/2) / t^3 and (cos(pi t/2) - 1) / t^2 in t^2, |t| <= 1/2; 2^-57.9 and 2^-64.4 (2^-27.9, 2^-33.8)
 SIN_QUARTERS = {

@@ -4,10 +4,8 @@ A call to the C library keeps a loop scalar. Written as a reduction to a short i
 arithmetic on the bits of the exponent, without a branch, the same function becomes vector instructions in any loop:
 
     exp       x = n ln 2 + r, |r| <= ln(2)/2                 e^x = 2^n e^r
-    expm1     the same                                       e^x - 1 = (2^n - 1) + 2^n (e^r - 1)
     log       x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)  log x = e ln 2 + 2 artanh s, s = f / (2 + f)
-    log1p     1 + x = u + c, u rounded                       log u + c / u
-    sincos    x = n pi/2 + r, |r| <= pi/4                    (sin r, cos r) turned by n quarters
+    sincos    4 x = n + t, |t| <= 1/2                        (sin, cos)(pi t/2) turned by n quarters, of x in turns
 
 Each function takes a float64 or a float32 (anything else counts as float64) and answers in kind, from compiled code
 and from Python alike; Python's call also takes arrays, and does the same arithmetic with NumPy. No step depends on
@@ -28,8 +26,7 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from refdiff.kernels.numba.compiling import FAST
-from refdiff.kernels.numba.vector_coefficients import COS, COS_QUARTERS, EXP2, LOG, SIN, SIN_QUARTERS
-from refdiff.kernels.numba.vector_coefficients import EXP as EXP
+from refdiff.kernels.numba.vector_coefficients import COS_QUARTERS, EXP, EXP2, LOG, SIN_QUARTERS
 from refdiff.kernels.numba.vector_steps import (
     choose,
     exponent,
@@ -46,6 +43,7 @@ OPTIONS: Any = {"error_model": "numpy", "fastmath": FAST, "forceinline": True}
 # ---------------------------------------------------------------------- one body for two precisions
 
 SHIFT = {np.float64: 1.5 * 2.0**52, np.float32: 1.5 * 2.0**23}  # adding it rounds to a whole number in the lowest bits
+LN2, LOG2_E, HALF_LOG_2PI = 0.6931471805599453, 1.4426950408889634, 0.9189385332046727
 # ln 2 in two parts, the first so short that its product with an exponent is exact
 LN2_HIGH = {np.float64: 6.93147180369123816490e-01, np.float32: 0.693359375}
 LN2_LOW = {np.float64: 1.90821492927058770002e-10, np.float32: -2.12194440054690583e-4}
@@ -161,67 +159,25 @@ def exp(x: Any) -> Any:
     """
 
 
-def _make_expm1(kind: Any) -> Callable[..., Any]:
-    log2e, shift, high, low = _reduction(kind)
-    coefficients = tuple(kind(c) for c in EXP[kind])
-    least, largest = (kind(-40), kind(710)) if kind is np.float64 else (kind(-20), kind(89))
-    half, two, tiny = kind(0.5), kind(2), kind(2.0**-108 if kind is np.float64 else 2.0**-50)
-
-    def body(x):  # type: ignore[no-untyped-def]
-        y = choose(largest, x, x > largest)
-        y = choose(least, y, y < least)
-        shifted = y * log2e + shift
-        n = shifted - shift
-        first, second = y - n * high, n * low
-        r = first - second
-        rest = r * r * polynomial(r, coefficients) + ((first - r) - second)
-        # half of (2^n - 1) + 2^n r with its rounding error, so that 2^n may be 2^1024
-        power = times_power(half, shifted)
-        constant, linear = power - half, power * r
-        total = constant + linear
-        found = total - constant
-        lost = (constant - (total - found)) + (linear - found)
-        return choose(x, two * (total + (lost + power * rest)), x * x < tiny)
-
-    return body
-
-
-@_both(_make_expm1)
-def expm1(x: Any) -> Any:
-    """e^x - 1, of small x too; of -0.0 it is -0.0.
-
-    Error at most 1.07 ulps (float32: 1.05), without fusing 1.07 (1.07).
-    """
-
-
 # ---------------------------------------------------------------------- log
 
 
-def _make_log_of(kind: Any) -> Callable[..., Any]:
-    """e ln 2 + log(1 + f) + c for a tiny c: 2 artanh s = f - (f^2/2 - s (f^2/2 + s^2 LOG)), f being exact."""
-    coefficients, high, low = tuple(kind(c) for c in LOG[kind]), kind(LN2_HIGH[kind]), kind(LN2_LOW[kind])
-    half, two = kind(0.5), kind(2)
-
-    @register_jitable(**OPTIONS)
-    def log_of(e, f, c):  # type: ignore[no-untyped-def]
-        s = f / (two + f)
-        z = s * s
-        square = half * f * f
-        return e * high + (f - (square - (s * (square + z * polynomial(z, coefficients)) + (e * low + c))))
-
-    made: Callable[..., Any] = log_of
-    return made
-
-
 def _make_log(kind: Any) -> Callable[..., Any]:
-    log_of, least, scale = _make_log_of(kind), kind(np.finfo(kind).tiny), kind(2.0**54)
-    zero, one, lift, infinity, nan = kind(0), kind(1), kind(54), kind(np.inf), kind(np.nan)
+    """e ln 2 + log(1 + f), with 2 artanh s = f - (f^2/2 - s (f^2/2 + s^2 LOG)), f being exact."""
+    coefficients, high, low = tuple(kind(c) for c in LOG[kind]), kind(LN2_HIGH[kind]), kind(LN2_LOW[kind])
+    least, scale, lift, half, two = kind(np.finfo(kind).tiny), kind(2.0**54), kind(54), kind(0.5), kind(2)
+    zero, one, infinity, nan = kind(0), kind(1), kind(np.inf), kind(np.nan)
 
     def body(x):  # type: ignore[no-untyped-def]
         subnormal = x < least
         normal = choose(x * scale, x, subnormal)
         e = exponent(normal) - choose(lift, zero, subnormal)
-        value = log_of(e, mantissa(normal) - one, zero)
+        f = mantissa(normal) - one
+        s = f / (two + f)
+        z = s * s
+        square = half * f * f
+        # adding 0 keeps the low part of e ln 2 a number of its own, not a product that is fused with a sum
+        value = e * high + (f - (square - (s * (square + z * polynomial(z, coefficients)) + (e * low + zero))))
         value = choose(value, x, x < infinity)
         value = choose(value, nan, x >= zero)
         return choose(-infinity, value, x == zero)
@@ -237,36 +193,7 @@ def log(x: Any) -> Any:
     """
 
 
-def _make_log1p(kind: Any) -> Callable[..., Any]:
-    log_of, zero, one, infinity, nan = _make_log_of(kind), kind(0), kind(1), kind(np.inf), kind(np.nan)
-
-    def body(x):  # type: ignore[no-untyped-def]
-        u = one + x
-        found = u - one
-        c = ((one - (u - found)) + (x - found)) / u
-        e = exponent(u)
-        near = e == zero  # there f = x is exact
-        value = log_of(e, choose(x, mantissa(u) - one, near), choose(zero, c, near))
-        value = choose(nan, value, x < -one)
-        value = choose(-infinity, value, x == -one)
-        # NaN, infinity and both zeros are what they were
-        return choose(value, x, (x < infinity) & (x != zero))
-
-    return body
-
-
-@_both(_make_log1p)
-def log1p(x: Any) -> Any:
-    """log(1 + x), of small x too: -inf of -1, NaN below it, -0.0 of -0.0.
-
-    Error at most 0.82 ulps (float32: 0.81), without fusing 0.82 (0.81).
-    """
-
-
 # ---------------------------------------------------------------------- sine and cosine
-
-PI_2 = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)  # 33, 33 and 53 bits
-REACH = 2.0**20  # so far n has 20 bits, and its products with the first two parts of pi/2 are exact
 
 
 def _make_sincos_turns(kind: Any) -> Callable[..., Any]:
@@ -292,38 +219,4 @@ def sincos_turns(x: Any) -> Any:
     """(sin 2 pi x, cos 2 pi x) for |x| <= 2^20, exact where x is a whole number of quarters.
 
     Error at most 1.00 ulps (float32: 0.97), without fusing 1.54 (1.57).
-    """
-
-
-def _make_sincos(kind: Any) -> Callable[..., Any]:
-    # a float32 is reduced and evaluated as a float64, with polynomials that suffice for the float32 result
-    sine, cosine = tuple(SIN[kind]), (-0.5, *COS[kind])
-    two_pi, shift, reach, nan = 2 / math.pi, SHIFT[np.float64], REACH, math.nan
-    first, second, third = PI_2
-
-    def body(x):  # type: ignore[no-untyped-def]
-        y = np.float64(x)
-        shifted = y * two_pi + shift
-        n = shifted - shift
-        near = y - n * first  # exact, as is n * second
-        nearer = near - n * second
-        rest = ((near - nearer) - n * second) - n * third
-        r = nearer + rest
-        low = (nearer - r) + rest
-        z = r * r
-        s = r + (z * r * polynomial(z, sine) + low)
-        c = 1.0 + (z * polynomial(z, cosine) - r * low)
-        swap = odd(shifted)
-        within = y * y <= reach * reach
-        s, c = turned(choose(c, s, swap), shifted), turned(choose(s, c, swap), shifted + 1.0)
-        return kind(choose(s, nan, within)), kind(choose(c, nan, within))
-
-    return body
-
-
-@_both(_make_sincos)
-def sincos(x: Any) -> Any:
-    """(sin x, cos x) for |x| <= 2^20, and NaN beyond: there a phase is better held in turns, for sincos_turns.
-
-    Error at most 1.13 ulps (float32: 0.51), without fusing 1.33 (0.51).
     """
