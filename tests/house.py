@@ -150,7 +150,8 @@ def parameters(one: Public) -> list[ast.arg]:
     if not one.decorated("dataclass") and "NamedTuple" not in [ast.unparse(base) for base in one.node.bases]:
         return []
     fields = [node for node in one.node.body if isinstance(node, ast.AnnAssign)]
-    return [ast.arg(one.target.id, one.annotation) for one in fields if not one.target.id.startswith("_")]
+    given = [one for one in fields if one.value is None or "init=False" not in ast.unparse(one.value)]
+    return [ast.arg(one.target.id, one.annotation) for one in given if not one.target.id.startswith("_")]
 
 
 def names(text: str, word: str) -> bool:

@@ -25,7 +25,7 @@ from refdiff.schedules import Coefficients, Schedule
 
 
 class Offset(NamedTuple):
-    """b_t, b'_t and b''_t, each a number or (d,)."""
+    """The offset b_t as `value`, its rate b'_t and acceleration b''_t, each a scalar or (d,)."""
 
     value: Array
     rate: Array

@@ -4,7 +4,7 @@ r"""Any table of betas as a variance-preserving schedule: x_i = sqrt(1 - beta_i)
 
 1 - alpha_bar is never formed by subtraction. Time is the index, t in [0, N]; between indices B is linear, so the
 table is also the continuous schedule with a piecewise constant rate that passes through it (derivatives at an index
-are those of the step that follows it). Sources: DMI-14, DMI-16..18, PODA-210, TOPA-13, TOPA-28.
+are those of the step that follows it). `steps` is N. Sources: DMI-14, DMI-16..18, PODA-210, TOPA-13, TOPA-28.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ class BetaTable(Schedule):
     """The schedule of a table of betas.
 
     Args:
-        betas: beta_1..beta_N, each in [0, 1), the first positive; the last may be 1 (zero terminal signal-to-noise).
+        betas: beta_1..beta_N, shape (N,), each in [0, 1), the first positive; the last may be 1 (zero terminal
+            signal-to-noise).
+
+    Raises:
+        ValueError: there are none, or one lies elsewhere.
     """
 
     betas: Array
@@ -99,7 +103,11 @@ class BetaTable(Schedule):
         return np.asarray(np.interp(total, self.total[finite], np.flatnonzero(finite).astype(float)))
 
     def zero_terminal_snr(self) -> BetaTable:
-        """The table rescaled so that alpha_N = 0: sqrt(alpha_bar) shifted to end at 0 and scaled to keep its start."""
+        """The table rescaled so that alpha_N = 0: sqrt(alpha_bar) shifted to end at 0 and scaled to keep its start.
+
+        Raises:
+            ValueError: the table has one step only.
+        """
         if self.steps < 2:
             raise ValueError(
                 "betas must have at least two steps to be rescaled to a zero terminal signal-to-noise ratio"
@@ -118,7 +126,7 @@ def linear(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) 
 
 
 def scaled_linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> BetaTable:
-    """Latent diffusion's table: sqrt(beta) evenly spaced."""
+    """Latent diffusion's table: sqrt(beta) evenly spaced, for betas from beta_start to beta_end."""
     start, end = _range(beta_start, beta_end)
     return BetaTable(np.linspace(np.sqrt(start), np.sqrt(end), whole_number("steps", steps, low=1)) ** 2)
 
@@ -161,7 +169,11 @@ PROCESSES = {"ddpm": linear, "scaled-linear": scaled_linear, "squared-cosine": s
 
 
 def from_alpha_bar(alpha_bar: ArrayLike) -> BetaTable:
-    """The table with these cumulative products alpha_bar_1..alpha_bar_N, decreasing in [0, 1)."""
+    """The table with these cumulative products alpha_bar_1..alpha_bar_N, shape (N,), decreasing in [0, 1).
+
+    Raises:
+        ValueError: they do not decrease, lie elsewhere, or are 0 before the last step.
+    """
     products = real_array("alpha_bar", alpha_bar, ndim=(1,))
     if products.size == 0 or (np.diff(products) > 0).any() or (products < 0).any() or (products >= 1).any():
         raise ValueError(f"alpha_bar must decrease within [0, 1), got {products}")
