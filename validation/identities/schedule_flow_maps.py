@@ -19,6 +19,7 @@ from scipy.integrate import solve_ivp
 
 from refdiff.arguments import Array
 from refdiff.model import ExactModel
+from refdiff.samplers.consistency import flow_map
 from refdiff.schedules import Alignment, FlowMatching, Schedule, Transformed
 from refdiff.validation.cases import ModelCase
 from refdiff.validation.conditions import one_gaussian, preserving, scalar, smooth
@@ -39,13 +40,12 @@ TOPIC = "Equivalence of schedules"
     needs=one_gaussian,
 )
 def same_map(case: ModelCase, wrong: bool) -> Sides:
-    """Closed maps of Gaussian data under the case's schedule and under flow matching."""
-    schedule = case.process.schedules[0]
-    alignment = Alignment(FlowMatching(), schedule)
-    s, t = (when / schedule.T if wrong else alignment.tau(when) for when in (case.s, case.t))
+    """The library's flow map under the case's schedule against the closed map (`laws`) under flow matching."""
+    alignment = Alignment(FlowMatching(), case.process.schedules[0])
+    s, t = (when / case.process.T if wrong else alignment.tau(when) for when in (case.s, case.t))
     straight = gaussian_flow(case.law, FlowMatching(), t, s, case.x / alignment.scale(case.t))
     return Sides(
-        gaussian_flow(case.law, schedule, case.t, case.s, case.x),
+        flow_map(case.model)(case.x, case.t, case.s),
         alignment.scale(case.s) * straight,
         np.abs(case.x).max() + np.abs(straight).max() * alignment.scale(case.s),
     )
