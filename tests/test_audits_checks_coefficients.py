@@ -77,6 +77,27 @@ def test_a_sampler_without_claim_or_table_is_not_applicable():
         assert only(coefficients(Subject("none", lambda _, one=one: one), True)).verdict is Verdict.NOT_APPLICABLE
 
 
+def test_a_claim_that_breaks_blames_nobody_and_a_grid_that_the_method_refuses_is_the_samplers():
+    sampler = of_family("ddim", steps=5)
+
+    def claiming(build):
+        return Subject("claiming", lambda _: replace(sampler, claim=replace(sampler.claim, build=build)))
+
+    broken = only(coefficients(claiming(lambda grid: {}[len(grid)]), True))
+    assert broken.verdict is Verdict.NOT_APPLICABLE
+    assert "refdiff's claim breaks, which says nothing: KeyError: 6" in broken.text
+    refused = only(coefficients(claiming(lambda grid: ddim(VP, grid[::-1])), True))
+    assert refused.verdict is Verdict.WRONG
+    assert "ValueError: times must" in refused.text
+
+
+def test_the_source_and_the_conventions_of_a_claim_are_told():
+    sampler = of_family("ddim", steps=5)
+    claim = replace(sampler.claim, source="a paper", conventions=("it ends early",))
+    found = only(coefficients(Subject("ddim", lambda _: replace(sampler, claim=claim)), True))
+    assert (found.details["source"], found.details["conventions"]) == ("a paper", ["it ends early"])
+
+
 # ---------------------------------------------------------------------- what a network is told
 
 

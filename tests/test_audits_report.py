@@ -136,6 +136,13 @@ def test_the_page_is_whole_escapes_what_it_is_given_and_fetches_nothing():
     assert [one["class"] for one in bars] == ["bar", "bar over", "bar over"]
 
 
+def test_the_page_says_what_is_claimed_and_what_is_taken_as_it_is():
+    details = {"source": "a paper", "conventions": ["the run ends at sigma_min"]}
+    html = page.page(run((result("A()", finding("A()", "coefficients", W, **details)),)))
+    assert "claimed: a paper<" in html
+    assert "taken as it is: the run ends at sigma_min<" in html
+
+
 def test_the_matrix_has_the_worst_verdict_of_every_class_and_question():
     cells = page.matrix(run())
     assert cells["A"]["coefficients"] == (W, 1, 1)
