@@ -15,7 +15,6 @@ from refdiff.samplers.running import run
 GAUSSIAN = Gaussian([0.7], 0.25)
 MIXTURE = GaussianMixture.isotropic([[-1.0], [1.5]], 0.25, [0.4, 0.6])
 X = np.array([[0.3], [-1.0], [2.0]])
-RUNGE_KUTTA = ["heun-euler", "bogacki-shampine", "dormand-prince"]
 
 
 def test_embedded_methods_have_the_orders_of_their_pairs():
@@ -50,8 +49,10 @@ def flowed():
     return reference_flow(ExactModel(MIXTURE, FlowMatching()), X, 0.9, 0.2)
 
 
-@pytest.mark.parametrize("pair", RUNGE_KUTTA)
-@pytest.mark.parametrize("clock", list(CLOCKS))
+@pytest.mark.parametrize(
+    ("pair", "clock"),
+    [*(("bogacki-shampine", clock) for clock in CLOCKS), ("heun-euler", "t"), ("dormand-prince", "log_snr")],
+)
 def test_an_accepted_grid_replayed_as_a_table_gives_the_same_points(pair, clock, flowed):
     schedule = FlowMatching()
     model = ExactModel(MIXTURE, schedule)
@@ -72,7 +73,7 @@ def test_evaluations_are_shared(pair, per_step):
         asked.append(t)
         return model.velocity(x, t)
 
-    found = adaptive(schedule, velocity, X, pair=pair, start=0.9, end=0.01, rtol=1e-4, atol=1e-4, first_step=0.5)
+    found = adaptive(schedule, velocity, X, pair=pair, start=0.9, end=0.01, rtol=1e-3, atol=1e-3, first_step=0.5)
     assert found.rejected > 0
     first = 0 if pair == "heun-euler" else 1
     expected = first + per_step * found.accepted + (per_step - (1 - first)) * found.rejected
@@ -128,15 +129,17 @@ def test_dpm_solver_12_is_the_algorithm_written_out_on_numbers():
     assert np.abs(found.x - x).max() < 1e-8
 
 
-@pytest.mark.parametrize(("pair", "name"), [("bogacki-shampine", "RK23"), ("dormand-prince", "RK45")])
-def test_as_accurate_and_as_cheap_as_scipys_solver_of_the_same_pair(pair, name):
+@pytest.mark.parametrize(
+    ("pair", "name", "tolerance"), [("bogacki-shampine", "RK23", 1e-5), ("dormand-prince", "RK45", 1e-6)]
+)
+def test_as_accurate_and_as_cheap_as_scipys_solver_of_the_same_pair(pair, name, tolerance):
     schedule = VPLinear()
     model, x = ExactModel(MIXTURE, schedule), X[:1]
     exact = reference_flow(model, x, 0.95, 0.01)
     theirs = solve_ivp(
-        lambda t, y: model.velocity(y[None], t)[0], (0.95, 0.01), x[0], method=name, rtol=1e-6, atol=1e-6
+        lambda t, y: model.velocity(y[None], t)[0], (0.95, 0.01), x[0], method=name, rtol=tolerance, atol=tolerance
     )
-    ours = adaptive(schedule, model, x, pair=pair, start=0.95, end=0.01, rtol=1e-6, atol=1e-6)
+    ours = adaptive(schedule, model, x, pair=pair, start=0.95, end=0.01, rtol=tolerance, atol=tolerance)
     assert np.abs(ours.x - exact).max() < 3 * max(np.abs(theirs.y[:, -1] - exact).max(), 1e-6)
     assert ours.nfe < 1.3 * theirs.nfev
 
