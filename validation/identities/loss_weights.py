@@ -36,13 +36,16 @@ TOPIC = "Regression losses"
     needs=scalar,
 )
 def loss_weights(case: ModelCase, wrong: bool) -> list[Sides]:
-    """A denoiser off by a random vector is converted by the definitions; every target comes from the log density."""
+    """A denoiser off by a random vector is converted by the definitions; every target is the model's own answer.
+
+    Those come from Bayes' rule, from the log density or from both, so that the factors hold for no other targets.
+    """
     c, x = case.process.coefficients(case.t), case.x
-    denoiser = case.model.denoiser(x, case.t)
-    size = sizes(c, x, denoiser)
+    exact = Heads(*(getattr(case.model, name)(x, case.t) for name in Heads._fields))
+    size = sizes(c, x, exact.denoiser)
     # an error as large as the terms it hides among, so that the differences do not cancel
     off = size.denoiser * case.rng.standard_normal(x.shape)
-    heads, exact = from_denoiser(c, x, denoiser + off), from_score(c, x, case.model.score(x, case.t))
+    heads = from_denoiser(c, x, exact.denoiser + off)
     square = Heads(*(((a - b) ** 2).sum(axis=1) for a, b in zip(heads, exact, strict=True)))
     w = gap(c)
     straight = (c.alpha * c.dsigma - c.sigma * c.dalpha) / (c.alpha + c.sigma)  # c tau' of the straight path
