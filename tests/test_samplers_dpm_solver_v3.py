@@ -71,8 +71,9 @@ def integrate(slope, start, end, y):
     return solve_ivp(slope, (start, end), y, method="DOP853", rtol=1e-13, atol=1e-13).y[:, -1]
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("schedule", [VPLinear(), FlowMatching()])
+@pytest.mark.parametrize(
+    ("schedule", "order"), [(VPLinear(), 1), (VPLinear(), 2), (FlowMatching(), 3)], ids=["VP-1", "VP-2", "FM-3"]
+)
 def test_steps_solve_the_equation_with_a_polynomial_for_the_new_parameterization(order, schedule):
     times, model = np.array([0.8, 0.6, 0.45, 0.3]), ExactModel(MIXTURE, schedule)
     found = sample_dpm_solver_v3(schedule, model, X, times, statistics=ANY, order=order)
@@ -138,14 +139,15 @@ def test_orders_with_an_exact_history_and_as_run(order, startup):
         ).order
 
     assert abs(measured(order - 1) - order) < 0.1
-    assert abs(measured(0) - startup) < 0.1
+    if order > 1:
+        assert abs(measured(0) - startup) < 0.1
 
 
 def test_orders_on_a_mixture_and_smaller_errors_with_the_best_statistics_near_a_gaussian():
     schedule, law = FlowMatching(), GaussianMixture.isotropic([[-0.3], [0.4]], 0.25, [0.4, 0.6])
     model = ExactModel(law, schedule)
     exact, errors = reference_flow(model, X, 0.9, 0.1), {}
-    best = optimal_statistics(model, 0.9, 0.1)
+    best = optimal_statistics(model, 0.9, 0.1, count=32)
     for name, statistics in (("best", best), ("noise", noise_statistics(schedule))):
         for order in (1, 2):
             errors[name, order] = [
@@ -171,7 +173,7 @@ class TestStatistics:
         for schedule in (VPLinear(), FlowMatching()):
             law = Gaussian([0.7], 0.25)
             exact = gaussian_statistics(law, schedule)
-            found = optimal_statistics(ExactModel(law, schedule), 0.9, 0.1)
+            found = optimal_statistics(ExactModel(law, schedule), 0.9, 0.1, count=48)
             lams = np.linspace(schedule.log_snr(0.9), schedule.log_snr(0.1), 9)
             assert np.abs(found.linear(lams) - exact.linear(lams)).max() < 1e-12
             assert not found.scaling(lams).any()
