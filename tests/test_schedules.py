@@ -166,8 +166,9 @@ def test_sigma_leaves_zero_at_a_finite_rate_where_beta_starts_at_zero(schedule, 
 @pytest.mark.parametrize("schedule", ENDS, ids=name)
 def test_times_keep_their_shape_and_one_time_is_like_many(schedule):
     t = schedule.T * np.linspace(0.1, 0.9, 6).reshape(2, 3)
+    single = [[schedule.coefficients(u) for u in row] for row in t]
     for name, many in schedule.coefficients(t)._asdict().items():
-        one = [[getattr(schedule.coefficients(u), name) for u in row] for row in t]
+        one = [[getattr(c, name) for c in row] for row in single]
         assert many.shape == (2, 3)
         # SciPy's adaptive stencil stops for a whole batch at once, and is good to about the square root of eps
         rtol = 1e-12 if not isinstance(schedule, FunctionSchedule) else 1e-6
