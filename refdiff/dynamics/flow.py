@@ -275,8 +275,8 @@ def _way(mixture: Any, first: _Place, last: _Place, tolerance: tuple[float, floa
     # the variance under which no component varies, and the extent beyond which none reaches
     delta = min(float(mixture.variances.min()) / 2, 1.0)
     floor = 1 / np.sqrt(1 + (mixture.means**2).sum(axis=1).max() + mixture.variances.max())
-    ends = (_clock(place, delta, floor) for place in (first, last))
-    return Way(*ends, delta, floor, tolerance[0], tolerance[1] / last[2], attempts)
+    start, end = (_clock(place, delta, floor) for place in (first, last))
+    return Way(start, end, delta, floor, tolerance[0], tolerance[1] / last[2], attempts)
 
 
 def _place(model: ExactModel, t: float) -> _Place:

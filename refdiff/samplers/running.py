@@ -73,7 +73,8 @@ def run(
     moved = _offsets(tableau, model)
     plain = model.centred if isinstance(model, ExactModel) else model
     held, rows = {k: y - moved[k] for k, y in held.items()}, rows - moved[0]
-    ask, found = asking(plain, tableau.prediction), None
+    ask = asking(plain, tableau.prediction)
+    found: Array | list[Array] | None = None
     if isinstance(plain, ExactModel) and not held and normals is None and _numba_pays(tableau, plain, len(rows)):
         from refdiff.samplers import fused  # late: Numba takes a third of a second to import
 
@@ -82,7 +83,7 @@ def run(
         found = _loop(tableau, ask, rows, draw, held, trajectory, progress)
     if trajectory:
         return np.stack([restore(y + b) for y, b in zip(found, moved, strict=True)])
-    return restore(found + moved[-1])
+    return restore(np.asarray(found) + moved[-1])
 
 
 def _loop(
