@@ -97,11 +97,12 @@ PLAIN = {
 
 def plain(name, schedule, clock, times, model, x):
     value, scale, time, rate = in_clock(schedule, clock)
+    known = [(value(t), t) for t in times]
 
     def slope(u, y):
         # the ends of a step are the grid's own times: inverting the clock there would round past 0 or T
-        t = min(times, key=lambda t: abs(value(t) - u))
-        t = t if abs(value(t) - u) < 1e-9 else float(time(u))
+        at, t = min(known, key=lambda pair: abs(pair[0] - u))
+        t = t if abs(at - u) < 1e-9 else float(time(u))
         return rate(model, scale(t) * y, t)
 
     for s, t in pairwise(times):
@@ -112,7 +113,7 @@ def plain(name, schedule, clock, times, model, x):
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_table_is_the_method_written_out_on_numbers(name, clock):
-    for schedule in (VPLinear(), FlowMatching()):
+    for schedule in (VPLinear(), FlowMatching()) if name == "rk4" else (VPLinear(),):  # the clocks on both
         model = ExactModel(MIXTURE, schedule)
         x = model.sample(5, 0.9, 1)
         table = runge_kutta(schedule, GRID, method=name, clock=clock)
