@@ -6,6 +6,7 @@ long as the times that the network is told are those of the levels.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -108,7 +109,7 @@ def _tried(build: Build, default: Any, name: str, ways: list[list[float]]) -> Tr
         for form in (list(values), np.array(values), torch.tensor(values)):
             scheduler = deepcopy(constructed(build.kind, build.options))
             try:
-                set_steps(scheduler, None, **{name: form}, **build.at_steps)
+                set_steps(scheduler, None, **{name: form}, **build.at_steps, **_counted(scheduler, values))
             except Exception as error:  # whatever foreign code raises
                 if raised(error):
                     tried.refused.append(str(error))
@@ -119,6 +120,12 @@ def _tried(build: Build, default: Any, name: str, ways: list[list[float]]) -> Tr
             tried.gaps.append(_apart(default, scheduler))
             tried.listed.extend(tried.gaps[-1:] if isinstance(form, list) else [])
     return tried._replace(reshaped=any(one and all(one) for one in reshaped))
+
+
+def _counted(scheduler: Any, values: list[float]) -> dict[str, int]:
+    """Their number, where set_timesteps must be told it beside them."""
+    count = inspect.signature(scheduler.set_timesteps).parameters.get("num_inference_steps")
+    return {} if count is None or count.default is not count.empty else {count.name: len(values)}
 
 
 def _reshaped(scheduler: Any, values: list[float], name: str, build: Build) -> bool:
