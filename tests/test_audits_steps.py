@@ -21,7 +21,7 @@ DOUBLE, SINGLE = np.float64, np.float32
 @pytest.mark.parametrize(("process", "dtype"), [(VP, DOUBLE), (VE, SINGLE)], ids=["VP-float64", "VE-float32"])
 def test_every_family_presented_as_a_foreign_sampler_is_right(process, dtype):
     for name in families():
-        comparison = compare(of_family(name, process, dtype=dtype, steps=6))
+        comparison = compare(of_family(name, process, dtype=dtype, steps=5))  # the fourth is the first of full order 4
         assert not comparison.wrong, (name, str(comparison.wrong[0]))
 
 
