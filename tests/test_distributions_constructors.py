@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal, uniform
 
 from refdiff import Empirical, GaussianMixture
 from refdiff.distributions import checkerboard, from_samples, grid, random_mixture, ring, swiss_roll, two_moons
@@ -74,6 +74,86 @@ def test_from_samples_is_the_point_set_or_its_kernel_estimate():
     expected = 0.25 * multivariate_normal(x[0], 0.25).pdf([1, 1]) + 0.75 * multivariate_normal(x[1], 0.25).pdf([1, 1])
     np.testing.assert_allclose(np.exp(law.logpdf([1, 1])), expected, rtol=1e-14)
     assert isinstance(law, GaussianMixture)
+
+
+# False alarms below: five standard errors or a level of 1e-6 each, at seeds that are fixed.
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("build", [two_moons, swiss_roll])
+def test_noise_is_normal_and_independent_on_every_axis(build):
+    n = 2000
+    noise = (build(n, 5, 0.2).means - build(n, 5, 0.0).means) / 0.2
+    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=5 / np.sqrt(n))
+    np.testing.assert_allclose(np.cov(noise.T), np.eye(noise.shape[1]), atol=5 * np.sqrt(2 / n))
+    assert kstest(noise.ravel(), "norm").pvalue > 1e-6
+
+
+@pytest.mark.statistical
+def test_moons_and_rolls_and_squares_are_filled_evenly():
+    n = 2000
+    x = two_moons(n, 0, 0.0).means
+    upper = np.abs(np.hypot(*x.T) - 1) < 1e-12
+    assert abs(upper.sum() - n / 2) < 5 * np.sqrt(n) / 2
+    assert kstest(np.arctan2(x[upper, 1], x[upper, 0]), uniform(0, np.pi).cdf).pvalue > 1e-6
+    assert kstest(np.arctan2(0.5 - x[~upper, 1], 1 - x[~upper, 0]), uniform(0, np.pi).cdf).pvalue > 1e-6
+    x = swiss_roll(n, 0, 0.0).means
+    assert kstest(np.hypot(x[:, 0], x[:, 2]), uniform(1.5 * np.pi, 3 * np.pi).cdf).pvalue > 1e-6
+    assert kstest(x[:, 1], uniform(0, 21).cdf).pvalue > 1e-6
+    x = checkerboard(n, 0).means
+    for axis in range(2):
+        assert kstest(x[:, axis], uniform(-2, 4).cdf).pvalue > 1e-6
+
+
+@pytest.mark.statistical
+def test_random_mixtures_have_normal_means_and_log_uniform_variances():
+    law = random_mixture(1, 2000, 0, "diagonal", spread=3.0)
+    assert kstest(law.means[:, 0] / 3.0, "norm").pvalue > 1e-6
+    assert kstest(-np.log10(law.covariances.variances[:, 0]), "uniform").pvalue > 1e-6
+    # a flat Dirichlet draw is of exponential weights
+    assert kstest(law.weights * 2000, "expon").pvalue > 1e-6
+
+
+def test_laws_are_those_of_their_documented_defaults():
+    for default, explicit in (
+        (ring(), ring(8, 4.0, 0.3)),
+        (grid(), grid(5, 2.0, 0.2, 2)),
+        (checkerboard(9, 0), checkerboard(9, 0, 4)),
+        (two_moons(9, 0), two_moons(9, 0, 0.05)),
+        (swiss_roll(9, 0), swiss_roll(9, 0, 0.05, 3)),
+        (random_mixture(2, 3, 0), random_mixture(2, 3, 0, "isotropic", 2.0)),
+    ):
+        np.testing.assert_array_equal(default.means, explicit.means)
+        np.testing.assert_array_equal(default.covariances.dense(explicit.dim), explicit.covariances.dense(explicit.dim))
+
+
+@pytest.mark.parametrize(
+    ("make", "least", "named"),
+    [
+        (lambda n: ring(n), 1, "count"),
+        (lambda n: ring(radius=n), 0, "radius"),
+        (lambda n: ring(std=n), 0, "std"),
+        (lambda n: grid(n), 1, "side"),
+        (lambda n: grid(2, dim=n), 1, "dim"),
+        (lambda n: grid(2, std=n), 0, "std"),
+        (lambda n: checkerboard(n, 0), 1, "n"),
+        (lambda n: checkerboard(2, 0, n), 2, "squares"),
+        (lambda n: two_moons(n, 0), 1, "n"),
+        (lambda n: two_moons(2, 0, n), 0, "noise"),
+        (lambda n: swiss_roll(n, 0), 1, "n"),
+        (lambda n: swiss_roll(2, 0, n), 0, "noise"),
+        (lambda n: swiss_roll(2, 0, 0.1, n), 2, "dim"),
+        (lambda n: swiss_roll(2, 0, 0.1, -n), -3, "dim"),
+        (lambda n: random_mixture(n, 2, 0), 1, "dim"),
+        (lambda n: random_mixture(2, n, 0), 1, "count"),
+        (lambda n: random_mixture(2, 2, 0, spread=n), 0, "spread"),
+        (lambda n: from_samples([[0.0]], bandwidth=n), 0, "bandwidth"),
+    ],
+)
+def test_the_least_size_is_a_law_and_one_less_is_refused(make, least, named):
+    assert make(least).count >= 1
+    with pytest.raises(ValueError, match=f"^{named} must"):
+        make(least - 1)
 
 
 @pytest.mark.parametrize("build", [checkerboard, two_moons, swiss_roll])
