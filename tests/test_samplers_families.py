@@ -1,6 +1,7 @@
 """What every family promises: finite tables, its number of evaluations, its orders, and its table read back."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ GAUSSIAN = Gaussian([0.7], 0.25)
 VP = VPLinear()
 
 
+@cache
 def table(name, process=VP, steps=12, start=None, end=None):
     """The family on equal steps of its clock; ends inside the process, where every family can be built."""
     family = FAMILIES[name]
@@ -44,7 +46,7 @@ def test_the_number_of_evaluations_is_the_stated_one(name, process):
 
 @EVERY
 def test_the_impulse_response_of_a_run_is_the_table(name):
-    tableau = table(name)
+    tableau = table(name, steps=7)
 
     def sampler(model, x, normal):
         normals = np.array([normal() for _ in range(tableau.draws)]).reshape(tableau.draws, *x.shape)
