@@ -123,6 +123,23 @@ def test_the_reverse_channel_gives_back_the_prior_and_the_posterior(law, channel
     np.testing.assert_allclose(again.cov(), law.cov(), rtol=0, atol=1e-11 * size)
 
 
+@given(channels(), st.integers(0, 2**32))
+def test_the_density_of_a_channel_is_the_normal_around_its_mean(channel, seed):
+    a, b, c = matrices(channel)
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((5, DIM)), rng.standard_normal((5, len(a)))
+    residual = y - x @ a.T - b
+    square = (residual * np.linalg.solve(c, residual.T).T).sum(axis=1)
+    expected = -0.5 * (square + np.linalg.slogdet(2 * np.pi * c)[1])
+    rtol = 96 * plain.EPS * np.linalg.cond(c)
+    np.testing.assert_allclose(channel.logpdf(y, x), expected, rtol=rtol, atol=rtol * square.max())
+    np.testing.assert_allclose(channel.at(x[1]).logpdf(y[1]), channel.logpdf(y, x)[1], rtol=1e-13)
+    # every y against every x
+    table = channel.logpdf(y[:, None].repeat(5, axis=1), x)
+    assert table.shape == (5, 5)
+    np.testing.assert_array_equal(np.diagonal(table), channel.logpdf(y, x))
+
+
 @pytest.mark.statistical
 def test_samples_of_a_channel_have_its_mean_and_covariance():
     channel, n = (

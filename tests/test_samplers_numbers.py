@@ -6,7 +6,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refdiff.samplers.numbers import exp, expm1, lagrange, lagrange_integrals, log, phi, root, sqrt
+from refdiff.samplers.numbers import (
+    exp,
+    expm1,
+    exponential_integrals,
+    gauss_legendre,
+    lagrange,
+    lagrange_integrals,
+    log,
+    phi,
+    root,
+    sqrt,
+    vandermonde,
+)
 
 EPS = np.finfo(float).eps
 
@@ -87,3 +99,38 @@ def test_weighted_integrals_reach_rounding():
     first = (1.5 - 1) * np.exp(1.5) - (0.2 - 1) * np.exp(0.2)  # int x e^x
     # relative to the size of the integrals, which cancel in the first weight
     np.testing.assert_allclose(found, [np.exp(1.5) - np.exp(0.2) - first, first], rtol=0, atol=1e-14)
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=5, unique=True), st.integers(0, 2**32))
+def test_weights_of_moments_have_these_moments(nodes, seed):
+    moments = np.random.default_rng(seed).standard_normal(len(nodes))
+    weights = np.array(vandermonde([float(n) for n in nodes], list(moments)))
+    powers = np.vander(np.array(nodes, dtype=float), increasing=True).T
+    size = np.abs(powers) @ np.abs(weights)
+    assert (np.abs(powers @ weights - moments) <= 1e-13 * (size + np.abs(moments))).all()
+
+
+@given(st.integers(1, 4), st.floats(-6, 6))
+def test_exponential_integrals_are_those_of_the_polynomials_under_the_exponential(count, k):
+    nodes = [0.0, 1.0, -0.5, 2.0][:count]
+    expected = lagrange_integrals(nodes, 0.0, 1.0, lambda u: k * np.exp(k * (1 - u)), 32)
+    found = exponential_integrals(nodes, k)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.exp(abs(k)))
+    # the first moment is the sum of all weights
+    np.testing.assert_allclose(sum(found), np.expm1(k), rtol=0, atol=1e-13 * np.exp(abs(k)))
+
+
+def test_exponential_integrals_of_axes_are_those_of_each():
+    k, nodes = np.array([0.3, -2.0]), [np.zeros(2), np.array([1.0, 0.5])]
+    found = exponential_integrals(nodes, k)
+    for axis in range(2):
+        each = exponential_integrals([node[axis] for node in nodes], float(k[axis]))
+        np.testing.assert_allclose([weight[axis] for weight in found], each, rtol=1e-14)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_rule_of_gauss_is_exact_to_its_degree_and_no_further(count):
+    nodes, weights = gauss_legendre(count)
+    for degree in range(2 * count):
+        np.testing.assert_allclose(weights @ nodes**degree, 1 / (degree + 1), rtol=8 * EPS)
+    assert abs(weights @ nodes ** (2 * count) - 1 / (2 * count + 1)) > 1e-8
