@@ -202,7 +202,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("files", nargs="+", help="modules, named from the root of the repository")
     parser.add_argument("--tests", nargs="+", default=[], help="test files, in the order in which they are asked")
     parser.add_argument("--jobs", type=int, default=2, help="children at a time")
-    parser.add_argument("--only", type=int, help="the changes of one line")
+    parser.add_argument("--only", type=int, nargs="+", help="the changes of these lines")
     parser.add_argument("--sample", type=int, help="so many changes of each file, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--json", type=Path, help="all mutants and what became of them")
@@ -212,7 +212,7 @@ def arguments() -> argparse.Namespace:
 
 def drawn(given: argparse.Namespace, file: str, tree: ast.Module) -> list[Mutant]:
     """The changes of a file that are asked for."""
-    found = [mutant for mutant in changes(file, tree) if given.only in (None, mutant.line)]
+    found = [mutant for mutant in changes(file, tree) if (not given.only or mutant.line in given.only)]
     if given.sample and given.sample < len(found):
         found = [found[i] for i in sorted(random.Random(given.seed).sample(range(len(found)), given.sample))]
     return found

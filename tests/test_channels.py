@@ -188,3 +188,20 @@ def test_posterior_moments_follow_the_shape_and_precision_of_the_observations(le
         result = np.asarray(getattr(channel, question)(law, y))
         assert result.shape == lead + tail
         assert result.dtype == dtype
+
+
+def test_a_number_as_offset_stands_for_all_coordinates_when_channels_are_composed():
+    gain = np.array([[1.0, 2.0, 4.0], [0.5, 0.0, -1.0]])
+    whole = Channel(gain, 1.0).compose(Channel(2.0, 0.5, 0.25))
+    np.testing.assert_array_equal(whole.offset, gain.sum(axis=1) * 0.5 + 1.0)
+    np.testing.assert_array_equal(whole.gain, 2.0 * gain)
+    np.testing.assert_array_equal(whole.noise, 0.25 * gain @ gain.T)
+
+
+def test_channels_whose_dimensions_do_not_meet_are_refused():
+    with pytest.raises(ValueError, match="earlier must have 3 outputs, got 2"):
+        Channel(np.ones((2, 3))).compose(Channel(np.ones((2, 3))))
+    with pytest.raises(ValueError, match="earlier must have 2 outputs, got 3"):
+        Channel(1.0, np.zeros(2)).compose(Channel(np.ones(3)))
+    with pytest.raises(ValueError, match="same output dimension"):
+        Channel(np.ones((2, 3)), np.zeros(3))

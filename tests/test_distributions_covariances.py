@@ -91,6 +91,8 @@ def test_gain_and_after_are_the_kalman_gain_and_the_schur_complement(pair, kind,
         found.dense(3) if kind != "matrix" else found.matrices, gain, rtol=0, atol=slack * (1 + np.abs(gain).max())
     )
     expected = matrices - gain @ total @ np.swapaxes(gain, 1, 2)
+    for made in (storage.after(a, c, 3).dense(3), *([observed.dense(2)] if kind == "matrix" else [])):
+        np.testing.assert_array_equal(made, np.swapaxes(made, 1, 2))  # not only up to rounding
     np.testing.assert_allclose(storage.after(a, c, 3).dense(3), expected, rtol=0, atol=slack * np.abs(matrices).max())
 
 
@@ -138,6 +140,31 @@ def test_a_matrix_without_full_rank_is_singular_at_every_scale(matrix, exponent)
 @given(testing.covariances(4), st.integers(-30, 30))
 def test_a_matrix_of_moderate_condition_is_regular_at_every_scale(matrix, exponent):
     assert not Dense(10.0**exponent * matrix[None]).singular
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_pivot_of_d_eps_of_its_variance_is_rounding(count):
+    # powers of 2, whose roots and squares are exact: with d = 4 the bound is 4 eps
+    def storage(units):
+        return Dense(np.tile(np.diag([1.0, 1.0, 1.0, 1.0]) + 0.0, (count, 1, 1)) * units)
+
+    assert not storage(1e-300).singular
+    for pivot, singular in ((4 * plain.EPS, True), (16 * plain.EPS, False)):
+        # S = L L' with the last pivot sqrt(pivot) beside an entry of 1
+        lower = np.eye(4)
+        lower[3, 0], lower[3, 3] = np.sqrt(1 - pivot), np.sqrt(pivot)
+        assert Dense(np.tile(lower @ lower.T, (count, 1, 1))).singular == singular
+
+
+def test_the_covariances_of_chosen_components_are_theirs():
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((3, 2, 2))
+    chosen = np.array([2, 0])
+    for storage in (Dense(factors @ np.swapaxes(factors, 1, 2)), Diagonal(rng.random((3, 2)))):
+        np.testing.assert_array_equal(storage[chosen].dense(2), storage.dense(2)[chosen])
+        np.testing.assert_array_equal(storage[1:].dense(2), storage.dense(2)[1:])
+    for shared in (Dense(factors[:1] @ np.swapaxes(factors[:1], 1, 2)), Diagonal(rng.random((1, 2)))):
+        assert shared[chosen] is shared
 
 
 @given(st.integers(0, 3000), st.integers(1, 100_000), st.integers(1, 3072))

@@ -118,6 +118,19 @@ def test_wasserstein_to_a_point_is_the_root_mean_square_distance():
     np.testing.assert_allclose(wasserstein(Gaussian([1.0], 4.0), Gaussian([1.0], 1.0)), 1.0, rtol=1e-15)
 
 
+@given(st.integers(0, 2**32), st.integers(2, 4))
+def test_wasserstein_from_a_law_on_a_line_has_its_own_closed_form(seed, dim):
+    # S_P = v v': tr (S_P^(1/2) S_Q S_P^(1/2))^(1/2) = sqrt(v' S_Q v)
+    rng = np.random.default_rng(seed)
+    v, root = rng.standard_normal(dim), rng.standard_normal((dim, dim))
+    p, q = Gaussian(np.zeros(dim), np.outer(v, v)), Gaussian(np.ones(dim), root @ root.T)
+    square = dim + v @ v + np.trace(root @ root.T) - 2 * np.linalg.norm(root.T @ v)
+    # the formula cancels to half the digits where the laws are close; here they are 1 apart
+    np.testing.assert_allclose(wasserstein(p, q), np.sqrt(square), rtol=1e-7)
+    np.testing.assert_allclose(wasserstein(q, p), np.sqrt(square), rtol=1e-7)
+    assert wasserstein(p, p) <= 1e-7 * np.linalg.norm(v)
+
+
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(0.1, 3), st.floats(0.1, 3))
 def test_total_variation_is_half_the_integral_of_the_difference(m, n, a, b):
     y = np.linspace(-40, 40, 400001)
@@ -139,6 +152,20 @@ def test_total_variation_of_close_laws_keeps_its_digits():
         )
 
 
+@pytest.mark.parametrize("shift", [-1.0, 1e-3, 1.0])
+@pytest.mark.parametrize("step", [1e-3, 1e-8, 1e-14])
+def test_total_variation_of_shifted_laws_of_nearly_one_scale_keeps_its_digits(shift, step):
+    scale = 1 + step
+    with mp.workdps(60):
+        m, b = mp.mpf(shift), mp.sqrt(mp.mpf(scale**2))
+        # log p = log q where (b^2 - 1) x^2 + 2 m x - m^2 - 2 b^2 log b = 0
+        root = mp.sqrt(m**2 + (b**2 - 1) * (m**2 + 2 * b**2 * mp.log(b)))
+        x, y = (-m - root) / (b**2 - 1), (-m + root) / (b**2 - 1)
+        expected = abs((mp.ncdf(y) - mp.ncdf(x)) - (mp.ncdf((y - m) / b) - mp.ncdf((x - m) / b)))
+    found = total_variation(Gaussian([0.0], 1.0), Gaussian([shift], scale**2))
+    np.testing.assert_allclose(found, float(expected), rtol=1e-15 / min(abs(shift), 0.1))
+
+
 def test_total_variation_of_points_is_zero_or_one():
     assert total_variation(Gaussian([1.0], 0.0), Gaussian([1.0], 0.0)) == 0.0
     assert total_variation(Gaussian([1.0], 0.0), Gaussian([1.0], 1.0)) == 1.0
@@ -149,6 +176,14 @@ def test_total_variation_of_points_is_zero_or_one():
     [
         (lambda: wasserstein(Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)), "p and q must have the same dimension"),
         (lambda: total_variation(*[Gaussian([0.0, 0.0], 1.0)] * 2), "p and q must have one dimension"),
+        (
+            lambda: total_variation(Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)),
+            "one dimension, got 1 and 2",
+        ),
+        (
+            lambda: total_variation(Gaussian([0.0, 0.0], 1.0), Gaussian([0.0], 1.0)),
+            "one dimension, got 2 and 1",
+        ),
     ],
 )
 def test_distances_between_different_spaces_are_refused(call, message):

@@ -5,6 +5,7 @@ import pytest
 
 from refdiff import PREDICTIONS, ExactModel, FlowMatching, Trigonometric, VEPower, VPLinear, convert
 from refdiff.distributions import random_mixture
+from refdiff.predictions import weights
 from refdiff.processes import AffineProcess
 
 PROCESSES = {
@@ -28,6 +29,32 @@ def test_a_converted_prediction_is_the_models_own(process, source, target):
     # dividing by alpha, sigma or W amplifies rounding by at most max(1, sigma)^2 / min(alpha, sigma)^2 < 1e4 here
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * (1 + np.abs(x).max() + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("source", PREDICTIONS)
+@pytest.mark.parametrize("target", PREDICTIONS)
+def test_a_conversion_is_its_weights_of_the_point_and_the_prediction(source, target):
+    process, t = PROCESSES["per axis"], 0.37
+    x, value = np.random.default_rng(0).standard_normal((2, 4, 3))
+    a, b = weights(process.coefficients(t), source, target)
+    found = convert(value, x, t, process, source, target)
+    np.testing.assert_allclose(a * x + b * value, found, rtol=1e-12, atol=1e-12 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("source", PREDICTIONS)
+@pytest.mark.parametrize("target", PREDICTIONS)
+def test_predictions_of_a_process_with_an_offset_are_those_of_its_model(source, target):
+    process = AffineProcess(VPLinear(), lambda t: (np.array([1.0, -t, t * t]), [0.0, -1.0, 2 * t], [0.0, 0.0, 2.0]))
+    model, t = ExactModel(random_mixture(3, 4, 0, "full"), process), 0.3
+    x = model.sample(5, t, 1)
+    found = convert(model.predict(x, t, source), x, t, process, source, target)
+    np.testing.assert_allclose(found, model.predict(x, t, target), rtol=1e-11, atol=1e-11)
+
+
+def test_one_axis_at_which_the_source_is_silent_is_enough_to_refuse():
+    process = AffineProcess([FlowMatching(), VPLinear()])
+    with pytest.raises(ValueError, match="t must leave noise and denoiser equivalent"):
+        convert([[1.0, 1.0]], [[1.0, 1.0]], 1.0, process, "noise", "denoiser")
 
 
 def test_noise_gives_the_score_where_alpha_is_zero():

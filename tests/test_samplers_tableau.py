@@ -11,6 +11,7 @@ from tables import tableaus
 from refdiff import AffineProcess, BetaTable, FlowMatching, VPLinear
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.recorder import Recorder
+from refdiff.samplers.tableau import ARRAYS
 
 TIMES = np.linspace(1.0, 0.0, 5)
 
@@ -52,6 +53,21 @@ def test_tables_differ_in_their_start_their_noise_and_their_times():
         changed = getattr(tableau, name).copy()
         changed[index] += 0.01
         assert 1e-3 < tableau.difference(replace(tableau, **{name: changed})) < 0.1
+
+
+def test_differences_are_relative_to_the_weights_of_their_row():
+    def scaled(factor):
+        rec = Recorder("scaled", VPLinear(), [0.9, 0.5])
+        return rec.finish(factor * rec.start + factor * rec.evaluate(rec.start, rec.points[0]))
+
+    for size in (1e-6, 1.0, 1e6):
+        np.testing.assert_allclose(scaled(size).difference(scaled(size * 1.001)), 0.001 / 1.001, rtol=1e-9)
+    assert scaled(1.0).close(scaled(1.0 + 1e-13))
+    assert not scaled(1.0).close(scaled(1.0 + 1e-11))
+
+
+def test_the_arrays_of_a_table_are_named():
+    assert ARRAYS == ("times", "evaluated", "states", "outputs", "noise", "normals")
 
 
 def test_a_stage_without_evaluation_changes_no_sampler():

@@ -76,8 +76,73 @@ def name(schedule):
 FIRST = {"dalpha": "alpha", "dsigma": "sigma", "d2alpha": "dalpha", "d2sigma": "dsigma", "d2variance": "dvariance"}
 
 
+# The formulas of the papers, as printed in `refdiff.schedules.families`.
+PRINTED = [
+    (VPLinear(0.2, 7.0, 2.0), lambda t: (np.exp(-(0.2 * t + 6.8 * t * t / 4) / 2), None)),
+    (
+        VPCosine(0.01, 2.0),
+        lambda t: (np.cos(np.pi / 2 * (t / 2 + 0.01) / 1.01) / np.cos(np.pi / 2 * 0.01 / 1.01), None),
+    ),
+    (SubVP(0.2, 7.0, 2.0), lambda t: (b := np.exp(-(0.2 * t + 6.8 * t * t / 4) / 2), 1 - b * b)),
+    (VEGeometric(0.02, 30.0, 2.0), lambda t: (1.0, 0.02 * 1500 ** (t / 2))),
+    (VEGeometric(0.02, 30.0, 2.0, True), lambda t: (1.0, np.sqrt(0.02**2 * 1500**t - 0.02**2))),
+    (VEPower(1.5, 3.0), lambda t: (1.0, t**1.5)),
+    (FlowMatching(), lambda t: (1 - t, t)),
+    (Trigonometric(0.5), lambda t: (np.cos(t), 0.5 * np.sin(t))),
+]
+
+
+@pytest.mark.parametrize(("schedule", "formula"), PRINTED, ids=[type(schedule).__name__ for schedule, _ in PRINTED])
+def test_alpha_and_sigma_are_those_of_the_printed_formula(schedule, formula):
+    for t in schedule.T * np.array([0.1, 0.35, 0.6, 0.9]):
+        alpha, sigma = formula(t)
+        np.testing.assert_allclose(schedule.alpha(t), alpha, rtol=1e-12)
+        np.testing.assert_allclose(schedule.sigma(t), np.sqrt(1 - alpha**2) if sigma is None else sigma, rtol=1e-12)
+        np.testing.assert_allclose(schedule.time_of_log_snr(schedule.log_snr(t)), t, rtol=1e-13)
+
+
+def test_schedules_have_the_constants_of_their_papers():
+    for made, papers in (
+        (VPLinear(), VPLinear(0.1, 20.0, 1.0)),
+        (VPCosine(), VPCosine(0.008, 1.0)),
+        (SubVP(), SubVP(0.1, 20.0, 1.0)),
+        (VEGeometric(), VEGeometric(0.01, 50.0, 1.0, False)),
+        (VEPower(), VEPower(1.0, 80.0)),
+        (Trigonometric(), Trigonometric(1.0, np.pi / 2)),
+        (FlowMatching(), FlowMatching(1.0)),
+    ):
+        assert made == papers
+
+
+@pytest.mark.parametrize("schedule", [VPCosine(), VPCosine(0.0), FlowMatching(), Trigonometric()], ids=repr)
+def test_pure_noise_at_the_end_is_exact(schedule):
+    assert schedule.alpha(schedule.T) == 0
+    assert schedule.log_snr(schedule.T) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(VEPower, "power"), (Trigonometric, "sigma_d"), (lambda T: VPCosine(0.1, T), "T"), (VEGeometric, "sigma_min")]
+    + [(lambda T, kind=kind: kind(T=T), "T") for kind in (VPLinear, VPCosine, SubVP, VEGeometric, VEPower)],
+)
+def test_what_must_be_positive_may_not_be_zero(make, name):
+    with pytest.raises(ValueError, match=rf"^{name} must lie in \(0"):
+        make(0.0)
+
+
+# not where alpha falls by e^-1000 within T, which a stencil does not follow
+@pytest.mark.parametrize("schedule", [s for s in ENDS[:20] if getattr(s, "beta_max", 0) < 100], ids=name)
+@pytest.mark.parametrize("fraction", [0.3, 0.85])
+def test_the_derivatives_of_a_family_are_those_of_its_quantities(schedule, fraction):
+    derivatives_are_right(schedule, fraction)
+
+
 @given(SCHEDULES, st.floats(0.05, 0.95))
 def test_every_derivative_is_that_of_the_quantity_before_it(schedule, fraction):
+    derivatives_are_right(schedule, fraction)
+
+
+def derivatives_are_right(schedule, fraction):
     t = fraction * schedule.T
     if isinstance(schedule, refdiff.BetaTable):
         t = np.floor(t) + 0.5  # away from the kinks
@@ -225,6 +290,39 @@ def test_a_transformed_schedule_is_the_base_with_the_chain_rule(base, t):
         slope = derivative(lambda u, of=of: getattr(schedule.coefficients(u), of), t, 2e-3 * min(t, 1 - t))
         np.testing.assert_allclose(getattr(schedule.coefficients(t), name), slope, rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(schedule.time_of_log_snr(schedule.log_snr(t)), t, rtol=1e-12)
+
+
+def test_a_transformed_schedule_has_its_own_drift_and_diffusion():
+    schedule = Transformed(VPLinear(), lambda t: (t**2, 2 * t, 2.0), lambda t: (1 + t * t, 2 * t, 2.0))
+    c = schedule.coefficients([0.2, 0.5, 0.9])
+    np.testing.assert_allclose(c.f, c.dalpha / c.alpha, rtol=1e-12)
+    np.testing.assert_allclose(c.g2, c.dvariance - 2 * c.f * c.sigma**2, rtol=1e-11)
+    np.testing.assert_allclose(c.dvariance, 2 * c.sigma * c.dsigma, rtol=1e-12)
+
+
+def test_without_a_scale_a_transformed_schedule_keeps_its_own():
+    def clock(t):
+        return t**2, 2 * t, 2.0
+
+    bare, ones = Transformed(SubVP(), clock), Transformed(SubVP(), clock, lambda t: (1.0, 0.0, 0.0))
+    for one, other in zip(bare.coefficients([0.2, 0.9]), ones.coefficients([0.2, 0.9]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_early_curvature_of_a_transformed_sigma_does_not_cancel():
+    # sigma = sin(u) with u = 1.1 t: sigma'' = -1.21 sin(u), which (sigma^2)'' - 2 sigma'^2 = O(1) - O(1) would lose
+    schedule = Transformed(Trigonometric(), lambda t: (1.1 * t, 1.1, 0.0))
+    for t in (1e-3, 1e-6, 1e-9):
+        np.testing.assert_allclose(schedule.coefficients(t).d2sigma, -1.21 * np.sin(1.1 * t), rtol=1e-13)
+
+
+def test_a_log_snr_beyond_the_ends_is_taken_for_rounding_up_to_a_trillionth():
+    schedule = VPLinear(3.0, 3.0)
+    low = schedule.log_snr(schedule.T)
+    assert low < -0.5
+    assert schedule.time_of_log_snr(low - 0.9e-12 * (1 - low)) == schedule.T
+    with pytest.raises(ValueError, match="lam must lie in"):
+        schedule.time_of_log_snr(low - 1.1e-12 * (1 - low))
 
 
 @given(st.floats(0.05, 0.95))

@@ -196,7 +196,7 @@ class Tableau:
         shapes = (self.nfe, self.draws, self.prediction, self.coordinate)
         if shapes != (other.nfe, other.draws, other.prediction, other.coordinate):
             return np.inf
-        time_scale = max(np.abs(self.times).max(), np.abs(other.times).max(), np.finfo(float).tiny)
+        time_scale = max(self.times.max(), other.times.max(), np.finfo(float).tiny)
         worst = float(np.abs(self.times[mine[:-1]] - other.times[theirs[:-1]]).max(initial=0.0) / time_scale)
         one, two = self.unroll(), other.unroll()
         for k, l in zip(mine, theirs, strict=True):
