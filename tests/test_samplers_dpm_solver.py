@@ -310,7 +310,7 @@ def test_per_axis_processes_take_steps_without_inner_points():
         (dpm_solver_singlestep, {"prediction": "x"}, "prediction must be one of noise, denoiser"),
         (dpm_solver_singlestep, {"solver_type": "x"}, "solver_type must be one of"),
     ],
-    ids=str,
+    ids=lambda part: getattr(part, "__name__", str(part)),
 )
 def test_bad_options_are_refused(build, given, message):
     """With the name of the option and what it was."""

@@ -338,7 +338,7 @@ def test_multistep_takes_one_schedule_for_each_axis():
         (single, {"order": 3, "r1": 0.9}, "r1 must be less than r2"),
         (single, {"r1": -0.5}, "r1 must lie in"),
     ],
-    ids=str,
+    ids=lambda part: getattr(part, "__name__", str(part)),
 )
 def test_bad_options_are_refused(build, given, message):
     """With the name of the option and what it was."""
