@@ -122,7 +122,11 @@ def test_pure_noise_at_the_end_is_exact(schedule):
 
 @pytest.mark.parametrize(
     ("make", "name"),
-    [(VEPower, "power"), (Trigonometric, "sigma_d"), (lambda T: VPCosine(0.1, T), "T"), (VEGeometric, "sigma_min")]
+    [
+        (lambda T: FunctionSchedule(np.cos, np.sin, T), "T"),
+        (lambda T: Transformed(VPLinear(), lambda t: (t, 1.0, 0.0), None, T), "T"),
+    ]
+    + [(VEPower, "power"), (Trigonometric, "sigma_d"), (lambda T: VPCosine(0.1, T), "T"), (VEGeometric, "sigma_min")]
     + [(lambda T, kind=kind: kind(T=T), "T") for kind in (VPLinear, VPCosine, SubVP, VEGeometric, VEPower)],
 )
 def test_what_must_be_positive_may_not_be_zero(make, name):
@@ -226,6 +230,8 @@ def test_the_inverse_reaches_both_ends(schedule):
 )
 def test_sigma_leaves_zero_at_a_finite_rate_where_beta_starts_at_zero(schedule, end):
     np.testing.assert_allclose(schedule.dsigma(0.0), end, rtol=1e-14)
+    if not isinstance(schedule, SubVP):
+        assert schedule.coefficients(0.0).d2sigma == 0  # sigma is odd in t
 
 
 @pytest.mark.parametrize("schedule", ENDS, ids=name)
@@ -321,8 +327,16 @@ def test_a_log_snr_beyond_the_ends_is_taken_for_rounding_up_to_a_trillionth():
     low = schedule.log_snr(schedule.T)
     assert low < -0.5
     assert schedule.time_of_log_snr(low - 0.9e-12 * (1 - low)) == schedule.T
-    with pytest.raises(ValueError, match="lam must lie in"):
-        schedule.time_of_log_snr(low - 1.1e-12 * (1 - low))
+    for beyond in (low - 1.1e-12 * (1 - low), [0.0, low - 1.0, 1.0]):
+        with pytest.raises(ValueError, match="lam must lie in"):
+            schedule.time_of_log_snr(beyond)
+
+
+@pytest.mark.parametrize("schedule", [VPLinear(0.1, 4000.0), SubVP(0.1, 4000.0), VPLinear(0.0, 20.0)], ids=name)
+def test_the_inverse_knows_log_snrs_whose_exponential_overflows(schedule):
+    t = schedule.T * np.array([0.3, 0.9, 0.99])
+    np.testing.assert_allclose(schedule.time_of_log_snr(schedule.log_snr(t)), t, rtol=1e-14)
+    assert schedule.time_of_log_snr(400.0) <= 1e-170
 
 
 @given(st.floats(0.05, 0.95))
@@ -341,6 +355,35 @@ def test_function_schedules_find_derivatives_they_are_not_given(u):
     # SciPy's adaptive stencil promises about the square root of eps where the function is smooth
     np.testing.assert_allclose(bare.f(t), -1.0, rtol=1e-7)
     np.testing.assert_allclose(bare.g2(t), 2.0, rtol=1e-6)
+
+
+def test_the_variance_of_functions_has_a_slope_where_sigma_has_none():
+    schedule = FunctionSchedule(
+        lambda t: np.exp(-t),
+        lambda t: np.sqrt(-np.expm1(-2 * t)),
+        1.0,
+        lambda t: -np.exp(-t),
+        lambda t: np.exp(-2 * t) / np.sqrt(-np.expm1(-2 * t)),
+    )
+    c = schedule.coefficients([0.0, 0.5])
+    np.testing.assert_allclose(c.dvariance, 2 * np.exp([0.0, -1.0]), rtol=1e-7)  # that of SciPy's stencil
+    np.testing.assert_allclose(c.g2, 2, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: FunctionSchedule(None, np.sin), "alpha_of"),
+        (lambda: FunctionSchedule(np.cos, None), "sigma_of"),
+        (lambda: FunctionSchedule(np.cos, np.sin, 1.0, 3.0), "dalpha_of"),
+        (lambda: Transformed(VPLinear(), None), "clock"),
+        (lambda: Transformed(VPLinear(), np.sin, 3.0), "scale"),
+        (lambda: Transformed(np.sin, np.sin), "base"),
+    ],
+)
+def test_what_must_be_a_function_of_time_is_one(make, name):
+    with pytest.raises(TypeError, match=f"^{name} must be a"):
+        make()
 
 
 def test_schedules_with_equal_parameters_are_equal_and_hashable():

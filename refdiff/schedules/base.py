@@ -56,7 +56,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def _time(self, lam: Array) -> Array:
-        """The time at which log(alpha / sigma) is lam, unpolished and not yet clipped to [0, T]."""
+        """The time at which log(alpha / sigma) is lam, not yet clipped to [0, T]."""
 
     def coefficients(self, t: ArrayLike) -> Coefficients:
         """alpha, sigma, their first and second derivatives, (sigma^2)', (sigma^2)'', f, g2 and log_snr at t."""
@@ -106,7 +106,7 @@ class Schedule(ABC):
     def time_of_log_snr(self, lam: ArrayLike) -> Any:
         """The inverse of `log_snr`: the time in [0, T] with log(alpha / sigma) = lam.
 
-        A closed form of the family, then one Newton step on lambda(t), which removes what the closed form cancels.
+        From the family's closed form, or by bracketing where it has none.
 
         Raises:
             ValueError: lam is not a value that the schedule reaches.
@@ -119,9 +119,8 @@ class Schedule(ABC):
             raise ValueError(f"lam must lie in [{low}, {high}], got {target}")
         with np.errstate(all="ignore"):
             first = self._time(target)
-            t = np.clip(np.where(np.isnan(first), 0.0, first), 0.0, self.T)
-            step = (self.log_snr(t) - target) / self.dlog_snr(t)
-        t = np.clip(np.where(np.isfinite(step), t - step, t), 0.0, self.T)
+        # 0 / 0: a lambda so high that its time is nothing beside any other
+        t = np.clip(np.where(np.isnan(first), 0.0, first), 0.0, self.T)
         return np.where(target >= high, 0.0, np.where(target <= low, self.T, t))[()]
 
 

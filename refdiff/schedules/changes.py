@@ -63,10 +63,10 @@ class FunctionSchedule(Schedule):
         unknown = np.isnan(c.dvariance)
         if not unknown.any():
             return c
-        # sigma' is infinite where sigma = 0: the variance itself has a slope there
+        # sigma' is infinite where sigma = 0: the variance itself has a slope there, which is g2
         slope = self._slope(lambda u: np.asarray(self.sigma_of(u), dtype=float) ** 2)(t)
         dvariance = np.where(unknown, slope, c.dvariance)
-        return c._replace(dvariance=dvariance, g2=np.where(unknown, dvariance - 2 * c.f * c.sigma**2, c.g2))
+        return c._replace(dvariance=dvariance, g2=np.where(unknown, slope, c.g2))
 
     def _slope(self, function: Function) -> Function:
         from scipy.differentiate import derivative  # late: it takes longer to import than all of this package

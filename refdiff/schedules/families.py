@@ -107,8 +107,10 @@ class SubVP(Schedule):
         return regular._replace(log_snr=-total / 2 - np.log(s))
 
     def _time(self, lam: Array) -> Array:
-        # sigma / alpha = 2 sinh(B / 2) = e^-lam
-        total = 2 * np.arcsinh(np.exp(-lam) / 2)
+        # sigma / alpha = 2 sinh(B / 2) = e^-lam, which overflows where lam is low: there B = -2 lam and a little more
+        ratio = np.exp(-np.abs(lam))
+        low = -lam + np.log1p((np.sqrt(1 + 4 * ratio * ratio) - 1) / 2)
+        total = 2 * np.where(lam > 0, np.arcsinh(ratio / 2), low)
         slope = (self.beta_max - self.beta_min) / self.T
         return 2 * total / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * slope * total))
 
