@@ -132,3 +132,62 @@ def test_betas_are_copied_so_that_the_table_cannot_change():
     table = BetaTable(betas)
     betas[0] = 0.9
     assert table.betas[0] == 0.1
+
+
+def test_sigmoid_betas_follow_the_logistic_function():
+    u = np.linspace(-6, 6, 1000)
+    np.testing.assert_allclose(beta_table.sigmoid().betas, 1e-4 + (0.02 - 1e-4) / (1 + np.exp(-u)), rtol=1e-13)
+    found = beta_table.sigmoid(3, 0.1, 0.5, 2.0).betas
+    np.testing.assert_allclose(found, 0.1 + 0.4 / (1 + np.exp([2.0, 0.0, -2.0])), rtol=1e-14)
+    np.testing.assert_allclose(beta_table.sigmoid(3, 0.1, 0.5, 0.0).betas, 0.3, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("betas", "allowed"),
+    [
+        ([0.1, 1.0], True),
+        ([0.1, 0.0], True),
+        ([0.1, 1.1], False),
+        ([0.1, -0.1], False),
+        ([1.0, 0.1], False),
+        ([0.0, 0.1], False),
+        ([1.0], True),
+        ([], False),
+    ],
+)
+def test_betas_lie_between_none_and_all_of_the_noise(betas, allowed):
+    if allowed:
+        np.testing.assert_array_equal(BetaTable(betas).betas, betas)
+    else:
+        with pytest.raises(ValueError, match="betas must"):
+            BetaTable(betas)
+
+
+@pytest.mark.parametrize(
+    ("alpha_bar", "allowed"),
+    [
+        ([0.5, 0.0], True),
+        ([0.5, 0.5], True),
+        ([0.5, 0.6], False),
+        ([0.5, -0.1], False),
+        ([1.0, 0.5], False),
+        ([0.5, 0.0, 0.0], False),
+        ([], False),
+    ],
+)
+def test_products_fall_from_below_one_and_vanish_only_at_the_end(alpha_bar, allowed):
+    if allowed:
+        np.testing.assert_allclose(beta_table.from_alpha_bar(alpha_bar).alpha_bar, alpha_bar, rtol=1e-15)
+    else:
+        with pytest.raises(ValueError, match="alpha_bar"):
+            beta_table.from_alpha_bar(alpha_bar)
+
+
+@pytest.mark.parametrize("make", [beta_table.linear, beta_table.scaled_linear, beta_table.sigmoid])
+@pytest.mark.parametrize(
+    ("start", "end", "name"),
+    [(0.0, 0.1, "beta_start"), (1.1, 0.1, "beta_start"), (0.1, 0.0, "beta_end"), (0.1, 1.1, "beta_end")],
+)
+def test_the_ends_of_a_table_are_betas(make, start, end, name):
+    with pytest.raises(ValueError, match=rf"^{name} must lie in \(0, 1"):
+        make(10, start, end)

@@ -257,6 +257,14 @@ def test_dimensions_1_and_3072(dim):
     assert law.laplacian(x).shape == (4,)
 
 
+def test_a_component_that_is_never_drawn_does_not_keep_others_from_being_observed():
+    law = GaussianMixture.isotropic([[0.0, 0.0], [3.0, 1.0]], 1.0, [1.0, 0.0])
+    left = law.conditional([0], [0.5])
+    np.testing.assert_array_equal(left.weights, [1.0, 0.0])
+    with pytest.raises(ValueError, match="near enough to a component"):
+        law.conditional([0], [1e200])
+
+
 @pytest.mark.parametrize(("dim", "count", "n"), [(3072, 25, 32), (2, 4000, 128)])
 def test_memory_stays_linear_in_points_and_components(dim, count, n, monkeypatch):
     assert covariances.TILE == mixture.TILE == 2**20

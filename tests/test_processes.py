@@ -103,6 +103,17 @@ def test_the_past_cannot_be_scaled_back_from_pure_noise():
     assert last.noise == 1
 
 
+def test_one_axis_of_pure_noise_is_enough_to_refuse_a_past():
+    tables = [beta_table.linear(10).zero_terminal_snr(), beta_table.linear(10)]
+    with pytest.raises(ValueError, match=r"s must have alpha\(s\) > 0"):
+        AffineProcess(tables).channel(9.5, 10.0)
+
+
+def test_axes_share_their_final_time():
+    with pytest.raises(ValueError, match="schedules must share one final time T"):
+        AffineProcess([VPLinear(), VPLinear(T=2.0)])
+
+
 def test_no_time_passes_between_equal_times():
     for process in (AffineProcess(VEGeometric()), AffineProcess(beta_table.linear())):
         channel = process.channel(process.T, process.T)
