@@ -132,6 +132,15 @@ def test_a_noise_free_observation_leaves_no_density(law, gain):
         left.logpdf(np.zeros(3))
 
 
+@pytest.mark.parametrize("sizes", [[1.0, 1.0, 1.0], [1e2, 1.0, 1e-2], [1e4, 1.0, 1e-4]])
+def test_what_rounding_leaves_of_a_noise_free_observation_is_zero_at_every_size_of_the_coordinates(sizes):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        root, gain = rng.standard_normal((2, 3, 3))
+        prior = Dense((np.diag(sizes) @ (root @ root.T + 0.1 * np.eye(3)) @ np.diag(sizes))[None])
+        assert not prior.after(gain / np.array(sizes), np.zeros(()), 3).matrices.any()
+
+
 @given(testing.covariances(4, 2), st.integers(-30, 30))
 def test_a_matrix_without_full_rank_is_singular_at_every_scale(matrix, exponent):
     assert Dense(10.0**exponent * matrix[None]).singular

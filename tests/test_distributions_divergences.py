@@ -40,6 +40,17 @@ def test_kl_is_the_printed_formula_in_high_precision(p, q):
     assert abs(kl_divergence(p, q) - expected) <= 100 * plain.EPS * worst * (1 + expected)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_kl_and_entropy_of_correlated_gaussians_are_the_printed_formulas(seed):
+    rng = np.random.default_rng(seed)  # what `GAUSSIANS` draws is mostly diagonal
+    roots = rng.standard_normal((2, 3, 3))
+    p, q = (Gaussian(rng.standard_normal(3), root @ root.T + 0.1 * np.eye(3)) for root in roots)
+    plainer = Gaussian(rng.standard_normal(3), rng.random(3) + 0.1)
+    for one, other in ((p, q), (p, plainer), (plainer, p)):
+        np.testing.assert_allclose(kl_divergence(one, other), printed(one, other), rtol=1e-12)
+    np.testing.assert_allclose(entropy(p), multivariate_normal(p.mean(), p.cov()).entropy(), rtol=1e-13)
+
+
 @given(testing.points(2, 1), st.floats(1e-12, 1e-3))
 def test_kl_of_close_gaussians_keeps_its_digits(mean, step):
     p = Gaussian(mean[0], 1.0)

@@ -66,6 +66,19 @@ def test_differences_are_relative_to_the_weights_of_their_row():
     assert not scaled(1.0).close(scaled(1.0 + 1e-11))
 
 
+def test_differences_are_symmetric_and_relative_to_the_later_times():
+    tableau = ddim(VPLinear(), TIMES)
+    slower = replace(tableau, times=2 * TIMES)
+    np.testing.assert_allclose([tableau.difference(slower), slower.difference(tableau)], 0.5, rtol=1e-15)
+
+
+def test_a_table_written_out_says_what_each_stage_is_of_the_start_and_the_outputs():
+    unrolled = ddim(FlowMatching(), [1.0, 0.5, 0.25]).unroll()
+    # y1 = y0 / 2 + D0 / 2,  y2 = y1 / 2 + D1 / 2
+    np.testing.assert_allclose(unrolled.start, [1.0, 0.5, 0.25], rtol=1e-15)
+    np.testing.assert_allclose(unrolled.outputs, [[0, 0, 0], [0.5, 0, 0], [0.25, 0.5, 0]], rtol=1e-15)
+
+
 def test_the_arrays_of_a_table_are_named():
     assert ARRAYS == ("times", "evaluated", "states", "outputs", "noise", "normals")
 
