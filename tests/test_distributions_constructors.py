@@ -100,6 +100,7 @@ def test_moons_and_rolls_and_squares_are_filled_evenly():
     x = swiss_roll(n, 0, 0.0).means
     assert kstest(np.hypot(x[:, 0], x[:, 2]), uniform(1.5 * np.pi, 3 * np.pi).cdf).pvalue > 1e-6
     assert kstest(x[:, 1], uniform(0, 21).cdf).pvalue > 1e-6
+    assert 20.9 < x[:, 1].max() <= 21  # below by chance: (1 - 0.1 / 21)^2000 = 7e-5
     x = checkerboard(n, 0).means
     for axis in range(2):
         assert kstest(x[:, axis], uniform(-2, 4).cdf).pvalue > 1e-6

@@ -217,6 +217,8 @@ def test_both_ends_of_time_have_their_limits(schedule):
     assert schedule.alpha(0.0) == 1 or not isinstance(schedule, VPLinear)
     assert schedule.log_snr(0.0) > schedule.log_snr(schedule.T)
     assert not np.isnan(schedule.dlog_snr([0.0, schedule.T])).any()
+    assert (schedule.dlog_snr([0.0, schedule.T]) <= 0).all()
+    assert schedule.sigma(0.0) > 0 or schedule.dlog_snr(0.0) == -np.inf
 
 
 @pytest.mark.parametrize("schedule", ENDS, ids=name)
