@@ -97,7 +97,7 @@ def test_a_family_is_one_file(added, right):
     added(refdiff.samplers, "ralston", FAMILY.format(**weights))
     family = families()["fm-ralston3"]
     order = family.measured(Gaussian([0.7], 0.25)).order
-    # exchanged weights have b . c = 17 / 36 in place of 1 / 2, which leaves order 1: a measured order is off by far less
+    # exchanged weights have b . c = 17 / 36 in place of 1 / 2, which leaves order 1: what is measured is off by less
     assert (abs(order - family.order) < 0.25) == right
     assert family(AffineProcess(refdiff.VPLinear()), np.linspace(0.9, 0.1, 5)).nfe == family.evaluations(4)
 
