@@ -6,6 +6,9 @@ from scipy.stats import multivariate_normal
 
 EPS = np.finfo(float).eps
 
+# the coefficients of a schedule that are rates, and of what
+RATES = {"dalpha": "alpha", "dsigma": "sigma", "d2alpha": "dalpha", "d2sigma": "dsigma", "d2variance": "dvariance"}
+
 
 def parts(law):
     """Weights (K,), means (K, d) and dense covariances (K, d, d) of a law."""
