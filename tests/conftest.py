@@ -5,6 +5,7 @@ Chosen by the environment variable HYPOTHESIS_PROFILE; under CI always `ci`.
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -12,3 +13,9 @@ settings.register_profile(
 )
 settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") else os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """What commands print has refdiff's own width, whatever the terminal of the tests."""
+    monkeypatch.delenv("COLUMNS", raising=False)

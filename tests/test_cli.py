@@ -25,7 +25,6 @@ ONE = ["validate", "--quick", "--only", "^Tweedie, first order$"]
 def here(monkeypatch):
     """One job is done in this process, where tests may add identities."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 def refdiff(*arguments):

@@ -18,7 +18,6 @@ FILE = os.path.join(HERE, "audited.py")
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
     gone = audited.Protocol("gone", "f(x)", audited.wrap, "no_such_library", audited.members(()))
     bare = audited.Protocol("bare", "f(model, x, sigmas)", audited.wrap)
     audited.install(monkeypatch, audited.toy(audited.right, audited.halved), gone, bare)

@@ -22,7 +22,6 @@ TINY = ("bench", "--level", "tiny", "--rounds", "1")
 def no_rest(monkeypatch):
     """Nothing is timed here, so nothing has to come to rest."""
     monkeypatch.setattr("refdiff.validation.benchmarks.measuring.REST", 0.0)
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 def refdiff(*arguments):
