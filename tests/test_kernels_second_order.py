@@ -27,22 +27,20 @@ SIZES = [(1, 1, 2), (2, 9, 3), (3, 1, 1)] if INTERPRETED else [
     (1, 1, 1), (1, 300, 65), (2, 9, 258), (3, 1, 3), (5, 300, 134), (64, 20, 66),
 ]  # fmt: skip
 PROCESSES = {"VP": (VPLinear(), 0.3), "VE": (VEPower(), 0.7)}
-# Responsibilities below 2^-500 (float32: 2^-126) become 0; what multiplies them is below 2^100 here (float32: 2^26).
-FLOOR = {float: 2.0**-400, np.float32: 2.0**-100}
+# Responsibilities below 2^-500 become 0; what multiplies them is below 2^100 here.
+FLOOR = 2.0**-400
 KERNELS = ("divergence", "jacobian", "covariance_times", "responsibilities")
 
 
-def kernel(name, data, x, when, dtype=float, threads=1, vectors=None):
-    """What a kernel of this name answers, with numbers of this type."""
-    x, when = x.astype(dtype), when.astype(dtype)
+def kernel(name, data, x, when, threads=1, vectors=None):
+    """What a kernel of this name answers."""
     parts = compiled.mixture(data)
-    parts = type(parts)(*(p.astype(dtype) if p.dtype == float else p for p in parts))
     n, dim = x.shape
     shapes = {"jacobian": (n, dim, dim), "covariance_times": (n, dim), "responsibilities": (n, len(parts.means))}
-    out = np.full(shapes.get(name, (n,)), np.nan, dtype)
+    out = np.full(shapes.get(name, (n,)), np.nan)
     between = {"covariance_times": (vectors,)}.get(name, ())
-    after = (np.empty((0, dim), dtype),) if name == "divergence" else ()
-    arguments = (x, *(u.astype(dtype) for u in between), parts, when, out, *after)
+    after = (np.empty((0, dim)),) if name == "divergence" else ()
+    arguments = (x, *between, parts, when, out, *after)
     blocks(getattr(kernels, name), -(-n // LANES), *arguments, threads=threads)
     return out
 
@@ -64,7 +62,7 @@ def reference(name, model, x, t, vectors=None, prediction="velocity"):
     return jacobian if name == "jacobian" else np.trace(jacobian, axis1=1, axis2=2)
 
 
-def bound(name, make, x, t, dtype=float, **options):
+def bound(name, make, x, t, **options):
     """What rounding may do to each point's answer; `make(move)` is the model with its numbers moved."""
     model = make(0.0)
     want = reference(name, model, x, t, **options)
@@ -75,7 +73,7 @@ def bound(name, make, x, t, dtype=float, **options):
         shift = np.maximum(shift, largest(reference(name, make(move), near, t, **options) - want))
     within = size(name, model, x, t, **options)
     steps = model.distribution.count + model.dim + 20
-    return want, FLOOR[dtype] + np.finfo(dtype).eps * (steps * np.maximum(within, largest(want)) + 16 * shift / h)
+    return want, FLOOR + np.finfo(float).eps * (steps * np.maximum(within, largest(want)) + 16 * shift / h)
 
 
 def largest(values):
@@ -115,15 +113,13 @@ def options(name, vectors, prediction="velocity"):
     return {"prediction": prediction} if name in ("divergence", "jacobian") else {}
 
 
-def check(name, make, x, t, vectors, dtype=float, prediction="velocity"):
+def check(name, make, x, t, vectors, prediction="velocity"):
     """The kernel within the bound; the answer, the reference and the bound."""
-    x, vectors = x.astype(dtype).astype(float), vectors.astype(dtype).astype(float)
     given = options(name, vectors, prediction)
-    want, allowed = bound(name, make, x, t, dtype, **given)
+    want, allowed = bound(name, make, x, t, **given)
     model = make(0.0)
     when = compiled.at(model.process.coefficients(t), prediction)
-    got = kernel(name, model.distribution, x, when, dtype, vectors=vectors)
-    assert got.dtype == dtype
+    got = kernel(name, model.distribution, x, when, vectors=vectors)
     assert (largest(got - want) <= allowed).all(), (name, (largest(got - want) / allowed).max())
     return got, want, allowed
 
@@ -138,14 +134,6 @@ def test_kernel_is_numpys_answer(name, kind, size):
     process, t = list(PROCESSES.values())[SIZES.index(size) % 2]
     make, x, vectors = case(kind, *size, process, t)
     check(name, make, x, t, vectors)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", KERNELS)
-def test_single_precision_errs_in_proportion(name, kind):
-    for dim, count, n in [(2, 9, 3)] if INTERPRETED else [(3, 70, 129), (1, 1, 2)]:
-        make, x, vectors = case(kind, dim, count, n, *PROCESSES["VP"])
-        check(name, make, x, PROCESSES["VP"][1], vectors, np.float32)
 
 
 @pytest.mark.parametrize("prediction", ["score", "denoiser"])
@@ -254,17 +242,17 @@ def test_control_without_the_turning_of_responsibilities(kind):
 
 
 def test_control_moments_that_are_not_centred():
-    """<|m|^2> - |<m>|^2 in float32 loses what the kernel keeps: two points at a distance, and noise that is smaller."""
-    data, t = Empirical([[1000.0], [1001.0]]), 0.5
+    """<|m|^2> - |<m>|^2 loses what the kernel keeps: two points at a distance, and noise that is smaller."""
+    data, t = Empirical([[1e8], [1e8 + 1]]), 0.5
     model = ExactModel(data, VEPower())
-    x = np.array([[1000.5], [1000.25]])
+    x = np.array([[1e8 + 0.5], [1e8 + 0.25]])
     when = compiled.at(model.process.coefficients(t), "score")
-    got, want = kernel("divergence", data, x, when, np.float32), model.hessian(x, t)[:, 0, 0]
-    r, m = model.marginal(t).responsibilities(x).astype(np.float32), data.means.astype(np.float32)[:, 0]
+    got, want = kernel("divergence", data, x, when), model.hessian(x, t)[:, 0, 0]
+    r, m = model.marginal(t).responsibilities(x), data.means[:, 0]
     apart = r @ (m * m) - (r @ m) ** 2
     naive = -1 / t**2 + apart / t**4
-    # all numbers are exact in float32 but r, whose errors (some eps of a logit below 4) are what is left
-    tolerance = 50 * np.finfo(np.float32).eps * np.abs(want).max()
+    # all numbers are exact but r, whose errors (some eps of a logit below 4) are what is left
+    tolerance = 50 * np.finfo(float).eps * np.abs(want).max()
     assert np.abs(got - want).max() <= tolerance
     assert np.abs(naive - want).max() > 100 * tolerance
 
