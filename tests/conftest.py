@@ -3,6 +3,7 @@
 Chosen by the environment variable HYPOTHESIS_PROFILE; under CI always `ci`.
 """
 
+import gc
 import os
 
 import pytest
@@ -19,3 +20,9 @@ settings.load_profile("ci" if os.environ.get("CI") else os.environ.get("HYPOTHES
 def no_terminal(monkeypatch):
     """What commands print has refdiff's own width, whatever the terminal of the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def pytest_collection_finish():
+    """What has been imported by now stays: no collection of garbage, and benchmarks force many, looks at it again."""
+    gc.collect()
+    gc.freeze()

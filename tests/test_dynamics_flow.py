@@ -90,7 +90,9 @@ def test_flow_of_gaussian_data_is_the_closed_map(way, method, backend):
 @pytest.mark.parametrize("kind", sorted(laws()))
 def test_density_goes_along_with_the_points(kind, backend):
     """log p at both ends knows no differential equation."""
-    for way in ("VP to data", "EDM down", "VP from data"):
+    ways = ("VP to data", "EDM down", "VP from data")
+    # NumPy takes seconds for each: a storage goes one way, and the test below sees that both backends go the others
+    for way in ways if backend == "numba" else [ways[sorted(laws()).index(kind) % 3]]:
         schedule, start, end = WAYS[way]
         model = ExactModel(laws()[kind], schedule)
         x = model.sample(2 if backend == "numpy" else 20, start, 2)
