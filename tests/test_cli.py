@@ -263,7 +263,8 @@ def test_ctrl_c_stops_all_processes_at_once(tmp_path, jobs):
         finally:
             with contextlib.suppress(ProcessLookupError):  # a run that did not stop must not outlive the test
                 os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
+    # a shell calls both 130; where Ctrl-C comes amid exec of a text, as dataclasses do, CPython ends by the signal
+    assert process.returncode in (130, -signal.SIGINT)
     assert errors == ""
     assert "INTERRUPTED" in output
     assert json.loads((tmp_path / "a.json").read_text())["interrupted"]
