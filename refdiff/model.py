@@ -46,10 +46,12 @@ def _or_compiled(question: str, prediction: str) -> Callable[[Method], Method]:
             if numba_pays(len(rows), self.distribution.count, axes):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
 
-                when, b = compiled.at(self.process.coefficients(t), prediction), self.process.offset(t)
+                when = compiled.at(self.process.coefficients(t), prediction)
                 if compiled.applies(self.distribution, when):
-                    found = getattr(compiled, question)(self.distribution, rows - b.value, when)
-                    return restore(found + b.rate if (question, prediction) == ("prediction", "velocity") else found)
+                    found = getattr(compiled, question)(self.distribution, self._from_centre(rows, t), when)
+                    if (question, prediction) == ("prediction", "velocity"):
+                        found += self.process.offset(t).rate
+                    return restore(found)
             return method(self, x, t)
 
         return answer
@@ -99,6 +101,10 @@ class ExactModel:
     def centred(self) -> ExactModel:
         """The model of x - b_t: the same data under the process without its offset."""
         return self if self.process.offsets is None else ExactModel(self.distribution, self.process.centred)
+
+    def _from_centre(self, rows: Array, t: float) -> Array:
+        """x - b_t of rows (n, d), which are not copied where there is no offset."""
+        return rows if self.process.offsets is None else rows - self.process.offset(t).value
 
     # ------------------------------------------------------------------ laws
 
@@ -169,9 +175,9 @@ class ExactModel:
         if numba_pays(len(rows), self.distribution.count, self.dim):
             from refdiff import compiled  # late: Numba takes a third of a second to import
 
-            when, b = compiled.at(self.process.coefficients(t), "denoiser"), self.process.offset(t)
+            when = compiled.at(self.process.coefficients(t), "denoiser")
             if compiled.applies(self.distribution, when):
-                return restore(compiled.covariance_times(self.distribution, rows - b.value, u, when))
+                return restore(compiled.covariance_times(self.distribution, self._from_centre(rows, t), u, when))
         return restore(np.einsum("nij,nj->ni", self.posterior_covariance(rows, t), u))
 
     @_or_compiled("jacobian", "score")

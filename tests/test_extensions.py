@@ -18,6 +18,7 @@ from refdiff.processes import catalogue
 from refdiff.samplers import families, run
 from refdiff.testing import assert_sampler
 from refdiff.validation import cases, runner
+from refdiff.validation.audits.protocols.callables import process_named
 from refdiff.validation.audits.protocols.protocol import protocols
 from refdiff.validation.identity import REGISTRY
 
@@ -77,6 +78,9 @@ def test_a_process_is_one_file(added):
     assert isinstance(cases.processes()["slow"], AffineProcess)
     assert "returning" not in cases.processes()
     assert any(case.name.startswith("slow") for case in cases.process_cases("default", 0))
+    assert process_named("slow").T == 20.0
+    with pytest.raises(ValueError, match="one schedule without an offset, which 'returning' is not"):
+        process_named("returning")
 
 
 FAMILY = """

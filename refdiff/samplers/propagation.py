@@ -112,7 +112,7 @@ def propagate(
     Args:
         tableau: the sampler.
         gaussian: the law of the data, a Gaussian (possibly degenerate).
-        start: the Gaussian law of x; p_t at the first time unless given.
+        start: the Gaussian law of x (of x - b, where there is an offset b); p_t at the first time unless given.
         exact_until: stages at this time and noisier ones are put on the exact probability flow from x, so that a
             multistep method has an exact history, or its last step stands alone.
 

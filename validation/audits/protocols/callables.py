@@ -44,15 +44,18 @@ def process_named(named: Schedule | str) -> Schedule:
     """A schedule as it is, or the one of this name.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is none of this name, or its process is more than a schedule.
     """
     if isinstance(named, Schedule):
         return named
-    made = LEVELS.get(named) or catalogue().get(named, lambda: None)()
-    if not isinstance(made, Schedule):
-        names = [*catalogue(), *LEVELS]
-        raise ValueError(f"process must be a Schedule or one of {', '.join(names)}, got {named!r}")
-    return made
+    if named not in LEVELS and named not in catalogue():
+        raise ValueError(f"process must be a Schedule or one of {', '.join([*catalogue(), *LEVELS])}, got {named!r}")
+    made = LEVELS[named] if named in LEVELS else catalogue()[named]()
+    if isinstance(made, Schedule):
+        return made
+    if made.per_axis or made is not made.centred:
+        raise ValueError(f"process must be one schedule without an offset, which {named!r} is not")
+    return made.schedules[0]
 
 
 def family_of(request: Request) -> Family | None:
