@@ -97,6 +97,7 @@ def imports(module: Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.name}: imports are absolute, got a relative one in line {node.lineno}"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 

@@ -147,8 +147,10 @@ class Pass:
         awaited(child(partial(self.measure, items, listener), 3600))
         self.recall("reached.json")
         paths = {str(Path(file).resolve()) for file in self.trees}
+        gc.unfreeze()  # what is frozen is not listed
         functions = (thing for thing in gc.get_objects() if isinstance(thing, FunctionType))
         self.functions = [function for function in functions if function.__code__.co_filename in paths]
+        assert self.functions, "nothing of these files was found to change"
         gc.freeze()
         left = self.all(partial(self.fast, items), list(range(len(self.mutants))))
         Path("examined.json").write_text(json.dumps([left, [(m.outcome, m.by) for m in self.mutants]]))

@@ -89,6 +89,13 @@ class ModelCase(Case):
         return self.model.sample(POINTS, self.t, self.rng)
 
 
+def with_gaussian_data(case: ProcessCase, dim: int = 3) -> ModelCase:
+    """The process and times of a case with random Gaussian data, of variances between the two noises over alpha."""
+    c, drawn = case.schedule.coefficients([case.s, case.t]), random_mixture(dim, 1, case.rng, "full")
+    law = Gaussian(drawn.means[0], drawn.cov()).affine(np.sqrt(np.prod(c.sigma / c.alpha)))
+    return ModelCase(case.name, case.seed, law, case.process, case.s, case.t)
+
+
 @dataclass(frozen=True, eq=False)
 class TableCase(Case):
     """A table of betas."""

@@ -145,10 +145,15 @@ def _alone(kernel: Callable[..., Any]) -> Iterator[None]:
     except ImportError:  # a system without: each compiles for itself
         yield
         return
+    if not _FOLDER:  # nothing is kept that others could read
+        yield
+        return
     with ExitStack() as stack:
         with suppress(OSError):  # a folder whose file system has no locks
-            file = stack.enter_context(open(os.path.join(_FOLDER or os.devnull, f"{kernel.__name__}.lock"), "w"))
+            file = stack.enter_context(open(os.path.join(_FOLDER, f"{kernel.__name__}.lock"), "w"))
             fcntl.flock(file, fcntl.LOCK_EX)
+            # by name, not by closing: a process forked meanwhile has the file open too
+            stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
         yield
 
 

@@ -16,8 +16,8 @@ from scipy.linalg import expm
 
 from refdiff.arguments import Array
 from refdiff.schedules import FlowMatching, VEPower
-from refdiff.validation.cases import Case, ModelCase, ProcessCase
-from refdiff.validation.conditions import one_gaussian, preserving, smooth
+from refdiff.validation.cases import Case, ModelCase, ProcessCase, with_gaussian_data
+from refdiff.validation.conditions import preserving, smooth
 from refdiff.validation.identities.ddim_coordinates import ends, step, terms
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.laws import gaussian_flow
@@ -104,11 +104,13 @@ def frozen(case: ModelCase, wrong: bool) -> list[Sides]:
     r" e^{\lambda}x^*(x_\lambda,\lambda)\,d\lambda",
     covers=["PODC9-04", "PODC9-21", "PODC9-31"],
     control="e^lambda with the noise prediction",
+    over="processes",
     evidence=QUADRATURE,
-    needs=one_gaussian,
+    most=13,
 )
-def variation_of_constants(case: ModelCase, wrong: bool) -> list[Sides]:
+def variation_of_constants(process: ProcessCase, wrong: bool) -> list[Sides]:
     """Predictions along the closed trajectory of Gaussian data, integrated in lambda, against its end point."""
+    case = with_gaussian_data(process)
     (a, b), schedule, x = ends(case), case.process.schedules[0], case.x
     start, end = float(case.process.log_snr(case.t)), float(case.process.log_snr(case.s))
 

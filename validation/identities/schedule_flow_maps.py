@@ -21,7 +21,7 @@ from refdiff.arguments import Array
 from refdiff.model import ExactModel
 from refdiff.samplers.consistency import flow_map
 from refdiff.schedules import Alignment, FlowMatching, Schedule, Transformed
-from refdiff.validation.cases import ModelCase
+from refdiff.validation.cases import ModelCase, ProcessCase, with_gaussian_data
 from refdiff.validation.conditions import one_gaussian, preserving, scalar, smooth
 from refdiff.validation.identities.parameterizations import from_denoiser, sizes
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
@@ -87,11 +87,14 @@ def quantiles(case: ModelCase, wrong: bool) -> list[Sides]:
     covers=["PODC8-01", "PODC9-01", "PODD-56"],
     refutes=["PODC8-01"],
     control="the limits of the integral as printed, from the clean end up",
+    over="processes",
     evidence=QUADRATURE,
-    needs=lambda case: case.law.count == 1 and smooth(case),
+    needs=smooth,
+    most=13,
 )
-def velocity_integral(case: ModelCase, wrong: bool) -> Sides:
+def velocity_integral(process: ProcessCase, wrong: bool) -> Sides:
     """The exact velocity along the closed trajectory of Gaussian data, by Gauss-Legendre."""
+    case = with_gaussian_data(process)
     u, w = legendre(32)
     schedule = case.process.schedules[0]
     step = (case.t - case.s) if wrong else (case.s - case.t)
