@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 
+from refdiff.validation.audits.checks.coefficients import coefficients
 from refdiff.validation.audits.findings import Finding, Verdict
 from refdiff.validation.audits.protocols.diffusers import claimed, claims, exposed, given
 from refdiff.validation.audits.protocols.diffusers.options import Build, subject_of
@@ -138,6 +139,81 @@ def test_levels_that_are_shaped_otherwise_than_the_options_say_are_no_convention
     assert ("custom sigmas", "sigmas") in {
         (f.question, f.place) for f in given.customs(Build(Other)) if f.verdict is Verdict.WRONG
     }
+
+
+def test_given_levels_that_are_off_are_no_convention_where_nothing_shifts() -> None:
+    class Off(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc, name-defined]
+        """Given levels come out 1.5e-4 off in one place, and 0.9 of a time in another."""
+
+        def __init__(self, shift: float = 1.0) -> None:
+            super().__init__(shift=shift)
+
+        def set_timesteps(self, num_inference_steps: Any = None, sigmas: Any = None, **more: Any) -> None:
+            super().set_timesteps(num_inference_steps, sigmas=sigmas, **more)
+            if sigmas is not None:
+                self.sigmas, self.timesteps = self.sigmas.clone(), self.timesteps.clone()
+                self.sigmas[3] += 1.5e-4
+                self.timesteps[4] += 0.9
+
+    assert [f.verdict for f in given.customs(Build(Off)) if f.question == "custom sigmas"] == [Verdict.WRONG]
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], type]:
+    """(a subclass, its parent's name) -> the subclass, with its parent's constructor and claim."""
+    readers = dict(claims.readers())
+
+    def made(kind: type, parent: str) -> type:
+        readers[kind.__name__] = readers[parent]
+        kind.__init__ = getattr(diffusers, parent).__init__  # type: ignore[misc]
+        return kind
+
+    monkeypatch.setattr("refdiff.validation.audits.protocols.diffusers.options.readers", lambda: readers)
+    return made
+
+
+@pytest.mark.parametrize("place", [2, 6])
+def test_noise_that_is_off_at_one_time_is_found_where_others_take_the_level_of_the_rounded_time(
+    known: Callable[[type, str], type], place: int
+) -> None:
+    right = diffusers.SASolverScheduler(use_karras_sigmas=True)
+    right.set_timesteps(10)
+    bad = int(right.timesteps[place])
+
+    class Louder(diffusers.SASolverScheduler):  # type: ignore[misc, name-defined]
+        def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+            louder = 1 + 1e-4 * (timesteps == bad).double()[:, None]
+            return super().add_noise(original_samples, noise, timesteps) * louder
+
+    def asked(kind: type) -> set[Verdict]:
+        subject = subject_of(Build(kind, {"use_karras_sigmas": True}))
+        return {f.verdict for f in exposed.exposed(subject, False) if f.question == "add_noise"}
+
+    assert asked(diffusers.SASolverScheduler) == {Verdict.CONVENTION}
+    assert asked(known(Louder, "SASolverScheduler")) == {Verdict.WRONG}
+
+
+def test_what_set_timesteps_keeps_or_clears_is_set_anew_for_every_run(known: Callable[[type, str], type]) -> None:
+    class Kept(diffusers.EulerDiscreteScheduler):  # type: ignore[misc, name-defined]
+        def set_timesteps(self, *given: Any, **more: Any) -> None:
+            super().set_timesteps(*given, **more)
+            self.pairs = (i for i in range(9))  # which cannot be copied
+
+    class Cleared(diffusers.EulerDiscreteScheduler):  # type: ignore[misc, name-defined]
+        past: ClassVar[list[int]] = []
+
+        def set_timesteps(self, *given: Any, **more: Any) -> None:
+            super().set_timesteps(*given, **more)
+            self.past.clear()
+
+        def step(self, *given: Any, **more: Any) -> Any:
+            self.past.append(1)
+            assert len(self.past) <= len(self.timesteps)
+            return super().step(*given, **more)
+
+    for kind in (Kept, Cleared):
+        subject = subject_of(Build(known(kind, "EulerDiscreteScheduler")))
+        assert {f.verdict for f in coefficients(subject, True)} == {Verdict.OK}
 
 
 def test_an_exact_network_for_one_point_answers_what_each_prediction_is() -> None:

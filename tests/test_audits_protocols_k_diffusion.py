@@ -67,6 +67,18 @@ def test_a_function_of_another_name_is_what_its_family_says() -> None:
     assert Verdict.WRONG in {f.verdict for f in verdicts(k_diffusion.wrap(mine, Request(family="edm-midpoint")))}
 
 
+def test_a_sampler_that_writes_into_its_levels_is_heard_on_the_same_ones_every_time() -> None:
+    def sample_euler(model, x, sigmas):  # type: ignore[no-untyped-def]
+        sigmas[1:-1] *= 1.01
+        for s, t in pairwise(sigmas):
+            x = x + (t - s) * (x - model(x, s * x.new_ones([len(x)]))) / s
+        return x
+
+    (found,) = verdicts(k_diffusion.wrap(sample_euler, Request()), (5,))
+    assert found.verdict is Verdict.WRONG
+    assert "step 1" in found.text
+
+
 def test_a_dropped_half_step_names_the_weight() -> None:
     def mine(model, x, sigmas):  # type: ignore[no-untyped-def]
         for s, t in pairwise(sigmas):

@@ -75,19 +75,16 @@ def spread(
 
     left = deque(range(len(tasks)))
     while left:
-        suspects: list[tuple[int, Future[Made]]] = []
+        suspects: list[int] = []
         with closing(pooled(left, jobs)) as done:
             for place, future in done:
                 if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append((place, future))
+                    suspects.append(place)
                 else:
                     yield place, future
-        if len(suspects) == 1:
-            yield suspects[0]
-        else:
-            for place, _ in suspects:
-                with closing(pooled(deque([place]), 1)) as done:
-                    yield from done
+        for place in suspects:
+            with closing(pooled(deque([place]), 1)) as done:
+                yield from done
 
 
 def _until_broken(

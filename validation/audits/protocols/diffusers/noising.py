@@ -44,8 +44,8 @@ class Way(NamedTuple):
     begins: bool = False
 
 
-class Worst(NamedTuple):
-    """The time at which a way of calling is furthest off, relative to its terms."""
+class Row(NamedTuple):
+    """What a way of calling gives for a time, and how far it is off, relative to its terms."""
 
     gap: float
     text: str
@@ -65,10 +65,10 @@ def _compared(
         return
     unit = np.array([1.0, read.unit])
     right = {k: np.array(weights(*read.level(k))) * (unit * read.scale(k) if scaled else 1.0) for k in read.first}
-    found: list[tuple[Way, Worst]] = []
+    found: list[tuple[Way, list[Row]]] = []
     for way in _ways(read, list(right), later=scaled):
         try:
-            found.append((way[0], _worst(read, name, way, right)))
+            found.append((way[0], _rows(read, name, way, right)))
         except Exception as error:  # whatever foreign code raises
             if not raised(error):
                 text = f"{way[0].name}: {type(error).__name__}: {error}"
@@ -86,8 +86,8 @@ def _ways(read: Read, times: list[int], later: bool) -> Iterator[list[Way]]:
         yield [Way("begin index", [k], True) for k in times]
 
 
-def _worst(read: Read, name: str, calls: list[Way], right: Mapping[int, Array]) -> Worst:
-    found: list[Worst] = []
+def _rows(read: Read, name: str, calls: list[Way], right: Mapping[int, Array]) -> list[Row]:
+    found: list[Row] = []
     for call in calls:
         scheduler = read.made.again()
         if call.begins:
@@ -100,14 +100,17 @@ def _worst(read: Read, name: str, calls: list[Way], right: Mapping[int, Array]) 
                 f"{call.name}, time {k}: {has[0]:.7g} x_0 + {has[1]:.7g} eps, should be {right[k][0]:.7g} x_0 + "
                 f"{right[k][1]:.7g} eps"
             )
-            found.append(Worst(gap, text, k, row))
+            found.append(Row(gap, text, k, row))
+    return found
+
+
+def _judged(read: Read, question: str, name: str, way: Way, rows: list[Row], scaled: bool) -> Finding:
+    off = [one for one in rows if not one.gap <= OPERATIONS * EPS]
+    unexplained = [one for one in off if not (scaled and _of_the_time(read, one.row, one.time))]
     # what is no number is worst of all
-    return max(found, key=lambda one: one.gap if one.gap == one.gap else np.inf)
-
-
-def _judged(read: Read, question: str, name: str, way: Way, worst: Worst, scaled: bool) -> Finding:
+    worst = max(unexplained or rows, key=lambda one: one.gap if one.gap == one.gap else np.inf)
     k = worst.time
-    if scaled and worst.gap > OPERATIONS * EPS and _of_the_time(read, worst.row, k):
+    if off and not unexplained:
         said = "add_noise takes the level that the rounded time has in training, not the run's own"
         return convention("", question, said, place=way.name)
     later = f"scheduler.set_begin_index({k})\n" if way.begins else ""

@@ -66,7 +66,7 @@ class Made:
         return self.new()
 
     def again(self) -> Any:
-        """A copy of it, to be played: to set one anew may take longer than its run."""
+        """A copy of it, for what is asked many times: to set one anew may take longer than the answer."""
         return deepcopy(self.scheduler)
 
     def script(self) -> str:
@@ -154,7 +154,7 @@ class Played:
 
     def __call__(self, model: Network, x: Array, normal: Callable[[], Array]) -> Array:
         """With normals from outside."""
-        scheduler, state = self.made.again(), self._start(x)
+        scheduler, state = self.made.new(), self._start(x)
         with drawn(scheduler, normal, state):
             return self._run(scheduler, model, state, {})
 
@@ -162,7 +162,7 @@ class Played:
         """With the normals that the scheduler draws by itself, from a generator where its step takes one."""
         import torch
 
-        scheduler = self.made.again()
+        scheduler = self.made.new()
         takes = "generator" in taken(scheduler, "step")
         with torch.random.fork_rng():
             torch.manual_seed(seed)

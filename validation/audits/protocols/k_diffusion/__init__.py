@@ -125,11 +125,10 @@ def play(function: Callable[..., Any], grid: Array, options: Mapping[str, Any], 
     fast = callables.accepts(function, "sigma_min") and not callables.accepts(function, "sigmas")
     silent = {"disable": True} if callables.accepts(function, "disable") else {}
 
-    levels = grid.astype(dtype)
-    # numbers of this type, which the function makes tensors of its own from
-    given = (levels[-1], levels[0]) if fast else (edge.to(levels),)
-
     def call(network: Callable[..., Any], start: Any, _: callables.Normal) -> Any:
+        levels = grid.astype(dtype)  # anew for each run: what is given may be written to
+        # numbers of this type, which the function makes tensors of its own from
+        given = (levels[-1], levels[0]) if fast else (edge.to(levels),)
         return function(network, start, *given, **silent, **options)
 
     return callables.play(function, edge, dtype, call)
