@@ -9,16 +9,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from refdiff.distributions import Gaussian
-from refdiff.model import ExactModel
-from refdiff.samplers import propagate, run
-from refdiff.samplers.deis import deis
-from refdiff.samplers.dpm_sde import dpmpp_sde, sde_dpm_solver, sde_dpm_solver_pp
-from refdiff.samplers.dpm_solver import dpm_solver_multistep
-from refdiff.samplers.dpm_solver_pp import dpm_solver_pp_multistep
+from refdiff.samplers.dpm_sde import dpmpp_sde
 from refdiff.samplers.impulse import NotFinite
-from refdiff.samplers.sa_solver import sa_solver
-from refdiff.samplers.times import uniform_log_snr
 from refdiff.schedules import VPLinear
 
 diffusers = pytest.importorskip("diffusers")
@@ -228,44 +220,3 @@ def test_noises_of_another_path_are_rejected(path):
     found = sampler(TREE, 5)
     claim = replace(found.claim, build=lambda levels: dpmpp_sde(PRESERVING, strictly(levels), path=path))
     assert compare(found, claim).wrong
-
-
-# ---------------------------------------------------------------------- what the families were given for these claims
-
-
-def test_the_stochastic_solver_of_order_3_is_the_adams_method_of_sa_solver():
-    grid = uniform_log_snr(VP, 9, start=0.9, end=0.05)
-    assert sde_dpm_solver_pp(VP, grid, order=3, solver_type="heun").close(
-        sa_solver(VP, grid, predictor_order=3, corrector_order=0, tau=1.0)
-    )
-    assert sde_dpm_solver(VP, grid, order=3, solver_type="heun").close(
-        sa_solver(VP, grid, predictor_order=3, corrector_order=0, tau=1.0, prediction="noise")
-    )
-    assert not sde_dpm_solver_pp(VP, grid, order=3, solver_type="heun", halved_curvature=True).close(
-        sa_solver(VP, grid, predictor_order=3, corrector_order=0, tau=1.0)
-    )
-
-
-def test_orders_that_fall_at_the_end_are_the_same_in_every_family():
-    grid = uniform_log_snr(VP, 6, start=0.9, end=0.05)
-    full = sde_dpm_solver_pp(VP, grid, order=3, solver_type="heun", lower_order_final=True)
-    assert full.close(sa_solver(VP, grid, predictor_order=3, corrector_order=0, lower_order_final=True))
-    flow = dpm_solver_multistep(VP, grid, order=3, solver_type="heun", lower_order_final=True)
-    deis_flow = deis(VP, grid, degree=2, clock="log_snr", lower_order_final=True)
-    model = ExactModel(Gaussian([0.3], [[0.5]]), VP)
-    x = np.linspace(-1.0, 1.0, 5)[:, None]
-    np.testing.assert_allclose(run(flow, model, x), run(deis_flow, model, x), rtol=0, atol=1e-12)
-    corrected = sa_solver(VP, grid, predictor_order=2, corrector_order=3, lower_order_final=True)
-    assert len(corrected.row(corrected.stages - 1)[1]) == 1  # the last step takes one evaluation
-
-
-@pytest.mark.parametrize("build", [dpm_solver_multistep, dpm_solver_pp_multistep])
-def test_an_inversion_is_of_the_order_of_its_method(build):
-    law = Gaussian([0.0], [[0.25]])
-    errors = []
-    for steps in (40, 80):
-        grid = uniform_log_snr(VP, steps, start=0.9, end=0.05)[::-1]
-        errors.append(propagate(build(VP, grid, order=2, towards_noise=True), law).wasserstein())
-    assert 3.3 < errors[0] / errors[1] < 4.7
-    with pytest.raises(ValueError, match="times must start where sigma > 0"):
-        build(VP, [0.0, 0.5], towards_noise=True)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from sampling import in_log_snr
 
-from refdiff import FlowMatching, Gaussian, GaussianMixture, VPLinear
+from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.extended import ExtendedProcess
 from refdiff.samplers.families import families
 from refdiff.samplers.order import fit, gaussian_error, measure_order, reference_flow
 from refdiff.samplers.propagation import propagate
+from refdiff.samplers.running import run
 from refdiff.samplers.times import uniform_angle, uniform_log_snr
 
 LAW = Gaussian([0.0], 1.0)
@@ -58,6 +59,17 @@ def test_the_local_order_is_one_more(name, order):
 def test_the_local_order_on_a_mixture_is_one_more_with_an_exact_history(name, order):
     found = measure_order(lambda t: families()[name](VP, t), MIXTURE, VP, middle, kind="local", counts=(16, 32, 64))
     assert abs(found.order - order - 1) < 0.1, found
+
+
+def test_the_order_on_a_mixture_is_that_of_the_distance_to_the_flow():
+    build, counts = (lambda t: families()["dpmpp-2s"](VP, t)), (16, 32, 64)
+    found = measure_order(build, MIXTURE, VP, middle, counts=counts)
+    assert abs(found.order - 2) < 0.1, found
+    model = ExactModel(MIXTURE, VP)
+    times = middle(16)
+    x = model.sample(8, float(times[0]), 0)  # as it draws them
+    off = np.abs(run(build(times), model, x) - reference_flow(model, x, float(times[0]), float(times[-1]))).max()
+    np.testing.assert_allclose(found.errors[0], off, rtol=1e-12)
 
 
 def test_exact_first_steps_reveal_the_order_of_a_multistep_method_on_a_mixture():

@@ -111,7 +111,8 @@ def frozen_step(s: Point, t: Point, square: Number, frozen: str) -> tuple[Number
         return carried, t.alpha - carried * s.alpha, fresh
     carried, weight = frozen_noise(s, t, t.sigma)
     # sigma_t sqrt(e^{2h} - 1) is what the process adds from t to s, scaled by alpha_t / alpha_s
-    return carried, (1 + square) * weight, carried * root(square * step_variance(s, t))
+    fresh = carried * root(square * step_variance(s, t)) if np.any(square) else 0.0  # h may be infinite
+    return carried, (1 + square) * weight, fresh
 
 
 def per_step(

@@ -10,7 +10,8 @@ Higher ones take the derivatives from differences of evaluations f_0, f_1, ...
     multistep     of steps before, at lambda_s - r h:  h f' ~ (f_0 - f_1) / r
 
 and weigh h f' with h phi_2 (solver types taylor, heun) or with half the weight of f_0 (dpmsolver, midpoint), which
-differ by O(h^3) in the step. A step onto sigma = 0, where h is infinite, is of first order.
+differ by O(h^3) in the step. A step onto sigma = 0, or towards noise onto alpha = 0, where h is infinite, is of first
+order.
 
 This file has the steps for both predictions and the noise family; DPM-Solver++ takes the data prediction. Sources:
 PODC9-21, PODC9-23..26, PODC9-31..35 (Lu et al. 2022a, 2022b).
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, real_scalar, whole_number
@@ -41,11 +43,11 @@ FULL_WEIGHT = ("taylor", "heun")
 # ---------------------------------------------------------------------- one step, for the noise and for the data
 
 
-def expansion(prediction: str, s: Point, t: Point, order: int, eta: float = 0.0) -> tuple[Number, list[Number]]:
+def expansion(prediction: str, s: Point, t: Point, order: int, eta: Number = 0.0) -> tuple[Number, list[Number]]:
     """The weight of x, and those of f, h f', h^2 f'', of which there are `order`, in the step from s to t.
 
-    eta is k^2 of the reverse SDE in `ddim`, 0 the probability flow: it makes the data's h (1 + eta) h, and the noise's
-    weights 1 + eta times as large.
+    eta is k^2 of the reverse SDE in `ddim`, a number or one for each axis, 0 the probability flow: it makes the data's
+    h (1 + eta) h, and the noise's weights 1 + eta times as large.
     """
     carry, first, _ = frozen_step(s, t, eta, prediction)
     if order == 1:
@@ -94,7 +96,7 @@ def multi_step(
     history: Sequence[tuple[Point, State]],
     solver_type: str,
     halved_curvature: bool = False,
-    eta: float = 0.0,
+    eta: Number = 0.0,
 ) -> State:
     """A step with the evaluations at s and before, newest first: of order their number; without its noise.
 
@@ -139,7 +141,7 @@ def usable(
     """
     # an evaluation where alpha = 0 lies infinitely far back in lambda, and says nothing about a slope
     near = [node for node in history if not node[0].pure_noise] or history
-    most = 1 if t.clean or (euler_at_final and left == 1) else left if lower_order_final else order
+    most = 1 if t.clean or t.pure_noise or (euler_at_final and left == 1) else left if lower_order_final else order
     return near[: min(most, order)]
 
 
@@ -231,10 +233,11 @@ def multistep_table(
     for left, (s, t) in zip(range(count, 0, -1), rec.steps, strict=True):
         history = [(s, rec.evaluate(x, s)), *history][: rules.order]
         near = usable(history, t, left, rules.order, rules.lower_order_final, rules.euler_at_final)
-        # onto sigma = 0 the noise prediction gives the denoised point, whatever eta
-        share = 0.0 if t.clean and prediction == "noise" else eta
+        # on axes where sigma = 0 the noise prediction gives the denoised point, whatever eta
+        share = eta * (t.sigma > 0) if prediction == "noise" else eta
         x = multi_step(prediction, s, t, x, near, rules.solver_type, rules.halved_curvature, share)
-        x = x + rec.noise(s_noise * frozen_step(s, t, share, prediction)[2])
+        if np.any(share):
+            x = x + rec.noise(s_noise * frozen_step(s, t, share, prediction)[2])
     return rec.finish(x)
 
 

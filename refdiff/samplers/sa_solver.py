@@ -83,9 +83,10 @@ def sa_solver(
         most = steps - i if lower_order_final else max(p, q)
         amount = real_scalar("tau", tau(s.t) if callable(tau) else tau, low=0)
         square = amount * amount
-        if t.clean:  # the denoised point
-            carried, weight, _ = frozen_step(s, t, 0, prediction)
-            return rec.finish(carried * x + weight * known[0][1])
+        if t.clean:  # the denoised point, on axes where sigma = 0
+            share = square * (t.sigma > 0) if prediction == "noise" else square
+            carried, weight, std = frozen_step(s, t, share, prediction)
+            return rec.finish(carried * x + weight * known[0][1] + rec.noise(std))
         carried, _, std = frozen_step(s, t, square, prediction)
         base, noise = carried * x, rec.noise(std)
         predicted = base + _integral(known[: min(p, most)], s, t, square, prediction, few_steps) + noise
