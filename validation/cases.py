@@ -90,7 +90,7 @@ class ModelCase(Case):
 
 
 def with_gaussian_data(case: ProcessCase, dim: int = 3) -> ModelCase:
-    """The process and times of a case with random Gaussian data in `dim` axes, of variances between its noises / alpha."""
+    """The process and times of a case with Gaussian data in `dim` axes, of variances between its two noises / alpha."""
     c, drawn = case.schedule.coefficients([case.s, case.t]), random_mixture(dim, 1, case.rng, "full")
     law = Gaussian(drawn.means[0], drawn.cov()).affine(np.sqrt(np.prod(c.sigma / c.alpha)))
     return ModelCase(case.name, case.seed, law, case.process, case.s, case.t)
