@@ -16,21 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import DOP853, RK45
 
 from refdiff import backends
 from refdiff.arguments import Array, one_of, points, real_scalar, whole_number
 from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR
+from refdiff.dynamics.stepping import LEAST_RTOL, METHODS, steps, why
 from refdiff.model import ExactModel
 
-METHODS = MappingProxyType({"dop853": DOP853, "dopri5": RK45})
-# SciPy's least rtol: below it, rounding errors of the slopes are errors of steps
-LEAST_RTOL = 100 * np.finfo(float).eps
 # Points that NumPy takes through one solver. Each is as exact as alone: see `_together`.
 GROUP = 16
 _Place = tuple[float, float, float]  # of the circle, by its c, 1 - c and r
@@ -143,10 +139,6 @@ def flow(
     return result
 
 
-def _why(too_short: bool, attempts: int) -> str:
-    return "no step is short enough" if too_short else f"max_steps = {attempts} must be larger"
-
-
 def _groups(count: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
@@ -198,21 +190,14 @@ def _together(
     stricter = np.sqrt(len(x))
     rtol, atol = max(tolerance[0] / stricter, LEAST_RTOL), tolerance[1] / stricter
     absolute = np.append(np.full(x.size, atol), np.full(len(state) - x.size, rtol))
-    solver = METHODS[method](slope, start, state, end, rtol=rtol, atol=absolute)
-    attempted = steps = 0
-    while solver.status == "running":
-        if attempted >= attempts:
-            break
-        solver.step()
-        steps += solver.status != "failed"
-        attempted = (solver.nfev - 2) // solver.n_stages
-    run.counts[group] = solver.nfev, steps, attempted - steps
-    if solver.status == "finished":
-        run.x[group] = solver.y[: x.size].reshape(x.shape)
-        if run.change is not None:
-            run.change[group] = solver.y[x.size :]
-    else:
-        run.fail(group, f"{_why(solver.status == 'failed', attempts)} at t = {solver.t}")
+    reached = steps(slope, start, state, end, method=method, rtol=rtol, atol=absolute, attempts=attempts)
+    run.counts[group] = reached.evaluations, reached.steps, reached.rejected
+    if reached.problem:
+        run.fail(group, f"{reached.problem} at t = {reached.t}")
+        return
+    run.x[group] = reached.state[: x.size].reshape(x.shape)
+    if run.change is not None:
+        run.change[group] = reached.state[x.size :]
 
 
 # ---------------------------------------------------------------------- Numba: on the circle
@@ -259,13 +244,13 @@ def _by_kernel(
     if run.change is not None:
         run.change -= model.dim * np.log(last[2] / first[2])
     for block, group in enumerate(_groups(len(rows), LANES)):
-        ended, steps, rejected, evaluations = counts[block].tolist()
-        run.counts[group] = evaluations, steps, rejected
-        if ended == adaptive.TOO_SHORT and steps + rejected == 0:
+        ended, accepted, rejected, evaluations = counts[block].tolist()
+        run.counts[group] = evaluations, accepted, rejected
+        if ended == adaptive.TOO_SHORT and accepted + rejected == 0:
             raise ValueError(TOO_FAR.format(what="x"))
         if ended != adaptive.DONE:
             part = (reached[block] - way.start) / (way.end - way.start)
-            run.fail(group, f"{_why(ended == adaptive.TOO_SHORT, attempts)} after {part:.3g} of the way")
+            run.fail(group, f"{why(ended == adaptive.TOO_SHORT, attempts)} after {part:.3g} of the way")
 
 
 def _way(mixture: Any, first: _Place, last: _Place, tolerance: tuple[float, float], attempts: int) -> Any:
