@@ -1,5 +1,7 @@
 """Dynamics of exact models: flow maps."""
 
-from refdiff.dynamics.flow import Flow, Unfinished, flow
+from refdiff.dynamics import equilibrium
+from refdiff.dynamics.flow import flow
+from refdiff.dynamics.stepping import Flow, Unfinished
 
-__all__ = ["Flow", "Unfinished", "flow"]
+__all__ = ["Flow", "Unfinished", "equilibrium", "flow"]
