@@ -1,74 +1,164 @@
-r"""One way through SciPy's adaptive steps, which all flows along time take: to the end, or until it cannot be reached.
+r"""Points and their log densities along SciPy's adaptive steps: what flows along time have in common.
 
-The pairs are those of Dormand and Prince, 8(5,3) and 5(4), as SciPy has them. Source: Hairer, Norsett and Wanner 1993,
-"Solving Ordinary Differential Equations I", sections II.4, II.5 and II.10.
+    dx/dt = v(x, t),      d c / dt = r(x, t) beside it: of log p, r = -div v
+
+Points go in groups through one solver, with common steps; each is as exact as alone. The pairs are those of Dormand
+and Prince, 8(5,3) and 5(4), as SciPy has them. Source: Hairer, Norsett and Wanner 1993, "Solving Ordinary Differential
+Equations I", sections II.4, II.5 and II.10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 from scipy.integrate import DOP853, RK45
 
-from refdiff.arguments import Array
+from refdiff.arguments import Array, one_of, real_scalar, whole_number
 
 METHODS = MappingProxyType({"dop853": DOP853, "dopri5": RK45})
 # SciPy's least rtol: below it, rounding errors of the slopes are errors of steps
 LEAST_RTOL = 100 * np.finfo(float).eps
 
 
-@dataclass(frozen=True, eq=False)
-class Reached:
-    """Where steps came to.
-
-    Attributes:
-        state: there, shape (k,).
-        t: the time.
-        problem: why it is not the end, or "".
-        evaluations, steps, rejected: of the slope, accepted steps and rejected ones.
-    """
-
-    state: Array
-    t: float
-    problem: str
-    evaluations: int
-    steps: int
-    rejected: int
-
-
-def steps(
-    slope: Callable[[float, Array], Array],
-    start: float,
-    state: Array,
-    end: float,
-    *,
-    method: str,
-    rtol: float,
-    atol: ArrayLike,
-    attempts: int,
-) -> Reached:
-    """The state (k,) carried by its slope(t, state) from time `start` to `end`, in either direction.
+@dataclass(frozen=True)
+class Steps:
+    """How steps are chosen.
 
     Args:
-        method: a key of METHODS.
-        rtol, atol: of each step: the RMS over all numbers of error / (atol + rtol |state|) is at most 1; atol is a
-            number or (k,).
-        attempts: steps, accepted or not, after which it is given up.
+        method: dop853, or dopri5 for loose tolerances.
+        rtol, atol: of each step, relative and absolute.
+        max_steps: attempts after which it is given up.
+
+    Raises:
+        ValueError: an unknown method, or a tolerance too small.
     """
-    solver = METHODS[method](slope, start, state, end, rtol=rtol, atol=atol)
-    attempted = accepted = 0
-    while solver.status == "running" and attempted < attempts:
-        solver.step()
-        accepted += solver.status != "failed"
-        attempted = (solver.nfev - 2) // solver.n_stages
-    problem = "" if solver.status == "finished" else why(solver.status == "failed", attempts)
-    return Reached(solver.y, float(solver.t), problem, solver.nfev, accepted, attempted - accepted)
+
+    method: str
+    rtol: float
+    atol: float
+    max_steps: int
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        object.__setattr__(self, "rtol", real_scalar("rtol", self.rtol, low=LEAST_RTOL))
+        object.__setattr__(self, "atol", real_scalar("atol", self.atol, low=0, open_low=True))
+        object.__setattr__(self, "max_steps", whole_number("max_steps", self.max_steps, low=1))
 
 
-def why(too_short: bool, attempts: int) -> str:
-    """What is said of a flow that does not end: its steps became too short, or all `attempts` are used up."""
-    return "no step is short enough" if too_short else f"max_steps = {attempts} must be larger"
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Points at the end of a flow, and what it took.
+
+    Attributes:
+        x: shape (..., d).
+        log_density_change: log p_end(x_end) - log p_start(x_start) = -int div v dt from start to end, shape (...);
+            None where it was not asked for.
+        evaluations, steps, rejected: of the velocity, accepted steps and rejected ones, shape (...). Points are taken
+            in groups with common steps, so each number is that of the point's group.
+    """
+
+    x: Array
+    log_density_change: Any
+    evaluations: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+
+
+class Unfinished(RuntimeError):
+    """Some points did not reach the end: the message says why, and `flow` has those that did; others are NaN there."""
+
+    def __init__(self, message: str, flow: Flow) -> None:
+        super().__init__(message)
+        self.flow = flow
+
+
+class Run:
+    """Results for points x (n, d) on their way from `start` to `end`, filled group by group.
+
+    Args:
+        change: what is integrated beside the points, as it is at the start, shape (n,) or (n, m); None for nothing.
+    """
+
+    def __init__(self, x: Array, change: Array | None, start: float, end: float) -> None:
+        self.x, self.change, self.start, self.end = x.copy(), change, start, end
+        self.counts = np.zeros((len(x), 3), dtype=np.int64)  # evaluations, steps, rejected
+        self.failures: list[tuple[slice, str]] = []
+
+    def groups(self, size: int) -> Iterator[slice]:
+        """Slices of at most `size` points; none where there is no way to go."""
+        count = 0 if self.start == self.end else len(self.x)
+        return (slice(first, min(first + size, count)) for first in range(0, count, size))
+
+    def fail(self, group: slice, problem: str) -> None:
+        """Give up a group of points because of a problem."""
+        self.failures.append((group, problem))
+        for part in (self.x, self.change):
+            if part is not None:
+                part[group] = np.nan
+
+    def flow(self, restore: Callable[[Any], Any]) -> Flow:
+        """The points and counts in the shape to which `restore` brings (n, ...).
+
+        Raises:
+            Unfinished: some group was given up.
+        """
+        counts = [self.counts[:, k].reshape(np.shape(restore(self.x))[:-1])[()] for k in range(3)]
+        result = Flow(restore(self.x), None if self.change is None else restore(self.change), *counts)
+        if self.failures:
+            group, problem = self.failures[0]
+            others = f" ({len(self.failures)} groups in all)" if len(self.failures) > 1 else ""
+            where = f"points {group.start}..{group.stop - 1}"
+            way = f"the flow from t = {self.start} to {self.end}"
+            raise Unfinished(f"{way} does not end for {where}{others}: {problem}", result)
+        return result
+
+    def together(self, group: slice, field: Callable[[Array, float], tuple[Array, Array | None]], how: Steps) -> None:
+        """Take a group of points to the end through one of SciPy's solvers.
+
+        SciPy takes the RMS over all numbers; in tolerances smaller by sqrt(points) it bounds that of each point.
+
+        Args:
+            field: (x (n, d), t) -> the velocity (n, d) and the rate of what is integrated beside, if anything.
+            how: the tolerances, for every point.
+        """
+        x, beside = self.x[group], None if self.change is None else self.change[group]
+        low, high = min(self.start, self.end), max(self.start, self.end)
+
+        def slope(t: float, state: Array) -> Array:
+            if not np.isfinite(state).all():  # a step far too long, which is rejected
+                return np.full_like(state, np.nan)
+            t = min(max(t, low), high)  # a rounding error may not leave [start, end]
+            try:
+                v, rate = field(state[: x.size].reshape(x.shape), t)
+            except ValueError:  # too far from all components, likewise
+                return np.full_like(state, np.nan)
+            return v.ravel() if rate is None else np.append(v, rate)
+
+        field(x, self.start)  # no step is made from where there is no velocity
+        state = x.ravel() if beside is None else np.append(x, beside)
+        stricter = np.sqrt(len(x))
+        rtol, atol = max(how.rtol / stricter, LEAST_RTOL), how.atol / stricter
+        absolute = np.append(np.full(x.size, atol), np.full(len(state) - x.size, rtol))
+        solver = METHODS[how.method](slope, self.start, state, self.end, rtol=rtol, atol=absolute)
+        attempted = accepted = 0
+        while solver.status == "running" and attempted < how.max_steps:
+            solver.step()
+            accepted += solver.status != "failed"
+            attempted = (solver.nfev - 2) // solver.n_stages
+        self.counts[group] = solver.nfev, accepted, attempted - accepted
+        if solver.status != "finished":
+            self.fail(group, f"{why(solver.status == 'failed', how.max_steps)} at t = {solver.t}")
+            return
+        self.x[group] = solver.y[: x.size].reshape(x.shape)
+        if beside is not None:
+            beside[:] = solver.y[x.size :].reshape(beside.shape)
+
+
+def why(too_short: bool, max_steps: int) -> str:
+    """What is said of a flow that does not end, because its steps are `too_short` or `max_steps` are used up."""
+    return "no step is short enough" if too_short else f"max_steps = {max_steps} must be larger"
