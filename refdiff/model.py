@@ -8,14 +8,15 @@ With x_t = alpha x_0 + b + sigma eps, the exact posterior of x_0 and the exact d
     velocity     E[alpha' x_0 + b' + sigma' eps | x_t] = alpha' D + b' - (sigma^2)' s / 2   (the probability-flow drift)
     v            E[alpha eps - sigma x_0 | x_t] = -alpha sigma s - sigma D           (Salimans and Ho)
 
+Of a matrix process x_t = A x_0 + b + R eps the noise is -R' s and the velocity A' D + b' - S s, S + S' = C' (`Motion`).
 The two routes, Bayes and log density, never call each other: Tweedie's formula compares them. No answer divides by
 alpha or sigma, so both ends of time are ordinary points wherever p_t has a density; the velocity is written with
-(sigma^2)', which stays finite where sigma' does not. Sources: PODB-54..57, PODC9-08, DMI-28, TOPA-67.
+(sigma^2)', which stays finite where sigma' does not. Sources: PODB-54..57, PODC9-08, DMI-28, TOPA-67, RDX-08, RDX-23.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -23,14 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refdiff import operators
 from refdiff.arguments import Array, one_of, points, real_array, single_precision
 from refdiff.backends import numba_pays
-from refdiff.distributions.covariances import Diagonal, tiles
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
-from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
+from refdiff.distributions.moments import average, cross, cross_trace, gather
+from refdiff.moving import Moving
 from refdiff.predictions import PREDICTIONS
-from refdiff.processes.affine import AffineProcess, Offset
-from refdiff.schedules import Coefficients, Schedule
+from refdiff.processes.affine import AffineProcess
+from refdiff.processes.motion import Process
+from refdiff.schedules import Schedule
 
 Method = Callable[["ExactModel", ArrayLike, float], Any]
 
@@ -43,14 +46,15 @@ def _or_compiled(question: str, prediction: str) -> Callable[[Method], Method]:
         def answer(self: ExactModel, x: ArrayLike, t: float) -> Any:
             rows, restore = points("x", x, self.dim)
             axes = self.dim * (self.dim if question == "jacobian" else 1)
-            if numba_pays(len(rows), self.distribution.count, axes):
+            process = self.process
+            if isinstance(process, AffineProcess) and numba_pays(len(rows), self.distribution.count, axes):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
 
-                when = compiled.at(self.process.coefficients(t), prediction)
+                when = compiled.at(process.coefficients(t), prediction)
                 if compiled.applies(self.distribution, when):
                     found = getattr(compiled, question)(self.distribution, self._from_centre(rows, t), when)
                     if (question, prediction) == ("prediction", "velocity"):
-                        found += self.process.offset(t).rate
+                        found += process.offset(t).rate
                     return restore(found)
             return method(self, x, t)
 
@@ -67,25 +71,26 @@ class ExactModel:
 
     Args:
         distribution: the law of x_0.
-        process: an AffineProcess, or a Schedule, which is taken as the scalar process with it.
+        process: a Process (AffineProcess, LinearProcess, PrincipalAxes), or a Schedule, which is taken as the scalar
+            process with it.
 
     Raises:
         TypeError: not a distribution, or not a process.
-        ValueError: a per-axis process with another number of axes than the data.
+        ValueError: a process on another number of axes than the data.
     """
 
     distribution: GaussianMixture
-    process: AffineProcess
+    process: Process
 
-    def __init__(self, distribution: GaussianMixture, process: AffineProcess | Schedule) -> None:
+    def __init__(self, distribution: GaussianMixture, process: Process | Schedule) -> None:
         if not isinstance(distribution, GaussianMixture):
             raise TypeError(f"distribution must be a Gaussian, GaussianMixture or Empirical, got {distribution!r}")
         if isinstance(process, Schedule):
             process = AffineProcess(process)
-        if not isinstance(process, AffineProcess):
-            raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
-        if process.per_axis and len(process.schedules) != distribution.dim:
-            raise ValueError(f"process must have {distribution.dim} axes like the data, got {len(process.schedules)}")
+        if not isinstance(process, Process):
+            raise TypeError(f"process must be a Process or a Schedule, got {process!r}")
+        if process.axes not in (None, distribution.dim):
+            raise ValueError(f"process must have {distribution.dim} axes like the data, got {process.axes}")
         shapes = [part.shape for part in process.offset(process.T)]
         if not {(), (distribution.dim,)}.issuperset(shapes):
             raise ValueError(f"process must have an offset of {distribution.dim} axes like the data, got {shapes}")
@@ -100,11 +105,12 @@ class ExactModel:
     @property
     def centred(self) -> ExactModel:
         """The model of x - b_t: the same data under the process without its offset."""
-        return self if self.process.offsets is None else ExactModel(self.distribution, self.process.centred)
+        process = self.process.centred
+        return self if process is self.process else ExactModel(self.distribution, process)
 
     def _from_centre(self, rows: Array, t: float) -> Array:
         """x - b_t of rows (n, d), which are not copied where there is no offset."""
-        return rows if self.process.offsets is None else rows - self.process.offset(t).value
+        return rows if self.process is self.process.centred else rows - self.process.offset(t).value
 
     # ------------------------------------------------------------------ laws
 
@@ -139,18 +145,25 @@ class ExactModel:
 
     @_or_compiled("prediction", "noise")
     def noise(self, x: ArrayLike, t: float) -> Any:
-        """E[eps | x_t = x] = -sigma score, shape (..., d)."""
-        return _like(x, -self.process.coefficients(t).sigma * self.score(_double(x), t))
+        """E[eps | x_t = x] = -R' score, R = sigma of a scalar process, shape (..., d)."""
+        return _like(x, -operators.apply(self.process.motion(t).root.T, self.score(_double(x), t)))
 
     @_or_compiled("prediction", "velocity")
     def velocity(self, x: ArrayLike, t: float) -> Any:
-        """The probability-flow velocity E[dx_t/dt | x_t = x] = alpha' D + b' - (sigma^2)' score / 2, shape (..., d)."""
-        c, drift, x64 = self.process.coefficients(t), self.process.offset(t).rate, _double(x)
-        return _like(x, c.dalpha * self.denoiser(x64, t) + drift - 0.5 * c.dvariance * self.score(x64, t))
+        """The probability-flow velocity E[dx_t/dt | x_t = x] = A' D + b' - S score, shape (..., d)."""
+        m, x64 = self.process.motion(t), _double(x)
+        carried = operators.apply(m.dgain, self.denoiser(x64, t)) + m.offset.rate
+        return _like(x, carried - operators.apply(m.spread, self.score(x64, t)))
 
     @_or_compiled("prediction", "v_prediction")
     def v_prediction(self, x: ArrayLike, t: float) -> Any:
-        """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): the v of Salimans and Ho."""
+        """E[alpha eps - sigma x_0 | x_t = x], shape (..., d): the v of Salimans and Ho.
+
+        Raises:
+            ValueError: a process without an alpha and a sigma.
+        """
+        if not isinstance(self.process, AffineProcess):
+            raise ValueError(f"process must be an AffineProcess to have a v_prediction, got {self.process!r}")
         c = self.process.coefficients(t)
         return _like(x, -c.sigma * (c.alpha * self.score(_double(x), t) + self.denoiser(_double(x), t)))
 
@@ -172,10 +185,11 @@ class ExactModel:
         u, _ = points("vectors", vectors, self.dim)
         if np.shape(vectors) != np.shape(x):
             raise ValueError(f"vectors must have the shape of x, {np.shape(x)}, got {np.shape(vectors)}")
-        if numba_pays(len(rows), self.distribution.count, self.dim):
+        process = self.process
+        if isinstance(process, AffineProcess) and numba_pays(len(rows), self.distribution.count, self.dim):
             from refdiff import compiled  # late: Numba takes a third of a second to import
 
-            when = compiled.at(self.process.coefficients(t), "denoiser")
+            when = compiled.at(process.coefficients(t), "denoiser")
             if compiled.applies(self.distribution, when):
                 return restore(compiled.covariance_times(self.distribution, self._from_centre(rows, t), u, when))
         return restore(np.einsum("nij,nj->ni", self.posterior_covariance(rows, t), u))
@@ -203,26 +217,24 @@ class ExactModel:
         return restore(gather(one(part) for part in pushed.parts(rows)))
 
     def velocity_jacobian(self, x: ArrayLike, t: float) -> Any:
-        """dv/dx = alpha' dD/dx - (sigma^2)' H / 2, shape (..., d, d)."""
-        c = self.process.coefficients(t)
-        left = np.broadcast_to(c.dalpha, (self.dim,))[:, None]
-        right = np.broadcast_to(c.dvariance, (self.dim,))[:, None]
-        x64 = _double(x)
-        return _like(x, left * self.denoiser_jacobian(x64, t) - 0.5 * right * self.hessian(x64, t))
+        """dv/dx = A' dD/dx - S H, shape (..., d, d)."""
+        m, x64 = self.process.motion(t), _double(x)
+        carried = operators.product(m.dgain, self.denoiser_jacobian(x64, t))
+        return _like(x, carried - operators.product(m.spread, self.hessian(x64, t)))
 
     @_or_compiled("divergence", "velocity")
     def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
         """div v, shape (...), without forming a matrix: along the flow, d log p / dt = -div v."""
         rows, restore = points("x", x, self.dim)
-        moving = _Moving(self, t)
-        c, pushed = moving.c, moving.pushed
-        gain = self.distribution.covariances.gain(c.alpha, pushed.covariances, self.dim)
+        moving = Moving(self.distribution, self.process, t)
+        m, pushed = moving.m, moving.pushed
+        gain = self.distribution.covariances.gain(m.gain, pushed.covariances, self.dim)
         precision = pushed.covariances.inverse()
 
         def one(part: Array, r: Array) -> Array:
             # div of a component's velocity, and how the responsibilities turn with x
-            within = gain.average_trace(r, self.dim, c.dalpha) + precision.average_trace(r, self.dim, c.dvariance / 2)
-            return within + cross_trace(r, moving.velocities(part)[0], pushed.gradients(part), self.dim)
+            within = gain.average_trace(r, self.dim, m.dgain) + precision.average_trace(r, self.dim, m.spread)
+            return within + cross_trace(r, moving.velocities(part), pushed.gradients(part), self.dim)
 
         return restore(gather(one(part, r) for part, r in moving.parts(rows)))
 
@@ -231,18 +243,21 @@ class ExactModel:
     def log_density_rate(self, x: ArrayLike, t: float) -> Any:
         """d/dt log p_t(x) at fixed x, shape (...): the average of the component rates."""
         rows, restore = points("x", x, self.dim)
-        moving = _Moving(self, t)
+        moving = Moving(self.distribution, self.process, t)
         return restore(gather((r * moving.log_rates(part)).sum(axis=1) for part, r in moving.parts(rows)))
 
     def velocity_rate(self, x: ArrayLike, t: float) -> Any:
-        """dv/dt at fixed x, shape (..., d): <dv_k/dt> + Cov_r(v_k, d log N_k / dt)."""
+        """dv/dt at fixed x, shape (..., d): <dv_k/dt> + Cov_r(v_k, d log N_k / dt).
+
+        Needs a process that knows the rates of its coefficients.
+        """
         rows, restore = points("x", x, self.dim)
-        moving = _Moving(self, t)
+        moving = Moving(self.distribution, self.process, t)
 
         def one(part: Array, r: Array) -> Array:
             rates = moving.log_rates(part)
             shifted = r * (rates - (r * rates).sum(axis=1, keepdims=True))
-            v, dv = moving.velocities(part)
+            v, dv = moving.velocities(part), moving.velocity_rates(part)
             return average(r, dv, self.dim) + average(shifted, v, self.dim)
 
         return restore(gather(one(part, r) for part, r in moving.parts(rows)))
@@ -263,66 +278,6 @@ def without_offset(model: ExactModel) -> ExactModel:
     if model is not model.centred:
         raise ValueError("model must have no offset here: take model.centred, and x - process.offset(t).value for x")
     return model
-
-
-class _Moving:
-    """The components N(c_k, T_k), c_k = a m_k + b and T_k = a S_k a + q with q = sigma^2, as they move in time.
-
-    With h = T^-1 (x - c):   dh/dt = -T^-1 (c' + T' h),   d log N / dt = (h'T'h - tr T^-1 T') / 2 + h'c'.
-    """
-
-    def __init__(self, model: ExactModel, t: float) -> None:
-        self.law, self.pushed = model.distribution, model.marginal(t)
-        self.c: Coefficients = model.process.coefficients(t)
-        self.b: Offset = model.process.offset(t)
-
-    def parts(self, x: Array) -> Iterator[tuple[Array, Array]]:
-        """Rows of x with their responsibilities."""
-        return ((part, self.pushed.posterior_weights(part)) for part in self.pushed.parts(x))
-
-    def spread_rate(self, u: Array, ks: slice) -> Array:
-        """T_k' u for u of shape (n, k, d)."""
-        a, da, s = self.c.alpha, self.c.dalpha, self.law.covariances
-        return da * s.multiply(a * u, ks) + a * s.multiply(da * u, ks) + self.c.dvariance * u
-
-    def log_rates(self, x: Array) -> Array:
-        """d/dt log N(x; a m_k, T_k), shape (n, K)."""
-        law, dim = self.law, self.law.dim
-        result = np.empty((len(x), law.count))
-        for ks in tiles(len(x), law.count, dim):
-            h = -self.pushed.gradients(x)(ks)
-            drift = self.c.dalpha * law.means[ks] + self.b.rate
-            result[:, ks] = np.einsum("nkd,nkd->nk", h, 0.5 * self.spread_rate(h, ks) + drift)
-        return np.asarray(result - 0.5 * self._log_det_rate())
-
-    def _log_det_rate(self) -> Array:
-        """d/dt log det T_k = tr T_k^-1 T_k', shape (K or 1,)."""
-        inverse, s, dim = self.pushed.covariances.inverse(), self.law.covariances, self.law.dim
-        a, da, dq = self.c.alpha, self.c.dalpha, self.c.dvariance
-        if isinstance(inverse, Diagonal) and isinstance(s, Diagonal):
-            rates = inverse.variances * (2 * a * da * s.variances + dq)
-            return rates[:, 0] * dim if rates.shape[1] == 1 else rates.sum(axis=1)
-        matrices = s.dense(dim)
-        a, da = np.broadcast_to(a, (dim,)), np.broadcast_to(da, (dim,))
-        moved = np.outer(da, a) * matrices
-        moved = moved + np.swapaxes(moved, 1, 2) + np.eye(dim) * dq
-        return np.asarray(np.einsum("kij,kji->k", inverse.dense(dim), moved))
-
-    def velocities(self, x: Array) -> tuple[Field, Field]:
-        """The component velocities v_k = a' mu_k + b' + q' h_k / 2 and their rates in time, as fields."""
-        c, b, s = self.c, self.b, self.law.covariances
-
-        def both(ks: slice) -> tuple[Array, Array]:
-            m = self.law.means[ks]
-            h = -self.pushed.gradients(x)(ks)
-            dh = -self.pushed.covariances.solve(c.dalpha * m + b.rate + self.spread_rate(h, ks), ks)
-            mu = m + s.multiply(c.alpha * h, ks)
-            dmu = s.multiply(c.dalpha * h + c.alpha * dh, ks)
-            v = c.dalpha * mu + b.rate + 0.5 * c.dvariance * h
-            dv = c.d2alpha * mu + c.dalpha * dmu + b.acceleration + 0.5 * (c.d2variance * h + c.dvariance * dh)
-            return v, dv
-
-        return lambda ks: both(ks)[0], lambda ks: both(ks)[1]
 
 
 def _double(x: ArrayLike) -> Array:

@@ -91,10 +91,10 @@ def apply(a: Operator, x: Array) -> Array:
 
 
 def product(a: Operator, b: Operator) -> Operator:
-    """A B of the operators a and b."""
+    """A B of the operators a and b; b may be stacked matrices (..., d, d) too."""
     if a.ndim < 2:
-        return a[..., None] * b if a.ndim == 1 and b.ndim == 2 else a * b
-    return a @ b if b.ndim == 2 else a * b
+        return a[..., None] * b if a.ndim == 1 and b.ndim >= 2 else a * b
+    return a @ b if b.ndim >= 2 else a * b
 
 
 def add(a: Operator, b: Operator) -> Operator:

@@ -20,9 +20,9 @@ FLOORS = (
     ("distributions",),
     ("channels",),
     ("processes",),
-    ("predictions",),
+    ("moving", "predictions"),
     ("model",),
-    ("dynamics", "samplers"),
+    ("dynamics", "objectives", "samplers"),
     ("plotting",),
 )
 PART_OF = {"compiled": "distributions"}  # what kernels ask of a law, asked by laws themselves and by all above

@@ -28,6 +28,7 @@ from refdiff.operators import Operator
 
 # Elements of one temporary: 8 MB of float64, about a core's share of cache.
 TILE = 2**20
+ONE = np.ones(())
 
 NO_DENSITY = (
     "{what} is singular, so the law has no density and no score there "
@@ -144,9 +145,9 @@ class Diagonal:
         spread = np.broadcast_to(_weighted(weights, self.variances), (len(weights), dim))
         return np.eye(dim) * spread[:, None, :]
 
-    def average_trace(self, weights: Array, dim: int, axes: Array | float = 1.0) -> Array:
-        """sum_k w_nk tr(diag(axes) S_k), shape (n,)."""
-        share = np.broadcast_to(axes, (dim,))
+    def average_trace(self, weights: Array, dim: int, left: Operator = ONE) -> Array:
+        """sum_k w_nk tr(A S_k) with the operator `left` for A, shape (n,)."""
+        share = np.broadcast_to(np.diag(left) if left.ndim == 2 else left, (dim,))
         traces = self.variances[:, 0] * share.sum() if self.variances.shape[1] == 1 else self.variances @ share
         return _weighted(weights, traces)
 
@@ -284,9 +285,11 @@ class Dense:
         """sum_k w_nk S_k, shape (n, d, d)."""
         return _weighted(weights, self.matrices.reshape(-1, dim * dim)).reshape(-1, dim, dim)
 
-    def average_trace(self, weights: Array, dim: int, axes: Array | float = 1.0) -> Array:
-        """sum_k w_nk tr(diag(axes) S_k), shape (n,)."""
-        return _weighted(weights, np.diagonal(self.matrices, axis1=1, axis2=2) @ np.broadcast_to(axes, (dim,)))
+    def average_trace(self, weights: Array, dim: int, left: Operator = ONE) -> Array:
+        """sum_k w_nk tr(A S_k) with the operator `left` for A, shape (n,)."""
+        if left.ndim == 2:
+            return _weighted(weights, np.einsum("ij,kji->k", left, self.matrices))
+        return _weighted(weights, np.diagonal(self.matrices, axis1=1, axis2=2) @ np.broadcast_to(left, (dim,)))
 
 
 Covariances: TypeAlias = Diagonal | Dense

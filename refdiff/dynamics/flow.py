@@ -24,6 +24,7 @@ from refdiff.arguments import Array, points, real_scalar
 from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR
 from refdiff.dynamics.stepping import METHODS, Flow, Run, Steps, why
 from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess
 
 # Points that NumPy takes through one solver. Each is as exact as alone: see `Run.together`.
 GROUP = 16
@@ -72,8 +73,9 @@ def flow(
     before, after = (model.process.offset(t).value for t in (start, end))
     model, rows = model.centred, rows - before
     run = Run(rows, np.zeros(len(rows)) if log_density else None, start, end)
-    if start != end and len(rows) and _compiled(model, len(rows), (start, end)):
-        _by_kernel(model, run, rows, how, threads)
+    process = _compiled(model, len(rows), (start, end)) if start != end and len(rows) else None
+    if process is not None:
+        _by_kernel(model, process, run, rows, how, threads)
     else:
         for group in run.groups(GROUP):
             run.together(group, lambda at, t: _field(model, at, t, log_density), how)
@@ -86,15 +88,18 @@ def _field(model: ExactModel, x: Array, t: float, log_density: bool) -> tuple[Ar
     return model.velocity(x, t), -model.velocity_divergence(x, t) if log_density else None
 
 
-def _compiled(model: ExactModel, count: int, ends: tuple[float, float]) -> bool:
-    """Whether this is done by Numba: one schedule for all axes, worth it, and a law that kernels take at both ends."""
-    law = model.distribution
-    if model.process.per_axis or not backends.numba_pays(count, law.count, law.dim, USUAL):
-        return False
+def _compiled(model: ExactModel, count: int, ends: tuple[float, float]) -> AffineProcess | None:
+    """The process where Numba does this: one schedule for all axes, worth it, and a law that kernels take at the ends."""
+    law, process = model.distribution, model.process
+    if not isinstance(process, AffineProcess) or process.per_axis:
+        return None
+    if not backends.numba_pays(count, law.count, law.dim, USUAL):
+        return None
     from refdiff import compiled  # late: Numba takes a third of a second to import
 
-    places = [_place(model, t) for t in ends]
-    return all(compiled.applies(law, np.array([[c], [left * (1 + c)]])) for c, left, _ in places)
+    places = [_place(process, t) for t in ends]
+    applies = all(compiled.applies(law, np.array([[c], [left * (1 + c)]])) for c, left, _ in places)
+    return process if applies else None
 
 
 # ---------------------------------------------------------------------- Numba: on the circle
@@ -116,6 +121,7 @@ def _pair(method: str) -> Any:
 
 def _by_kernel(
     model: ExactModel,
+    process: AffineProcess,
     run: Run,
     rows: Array,
     how: Steps,
@@ -127,7 +133,7 @@ def _by_kernel(
     from refdiff.kernels.numba.compiling import blocks
     from refdiff.kernels.numba.tiles import LANES
 
-    mixture, (first, last) = compiled.mixture(model.distribution), (_place(model, t) for t in (run.start, run.end))
+    mixture, (first, last) = compiled.mixture(model.distribution), (_place(process, t) for t in (run.start, run.end))
     way = _way(mixture, first, last, how)
     count = -(-len(rows) // LANES)
     counts, reached = np.zeros((count, 4), dtype=np.int64), np.zeros(count)
@@ -157,9 +163,9 @@ def _way(mixture: Any, first: _Place, last: _Place, how: Steps) -> Any:
     return Way(start, end, delta, floor, how.rtol, how.atol / last[2], how.max_steps)
 
 
-def _place(model: ExactModel, t: float) -> _Place:
+def _place(process: AffineProcess, t: float) -> _Place:
     """c = alpha / r, 1 - c and r = sqrt(alpha^2 + sigma^2) at a time."""
-    c = model.process.coefficients(t)
+    c = process.coefficients(t)
     alpha, sigma = float(c.alpha), float(c.sigma)
     r = float(np.hypot(alpha, sigma))
     return alpha / r, (sigma / r) * (sigma / (r + alpha)), r

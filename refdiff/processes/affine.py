@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,38 +20,13 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.operators import Operator
+from refdiff.processes.motion import NO_OFFSET, Motion, Offset
 from refdiff.schedules import Coefficients, Schedule
 
 
-class Offset(NamedTuple):
-    """The offset b_t as `value`, its rate b'_t and acceleration b''_t, each a scalar or (d,)."""
-
-    value: Array
-    rate: Array
-    acceleration: Array
-
-
-NO_OFFSET = Offset(*(np.zeros(()) for _ in range(3)))
-
-
-class Process(Protocol):
-    """A linear Gaussian noising process on [0, T], data at 0: dx = [F(t) x + u(t)] dt + dw with covariance D(t) dt."""
-
-    @property
-    def T(self) -> float:
-        """The final time."""
-
-    def kernel(self, t: float) -> Channel:
-        """The channel from clean data to time t."""
-
-    def channel(self, s: float, t: float) -> Channel:
-        """The channel from time s to time t, s <= t."""
-
-    def drift(self, t: float) -> Operator:
-        """F(t)."""
-
-    def diffusion(self, t: float) -> Operator:
-        """D(t) = G G'."""
+def motion(c: Coefficients, offset: Offset = NO_OFFSET) -> Motion:
+    """The motion of x = alpha x_0 + b + sigma eps with coefficients c, scalars or (d,), and the offset b."""
+    return Motion(c.alpha, c.dalpha, c.d2alpha, c.sigma**2, c.sigma, c.dvariance / 2, c.d2variance / 2, offset)
 
 
 @dataclass(frozen=True)
@@ -97,6 +71,11 @@ class AffineProcess:
     def T(self) -> float:
         """The final time."""
         return self.schedules[0].T
+
+    @property
+    def axes(self) -> int | None:
+        """d of a per-axis process; None where one schedule serves every dimension."""
+        return len(self.schedules) if self.per_axis else None
 
     def coefficients(self, t: float) -> Coefficients:
         """alpha, sigma and the rest at one time, each a scalar or, per axis, a diagonal (d,)."""
@@ -152,6 +131,34 @@ class AffineProcess:
         drop, gain = self.log_snr(t) - self.log_snr(s), there.alpha / here.alpha
         offset = self.offset(t).value - gain * self.offset(s).value
         return Channel(gain, offset, -(there.sigma**2) * np.expm1(2 * drop))
+
+    def noise_channel(self, s: float, t: float, stochasticity: float = 0.0) -> Channel:
+        """From y_s to y_t, y = x - alpha x_0 - b, both ways in time: the gain sigma_t / sigma_s e^(-k^2 |h|).
+
+        Args:
+            s, t: the times, h the difference of their half-log-SNRs.
+            stochasticity: k >= 0, 0 unless t <= s.
+
+        Raises:
+            ValueError: sigma_s = 0, or noise on the way to noise.
+        """
+        s, t = real_scalar("s", s, low=0, high=self.T), real_scalar("t", t, low=0, high=self.T)
+        k = real_scalar("stochasticity", stochasticity, low=0)
+        if k and t > s:
+            raise ValueError(f"t must not exceed s where there is noise, got s = {s}, t = {t} and stochasticity = {k}")
+        here, there = self.coefficients(s), self.coefficients(t)
+        if (here.sigma == 0).any():
+            raise ValueError(f"s must have sigma(s) > 0, got s = {s}")
+        if k == 0 or s == t:
+            return Channel(there.sigma / here.sigma)
+        with np.errstate(invalid="ignore"):  # pure noise, or clean data, at both times
+            h = there.log_snr - here.log_snr
+        h = np.where(np.isnan(h), 0.0, h)
+        return Channel(there.sigma / here.sigma * np.exp(-k * k * h), 0.0, -(there.sigma**2) * np.expm1(-2 * k * k * h))
+
+    def motion(self, t: float) -> Motion:
+        """The channel from clean data with its rates: A = alpha, R = sigma and S = (sigma^2)' / 2."""
+        return motion(self.coefficients(t), self.offset(t))
 
     def drift(self, t: float) -> Operator:
         """f(t) = alpha'/alpha."""

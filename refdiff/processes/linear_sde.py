@@ -1,0 +1,306 @@
+r"""Linear SDEs with matrix coefficients, dx = [F(t) x + u(t)] dt + G(t) dw: constant or varying, commuting or not.
+
+    x_t | x_s ~ N(K x_s + k, Sigma)               `channel(s, t)`, by the Gauss steps of `transition`
+    Psi(t, s) = L_t Z L_s^-1,  C = L L'           `noise_channel(s, t)`
+
+The frame of the noise is Cholesky's, turned. With H = L^-1 (F C + D/2) L^-T and E = L^-1 D L^-T, the rest
+z = L^-1 (x - A x_0 - b) obeys, in the reverse equation with k,
+
+    dz = (W + k^2/2 E) z dt + k L^-1 G dw,        W = H - lower(H + H'),  antisymmetric
+
+with `lower` the lower triangle and half of the diagonal, since L^-1 L' = lower(H + H'). At k = 0 the frame V = L Z
+turns and nothing else (gDDIM's R_t is V, not L). W is of the size 1/t at t = 0, where the noise of some directions
+comes in through others, so that V has no limit there: time is counted by log t. Psi needs no choice of V.
+Examples: Ornstein-Uhlenbeck, critically damped Langevin, variance-preserving noise of any D(t). Sources: RDX-01..20c,
+RDX-31, RDX-33, PODD-85, PODD-86; Dockhorn, Vahdat and Kreis 2022 (Langevin); Zhang, Tao and Chen 2022 (gDDIM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, reduce
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, real_array, real_scalar
+from refdiff.channels import Channel
+from refdiff.operators import Operator
+from refdiff.processes.motion import Motion, Offset
+from refdiff.processes.transition import Linear, Transition, constant, identity, over, step, steps
+
+Coefficient = ArrayLike | Callable[[float], ArrayLike]
+Rates = Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]]
+
+# transitions and frames that are kept, of all processes: a sampler asks for each time more than once
+KEPT = 256
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProcess:
+    """The process dx = [F(t) x + u(t)] dt + G(t) dw on [0, T].
+
+    Args:
+        drift: F, a (d, d) matrix or a function of t.
+        noise: G, a (d, m) matrix or a function of t; D = G G'.
+        T: the final time.
+        force: u, shape (d,), or a function of t; zero unless given.
+        rates: t -> (F', u', D') of shapes (d, d), (d,) and (d, d), for accelerations; zero where nothing varies.
+
+    Raises:
+        ValueError: shapes that do not fit each other, numbers that are not finite, or T <= 0.
+    """
+
+    drift_of: Callable[[float], Array]
+    noise_of: Callable[[float], Array]
+    force_of: Callable[[float], Array]
+    rates_of: Rates | None
+    T: float
+    axes: int
+    steady: bool
+
+    def __init__(
+        self,
+        drift: Coefficient,
+        noise: Coefficient,
+        T: float = 1.0,
+        *,
+        force: Coefficient | None = None,
+        rates: Rates | None = None,
+    ) -> None:
+        final = real_scalar("T", T, low=0, open_low=True)
+        if rates is not None and not callable(rates):
+            raise TypeError(f"rates must be a function of time, got {rates!r}")
+        first = _function("drift", drift, 2)(0.0)
+        dim = len(first)
+        parts = {
+            "drift": _function("drift", drift, 2, dim, dim),
+            "noise": _function("noise", noise, 2, dim),
+            "force": _function("force", np.zeros(dim) if force is None else force, 1, dim),
+        }
+        for at in (0.0, final):
+            for part in parts.values():
+                part(at)
+        steady = not any(callable(part) for part in (drift, noise, force))
+        values = {"T": final, "axes": dim, "steady": steady, "rates_of": rates}
+        for name, value in (values | {f"{name}_of": part for name, part in parts.items()}).items():
+            object.__setattr__(self, name, value)
+
+    # ------------------------------------------------------------------ the equation
+
+    def drift(self, t: float) -> Operator:
+        """F(t), shape (d, d)."""
+        return self.drift_of(self._time("t", t))
+
+    def force(self, t: float) -> Array:
+        """u(t), shape (d,)."""
+        return self.force_of(self._time("t", t))
+
+    def noise(self, t: float) -> Array:
+        """G(t), shape (d, m)."""
+        return self.noise_of(self._time("t", t))
+
+    def diffusion(self, t: float) -> Operator:
+        """D(t) = G G', shape (d, d)."""
+        g = self.noise(t)
+        return np.asarray(g @ g.T)
+
+    @property
+    def equation(self) -> Linear:
+        """F, u and G as functions of time."""
+        return Linear(self.drift_of, self.force_of, self.noise_of)
+
+    @property
+    def centred(self) -> LinearProcess:
+        """The process of x - b_t: the same F and G without u."""
+        if self.steady and not self.force_of(0.0).any():
+            return self
+        return self._centred
+
+    @cached_property
+    def _centred(self) -> LinearProcess:
+        if self.steady:
+            return LinearProcess(self.drift_of(0.0), self.noise_of(0.0), self.T)
+        rates = self.rates_of
+        return LinearProcess(self.drift_of, self.noise_of, self.T, rates=rates and _without_force(rates, self.axes))
+
+    # ------------------------------------------------------------------ channels
+
+    def transition(self, s: float, t: float) -> Transition:
+        """The transition from s to t >= s, its covariance as a root.
+
+        Raises:
+            ValueError: s > t, or a time outside [0, T].
+        """
+        start, end = self._time("s", s), self._time("t", t)
+        if start > end:
+            raise ValueError(f"s must not exceed t, got s = {s} and t = {t}")
+        return _transition(self, start, end)
+
+    def channel(self, s: float, t: float) -> Channel:
+        """The channel from time s to time t >= s: N(K x + k, Sigma)."""
+        return self.transition(s, t).channel
+
+    def kernel(self, t: float) -> Channel:
+        """The channel from clean data to time t."""
+        return self.channel(0.0, t)
+
+    def noise_channel(self, s: float, t: float, stochasticity: float = 0.0) -> Channel:
+        """From y_s to y_t, y = x - A x_0 - b, both ways in time: y_t = Psi y_s + N(0, C_t - Psi C_s Psi').
+
+        Args:
+            s, t: the times.
+            stochasticity: k >= 0, 0 unless t <= s.
+
+        Raises:
+            ValueError: noise on the way to noise, or a time > 0 at which the noise does not reach every direction.
+        """
+        start, end = self._time("s", s), self._time("t", t)
+        k = real_scalar("stochasticity", stochasticity, low=0)
+        if k and end > start:
+            raise ValueError(f"t must not exceed s where there is noise, got s = {s}, t = {t} and stochasticity = {k}")
+        if start == 0:
+            raise ValueError("s must be > 0, where there is noise, got 0")
+        gain, root = _turned(self, start, end, k)
+        return Channel(gain, 0.0, root @ root.T)
+
+    def frame(self, t: float) -> Array:
+        """The lower triangular L with L L' = C_t and a positive diagonal, shape (d, d).
+
+        Raises:
+            ValueError: the noise does not reach every direction by then.
+        """
+        root = self.transition(0.0, t).root
+        d = self.axes
+        root = root if root.shape[1] == d else np.hstack([root, np.zeros((d, d - root.shape[1]))])
+        lower = np.linalg.qr(root.T, mode="r").T
+        lower = lower * np.where(np.diag(lower) < 0, -1.0, 1.0)
+        if (np.abs(np.diag(lower)) <= d * np.finfo(float).eps * np.linalg.norm(lower, axis=1)).any():
+            raise ValueError(f"noise must reach every direction by t = {t}, got one with no variance of its own")
+        return lower
+
+    def turning(self, t: float) -> tuple[Array, Array, Array]:
+        """L, W and L^-1 G at a time > 0, of shapes (d, d), (d, d) and (d, m)."""
+        lower = self.frame(t)
+        noise = np.linalg.solve(lower, self.noise_of(t))
+        spread = np.linalg.solve(lower, self.drift_of(t) @ lower) + noise @ noise.T / 2
+        both = spread + spread.T
+        turn = spread - np.tril(both) + np.diag(np.diag(both)) / 2
+        return lower, (turn - turn.T) / 2, noise
+
+    # ------------------------------------------------------------------ how the kernel moves
+
+    def offset(self, t: float) -> Offset:
+        """b_t = k(t, 0) with b' = F b + u and its rate (zero where the rates are not known), each (d,)."""
+        time = self._time("t", t)
+        drift, value = self.drift_of(time), self.transition(0.0, time).offset
+        rate = drift @ value + self.force_of(time)
+        known = self._rates(time)
+        return Offset(value, rate, np.zeros(self.axes) if known is None else known[0] @ value + drift @ rate + known[1])
+
+    def motion(self, t: float) -> Motion:
+        """The channel from clean data with its rates: A' = F A, S = F C + D/2."""
+        time = self._time("t", t)
+        gain, _, root = self.transition(0.0, time)
+        drift, diffusion, noise = self.drift_of(time), self.diffusion(time), root @ root.T
+        dgain, spread = drift @ gain, drift @ noise + diffusion / 2
+        square = root if root.shape[1] == self.axes else np.pad(root, [(0, 0), (0, self.axes - root.shape[1])])
+        known = self._rates(time)
+        d2gain = None if known is None else known[0] @ gain + drift @ dgain
+        dspread = None if known is None else known[0] @ noise + drift @ (spread + spread.T) + known[2] / 2
+        return Motion(gain, dgain, d2gain, noise, square, spread, dspread, self.offset(time))
+
+    def _rates(self, t: float) -> list[Array] | None:
+        """F', u' and D', or None."""
+        d = self.axes
+        if self.steady:
+            return [np.zeros((d, d)), np.zeros(d), np.zeros((d, d))]
+        if self.rates_of is None:
+            return None
+        found = [real_array("rates", part) for part in self.rates_of(t)]
+        if [part.shape for part in found] != [(d, d), (d,), (d, d)]:
+            raise ValueError(f"rates must answer with F', u' and D' of shapes {[(d, d), (d,), (d, d)]}, "
+                             f"got {[part.shape for part in found]}")  # fmt: skip
+        return found
+
+    def _time(self, name: str, t: float) -> float:
+        return real_scalar(name, t, low=0, high=self.T)
+
+    @cached_property
+    def _grid(self) -> tuple[Array, list[Transition], list[Transition]]:
+        """Ends of the steps through [0, T] (m + 1,), 0 first; the steps, and the transitions from 0 to all ends."""
+        parts = steps(self.equation, 0.0, self.T)
+        ends = np.array([0.0, *(end for end, _ in parts)])
+        before = [identity(self.axes)]
+        for _, part in parts:
+            before.append(part.after(before[-1]))
+        return ends, [part for _, part in parts], before
+
+
+def _without_force(rates: Rates, dim: int) -> Rates:
+    def found(t: float) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+        drift, _, diffusion = rates(t)
+        return drift, np.zeros(dim), diffusion
+
+    return found
+
+
+def _function(name: str, value: Coefficient, ndim: int, *shape: int) -> Callable[[float], Array]:
+    """A coefficient as a function of time whose values are checked."""
+
+    def check(found: ArrayLike) -> Array:
+        array = real_array(name, found, ndim=(ndim,))
+        wrong = array.shape[: len(shape)] != shape if shape else array.shape[0] != array.shape[1]
+        if wrong or array.size == 0:
+            wanted = f"shape {shape} or more columns" if shape else "be square"
+            raise ValueError(f"{name} must have {wanted}, got shape {array.shape}")
+        return array
+
+    if callable(value):
+        return lambda t: check(value(t))
+    fixed = check(value)
+    fixed.setflags(write=False)
+    return lambda _: fixed
+
+
+@lru_cache(maxsize=KEPT)
+def _transition(process: LinearProcess, s: float, t: float) -> Transition:
+    """From s to t, by the steps that lie between and a part of one at either end."""
+    equation = process.equation
+    if s == t:
+        return identity(process.axes)
+    if process.steady:
+        return constant(equation, t - s)
+    ends, between, before = process._grid
+    first, last = (int(np.searchsorted(ends, time, side=side)) for time, side in ((s, "right"), (t, "left")))
+    # s lies in step first - 1, t in step last - 1
+    if first >= last:
+        return step(equation, s, t)
+    rest = [] if ends[last - 1] == t else [step(equation, float(ends[last - 1]), t)]
+    if s == 0:
+        return reduce(lambda done, part: part.after(done), rest, before[last - 1])
+    start = step(equation, s, float(ends[first])) if s < ends[first] else identity(process.axes)
+    return reduce(lambda done, part: part.after(done), [*between[first : last - 1], *rest], start)
+
+
+@lru_cache(maxsize=KEPT)
+def _turned(process: LinearProcess, s: float, t: float, k: float) -> tuple[Array, Array]:
+    """Psi and the root of the noise from s to t."""
+    d = process.axes
+    if t == 0:  # the noise is gone
+        return np.zeros((d, d)), np.zeros((d, 1))
+
+    def drift(log_time: float) -> Array:
+        time = min(float(np.exp(log_time)), process.T)
+        _, turn, noise = process.turning(time)
+        return time * (turn + k * k / 2 * noise @ noise.T)
+
+    def noise(log_time: float) -> Array:
+        time = min(float(np.exp(log_time)), process.T)
+        return k * np.sqrt(time) * process.turning(time)[2]
+
+    still = np.zeros(d)
+    gain, _, root = over(Linear(drift, lambda _: still, noise), float(np.log(s)), float(np.log(t)))
+    after, before = process.frame(t), process.frame(s)
+    return after @ np.linalg.solve(before.T, gain.T).T, after @ root
