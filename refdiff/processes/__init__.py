@@ -8,6 +8,7 @@ from refdiff.processes.catalogue import catalogue
 from refdiff.processes.chain import Chain
 from refdiff.processes.linear_sde import LinearProcess
 from refdiff.processes.motion import Motion, Offset, Process
+from refdiff.processes.rotating import Rotating
 
 __all__ = [
     "AffineProcess",
@@ -19,6 +20,7 @@ __all__ = [
     "Offset",
     "PosteriorCoefficients",
     "Process",
+    "Rotating",
     "beta_table",
     "catalogue",
 ]
