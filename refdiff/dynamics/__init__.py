@@ -1,8 +1,45 @@
 """Dynamics of exact models: flow maps."""
 
 from refdiff.dynamics import equilibrium
+from refdiff.dynamics.adjoint import Gradients, adjoint, discrete_adjoint, node_likelihood
+from refdiff.dynamics.fields import Field, Integrand, linear_field, tanh_field
 from refdiff.dynamics.flow import flow
+from refdiff.dynamics.layers import Affine, Entrywise, Triangular
+from refdiff.dynamics.log_determinants import Roulette
+from refdiff.dynamics.normalizing import Composition, Inverse, LogLikelihood, PushForward
+from refdiff.dynamics.planar import TANH, Activation, Planar
 from refdiff.dynamics.quantiles import quantile_flow
+from refdiff.dynamics.relaxation import Relaxation
+from refdiff.dynamics.residual import Residual, euler_layers, tanh_residual
 from refdiff.dynamics.stepping import Flow, Unfinished
 
-__all__ = ["Flow", "Unfinished", "equilibrium", "flow", "quantile_flow"]
+__all__ = [
+    "TANH",
+    "Activation",
+    "Affine",
+    "Composition",
+    "Entrywise",
+    "Field",
+    "Flow",
+    "Gradients",
+    "Integrand",
+    "Inverse",
+    "LogLikelihood",
+    "Planar",
+    "PushForward",
+    "Relaxation",
+    "Residual",
+    "Roulette",
+    "Triangular",
+    "Unfinished",
+    "adjoint",
+    "discrete_adjoint",
+    "equilibrium",
+    "euler_layers",
+    "flow",
+    "linear_field",
+    "node_likelihood",
+    "quantile_flow",
+    "tanh_field",
+    "tanh_residual",
+]
