@@ -2,11 +2,11 @@
 
 from refdiff.dynamics import equilibrium
 from refdiff.dynamics.adjoint import Gradients, adjoint, discrete_adjoint, node_likelihood
-from refdiff.dynamics.fields import Field, Integrand, linear_field, tanh_field
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.layers import Affine, Entrywise, Triangular
 from refdiff.dynamics.log_determinants import Roulette
 from refdiff.dynamics.normalizing import Composition, Inverse, LogLikelihood, PushForward
+from refdiff.dynamics.parametric import Integrand, ParametricField, linear_field, tanh_field
 from refdiff.dynamics.planar import TANH, Activation, Planar
 from refdiff.dynamics.quantiles import quantile_flow
 from refdiff.dynamics.relaxation import Relaxation
@@ -19,12 +19,12 @@ __all__ = [
     "Affine",
     "Composition",
     "Entrywise",
-    "Field",
     "Flow",
     "Gradients",
     "Integrand",
     "Inverse",
     "LogLikelihood",
+    "ParametricField",
     "Planar",
     "PushForward",
     "Relaxation",
