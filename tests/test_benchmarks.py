@@ -14,7 +14,7 @@ from refdiff.validation.benchmarks import contenders, formulas, peers_numpy, rep
 from refdiff.validation.benchmarks.contenders import CONTENDERS, HERE, OWN, Contender
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.limits import Limits
-from refdiff.validation.benchmarks.measuring import Candidate
+from refdiff.validation.benchmarks.measuring import Candidate, Rounds
 from refdiff.validation.benchmarks.problems import MAKERS, kind, make
 from refdiff.validation.benchmarks.suite import Plan, measure
 from refdiff.validation.benchmarks.workloads import WORKLOADS
@@ -142,6 +142,23 @@ def test_refdiff_breaking_fails_the_run(monkeypatch):
     assert found.failed
     assert found.fractions == {}
     assert found.goals[0].reached is None
+
+
+def test_a_way_that_is_run_on_some_points_has_the_seconds_of_all(monkeypatch):
+    ran, true = [], peers_numpy.reference
+    monkeypatch.setattr(peers_numpy, "reference", lambda *problem: true(*problem)[:50])
+    rounds = Rounds({"refdiff": [1.0, 1.0], "some": [2.0, 4.0]}, [limits()] * 2)
+    monkeypatch.setattr("refdiff.validation.benchmarks.measuring.alternate", lambda *_: rounds)
+
+    def some(problem, threads):
+        one = peers_numpy.candidates(problem, threads)[0]
+        return [Candidate("", lambda n: ran.append(n) or one.run(n), most=100)]
+
+    found = measure(BY_NAME["log_density"], PEERS, limits, field=against(monkeypatch, "some", some)).entries[1]
+    assert set(ran) == {100}  # of 300
+    assert found.agreement.holds
+    assert found.seconds == [6.0, 12.0]
+    assert found.ratio == 9.0
 
 
 def test_what_is_not_installed_is_named():

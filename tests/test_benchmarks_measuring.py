@@ -98,9 +98,10 @@ def test_the_fastest_is_found_among_families_and_then_among_sizes_of_chunks():
 
         return Candidate(f"{family}{size}", run, family=family, size=size)
 
-    best, seconds = fastest([candidate(*key) for key in cost], 800, clock=lambda: now[0])
+    best, seconds, first = fastest([candidate(*key) for key in cost], 800, clock=lambda: now[0])
     assert best.label == "y1"  # y is better at the middle size, and its own best is 1
     assert seconds == {"x2": 4, "y2": 3, "y1": 2, "y3": 9}
+    assert first == {label: 100 * 100 * each for label, each in seconds.items()}  # of 100 points, with compiling
     with pytest.raises(ValueError, match="candidates must hold at least one"):
         fastest([], 1)
 

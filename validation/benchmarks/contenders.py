@@ -65,6 +65,7 @@ OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSIT
 
 CONTENDERS: Sequence[Contender] = (
     OWN,
+    Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,), peer=False),
     Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY), peer=False),
     Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY), peer=False),
     Contender("JAX", ("jax",), "peers_jax:plain", (FLOW, SDE, DENSITY)),

@@ -102,6 +102,8 @@ class Candidate(NamedTuple):
         run: does it for the first so many points, and returns the answers as an array.
         least: points that a shorter run must have to be typical.
         family, size: the way without the size of its chunks, and that size.
+        most: points beyond which its seconds are only proportional, so that it is run on these and its seconds are
+            scaled; 0 for all.
     """
 
     label: str
@@ -109,12 +111,28 @@ class Candidate(NamedTuple):
     least: int = 1
     family: str = ""
     size: int = 0
+    most: int = 0
+
+    def share(self, n: int) -> int:
+        """The points it is run on for n."""
+        return min(n, self.most or n)
+
+
+class Search(NamedTuple):
+    """The fastest candidate, and of each by its label: seconds a point, and seconds of its first run.
+
+    The first run is where libraries compile; what it takes besides is that of so many points as were tried.
+    """
+
+    best: Candidate
+    seconds: dict[str, float]
+    first: dict[str, float]
 
 
 def fastest(
     candidates: Sequence[Candidate], n: int, share: int = 8, clock: Callable[[], float] = time.perf_counter
-) -> tuple[Candidate, dict[str, float]]:
-    """The candidate with the fewest seconds a point, and the seconds a point of all tried, on 1/share of n points.
+) -> Search:
+    """The candidate with the fewest seconds a point, and the seconds of all tried, on 1/share of n points.
 
     First all families at one size of chunks, then all sizes in the best family.
 
@@ -124,29 +142,33 @@ def fastest(
     if not candidates:
         raise ValueError("candidates must hold at least one, got none")
     seconds: dict[str, float] = {}
+    firsts: dict[str, float] = {}
 
     def better(some: Sequence[Candidate]) -> Candidate:
         for one in some:
             if one.label not in seconds:
                 points = min(n, max(1, n // share, one.least))
-                seconds[one.label] = _timed(one, points, min(seconds.values(), default=float("inf")), clock)
+                least = min(seconds.values(), default=float("inf"))
+                firsts[one.label], seconds[one.label] = _timed(one, points, least, clock)
         return min(some, key=lambda one: seconds[one.label])
 
     sizes = sorted({one.size for one in candidates})
     middle = sizes[len(sizes) // 2]
     first = better([one for one in candidates if one.size == middle])
-    return better([one for one in candidates if one.family == first.family]), seconds
+    return Search(better([one for one in candidates if one.family == first.family]), seconds, firsts)
 
 
-def _timed(one: Candidate, points: int, best: float, clock: Callable[[], float]) -> float:
-    """Seconds a point: after a run to warm up (to compile, perhaps) one more, and two where it is among the best."""
+def _timed(one: Candidate, points: int, best: float, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of a run to warm up (to compile, perhaps); seconds a point of one more, or of three if among the best."""
+    start = clock()
     one.run(points)
+    first = clock() - start
     timed: list[float] = []
     while len(timed) < 3 and min(timed, default=0.0) <= 1.5 * best:
         start = clock()
         one.run(points)
         timed.append((clock() - start) / points)
-    return min(timed)
+    return first, min(timed)
 
 
 # ---------------------------------------------------------------------- memory

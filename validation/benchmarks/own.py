@@ -31,6 +31,8 @@ from refdiff.validation.benchmarks.problems import (
     kind,
 )
 
+TYPICAL = 320  # points that say what more of them take: 20 groups
+
 
 def candidates(problem: Problem, threads: int) -> list[Candidate]:  # noqa: ARG001
     """One: refdiff chooses its own blocks, and takes the threads that the process was started with."""
@@ -42,6 +44,21 @@ def candidates(problem: Problem, threads: int) -> list[Candidate]:  # noqa: ARG0
             return solve(problem.x[:points])
 
     return [Candidate("", go)]
+
+
+def numpy_candidates(problem: Problem, threads: int) -> list[Candidate]:  # noqa: ARG001
+    """One: the same call without kernels, the route that kernels are checked against.
+
+    It takes points in groups, one after the other, so that some of them say what all take.
+    """
+    solve = SOLVE[kind(problem)](problem)
+
+    def go(points: int) -> Array:
+        with backends.use("numpy"):
+            return solve(problem.x[:points])
+
+    label = f"{TYPICAL} points, seconds scaled" if len(problem.x) > TYPICAL else ""
+    return [Candidate(label, go, most=TYPICAL)]
 
 
 def law(mixture: Mixture) -> GaussianMixture:

@@ -164,16 +164,17 @@ PROGRAMS: dict[str, Callable[[Any, str], Program]] = {
 # ---------------------------------------------------------------------- diffrax
 
 
-def diffrax_flow(problem: FlowMap, form: str) -> Program:
+def diffrax_flow(problem: FlowMap, variant: str) -> Program:
     """An adaptive Runge-Kutta pair, one point at a time under vmap, or with steps shared by the chunk."""
     import diffrax as dx  # type: ignore[import-not-found,unused-ignore]
 
-    solver, how = form.split(", ")
+    solver, how = variant.split(", ")
     law = Arrays.of(problem.mixture, jnp.asarray)
+    form = "sums" if problem.mixture.dim <= formulas.FEW_AXES else "matmul"
     control = dx.PIDController(rtol=problem.rtol, atol=problem.atol)
 
     def velocity(sigma: Any, x: Any, args: Any) -> Any:  # noqa: ARG001
-        found = _one_denoiser(law, x, sigma) if how == "vmap" else formulas.denoiser(jnp, law, x, sigma, "sums")
+        found = _one_denoiser(law, x, sigma) if how == "vmap" else formulas.denoiser(jnp, law, x, sigma, form)
         return (x - found) / sigma
 
     def solve(x: Any, key: Any) -> Any:  # noqa: ARG001

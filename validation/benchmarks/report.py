@@ -21,7 +21,9 @@ FORMAT = 1
 VARIABLES = ("OMP_", "OPENBLAS_", "MKL_", "NUMBA_", "XLA_", "REFDIFF_")
 
 DEFINITIONS = {
-    "seconds": "median over alternating rounds",
+    "seconds": "median over alternating rounds, warm",
+    "first run": "seconds of the first run of that variant, with what it compiles; on an eighth of the points where "
+    "variants were tried",
     "ratio": "median over rounds of seconds / refdiff's seconds in the round",
     "useful flops": "4 n K d for each evaluation: distances and weighted mean, one multiply-add an element "
     "(log density: 2 n K d)",
@@ -91,6 +93,7 @@ def _table(entries: Sequence[Entry]) -> Table:
         ("seconds", "right"),
         ("ratio", "right"),
         ("rounds", "right"),
+        ("first run", "right"),
         ("memory", "right"),
         ("answer", "left"),
         ("variant", "left"),
@@ -107,6 +110,7 @@ def _row(one: Entry) -> Iterable[str]:
     yield "" if one.median is None else f"{one.median:.4g}"
     yield "" if one.ratio is None else f"{one.ratio:.2f}"
     yield str(len(one.seconds))
+    yield "" if one.first is None else f"{one.first:.4g}"
     yield "unknown" if one.extra_bytes is None else f"{one.extra_bytes / 1e6:.1f} MB"
     yield "" if one.agreement is None else _agreement(one)
     yield one.variant
@@ -170,6 +174,7 @@ def _entry(one: Entry) -> dict[str, Any]:
         "seconds_a_point_of_variants": _numbers(one.tried),
         "seconds": [_number(value) for value in one.seconds],
         "median_seconds": _number(one.median),
+        "first_seconds": _number(one.first),
         "ratio": _number(one.ratio),
         "answer": agreed,
         "peak_extra_bytes": one.extra_bytes,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,8 @@ class Entry:
     Attributes:
         name, versions: who.
         variant: its fastest candidate, and `tried` the seconds a point of all.
-        seconds: of each round; empty where `problem` says what went wrong.
+        first: seconds of the variant's first run, on all points or those it was tried on: what compiling takes is here.
+        seconds: of each round, after runs to warm up; empty where `problem` says what went wrong.
         ratio: how many times longer it took than refdiff, the median over common rounds.
         agreement: its answer against the reference.
         extra_bytes: peak memory during a run; None where it is not known.
@@ -66,6 +67,7 @@ class Entry:
     versions: Mapping[str, str]
     variant: str = ""
     tried: Mapping[str, float] = field(default_factory=dict)
+    first: float | None = None
     seconds: Sequence[float] = ()
     ratio: float | None = None
     agreement: Agreement | None = None
@@ -144,15 +146,17 @@ def measure(
             tell(one.name)
             found[one.name] = _prepared(one, problem, plan, check)
     running = {
-        name: partial(candidate.run, len(problem.x)) for name, (_, candidate) in found.items() if candidate is not None
+        name: partial(candidate.run, candidate.share(len(problem.x)))
+        for name, (_, candidate) in found.items()
+        if candidate is not None
     }
     tell("rounds")
     rounds = measuring.alternate(running, machine, plan.rounds, plan.budget) if running else None
     entries = []
-    for name, (entry, _) in found.items():
-        if rounds is not None and name in running:
+    for name, (entry, candidate) in found.items():
+        if rounds is not None and candidate is not None:
             tell(f"memory of {name}")
-            entry = _measured(entry, rounds, running)
+            entry = _measured(entry, rounds, running, len(problem.x) / candidate.share(len(problem.x)))
         entries.append(entry)
     tell("growth")
     own = next((one for one in entries if one.name == OWN.name), None)
@@ -185,29 +189,26 @@ def _prepared(
     entry = Entry(one.name, one.versions)
     try:
         ways = list(one.candidates(problem, plan.threads))
-        tried: Mapping[str, float] = {}
-        best = ways[0]
-        if len(ways) > 1:
-            best, tried = measuring.fastest(ways, len(problem.x))
-        agreed = check(best.run(len(problem.x)))
+        found = measuring.fastest(ways, len(problem.x)) if len(ways) > 1 else None
+        best, tried = (ways[0], {}) if found is None else found[:2]
+        start = time.perf_counter()
+        answer = best.run(best.share(len(problem.x)))
+        first = time.perf_counter() - start if found is None else found.first[best.label]
+        agreed = check(answer)
     except Exception as error:  # of any library, in any state: the others go on
         words = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return Entry(one.name, one.versions, problem=words), None
-    return Entry(entry.name, entry.versions, best.label, tried, agreement=agreed), best
+    return Entry(entry.name, entry.versions, best.label, tried, agreement=agreed, first=first), best
 
 
-def _measured(entry: Entry, rounds: measuring.Rounds[Limits], running: Mapping[str, Callable[[], object]]) -> Entry:
-    ratio = rounds.ratio(entry.name, OWN.name) if OWN.name in running else None
-    return Entry(
-        entry.name,
-        entry.versions,
-        entry.variant,
-        entry.tried,
-        rounds.seconds[entry.name],
-        ratio,
-        entry.agreement,
-        measuring.peak_extra_bytes(running[entry.name]),
-    )
+def _measured(
+    entry: Entry, rounds: measuring.Rounds[Limits], running: Mapping[str, Callable[[], object]], scale: float
+) -> Entry:
+    """The entry with seconds of all points, `scale` times those it was run on."""
+    ratio = scale * rounds.ratio(entry.name, OWN.name) if OWN.name in running else None
+    extra = measuring.peak_extra_bytes(running[entry.name])
+    seconds = [scale * one for one in rounds.seconds[entry.name]]
+    return replace(entry, seconds=seconds, ratio=ratio, extra_bytes=extra)
 
 
 def _fractions(problem: Problem, seconds: Sequence[float], noted: Sequence[Limits]) -> dict[str, float]:
