@@ -3,7 +3,9 @@
 from refdiff.dynamics import equilibrium
 from refdiff.dynamics.adjoint import Gradients, adjoint, discrete_adjoint, node_likelihood
 from refdiff.dynamics.flow import flow
+from refdiff.dynamics.gaussian_flow import gaussian_flow
 from refdiff.dynamics.layers import Affine, Entrywise, Triangular
+from refdiff.dynamics.likelihood import Likelihood, log_likelihood
 from refdiff.dynamics.log_determinants import Roulette
 from refdiff.dynamics.normalizing import Composition, Inverse, LogLikelihood, PushForward
 from refdiff.dynamics.parametric import Integrand, ParametricField, linear_field, tanh_field
@@ -12,6 +14,8 @@ from refdiff.dynamics.quantiles import quantile_flow
 from refdiff.dynamics.relaxation import Relaxation
 from refdiff.dynamics.residual import Residual, euler_layers, tanh_residual
 from refdiff.dynamics.stepping import Flow, Unfinished
+from refdiff.dynamics.trace import TraceEstimate, draw_probes, hutchinson, trace_variance
+from refdiff.dynamics.velocity_field import VelocityField, field_flow
 
 __all__ = [
     "TANH",
@@ -23,6 +27,7 @@ __all__ = [
     "Gradients",
     "Integrand",
     "Inverse",
+    "Likelihood",
     "LogLikelihood",
     "ParametricField",
     "Planar",
@@ -30,16 +35,24 @@ __all__ = [
     "Relaxation",
     "Residual",
     "Roulette",
+    "TraceEstimate",
     "Triangular",
     "Unfinished",
+    "VelocityField",
     "adjoint",
     "discrete_adjoint",
+    "draw_probes",
     "equilibrium",
     "euler_layers",
+    "field_flow",
     "flow",
+    "gaussian_flow",
+    "hutchinson",
     "linear_field",
+    "log_likelihood",
     "node_likelihood",
     "quantile_flow",
     "tanh_field",
     "tanh_residual",
+    "trace_variance",
 ]
