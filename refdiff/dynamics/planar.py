@@ -134,7 +134,10 @@ class Planar:
         if square == 0:  # a shift
             return Planar(first, second, b, h)
         product = second @ first
-        target = (np.logaddexp(0.0, product) - 1) / h.slopes[1]
+        # w.u is rounded by d eps |w| |u|: for a very negative product it stays so far above -1
+        slack = 4 * len(first) * np.finfo(float).eps * (1 + np.linalg.norm(first) * np.sqrt(square))
+        target = max(np.logaddexp(0.0, product), slack) - 1
+        target /= h.slopes[1]
         return Planar(first + (target - product) * second / square, second, b, h)
 
     @property

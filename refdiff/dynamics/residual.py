@@ -105,7 +105,7 @@ class Residual:
         q = self._contraction()
         rows, restore = points("x", x, self.dim)
         z, left = rows.copy(), np.arange(len(rows))
-        step = np.full(len(rows), np.inf)
+        step = np.full(len(rows), np.nan)  # of the iteration before: none
         # q^k < eps ends every row whose claim is true; two more for rounding errors
         for _ in range(3 + (int(np.log(EPS) / np.log(q)) if q > 0 else 0)):
             moved = self._moved(z[left])
@@ -113,8 +113,9 @@ class Residual:
             size = np.linalg.norm(rows[left], axis=1) + np.linalg.norm(moved, axis=1)
             length = np.linalg.norm(following - z[left], axis=1)
             # g is rounded by some eps of its own terms, which may be larger than their sum
-            if (length > q * (1 + 1e-6) * step[left] + 1e-12 * size).any():
-                worst = float(np.max(length / step[left]))
+            longer = length > q * (1 + 1e-6) * step[left] + 1e-12 * size
+            if longer.any():
+                worst = float((length[longer] / step[left][longer]).max())
                 raise ValueError(f"lipschitz must bound how far g moves, got {q}, and two points with {worst:.6g}")
             z[left], step[left] = following, length
             left = left[length > 2 * EPS * size]
