@@ -17,7 +17,7 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
 from refdiff.processes import BetaTable
 from refdiff.schedules import FunctionSchedule, Schedule, VPLinear
-from refdiff.validation.cases import Case, ProcessCase
+from refdiff.validation.cases import Case, ProcessCase, with_gaussian_data
 from refdiff.validation.conditions import smooth
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.laws import noised_variance
@@ -87,6 +87,46 @@ def moments_of_sde(case: ProcessCase, wrong: bool) -> list[Sides]:
         if start:
             sides.append(Sides(added, case.process.channel(start, case.t).noise))
     return sides
+
+
+@identity(
+    "Mean and covariance move by the outer product rule",
+    topic=TOPIC,
+    formula=r"\dot m = f m,\quad \dot P = 2 f P + g^2 I,\quad"
+    r" \frac{d}{dt} \mathbb{E}\, x x^{\mathsf T} = 2 f\, \mathbb{E}\, x x^{\mathsf T} + g^2 I,\quad"
+    r" \frac{d}{dt} \mathbb{E}\, |x|^2 = 2 f\, \mathbb{E}\, |x|^2 + d\, g^2",
+    covers=["PODD-88", "PODA-425"],
+    over="processes",
+    evidence=DERIVATIVE,
+    control="the noise d g^2 of the inner product rule, which is the one cited, in the equation of the outer product",
+    needs=smooth,
+)
+def moment_equations(case: ProcessCase, wrong: bool) -> list[Sides]:
+    """Stencils in time of the moments of pushed data with a full covariance, against f and g^2."""
+    data, t = with_gaussian_data(case), case.t
+    h, c, dim = min(t, case.process.T - t) / 100, case.schedule.coefficients(t), data.law.dim
+
+    def moments(u: float) -> tuple[Array, Array]:
+        law = data.model.marginal(u)
+        return law.mean(), law.cov()
+
+    def second(u: float) -> Array:
+        mean, covariance = moments(u)
+        return covariance + np.outer(mean, mean)
+
+    mean, covariance = moments(t)
+    added, rate = c.g2 * (dim if wrong else 1) * np.eye(dim), 1 / (100 * h)  # what h resolves
+    size = (2 * np.abs(c.f) + rate) * np.abs(second(t)).max() + c.g2
+    return [
+        Sides(derivative(lambda u: moments(u)[0], t, h), c.f * mean, scale=(np.abs(c.f) + rate) * np.abs(mean).max()),
+        Sides(derivative(lambda u: moments(u)[1], t, h), 2 * c.f * covariance + added, scale=size),
+        Sides(derivative(second, t, h), 2 * c.f * second(t) + added, scale=size),
+        Sides(
+            derivative(lambda u: np.trace(second(u)), t, h),
+            2 * c.f * np.trace(second(t)) + dim * c.g2,
+            scale=dim * size,
+        ),
+    ]
 
 
 @identity(

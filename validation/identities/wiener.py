@@ -1,6 +1,7 @@
 r"""Wiener increments, and the small steps they drive: DDPM's step, Langevin's step.
 
 independent increments   Cov(w_s, w_t) = min(s, t);   w_s | w_r, w_t is a Brownian bridge
+Ito's isometry           E |int psi dw|^2 = E int |psi|_F^2 dt for psi that does not know the increment ahead
 DDPM against Euler       E[x_t-h | x_t] - [x - (f x - g^2 s) h] = h^2 [(f^2 + f') x - (g^2)' s] / 2 + O(h^3)
                          sigma_{t|t-h}^2 - g^2 h                = h^2 [f g^2 - (g^2)' / 2]          + O(h^3)
 Langevin                 x + eta s_sigma(x) + sqrt(2 eta) z settles at P (1 - eta / 2P)^-1 with P = S + sigma^2:
@@ -10,14 +11,16 @@ Langevin                 x + eta s_sigma(x) + sqrt(2 eta) z settles at P (1 - et
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import expm, solve_continuous_lyapunov
 
 from refdiff import operators
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian
+from refdiff.processes import Chain
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.conditions import smooth
-from refdiff.validation.identity import ORDER, Sides, identity
+from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 
 TOPIC = "Reverse-time equations"
 
@@ -45,6 +48,38 @@ def wiener(case: Case, wrong: bool) -> list[Sides]:
         Sides(path.cov(), np.minimum.outer(times, times)),
         Sides(middle.mean(), start + first / (first + second) * (end - start)),
         Sides(middle.cov(), variance * np.eye(3)),
+    ]
+
+
+@identity(
+    "Ito's isometry, and what it asks of the integrand",
+    topic=TOPIC,
+    formula=r"\mathbb{E}\, \Big| \int_0^T \psi\, dw \Big|^2 = \mathbb{E} \int_0^T \|\psi\|_F^2\, dt:\quad"
+    r" \psi = e^{A(T-t)} G;\quad \psi = w\ \Rightarrow\ \tfrac12 T^2",
+    covers=["PODD-87"],
+    over="once",
+    evidence=QUADRATURE,
+    control="psi = w at the end of each step, which is not adapted: the footnote does not ask for it",
+)
+def ito_isometry(case: Case, wrong: bool) -> list[Sides]:
+    """A covariance by Lyapunov's equation against quadrature of |psi|^2; fourth moments of a path by Wick's theorem."""
+    rng, horizon, count = case.rng, case.rng.uniform(0.5, 2.0), 24
+    root, noise = 0.4 * rng.standard_normal((3, 3)), rng.standard_normal((3, 2))
+    a = -root @ root.T - 0.3 * np.eye(3) + 0.5 * (root - root.T)
+    settled, whole = solve_continuous_lyapunov(a, -noise @ noise.T), expm(horizon * a)
+    nodes, weights = numeric.legendre(32)
+    psi = expm((1 - nodes)[:, None, None] * horizon * a) @ noise
+    squares = horizon * weights @ np.einsum("nij,nij->n", psi, psi)
+    # a path w_1..w_n, and its increments as rows of sums: all jointly Gaussian
+    step = horizon / count
+    path = Chain([Channel(1.0, 0.0, step)] * count).joint(Gaussian([0.0], 0.0)).cov()
+    ahead, at = np.diff(np.eye(count + 1), axis=0), np.eye(count + 1)[1:] if wrong else np.eye(count + 1)[:-1]
+    known, moves, both = at @ path @ at.T, ahead @ path @ ahead.T, at @ path @ ahead.T
+    square = np.trace(both) ** 2 + (known * moves).sum() + (both * both.T).sum()  # E (sum_k psi_k dw_k)^2
+    return [
+        Sides(np.trace(settled - whole @ settled @ whole.T), squares),
+        Sides(square, step * np.trace(known)),
+        Sides(square + horizon * step / 2, horizon**2 / 2),
     ]
 
 
