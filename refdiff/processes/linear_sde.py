@@ -28,7 +28,7 @@ from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.operators import Operator
 from refdiff.processes.motion import Motion, Offset
-from refdiff.processes.transition import Linear, Transition, constant, identity, over, step, steps
+from refdiff.processes.transition import NODES, Linear, Transition, constant, identity, over, step, steps, triangular
 
 Coefficient = ArrayLike | Callable[[float], ArrayLike]
 Rates = Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]]
@@ -59,6 +59,7 @@ class LinearProcess:
     T: float
     axes: int
     steady: bool
+    forced: bool
 
     def __init__(
         self,
@@ -76,14 +77,15 @@ class LinearProcess:
         dim = len(first)
         parts = {
             "drift": _function("drift", drift, 2, dim, dim),
-            "noise": _function("noise", noise, 2, dim),
+            "noise": _function("noise", noise, 2, dim, *_columns(noise)),
             "force": _function("force", np.zeros(dim) if force is None else force, 1, dim),
         }
         for at in (0.0, final):
             for part in parts.values():
                 part(at)
         steady = not any(callable(part) for part in (drift, noise, force))
-        values = {"T": final, "axes": dim, "steady": steady, "rates_of": rates}
+        forced = callable(force) or bool(parts["force"](0.0).any())
+        values = {"T": final, "axes": dim, "steady": steady, "forced": forced, "rates_of": rates}
         for name, value in (values | {f"{name}_of": part for name, part in parts.items()}).items():
             object.__setattr__(self, name, value)
 
@@ -114,9 +116,7 @@ class LinearProcess:
     @property
     def centred(self) -> LinearProcess:
         """The process of x - b_t: the same F and G without u."""
-        if self.steady and not self.force_of(0.0).any():
-            return self
-        return self._centred
+        return self._centred if self.forced else self
 
     @cached_property
     def _centred(self) -> LinearProcess:
@@ -171,12 +171,8 @@ class LinearProcess:
         Raises:
             ValueError: the noise does not reach every direction by then.
         """
-        root = self.transition(0.0, t).root
-        d = self.axes
-        root = root if root.shape[1] == d else np.hstack([root, np.zeros((d, d - root.shape[1]))])
-        lower = np.linalg.qr(root.T, mode="r").T
-        lower = lower * np.where(np.diag(lower) < 0, -1.0, 1.0)
-        if (np.abs(np.diag(lower)) <= d * np.finfo(float).eps * np.linalg.norm(lower, axis=1)).any():
+        lower = triangular(self.transition(0.0, t).root)
+        if (np.diag(lower) <= self.axes * np.finfo(float).eps * np.linalg.norm(lower, axis=1)).any():
             raise ValueError(f"noise must reach every direction by t = {t}, got one with no variance of its own")
         return lower
 
@@ -200,16 +196,15 @@ class LinearProcess:
         return Offset(value, rate, np.zeros(self.axes) if known is None else known[0] @ value + drift @ rate + known[1])
 
     def motion(self, t: float) -> Motion:
-        """The channel from clean data with its rates: A' = F A, S = F C + D/2."""
+        """The channel from clean data with its rates: A' = F A, S = F C + D/2; R is Cholesky's, lower triangular."""
         time = self._time("t", t)
         gain, _, root = self.transition(0.0, time)
         drift, diffusion, noise = self.drift_of(time), self.diffusion(time), root @ root.T
         dgain, spread = drift @ gain, drift @ noise + diffusion / 2
-        square = root if root.shape[1] == self.axes else np.pad(root, [(0, 0), (0, self.axes - root.shape[1])])
         known = self._rates(time)
         d2gain = None if known is None else known[0] @ gain + drift @ dgain
         dspread = None if known is None else known[0] @ noise + drift @ (spread + spread.T) + known[2] / 2
-        return Motion(gain, dgain, d2gain, noise, square, spread, dspread, self.offset(time))
+        return Motion(gain, dgain, d2gain, noise, triangular(root), spread, dspread, self.offset(time))
 
     def _rates(self, t: float) -> list[Array] | None:
         """F', u' and D', or None."""
@@ -246,15 +241,21 @@ def _without_force(rates: Rates, dim: int) -> Rates:
     return found
 
 
+def _columns(noise: Coefficient) -> tuple[int, ...]:
+    """(m,), as many columns as G has at time 0: all times have the same."""
+    return real_array("noise", noise(0.0) if callable(noise) else noise, ndim=(2,)).shape[1:]
+
+
 def _function(name: str, value: Coefficient, ndim: int, *shape: int) -> Callable[[float], Array]:
     """A coefficient as a function of time whose values are checked."""
 
     def check(found: ArrayLike) -> Array:
         array = real_array(name, found, ndim=(ndim,))
-        wrong = array.shape[: len(shape)] != shape if shape else array.shape[0] != array.shape[1]
-        if wrong or array.size == 0:
-            wanted = f"shape {shape} or more columns" if shape else "be square"
-            raise ValueError(f"{name} must have {wanted}, got shape {array.shape}")
+        if array.size == 0:
+            raise ValueError(f"{name} must not be empty, got shape {array.shape}")
+        if array.shape != shape if shape else array.shape[0] != array.shape[1]:
+            wanted = f"have shape {shape}" if shape else "be square"
+            raise ValueError(f"{name} must {wanted}, got shape {array.shape}")
         return array
 
     if callable(value):
@@ -291,14 +292,18 @@ def _turned(process: LinearProcess, s: float, t: float, k: float) -> tuple[Array
     if t == 0:  # the noise is gone
         return np.zeros((d, d)), np.zeros((d, 1))
 
-    def drift(log_time: float) -> Array:
+    @lru_cache(maxsize=NODES)  # F and G are asked for at the same nodes, one after the other
+    def at(log_time: float) -> tuple[float, Array, Array]:
         time = min(float(np.exp(log_time)), process.T)
-        _, turn, noise = process.turning(time)
+        return time, *process.turning(time)[1:]
+
+    def drift(log_time: float) -> Array:
+        time, turn, noise = at(log_time)
         return time * (turn + k * k / 2 * noise @ noise.T)
 
     def noise(log_time: float) -> Array:
-        time = min(float(np.exp(log_time)), process.T)
-        return k * np.sqrt(time) * process.turning(time)[2]
+        time, _, noise = at(log_time)
+        return k * np.sqrt(time) * noise
 
     still = np.zeros(d)
     gain, _, root = over(Linear(drift, lambda _: still, noise), float(np.log(s)), float(np.log(t)))

@@ -10,7 +10,8 @@ takes Y_j ~ K(b, a + h x_j) from the linear equations Y_i = I + h sum_j c_ij Y_j
 It is one step of a Gauss method for (K, k, W W') together: all three are of order 2 n. The covariance is there as a
 root, so it is positive semi-definite, and its small directions keep their digits; K is orthogonal where F is
 antisymmetric; and for constant F it is the diagonal Pade approximant of e^(hF). Steps are joined as channels are.
-Van Loan's block exponential, the usual formula for constant coefficients, holds e^(-hF) besides and loses its digits.
+Van Loan's block exponential, the usual formula for constant coefficients, holds e^(-hF) besides: where e^(hF) decays it
+loses as many digits as that has zeros.
 Backwards (b < a) the noise is that of reversed time: W W' is the integral from b to a. Sources: RDX-02..05, PODD-86.
 """
 
@@ -28,8 +29,9 @@ from refdiff.channels import Channel
 NODES = 8
 # Steps of constant coefficients have |F| h at most this: the error of the [8/8] approximant is then below 1e-19.
 LONGEST = 1.0
-# One step and its two halves may differ by this: the halves, which are kept, then err by 2^-16 of it.
-AGREE = 1e-11
+# One step and its two halves may differ by this: the halves, which are kept, err by 2^-16 of it where F and G are smooth
+# and by this itself at a jump.
+AGREE = 1e-13
 # Halvings after which a step is taken as it is: what is left around a jump of F or G is rounding.
 HALVINGS = 45
 
@@ -123,6 +125,17 @@ def over(equation: Linear, start: float, end: float) -> Transition:
 def narrow(root: Array) -> Array:
     """A root of the same covariance with at most d columns, lower triangular: (d, m) to (d, min(d, m))."""
     return root if root.shape[1] <= root.shape[0] else np.linalg.qr(root.T, mode="r").T
+
+
+def triangular(root: Array) -> Array:
+    """The lower triangular root with a diagonal >= 0 of the same covariance: (d, m) to (d, d).
+
+    It is unique where the covariance is regular, so that it does not jump from one time to the next.
+    """
+    dim = len(root)
+    wide = np.pad(root, [(0, 0), (0, max(0, dim - root.shape[1]))])
+    lower = np.linalg.qr(wide.T, mode="r").T
+    return np.asarray(lower * np.where(np.diag(lower) < 0, -1.0, 1.0))
 
 
 def _agree(one: Transition, other: Transition) -> bool:
