@@ -9,7 +9,7 @@ from refdiff.dynamics.likelihood import Likelihood, log_likelihood
 from refdiff.dynamics.log_determinants import Roulette
 from refdiff.dynamics.normalizing import Composition, Inverse, LogLikelihood, PushForward
 from refdiff.dynamics.parametric import Integrand, ParametricField, linear_field, tanh_field
-from refdiff.dynamics.planar import TANH, Activation, Planar
+from refdiff.dynamics.planar import Activation, Planar
 from refdiff.dynamics.quantiles import quantile_flow
 from refdiff.dynamics.relaxation import Relaxation
 from refdiff.dynamics.residual import Residual, euler_layers, tanh_residual
@@ -18,7 +18,6 @@ from refdiff.dynamics.trace import TraceEstimate, draw_probes, hutchinson, trace
 from refdiff.dynamics.velocity_field import VelocityField, field_flow
 
 __all__ = [
-    "TANH",
     "Activation",
     "Affine",
     "Composition",
