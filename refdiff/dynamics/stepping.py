@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import DOP853, RK45
+from scipy.integrate import DOP853, RK45, OdeSolver
 
 from refdiff.arguments import Array, one_of, real_scalar, whole_number
 
@@ -117,7 +117,13 @@ class Run:
             raise Unfinished(f"{way} does not end for {where}{others}: {problem}", result)
         return result
 
-    def together(self, group: slice, field: Callable[[Array, float], tuple[Array, Array | None]], how: Steps) -> None:
+    def together(
+        self,
+        group: slice,
+        field: Callable[[Array, float], tuple[Array, Array | None]],
+        how: Steps,
+        after: Callable[[OdeSolver], None] | None = None,
+    ) -> None:
         """Take a group of points to the end through one of SciPy's solvers.
 
         SciPy takes the RMS over all numbers; in tolerances smaller by sqrt(points) it bounds that of each point.
@@ -125,6 +131,7 @@ class Run:
         Args:
             field: (x (n, d), t) -> the velocity (n, d) and the rate of what is integrated beside, if anything.
             how: the tolerances, for every point.
+            after: called with the solver after every accepted step, for what lies inside it.
         """
         x, beside = self.x[group], None if self.change is None else self.change[group]
         low, high = min(self.start, self.end), max(self.start, self.end)
@@ -148,7 +155,10 @@ class Run:
         attempted = accepted = 0
         while solver.status == "running" and attempted < how.max_steps:
             solver.step()
-            accepted += solver.status != "failed"
+            if solver.status != "failed":
+                accepted += 1
+                if after is not None:
+                    after(solver)
             attempted = (solver.nfev - 2) // solver.n_stages
         self.counts[group] = solver.nfev, accepted, attempted - accepted
         if solver.status != "finished":
