@@ -3,6 +3,7 @@
 from refdiff.dynamics import equilibrium
 from refdiff.dynamics.adjoint import Gradients, adjoint, discrete_adjoint, node_likelihood
 from refdiff.dynamics.flow import flow
+from refdiff.dynamics.flow_map import FlowMap
 from refdiff.dynamics.gaussian_flow import gaussian_flow
 from refdiff.dynamics.jacobians import FlowJacobian, flow_jacobian
 from refdiff.dynamics.layers import Affine, Entrywise, Triangular
@@ -27,6 +28,7 @@ __all__ = [
     "Entrywise",
     "Flow",
     "FlowJacobian",
+    "FlowMap",
     "Gradients",
     "Integrand",
     "Inverse",
