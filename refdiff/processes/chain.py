@@ -306,7 +306,8 @@ def _inverse(what: str, matrix: Array) -> Array:
     covariance = Dense(matrix[None])
     if covariance.singular:
         raise ValueError(NO_DENSITY.format(what=what))
-    return covariance.inverse().matrices[0]
+    found: Array = covariance.inverse().matrices[0]
+    return found
 
 
 def _flat(blocks: Array) -> Array:

@@ -52,7 +52,7 @@ def stationary(link: Channel) -> Moments:
     matrix = operators.dense(a, dim)
     spread = solve_discrete_lyapunov(matrix, operators.dense(c, dim))
     mean = np.linalg.solve(np.eye(dim) - matrix, np.broadcast_to(b, (dim,)))
-    return Moments(mean, 0.5 * (spread + spread.T))
+    return Moments(np.asarray(mean, dtype=np.float64), 0.5 * (spread + spread.T))
 
 
 def common(links: Sequence[Channel]) -> Moments:

@@ -131,8 +131,8 @@ def velocity_of_a_chain(case: Case, wrong: bool) -> list[Sides]:
         step = Chain.noh_lee([rate * h], SCALE)
         gain = float(step.kernel(1).gain)
         drift = np.expm1(0.5 * np.log1p(-rate * h)) / h
-        drifts.append((gain - 1) / h)
-        seconds.append((drift + (rate if wrong else rate / 2)) / h)
+        drifts.append(np.asarray((gain - 1) / h))
+        seconds.append(np.asarray((drift + (rate if wrong else rate / 2)) / h))
         variances.append(step.kernel(1).noise / h)
         many.append(Chain.noh_lee(np.full(n, rate * h), SCALE).kernel(int(n)).noise)
     return [
