@@ -75,6 +75,17 @@ def test_the_fastest_circulation_attains_the_mean_rate_with_any_noise(seed, dim,
     assert (growth(f, times, sigma) <= np.sqrt(stretch) * np.exp(-rate * times) * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize(
+    ("q", "abscissa", "left"), [(0.0, -0.1, 3.679), (0.5, -0.1287, 3.044), (2.0, -0.55, 0.0540), (10.0, -0.55, 0.0402)]
+)
+def test_circulation_speeds_the_source_s_kind_of_example_up(q, abscissa, left):
+    sigma = np.diag([1.0, 10.0])
+    f = equilibrating_drift(2.0, [[0.0, q], [-q, 0.0]], sigma)
+    k = expm(5 * f)
+    assert spectral_abscissa(f) == pytest.approx(abscissa, abs=5e-5)
+    assert np.abs(k @ sigma @ k.T).max() == pytest.approx(left, rel=5e-4)  # |Sigma(5) - Sigma| from Sigma(0) = 0
+
+
 @given(SEEDS, st.integers(2, 6), st.sampled_from([None, 1]))
 def test_no_circulation_is_slower_than_none_at_any_time_nor_faster_than_the_mean_rate(seed, dim, rank):
     d, q, sigma = problem(dim, seed, rank)
