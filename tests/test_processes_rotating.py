@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 
 from refdiff.processes import LinearProcess, Rotating
+from refdiff.validation.identities.rotating_axes import Swinging, first_order
 
 SEEDS = st.integers(0, 2**32 - 1)
 DIMS = st.integers(1, 5)
@@ -124,3 +125,19 @@ def test_a_drift_of_its_own_is_turned_too():
 def test_bad_input_is_refused_by_name(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+def test_numbers_of_the_smallest_turning_example():
+    # rates 1 and 3, an angle of 1e-3 (t + t^2 / 2), t = 1: the source's first order errs by a fifth and more
+    eta, example = 1e-3, Swinging(np.array([1.0, 3.0]), np.zeros(2), np.array([[0.0, -1.0], [1.0, 0.0]]), np.eye(2))
+    turned = example.turned(eta)
+    link, axes = turned.kernel(1.0), turned.axes(1.0)
+    exact = axes.T @ link.gain @ axes
+    np.testing.assert_allclose([exact[0, 1], exact[1, 0]], [-3.66125e-4, -2.71835e-4], atol=5e-10)
+    corrected, printed = (eta * first_order(example, 1.0, decays=kind) for kind in (True, False))
+    np.testing.assert_allclose([corrected[0, 1], corrected[1, 0]], [-3.66125e-4, -2.71835e-4], atol=5e-10)
+    np.testing.assert_allclose([printed[0, 1], printed[1, 0]], [-4.33319e-4, -4.33319e-4], atol=5e-10)
+    own, rates = axes.T @ link.noise @ axes, np.diag([1.0, 3.0])
+    u = example.decay(1.0)
+    assert (rates @ own - own @ rates)[0, 1] == pytest.approx(-4.931e-4, abs=5e-8)
+    assert 2 * u.sum() * printed[0, 1] == pytest.approx(-7.190e-4, abs=5e-8)
