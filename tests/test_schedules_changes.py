@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refdiff import Alignment, FlowMatching, FunctionSchedule, SubVP, Transformed, Trigonometric, VEPower, VPLinear
+from refdiff.schedules import Amplified
 from refdiff.validation.numeric import derivative
 
 
@@ -98,3 +99,26 @@ def test_a_clock_that_starts_at_rest_meets_an_infinite_rate_of_sigma_in_its_limi
     schedule = Transformed(VPLinear(0.1, 20.0), lambda t: (t**2, 2 * t, 2.0))
     np.testing.assert_allclose(schedule.dsigma(0.0), np.sqrt(0.1), rtol=1e-15)
     np.testing.assert_allclose(schedule.sigma(1e-6) / 1e-6, np.sqrt(0.1), rtol=1e-9)
+
+
+@given(st.sampled_from([VPLinear(), FlowMatching(), VEPower(T=1.0), SubVP()]), st.floats(0.1, 0.9), st.floats(0.05, 20))
+def test_an_amplified_schedule_has_the_signal_of_its_base_and_so_many_times_its_noise(base, t, factor):
+    schedule = Amplified(base, factor)
+    c, given = schedule.coefficients(t), base.coefficients(t)
+    assert (c.alpha, c.dalpha, c.f) == (given.alpha, given.dalpha, given.f)
+    np.testing.assert_allclose(c.sigma, factor * given.sigma, rtol=1e-15)
+    np.testing.assert_allclose(c.log_snr, np.log(c.alpha / c.sigma), atol=1e-13)
+    np.testing.assert_allclose(c.g2, c.dvariance - 2 * c.f * c.sigma**2, rtol=1e-9)
+    for name, of in plain.RATES.items():
+        slope = derivative(lambda u, of=of: getattr(schedule.coefficients(u), of), t, 2e-3 * min(t, 1 - t))
+        np.testing.assert_allclose(getattr(c, name), slope, rtol=1e-7, atol=1e-8 * max(1, factor**2))
+    np.testing.assert_allclose(schedule.time_of_log_snr(c.log_snr), t, rtol=1e-9)
+    assert schedule.T == base.T
+    assert schedule.time_of_log_snr(np.inf) == 0
+
+
+def test_noise_is_multiplied_by_a_positive_number():
+    with pytest.raises(ValueError, match="factor must lie in"):
+        Amplified(VPLinear(), 0.0)
+    with pytest.raises(TypeError, match="base must be a Schedule"):
+        Amplified(2.0, VPLinear())

@@ -7,7 +7,16 @@ from refdiff.processes.bridge import Bridge
 from refdiff.processes.catalogue import catalogue
 from refdiff.processes.chain import Chain
 from refdiff.processes.linear_sde import LinearProcess
+from refdiff.processes.matrix_families import (
+    critically_damped_langevin,
+    data_axes,
+    ornstein_uhlenbeck,
+    positions,
+    variance_preserving,
+    with_velocity,
+)
 from refdiff.processes.motion import Motion, Offset, Process
+from refdiff.processes.principal_axes import PrincipalAxes
 from refdiff.processes.rotating import Rotating
 
 __all__ = [
@@ -19,8 +28,15 @@ __all__ = [
     "Motion",
     "Offset",
     "PosteriorCoefficients",
+    "PrincipalAxes",
     "Process",
     "Rotating",
     "beta_table",
     "catalogue",
+    "critically_damped_langevin",
+    "data_axes",
+    "ornstein_uhlenbeck",
+    "positions",
+    "variance_preserving",
+    "with_velocity",
 ]

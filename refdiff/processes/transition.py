@@ -29,8 +29,8 @@ from refdiff.channels import Channel
 NODES = 8
 # Steps of constant coefficients have |F| h at most this: the error of the [8/8] approximant is then below 1e-19.
 LONGEST = 1.0
-# One step and its two halves may differ by this: the halves, which are kept, err by 2^-16 of it where F and G are smooth
-# and by this itself at a jump.
+# One step and its two halves may differ by this: the halves, which are kept, err by 2^-16 of it where F and G are
+# smooth, and by this itself at a jump.
 AGREE = 1e-13
 # Halvings after which a step is taken as it is: what is left around a jump of F or G is rounding.
 HALVINGS = 45

@@ -2,10 +2,11 @@ r"""Schedules made from functions of time or from other schedules.
 
     FunctionSchedule   alpha(t), sigma(t) as the caller's functions
     Transformed        x_t = c(t) x^base_tau(t): another clock and another scale on the same path
+    Amplified          x_t = alpha x_0 + c sigma eps: the same signal in c times the noise
     Alignment          the clock and the scale by which one schedule is another
 
 Two schedules with the same range of log(alpha / sigma) differ by a clock and a scale only: equal signal-to-noise
-ratios fix tau(t), the ratio of the total scales fixes c(t). Sources: PODB-58, PODB-59.
+ratios fix tau(t), the ratio of the total scales fixes c(t). Sources: PODB-58, PODB-59, RDX-53.
 """
 
 from __future__ import annotations
@@ -138,6 +139,42 @@ class Transformed(Schedule):
 
     def _time(self, lam: Array) -> Array:
         return invert_log_snr(self, lam)
+
+
+@dataclass(frozen=True)
+class Amplified(Schedule):
+    """The schedule `base` with its noise multiplied: alpha, and `factor` times sigma.
+
+    Args:
+        base: the schedule of alpha and sigma.
+        factor: the multiple of its noise, positive.
+
+    Raises:
+        TypeError: base is no schedule.
+        ValueError: the factor is not positive.
+    """
+
+    base: Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Schedule):
+            raise TypeError(f"base must be a Schedule, got {self.base!r}")
+        object.__setattr__(self, "factor", real_scalar("factor", self.factor, low=0, open_low=True))
+
+    @property
+    def T(self) -> float:  # type: ignore[override]
+        """The final time."""
+        return self.base.T
+
+    def _coefficients(self, t: Array) -> Coefficients:
+        c, k = self.base.coefficients(t), self.factor
+        stds = {name: k * getattr(c, name) for name in ("sigma", "dsigma", "d2sigma")}
+        variances = {name: k * k * getattr(c, name) for name in ("dvariance", "d2variance", "g2")}
+        return c._replace(**stds, **variances, log_snr=c.log_snr - np.log(k))
+
+    def _time(self, lam: Array) -> Array:
+        return np.asarray(self.base.time_of_log_snr(lam + np.log(self.factor)))
 
 
 def invert_log_snr(schedule: Schedule, lam: Array) -> Array:
