@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from refdiff import AffineProcess, Channel, Empirical, Gaussian, VEGeometric, VPLinear, operators, testing
 from refdiff.distributions import random_mixture
-from refdiff.processes.chain import Chain
+from refdiff.processes import Chain, LinearProcess
 
 KINDS = ("scalar", "diagonal", "matrix", "mixed")
 
@@ -256,6 +256,32 @@ def test_a_chain_of_a_process_is_its_kernels_and_transitions(process, seed):
         ):
             np.testing.assert_allclose(found.gain, exact.gain, rtol=1e-11)
             np.testing.assert_allclose(found.noise, exact.noise, rtol=1e-9, atol=1e-11 * (1 + exact.noise.max()))
+
+
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_a_chain_of_a_matrix_process_has_its_transitions_posteriors_and_stationary_law(dim):
+    rng = np.random.default_rng(dim)
+    root, noise = 0.5 * rng.normal(size=(dim, dim)), rng.normal(size=(dim, dim))
+    drift = -root @ root.T - 0.4 * np.eye(dim) + root - root.T  # damped and turning
+    process = LinearProcess(drift, noise, T=2.0, force=rng.normal(size=dim))
+    grid = np.linspace(0.4, 2.0, 5)
+    chain, from_data = Chain.of(process, grid), Chain.of(process, grid, from_data=True)
+    for i in range(5):
+        for j in range(i + 1, 5):
+            found, exact = chain.channel(i, j), process.channel(grid[i], grid[j])
+            for name in ("gain", "offset", "noise"):
+                size = 1e-11 * (1 + np.abs(getattr(exact, name)).max())
+                np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=0, atol=size)
+        if (
+            i
+        ):  # Bayes' rule between two transitions, and the equation of x_t - A x_0 - b run backwards with all its noise
+            bridge, back = from_data.bridge(i, i + 1), process.noise_channel(grid[i], grid[i - 1], 1.0)
+            size = 1e-11 * np.linalg.cond(from_data.kernel(i + 1).noise)
+            np.testing.assert_allclose(bridge.of_end, back.gain, rtol=0, atol=size)
+            np.testing.assert_allclose(bridge.noise, back.noise, rtol=0, atol=size)
+    settled = chain.stationary()
+    size = 1e-10 * np.abs(settled.covariance).max()
+    np.testing.assert_allclose(drift @ settled.covariance + settled.covariance @ drift.T, -noise @ noise.T, atol=size)
 
 
 def test_the_density_of_paths_is_that_of_the_joint_law_and_sampled_paths_follow_it():

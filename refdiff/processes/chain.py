@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,10 +34,8 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY, Dense
 from refdiff.operators import Operator
 from refdiff.processes.bridge import Bridge, dimension
+from refdiff.processes.motion import Process
 from refdiff.processes.stationary import Moments, common
-
-if TYPE_CHECKING:
-    from refdiff.processes import Process
 
 
 class Tridiagonal(NamedTuple):
