@@ -49,6 +49,7 @@ class LinearProcess:
         rates: t -> (F', u', D') of shapes (d, d), (d,) and (d, d), for accelerations; zero where nothing varies.
 
     Raises:
+        TypeError: rates that are no function.
         ValueError: shapes that do not fit each other, numbers that are not finite, or T <= 0.
     """
 

@@ -39,6 +39,7 @@ NO_OFFSET = Offset(*(np.zeros(()) for _ in range(3)))
 class Motion(NamedTuple):
     """x_t = A x_0 + b + R eps at one time, with rates; each part but the offset is an operator: (), (d,) or (d, d).
 
+    gain is A, dgain A' and d2gain A''; noise is C = R R' and root R; spread is S = F C + D/2 and dspread S'.
     d2gain and dspread are None where the process does not know the rates of its coefficients.
     """
 

@@ -39,7 +39,7 @@ Matrix = Callable[[float], Array]
 
 
 class Transition(NamedTuple):
-    """x -> N(K x + k, W W')."""
+    """x -> N(K x + k, W W'), with gain K (d, d), offset k (d,) and root W (d, m)."""
 
     gain: Array  # K, (d, d)
     offset: Array  # k, (d,)
@@ -58,7 +58,7 @@ class Transition(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """The coefficients of an equation as functions of time: F (d, d), u (d,) and G (d, m)."""
+    """An equation as functions of time: drift F (d, d), force u (d,) and noise G (d, m)."""
 
     drift: Matrix
     force: Matrix
@@ -66,12 +66,12 @@ class Linear(NamedTuple):
 
 
 def identity(dim: int) -> Transition:
-    """No time at all."""
+    """No time at all, in `dim` dimensions."""
     return Transition(np.eye(dim), np.zeros(dim), np.zeros((dim, 1)))
 
 
 def step(equation: Linear, start: float, end: float) -> Transition:
-    """The transition from start to end in one step of the Gauss method."""
+    """The transition of an equation from start to end in one step of the Gauss method."""
     nodes, weights, integrals = _gauss()
     h, times = end - start, start + (end - start) * nodes
     drifts = np.stack([equation.drift(float(t)) for t in times])
@@ -90,7 +90,7 @@ def step(equation: Linear, start: float, end: float) -> Transition:
 
 
 def constant(equation: Linear, length: float) -> Transition:
-    """The transition over a length of time with coefficients that do not change: one short step, doubled."""
+    """The transition over a length of time, of an equation that does not change: one short step, doubled."""
     size = abs(length) * float(np.abs(equation.drift(0.0)).sum(axis=0).max())
     doublings = max(0, int(np.ceil(np.log2(size / LONGEST)))) if size > LONGEST else 0
     found = step(equation, 0.0, length / 2**doublings)
@@ -100,7 +100,7 @@ def constant(equation: Linear, length: float) -> Transition:
 
 
 def steps(equation: Linear, start: float, end: float) -> list[tuple[float, Transition]]:
-    """Where the steps between two times end, and their transitions: short enough that halving them changes nothing."""
+    """Where the steps of an equation from start to end lead, and their transitions: halving them changes nothing."""
     found: list[tuple[float, Transition]] = []
     waiting = [(start, end, step(equation, start, end), 0)]
     while waiting:
@@ -115,7 +115,7 @@ def steps(equation: Linear, start: float, end: float) -> list[tuple[float, Trans
 
 
 def over(equation: Linear, start: float, end: float) -> Transition:
-    """The transition between two times, in as many steps as it takes."""
+    """The transition of an equation from start to end, in as many steps as it takes."""
     whole, *rest = (part for _, part in steps(equation, start, end))
     for part in rest:
         whole = part.after(whole)
