@@ -4,7 +4,8 @@ r"""Any table of betas as a variance-preserving schedule: x_i = sqrt(1 - beta_i)
 
 1 - alpha_bar is never formed by subtraction. Time is the index, t in [0, N]; between indices B is linear, so the
 table is also the continuous schedule with a piecewise constant rate that passes through it (derivatives at an index
-are those of the step that follows it). `steps` is N. Sources: DMI-14, DMI-16..18, PODA-210, TOPA-13, TOPA-28.
+are those of the step that follows it). `steps` is N. The same steps as channels, to any asymptotic scale, are
+`Chain.noh_lee(betas, scale)`. Sources: DMI-14, DMI-16..18, PODA-210, TOPA-13, TOPA-28.
 """
 
 from __future__ import annotations
