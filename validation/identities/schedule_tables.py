@@ -18,7 +18,7 @@ from scipy.special import bernoulli, comb
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian
 from refdiff.distributions.divergences import kl_divergence
-from refdiff.processes import beta_table
+from refdiff.processes import AffineProcess, beta_table
 from refdiff.schedules import FlowMatching, Transformed, VEGeometric, VEPower, VPCosine, VPLinear
 from refdiff.validation.cases import Case, TableCase
 from refdiff.validation.identities.forward_kernels import moments_of_chain, signal_and_noise
@@ -247,3 +247,53 @@ def singular_end(case: Case, wrong: bool) -> list[Sides]:
     bounded = VPLinear(0.0, 20.0)
     u, weights = panels(bounded, 0.0, 1.0)
     return [*sides, Sides(np.exp(weights @ bounded.f(u)), bounded.alpha(1.0)), Sides(bounded.alpha(1.0), np.exp(-5.0))]
+
+
+@identity(
+    "Table 4.1, row by row",
+    topic=TOPIC,
+    formula=r"\text{VE: } f = 0,\ g^2 = \tfrac{d\sigma^2}{dt},\ N(x_0, \sigma_t^2 - \sigma_0^2);\quad"
+    r" \text{VP: } f = -\tfrac12 \beta,\ g^2 = \beta,\ N(x_0 e^{-B/2}, 1 - e^{-B});\quad"
+    r" \text{prior: } N(0, \sigma_T^2),\ N(0, 1)",
+    covers=["PODA-426"],
+    over="once",
+    evidence=QUADRATURE,
+    control="g = d sigma / dt for the root of d sigma^2 / dt",
+)
+def table_of_sdes(case: Case, wrong: bool) -> list[Sides]:
+    """The rows f and g integrated as moment equations give the row of kernels; the library's schedules are both.
+
+    The prior row leaves out what is left of x_0, and for VE the start sigma_0: by these divergences.
+    """
+    rng, t, x0 = case.rng, case.rng.uniform(0.2, 1.0), case.rng.uniform(0.5, 2.0)
+    small, large = rng.uniform(0.05, 0.2), rng.uniform(3, 10)
+    low, high = rng.uniform(0.1, 0.5), rng.uniform(8, 15)
+    ve, vp = VEGeometric(small, large, clean_start=True), VPLinear(low, high)
+    u, weights = panels(ve, 0.0, t)
+    rate = np.log(large / small)
+    sigma = small * np.exp(rate * u)
+    g = rate * sigma if wrong else np.sqrt(2 * rate) * sigma  # sigma' and sqrt(2 sigma sigma')
+    beta, total = low + u * (high - low), low * u + u**2 * (high - low) / 2
+    b = low * t + t**2 * (high - low) / 2
+    # variances by P' = 2 f P + g^2
+    exploding, preserving = weights @ g**2, weights @ (beta * np.exp(total - b))
+    ratio = 1 - (small / large) ** 2
+    ve_cost = (ratio - 1 - np.log(ratio) + (x0 / large) ** 2) / 2
+    end = (low + high) / 2
+    vp_cost = (-np.exp(-end) - np.log1p(-np.exp(-end)) + x0**2 * np.exp(-end)) / 2
+    sides = [
+        Sides([ve.f(u), vp.f(u)], [np.zeros(len(u)), -beta / 2]),
+        Sides(ve.g2(u), g**2, scale=g**2),
+        Sides(vp.g2(u), beta),
+        Sides([exploding, preserving], [small**2 * np.expm1(2 * rate * t), -np.expm1(-b)], scale=1.0),
+    ]
+    for schedule, mean, variance, prior, cost in (
+        (ve, x0, exploding, large**2, ve_cost),
+        (vp, x0 * np.exp(-b / 2), preserving, 1.0, vp_cost),
+    ):
+        kernel, last = (AffineProcess(schedule).kernel(time).at([x0]) for time in (t, 1.0))
+        sides += [
+            Sides([kernel.mean()[0], kernel.cov()[0, 0]], [mean, variance]),
+            Sides(kl_divergence(last, Gaussian([0.0], prior)), cost),
+        ]
+    return sides
