@@ -124,6 +124,29 @@ def test_numbers_and_diagonals_are_matrices():
     assert fastest_circulation(1.0, 2.0).tolist() == [[0.0]]
 
 
+def test_what_no_noise_moves_is_reversible():
+    assert is_reversible([[-1.0, 2.0], [0.0, -1.0]], 0.0)
+    assert not stationary_covariance([[-1.0, 2.0], [0.0, -1.0]], 0.0).any()
+
+
+@given(SEEDS, DIMS)
+def test_scales_of_time_and_space_change_nothing(seed, dim):
+    d, q, sigma = problem(dim, seed)
+    small, f = 1e-150, equilibrating_drift(d, q, sigma)
+    np.testing.assert_allclose(equilibrating_drift(small * d, small * q, small * sigma), f, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(stationary_covariance(small * f, small * d), stationary_covariance(f, d), rtol=1e-9)
+    assert is_reversible(small * equilibrating_drift(d, 0 * q, sigma), small * d)
+
+
+def test_hundreds_of_coordinates():
+    d, q, sigma = problem(200, 0)
+    f = equilibrating_drift(d, q, sigma)
+    np.testing.assert_allclose(stationary_covariance(f, d), sigma, atol=1e-9)
+    np.testing.assert_allclose(circulation(f, d), q, atol=1e-7)
+    best = equilibrating_drift(d, fastest_circulation(d, sigma), sigma)
+    assert spectral_abscissa(best) == pytest.approx(-np.trace(np.linalg.solve(sigma, d)) / 400, rel=1e-9)
+
+
 def test_noise_that_does_not_reach_an_axis_leaves_it_at_rest():
     np.testing.assert_allclose(stationary_covariance([-1.0, -2.0], [2.0, 0.0]), np.diag([1.0, 0.0]))
 

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
-from refdiff import Empirical, Gaussian, GaussianMixture
+from refdiff import Empirical, ExactModel, Gaussian, GaussianMixture
 from refdiff.distributions import entropy, kl_divergence, random_mixture
 from refdiff.dynamics import Relaxation
+from refdiff.processes import LinearProcess, Rotating
 from refdiff.validation.numeric import extrapolate
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -156,6 +157,14 @@ def test_currents_take_any_batch_and_keep_single_precision():
         np.testing.assert_allclose(ask(law, x)[1, 2], ask(law, x[1, 2]), rtol=1e-14)
     assert LANGEVIN.circulating_velocity(x.astype(np.float32)).dtype == np.float32
     assert not LANGEVIN.current(law, [[1e3, 0.0]]).any()  # the density is 0
+
+
+def test_the_velocity_is_the_exact_model_s_where_coefficients_vary():
+    turned = Rotating([[0.0, 2.0], [-2.0, 0.0]], [0.4, 3.0], clock=lambda t: (t + t * t / 2, 1 + t, 1.0))
+    process = LinearProcess(turned.drift, turned.noise, 1.0, rates=turned.rates)
+    model, t = ExactModel(random_mixture(2, 3, 4, "full"), process), 0.6
+    x, at = model.sample(5, t, 6), Relaxation(turned.drift(t), turned.diffusion(t))
+    np.testing.assert_allclose(at.velocity(model.marginal(t), x), model.velocity(x, t), atol=1e-12)
 
 
 def test_one_dimension_has_no_circulation():

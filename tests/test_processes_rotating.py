@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
+from refdiff.dynamics.equilibrium import circulation, stationary_covariance
 from refdiff.processes import LinearProcess, Rotating
 from refdiff.validation.identities.rotating_axes import Swinging, first_order
 
@@ -74,6 +75,16 @@ def test_propagators_compose_and_go_back(seed, dim):
     back = closed.propagator(0.9, 0.1)
     size = np.abs(whole).max() * np.abs(back).max()
     np.testing.assert_allclose(back @ whole, np.eye(dim), atol=1e-12 * size)
+
+
+@given(SEEDS, DIMS)
+def test_who_turns_with_the_noise_sees_a_circulation(seed, dim):
+    closed = turned(dim, seed)
+    drift, noise = closed.frame_drift - closed.turning, closed.frame_diffusion + 0.1 * np.eye(dim)
+    drift = drift - 0.05 * np.eye(dim)  # well away from noise of lower rank
+    slack = 1e-12 * (1 + np.linalg.norm(drift)) / 0.1
+    np.testing.assert_allclose(stationary_covariance(drift, noise), np.eye(dim), atol=slack)
+    np.testing.assert_allclose(circulation(drift, noise), closed.turning, atol=slack * 10)
 
 
 def test_noise_of_rank_one_that_turns_reaches_everything():

@@ -140,8 +140,9 @@ class Relaxation:
             raise ValueError(NO_DENSITY.format(what="the stationary covariance"))
         sigma = target.cov()
         # Sigma^-1 - P^-1 from P - Sigma, so that near equilibrium the difference is formed once
-        slope = np.linalg.solve(sigma, np.linalg.solve(spread, spread - sigma).T)
-        return -_mean_square(self.diffusion / 2, slope, np.linalg.solve(sigma, mean - target.mean()), spread)
+        slope = np.asarray(np.linalg.solve(sigma, np.linalg.solve(spread, spread - sigma).T))
+        shift = np.asarray(np.linalg.solve(sigma, mean - target.mean()))
+        return -_mean_square(self.diffusion / 2, slope, shift, spread)
 
     def entropy_rate(self, law: Gaussian) -> float:
         """d H(p) / dt = tr F + tr(D P^-1) / 2 of a Gaussian `law` p = N(m, P), in nats per unit of time.
@@ -188,7 +189,7 @@ class Relaxation:
         inverse, null = self._inverse()
         if _outside(null, self.circulation, self.circulation):
             raise ValueError(LEAVES)
-        slope = -np.linalg.solve(target.cov(), self.circulation.T).T
+        slope = np.asarray(-np.linalg.solve(target.cov(), self.circulation.T).T)
         return _mean_square(inverse, slope, slope @ (law.mean() - target.mean()), law.cov())
 
     def _inverse(self) -> tuple[Array, Array]:

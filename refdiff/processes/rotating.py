@@ -65,7 +65,9 @@ class Rotating:
     """
 
     turning: Array
-    start: tuple[Array, Array, Array]
+    frame_drift: Array
+    frame_diffusion: Array
+    frame_noise: Array
     clock: Clock | None
 
     def __init__(
@@ -78,16 +80,22 @@ class Rotating:
         if (np.abs(w + w.T) > 1e-8 * np.abs(w).max()).any():
             raise ValueError(f"turning must be antisymmetric, got a sum with its transpose of {np.abs(w + w.T).max()}")
         f = -d / 2 if drift is None else operators.operator("drift", drift)
-        for name, part in (("diffusion", d), ("drift", f)):
+        for called, part in (("diffusion", d), ("drift", f)):
             if part.ndim and part.shape != (len(w),) * part.ndim:
-                raise ValueError(f"{name} must act on dimension {len(w)}, got shape {part.shape}")
+                raise ValueError(f"{called} must act on dimension {len(w)}, got shape {part.shape}")
         if clock is not None and not callable(clock):
             raise TypeError(f"clock must be a function of time, got {clock!r}")
         d = operators.dense(d, len(w))
         values, axes = np.linalg.eigh(d)
-        object.__setattr__(self, "turning", (w - w.T) / 2)
-        object.__setattr__(self, "start", (operators.dense(f, len(w)), d, axes * np.sqrt(np.maximum(values, 0))))
-        object.__setattr__(self, "clock", clock)
+        parts = {
+            "turning": (w - w.T) / 2,
+            "frame_drift": operators.dense(f, len(w)),
+            "frame_diffusion": d,
+            "frame_noise": axes * np.sqrt(np.maximum(values, 0)),
+            "clock": clock,
+        }
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
         if self._clock(0.0)[0] != 0:
             raise ValueError(f"clock must start at theta = 0, got {self._clock(0.0)[0]}")
 
@@ -104,15 +112,15 @@ class Rotating:
 
     def drift(self, t: float) -> Array:
         """F(t) = theta' R F_0 R', shape (d, d)."""
-        return self._clock(t)[1] * self._turned(t, self.start[0])
+        return self._clock(t)[1] * self._turned(t, self.frame_drift)
 
     def diffusion(self, t: float) -> Array:
         """D(t) = theta' R D_0 R', shape (d, d)."""
-        return self._clock(t)[1] * self._turned(t, self.start[1])
+        return self._clock(t)[1] * self._turned(t, self.frame_diffusion)
 
     def noise(self, t: float) -> Array:
         """G(t) = sqrt(theta') R G_0, shape (d, d), G_0 the eigenvectors of D_0 times the roots of its eigenvalues."""
-        return np.sqrt(self._clock(t)[1]) * (self.frame(t) @ self.start[2])
+        return np.asarray(np.sqrt(self._clock(t)[1]) * (self.frame(t) @ self.frame_noise))
 
     def rates(self, t: float) -> tuple[Array, Array, Array]:
         """F'(t) (d, d), the rate of the force, zero (d,), and D'(t) (d, d).
@@ -121,14 +129,14 @@ class Rotating:
         """
         _, pace, change = self._clock(t)
         w = self.turning
-        f, d = (change * part + pace**2 * (w @ part - part @ w) for part in self.start[:2])
+        f, d = (change * part + pace**2 * (w @ part - part @ w) for part in (self.frame_drift, self.frame_diffusion))
         return self._turned(t, f), np.zeros(self.dim), self._turned(t, d)
 
     # ------------------------------------------------------------------ closed forms
 
     def propagator(self, s: float, t: float) -> Array:
         """K(t, s), shape (d, d), forward or backward in time."""
-        inner = self._carried(self._clock(t)[0] - self._clock(s)[0], self.start[0] - self.turning).gain
+        inner = self._carried(self._clock(t)[0] - self._clock(s)[0], self.frame_drift - self.turning).gain
         return np.asarray(self.frame(t) @ inner @ self.frame(s).T)
 
     def channel(self, s: float, t: float) -> Channel:
@@ -140,7 +148,7 @@ class Rotating:
         s, t = real_scalar("s", s), real_scalar("t", t)
         if s > t:
             raise ValueError(f"s must not exceed t, got s = {s} and t = {t}")
-        inner = self._carried(self._clock(t)[0] - self._clock(s)[0], self.start[0] - self.turning)
+        inner = self._carried(self._clock(t)[0] - self._clock(s)[0], self.frame_drift - self.turning)
         after, before = self.frame(t), self.frame(s)
         return transition.Transition(after @ inner.gain @ before.T, np.zeros(self.dim), after @ inner.root).channel
 
@@ -151,15 +159,15 @@ class Rotating:
     def spectral(self, t: float) -> Spectral:
         """Eigenvalues and eigenvectors of D(t), U(t) in these, and their connection; the axes turn with the frame."""
         theta, pace, _ = self._clock(t)
-        values, first = np.linalg.eigh(self.start[1])
+        values, first = np.linalg.eigh(self.frame_diffusion)
         # E' U E with E = R E_0 and U = R e^(theta M): what turns twice is done once
-        inner = self._carried(theta, self.start[0] - self.turning).gain @ self.frame(t)
+        inner = self._carried(theta, self.frame_drift - self.turning).gain @ self.frame(t)
         connection = pace * (first.T @ self.turning @ first).T
         return Spectral(pace * values, self.frame(t) @ first, first.T @ inner @ first, connection)
 
     def _carried(self, passed: float, drift: Array) -> transition.Transition:
         """The transition with a constant drift and the noise of the frame while theta passes."""
-        still, root = np.zeros(self.dim), self.start[2]
+        still, root = np.zeros(self.dim), self.frame_noise
         return transition.constant(transition.Linear(lambda _: drift, lambda _: still, lambda _: root), passed)
 
     def _turned(self, t: float, part: Array) -> Array:

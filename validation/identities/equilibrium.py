@@ -117,22 +117,26 @@ def circulation_equation(case: Case, wrong: bool) -> Iterator[Sides]:
 def circulating(case: Case, wrong: bool) -> Iterator[Sides]:
     """J of the stationary law against Q grad rho by a stencil of the density; the divergence of J by another."""
     for f, d in systems(case)[1:]:
-        motion = Relaxation(f, d)
-        end = motion.stationary
-        x, h = end.sample(4, case.rng), 0.02 * laws.smallest_std(end)
-        q = -d / 2 - f @ solve_continuous_lyapunov(f, -d)
-        gradient = jacobian(lambda y, end=end: np.exp(end.logpdf(y)), x, h)
-        flux, density = motion.current(end, x), np.exp(end.logpdf(x))
-        size = (density * np.abs(x).max() * np.linalg.norm(f, 2) * np.linalg.cond(end.cov())).max()
-        yield Sides(flux, gradient @ q.T * (-1 if wrong else 1), scale=size)
-        yield Sides(motion.circulating_velocity(x) * density[:, None], flux, scale=size)
-        still = divergence(lambda y, motion=motion: motion.current(motion.stationary, y), x, h)
-        yield Sides(still, 0.0, scale=size / laws.smallest_std(end))
+        yield from _turning(Relaxation(f, d), case.rng, -1.0 if wrong else 1.0)
     mass, friction, rate = case.rng.uniform(0.3, 2.0, 3)
     f, d = langevin(mass, friction, rate)
     yield Sides(equilibrium.stationary_covariance(f, d), np.diag([1.0, mass]))
     yield Sides(equilibrium.circulation(f, d), rate * np.array([[0.0, -1.0], [1.0, 0.0]]))
     yield Sides(np.sort(np.linalg.eigvals(langevin()[0]).real), np.full(2, -8.0), scale=1.0)
+
+
+def _turning(motion: Relaxation, rng: np.random.Generator, sign: float) -> Iterator[Sides]:
+    """The stationary current against `sign` Q grad rho, and its divergence."""
+    end = motion.stationary
+    std = laws.smallest_std(end)
+    x, h = end.sample(4, rng), 0.02 * std
+    q = -motion.diffusion / 2 - motion.drift @ solve_continuous_lyapunov(motion.drift, -motion.diffusion)
+    flux, density = motion.current(end, x), np.exp(end.logpdf(x))
+    gradient = jacobian(lambda y: np.asarray(np.exp(end.logpdf(y))), x, h)
+    size = (density * np.abs(x).max() * np.linalg.norm(motion.drift, 2) * np.linalg.cond(end.cov())).max()
+    yield Sides(flux, sign * gradient @ q.T, scale=size)
+    yield Sides(motion.circulating_velocity(x) * density[:, None], flux, scale=size)
+    yield Sides(divergence(lambda y: motion.current(end, y), x, h), 0.0, scale=size / std)
 
 
 @identity(
@@ -189,3 +193,6 @@ def no_circulation(case: Case, wrong: bool) -> Iterator[Sides]:
             yield Sides(f @ found, -d / 2)
             yield Sides(equilibrium.circulation(f, d), 0.0, scale=np.abs(d).max())
             yield Sides(equilibrium.is_reversible(f, d), 1.0)
+        # where D has no rank Sigma = I is not reached, which L267 does not say: axes without noise stay at x_0
+        axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0][:, : dim - 1]
+        yield Sides(Relaxation(-axes @ axes.T / 2, axes @ axes.T).channel(80.0).noise, axes @ axes.T)

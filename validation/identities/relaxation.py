@@ -90,7 +90,7 @@ def transient_current(case: Case, wrong: bool) -> Iterator[Sides]:
         size = np.linalg.norm(inverse, 2) * np.linalg.norm(d, 2) * (np.abs(x).max() + np.abs(start).max())
         found = Relaxation(closed.drift(t), d).velocity(law, x)
         yield Sides(found, -bracket @ d / 2, scale=size)
-        late = 80 / np.linalg.eigvalsh(closed.start[1])[0]  # |K| <= e^(-lambda_1 t / 2) < 1e-17
+        late = 80 / np.linalg.eigvalsh(closed.frame_diffusion)[0]  # |K| <= e^(-lambda_1 t / 2) < 1e-17
         end = closed.kernel(late)
         left = Relaxation(closed.drift(late), closed.diffusion(late)).velocity(end.at(start), x)
         yield Sides(left, 0.0, scale=np.abs(x).max() * np.linalg.norm(d, 2))
@@ -114,8 +114,13 @@ def lost_divergence(case: Case, wrong: bool) -> Iterator[Sides]:
         yield from _on_the_way(motion, start, 2.0 if wrong else 1.0)
     for d, q, sigma in parts(case):
         drifts = [equilibrium.equilibrating_drift(d, part, sigma) for part in (q, 0 * q)]
-        start = laws.gaussian(rng, len(d))
+        start, turning = laws.gaussian(rng, len(d)), Relaxation(drifts[0], d)
         yield Sides(*(Relaxation(f, d).divergence_rate(start) for f in drifts))
+        # the rate without circulation bounds the loss with any: KL(t) <= e^(-2 r t) KL(0)
+        slowest, before = -equilibrium.numerical_abscissa(drifts[1], sigma), kl_divergence(start, turning.stationary)
+        for t in (0.1, 1.0, 5.0):
+            left = kl_divergence(normal(turning.channel(t).push(start)), turning.stationary)
+            yield Sides(max(left - np.exp(-2 * slowest * t) * before, 0.0), 0.0, scale=before)
 
 
 def _on_the_way(motion: Relaxation, start: Gaussian, factor: float) -> Iterator[Sides]:
