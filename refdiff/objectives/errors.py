@@ -93,9 +93,10 @@ class Errors:
             return self._drawn(t, q), np.zeros(1)
         law, kernel = self.model.distribution, self.model.process.kernel(t)
         laws = [kernel.push(law)] if self.x0 is None else [kernel.at(x) for x in self.x0]
-        pairs = [integral(one, self._function(t, q, i), self.route) for i, one in enumerate(laws)]
+        scale = trace(q, best_linear(kernel, law), self.model.dim)
+        pairs = [integral(one, self._function(t, q, i), self.route, scale) for i, one in enumerate(laws)]
         values, changes = (np.array(part) for part in zip(*pairs, strict=True))
-        return values, changes * np.abs(values)
+        return values, changes
 
     def _function(self, t: float, q: Operator, i: int) -> Callable[[Array], Array]:
         if self.x0 is None:
@@ -130,6 +131,11 @@ class Errors:
         return form(q, start - self.model.denoiser(x, t))
 
 
+def best_linear(kernel: Channel, law: GaussianMixture) -> Operator:
+    """The covariance that the best affine estimate of x_0 leaves: that of a Gaussian with the moments of the law."""
+    return kernel.reverse(Gaussian(law.mean(), law.cov())).noise
+
+
 def identity(a: Operator, b: Operator, dim: int) -> Operator:
     """I of R^dim (`dim`) in the storage of the product of the operators a and b."""
     return np.eye(dim) if max(a.ndim, b.ndim) == 2 else np.ones(())
@@ -158,7 +164,8 @@ def mean_covariance(model: ExactModel, t: float, route: Route | None) -> Operato
         return kernel.reverse(law).noise
     way = checked(route)
     if not isinstance(way, MonteCarlo):
-        return integral(kernel.push(law), lambda x: model.posterior_covariance(x, t), way)[0]
+        scale = trace(np.ones(()), best_linear(kernel, law), model.dim)
+        return integral(kernel.push(law), lambda x: model.posterior_covariance(x, t), way, scale)[0]
     z = normals(way.seed, way.samples, START + 1, kernel.push(law).dim)
     start = draws(law, way.samples, way.seed)
     x = operators.apply(kernel.gain, start) + kernel.offset + coloured(kernel, z)

@@ -23,6 +23,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.random import normals, seed_key, uniforms
 
 REACH = 8.5  # 2e-17 of a normal's mass lies beyond
+FLOOR = 1e-15  # with the rounding of a sum of weights that is 1
 LABELS, START = 0, 1  # which draw of a counter is which: of the component, of the data; noises follow
 
 
@@ -31,7 +32,7 @@ class Quadrature:
     """Sums over a lattice along the axes of every component: for few dimensions.
 
     Args:
-        tolerance: relative, on the difference of two sums, h and h / 2; the finer sum is far better than that.
+        tolerance: relative, on the difference of the sums of h and h / 2; the finer sum is far better than that.
         most: nodes that may be needed, for all components together.
 
     Raises:
@@ -110,13 +111,16 @@ def draws(law: GaussianMixture, samples: int, key: int) -> Array:
     return np.asarray(law.means[labels] + law.covariances.colour(normals(key, samples, START, law.dim), labels))
 
 
-def integral(law: GaussianMixture, function: Callable[[Array], Array], rule: Quadrature) -> tuple[Array, float]:
-    """E f(x) over a law (singular or not) for f from (n, d) to (n, ...), and the last change relative to its size.
+def integral(
+    law: GaussianMixture, function: Callable[[Array], Array], rule: Quadrature, scale: float
+) -> tuple[Array, float]:
+    """E f(x) over a law (singular or not) for f from (n, d) to (n, ...), and the largest last change of it.
 
     Args:
         law: of x.
         function: f.
         rule: the tolerance, and how many nodes may be taken.
+        scale: what is as good as nothing beside FLOOR of it: where f is of that size, so is the mass beyond REACH.
 
     Raises:
         ValueError: the tolerance is not met within the nodes that may be taken.
@@ -126,9 +130,8 @@ def integral(law: GaussianMixture, function: Callable[[Array], Array], rule: Qua
         nodes, weights = _lattice(law, h, rule)
         found = np.tensordot(weights, function(nodes), axes=1)
         if before is not None:
-            size = np.abs(found).max()
-            change = float(np.abs(found - before).max() / size) if size else 0.0
-            if change <= rule.tolerance:
+            change = float(np.abs(found - before).max())
+            if change <= rule.tolerance * np.abs(found).max() + FLOOR * scale:
                 return found, change
         h, before = h / 2, found
 

@@ -30,19 +30,19 @@ TOPIC = "Noise regressions"
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Betas and the variance S of the noise."""
+    """A chain on R^d: `betas` beta_1..beta_T, shape (T,), and `spread`, the variance S of the noise."""
 
     betas: Array
     spread: float
 
     @staticmethod
     def random(case: Case, steps: int = 4) -> Chain:
-        """Random betas, and S away from 1."""
+        """So many `steps` of random betas, and S away from 1."""
         return Chain(case.rng.uniform(0.05, 0.6, steps), case.rng.uniform(1.5, 3.0))
 
     @property
     def bar(self) -> Array:
-        """abar_0 = 1, ..., abar_T."""
+        """abar_0 = 1, ..., abar_T, shape (T + 1,)."""
         return np.append(1.0, np.cumprod(1 - self.betas))
 
     def to(self, t: int) -> Channel:

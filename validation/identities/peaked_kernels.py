@@ -32,7 +32,7 @@ TOPIC = "Peaked kernels"
 
 
 def divergence(log_p: Array, log_q: Array, cell: float) -> float:
-    """KL(p || q) from log densities (n,) on a grid with this cell; where p vanishes so does its part."""
+    """KL(p || q) from `log_p` and `log_q` (n,) on a grid with this `cell`; where p vanishes so does its part."""
     p = np.exp(log_p)
     return float(cell * p @ np.where(p > 0, log_p - log_q, 0.0))
 

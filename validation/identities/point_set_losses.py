@@ -57,7 +57,7 @@ def sums(model: ExactModel, t: float) -> tuple[Array, Array]:
 
 
 def denoising(model: ExactModel, field: Field, weights: Array, t: float) -> float:
-    """sum_i w_i E_i |s - grad log p(x_t | x_i)|^2 by Gauss-Hermite around every point."""
+    """sum_i w_i E_i |s - grad log p(x_t | x_i)|^2 with weights w (K,) by Gauss-Hermite around every point."""
     kernel, (z, w) = model.process.kernel(t), product_rule(hermite(8), 2)
     root, total = np.linalg.cholesky(kernel.noise), 0.0
     for point, weight in zip(model.distribution.means, weights, strict=True):
