@@ -23,6 +23,7 @@ from refdiff import (
 from refdiff.distributions import kl_divergence, random_mixture
 from refdiff.dynamics import Unfinished, VelocityField, draw_probes, flow, log_likelihood, trace_variance
 from refdiff.dynamics.trace import PROBES
+from refdiff.processes.matrix_families import critically_damped_langevin, ornstein_uhlenbeck, with_velocity
 
 if config.DISABLE_JIT:
     pytest.skip("hours without compilation; tests/test_kernels_adaptive.py runs the kernel", allow_module_level=True)
@@ -73,8 +74,8 @@ def test_numpy_finds_the_same(name):
     model = ExactModel(mixture(2), PROCESSES[name])
     x = mixture(2).sample(2, 1)
     with backends.use("numpy"):
-        found = log_likelihood(model, x)
-    np.testing.assert_allclose(found.log_likelihood, mixture(2).logpdf(x), rtol=0, atol=1e-8)
+        found = log_likelihood(model, x, rtol=1e-7)
+    np.testing.assert_allclose(found.log_likelihood, mixture(2).logpdf(x), rtol=0, atol=1e-5)
 
 
 def test_encoding_has_an_inverse():
@@ -97,6 +98,26 @@ def test_between_any_two_times_and_in_either_direction():
         with backends.use("numba"):
             found = log_likelihood(model, x, start=start, end=end)
         np.testing.assert_allclose(found.log_likelihood, model.log_density(x, start), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["turning", "Langevin", "Langevin from rest"])
+def test_matrix_processes_have_likelihoods_too(name):
+    """Jacobians that are not symmetric; velocities that are noised from a small time on only."""
+    law, start = random_mixture(1 if "Langevin" in name else 2, 2, 5, "full"), 0.0
+    if name == "turning":
+        process = ornstein_uhlenbeck([[1.0, 2.5], [-0.5, 2.0]], noise=[[1.0, 0.0], [0.3, 1.0]])
+    else:
+        law, process = with_velocity(law, 0.0 if "rest" in name else 0.04), critically_damped_langevin(1)
+        start = 0.1 if "rest" in name else 0.0
+    model = ExactModel(law, process)
+    x = model.sample(2, start, 1)
+    exact = model.log_density(x, start)
+    found = log_likelihood(model, x, start=start, rtol=1e-7)
+    np.testing.assert_allclose(found.log_likelihood, exact, rtol=0, atol=1e-5)
+    framed = log_likelihood(model, x, start=start, divergence="orthogonal", probes=2, seed=1, rtol=1e-5)
+    np.testing.assert_allclose(framed.log_likelihood, exact, rtol=0, atol=1e-3)
+    jacobian = model.velocity_jacobian(x, 0.4)
+    assert np.abs(jacobian - np.swapaxes(jacobian, 1, 2)).max() > 1e-3
 
 
 # ---------------------------------------------------------------------- where there is no density
@@ -212,9 +233,9 @@ def test_schedules_give_probes_of_the_sphere_the_same_error():
     # both end at the same signal-to-noise ratio, 1
     for process in (VPCosine(s=0.0), FlowMatching()):
         model = ExactModel(law, process)
-        found = log_likelihood(model, x, end=0.5, divergence="sphere", probes=2, seed=4, rtol=1e-8)
+        found = log_likelihood(model, x, end=0.5, divergence="sphere", probes=2, seed=4, rtol=1e-6)
         errors.append(found.log_likelihood - law.logpdf(x))
-    np.testing.assert_allclose(errors[0], errors[1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(errors[0], errors[1], rtol=0, atol=1e-4)
     assert np.abs(errors[0]).max() > 1e-2
 
 
@@ -240,9 +261,9 @@ def test_a_users_field_has_the_likelihood_of_the_model_it_is(only_products):
     law = random_mixture(2, 2, 3, "full")
     model = ExactModel(law, FlowMatching())
     x, field = law.sample(2, 4), of_model(model, only_products=only_products)
-    own = {"end": 1.0, "prior": model.marginal(1.0), "rtol": 1e-7}
+    own = {"end": 1.0, "prior": model.marginal(1.0), "rtol": 1e-5}
     found = log_likelihood(field, x, **own)
-    np.testing.assert_allclose(found.log_likelihood, law.logpdf(x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.log_likelihood, law.logpdf(x), rtol=0, atol=1e-3)
     probed = {"divergence": "rademacher", "probes": 2, "seed": 5, "method": "dopri5", "rtol": 1e-5}
     by_model, by_field = log_likelihood(model, x, **probed), log_likelihood(field, x, **(own | probed))
     np.testing.assert_allclose(by_model.forms, by_field.forms, rtol=0, atol=1e-3)

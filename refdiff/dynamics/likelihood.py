@@ -19,7 +19,7 @@ Sources: PODB-24, PODB-25, PODA-421, PODD-111, TOPB-19, TOPB-24; Grathwohl et al
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -107,7 +107,7 @@ def log_likelihood(
     start, end = _ends(model, start, end)
     density = _log_density(model, prior, end)
     how, x64 = Steps(method, rtol, atol, max_steps), real_array("x", x)
-    settings = {"method": how.method, "rtol": how.rtol, "atol": how.atol, "max_steps": how.max_steps}
+    settings: dict[str, Any] = {"method": how.method, "rtol": how.rtol, "atol": how.atol, "max_steps": how.max_steps}
     if divergence != "exact":
         found, estimate = _estimated(model, x64, (start, end), divergence, probes, seed, how, batch)
     else:
@@ -118,10 +118,14 @@ def log_likelihood(
         volume = -found.log_density_change
         estimate = TraceEstimate(volume, np.zeros_like(volume)[()], np.asarray(volume)[None])
     log_prior = density(found.x)
-    values = (log_prior + estimate.value, found.x, log_prior, estimate.value, estimate.standard_error, estimate.forms)
+    volume = estimate.value
+    error, forms = estimate.standard_error, estimate.forms
+    result = Likelihood(log_prior + volume, found.x, log_prior, volume, error, forms, found.evaluations)
     if getattr(x, "dtype", None) == np.float32:
-        values = tuple(single_precision(value) for value in values)
-    return Likelihood(*values, found.evaluations)
+        parts = [name for name in vars(result) if name != "evaluations"]
+        rounded: dict[str, Any] = {name: single_precision(getattr(result, name)) for name in parts}
+        result = replace(result, **rounded)
+    return result
 
 
 def _ends(model: ExactModel | VelocityField, start: float, end: float | None) -> tuple[float, float]:

@@ -95,7 +95,7 @@ def hutchinson(
         single, shape = getattr(operator, "dtype", None) == np.float32, a.shape[:-1]
 
         def product(u: Array) -> Array:
-            return np.einsum("...ij,...j->...i", a, u)
+            return np.asarray(np.einsum("...ij,...j->...i", a, u))
 
     *lead, dim = shape
     drawn = draw_probes(probe, int(np.prod(lead)), probes, dim, seed)

@@ -293,7 +293,8 @@ def table_of_sdes(case: Case, wrong: bool) -> list[Sides]:
     ):
         kernel, last = (AffineProcess(schedule).kernel(time).at([x0]) for time in (t, 1.0))
         sides += [
-            Sides([kernel.mean()[0], kernel.cov()[0, 0]], [mean, variance]),
+            Sides(kernel.mean()[0], mean),
+            Sides(kernel.cov()[0, 0], variance),
             Sides(kl_divergence(last, Gaussian([0.0], prior)), cost),
         ]
     return sides
