@@ -82,6 +82,13 @@ def _point_set(name: str, sigma: float, words: str) -> Workload:
     )
 
 
+# How much a relative change of a state on the way changes the end of its flow, at most: the flow separates points that
+# are near each other at sigma = 10 or so. Measured by small changes in random directions at 13 noise levels on the 64
+# points that answers are compared on; one of those in 8 dimensions passes between two components. A local error of
+# rtol may become so many times rtol.
+SEPARATES = {2: 60, 8: 2400, 32: 150}
+
+
 def _flow_map(name: str, dim: int, **more: Any) -> Workload:
     return Workload(
         name,
@@ -90,8 +97,7 @@ def _flow_map(name: str, dim: int, **more: Any) -> Workload:
         {"n": 10_000, "K": 32, "d": dim},
         {"n": 500},
         {"n": 16, "K": 3},
-        # local errors of 1e-10 add up over some hundred steps, and grow where the flow separates points
-        allowed=1e-8,
+        allowed=max(1e-8, SEPARATES[dim] * 1e-10),  # 100 rtol: local errors add up over some hundred steps
         **more,
     )
 
