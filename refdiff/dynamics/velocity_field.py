@@ -26,6 +26,14 @@ BATCH = 256
 class VelocityField:
     """A field dx/dt = v(x, t) on R^d, by functions of points x (n, d) and one time t.
 
+    Arrays in and out are NumPy's. A network in torch, `of` making a tensor of an array, is asked like this:
+
+        VelocityField(
+            lambda x, t: net(of(x), t).numpy(),
+            dim,
+            jvp=lambda x, t, u: torch.func.jvp(lambda y: net(y, t), (of(x),), (of(u),))[1].numpy(),
+        )
+
     A ValueError that one of them raises on the way says that a step went too far, which is then shortened; at the start
     it is the caller's.
 
@@ -68,8 +76,10 @@ class VelocityField:
         """
         if self.jvp is None:
             raise ValueError("jvp must be given, for probes of the divergence")
-        each = [_answer("jvp", self.jvp(x, t, u[:, k]), x.shape) for k in range(u.shape[1])]
-        return np.asarray((u * np.stack(each, axis=1)).sum(axis=-1))
+        forms = np.empty(u.shape[:2])
+        for k in range(u.shape[1]):
+            forms[:, k] = (u[:, k] * _answer("jvp", self.jvp(x, t, u[:, k]), x.shape)).sum(axis=-1)
+        return forms
 
     def volume_rate(self, x: Array, t: float) -> Array:
         """The exact divergence at x (n, d), shape (n,): by `divergence`, or else by a product along every axis.
@@ -81,8 +91,12 @@ class VelocityField:
             return _answer("divergence", self.divergence(x, t), x.shape[:1])
         if self.jvp is None:
             raise ValueError("divergence or jvp must be given, for a log density")
-        axes = np.broadcast_to(np.eye(self.dim), (len(x), self.dim, self.dim))
-        return np.asarray(self.products(x, t, axes).sum(axis=1))
+        rate = np.zeros(len(x))
+        for axis in range(self.dim):  # one at a time: all of them are as large as the Jacobian
+            e = np.zeros((len(x), 1, self.dim))
+            e[:, :, axis] = 1
+            rate += self.products(x, t, e)[:, 0]
+        return rate
 
 
 def field_flow(
