@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.schedules import VEPower
-from refdiff.validation.benchmarks import contenders, formulas, peers_numpy, report, suite
+from refdiff.validation.benchmarks import contenders, formulas, own, peers_numpy, report, suite
 from refdiff.validation.benchmarks.contenders import CONTENDERS, HERE, OWN, Contender
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.limits import Limits
@@ -159,6 +159,16 @@ def test_a_way_that_is_run_on_some_points_has_the_seconds_of_all(monkeypatch):
     assert found.agreement.holds
     assert found.seconds == [6.0, 12.0]
     assert found.ratio == 9.0
+
+
+def test_refdiff_without_kernels_gives_the_same_flow_map_and_runs_some_of_many_points():
+    problem = make("flow_map", n=2, K=3, d=2)
+    (one,) = own.numpy_candidates(problem, 1)
+    (kernel,) = own.candidates(problem, 1)
+    np.testing.assert_allclose(one.run(2), kernel.run(2), atol=1e-8)  # of size 1; 100 rtol, as the workload allows
+    assert (one.label, one.share(2)) == ("", 2)
+    (many,) = own.numpy_candidates(make("flow_map", n=1000, K=3, d=2), 1)
+    assert (many.label, many.share(1000)) == ("320 points, seconds scaled", 320)
 
 
 def test_what_is_not_installed_is_named():

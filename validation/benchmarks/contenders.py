@@ -33,7 +33,7 @@ class Contender:
         requires: what must be installed, as distributions.
         function: `module:function` in this package, (problem, threads) -> candidates.
         kinds: the kinds of problems, as in `problems.MAKERS`.
-        peer: it takes part only where peers are wanted.
+        peer: it takes part only where peers are wanted, as what takes minutes does.
     """
 
     name: str
@@ -65,9 +65,9 @@ OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSIT
 
 CONTENDERS: Sequence[Contender] = (
     OWN,
-    Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,), peer=False),
     Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY), peer=False),
     Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY), peer=False),
+    Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,)),
     Contender("JAX", ("jax",), "peers_jax:plain", (FLOW, SDE, DENSITY)),
     Contender("diffrax", ("jax", "diffrax"), "peers_jax:diffrax", (MAP, SDE)),
     Contender("PyTorch", ("torch",), "peers_torch:eager", (FLOW, SDE, POINTS, DENSITY)),
