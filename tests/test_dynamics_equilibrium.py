@@ -60,8 +60,8 @@ def test_langevin_dynamics_circulates_and_is_reversible_all_the_same():
 
 def test_parity_is_no_symmetry_of_noise_between_positions_and_velocities():
     f, d = LANGEVIN
-    mixed = d + np.array([[4.0, 1.0], [1.0, 0.0]])
-    assert not is_reversible(f, mixed, parity=[1, -1])
+    for shared in (1.0, -1.0):
+        assert not is_reversible(f, d + np.array([[4.0, shared], [shared, 0.0]]), parity=[1, -1])
 
 
 @given(SEEDS, DIMS, st.sampled_from([None, 1]), st.sampled_from([1.5, 4.0, 100.0]))
@@ -147,6 +147,11 @@ def test_hundreds_of_coordinates():
     assert spectral_abscissa(best) == pytest.approx(-np.trace(np.linalg.solve(sigma, d)) / 400, rel=1e-9)
 
 
+def test_what_a_text_file_leaves_of_antisymmetry_is_enough():
+    q = np.array([[0.0, 1.0], [-1.0 - 1e-10, 0.0]])
+    np.testing.assert_allclose(equilibrating_drift(2.0, q, 1.0), [[-1.0, -1.0], [1.0, -1.0]], atol=1e-9)
+
+
 def test_noise_that_does_not_reach_an_axis_leaves_it_at_rest():
     np.testing.assert_allclose(stationary_covariance([-1.0, -2.0], [2.0, 0.0]), np.diag([1.0, 0.0]))
 
@@ -160,7 +165,10 @@ def test_noise_that_does_not_reach_an_axis_leaves_it_at_rest():
         (lambda: stationary_covariance(np.zeros((2, 3)), 1.0), "drift must be square"),
         (lambda: stationary_covariance([-1, -2], [1, 2, 3]), "must act on the same dimension"),
         (lambda: stationary_covariance(-1.0, -1.0), "diffusion must not be negative"),
+        (lambda: circulation([-1.0, np.nan], 1.0), "drift must be finite"),
         (lambda: equilibrating_drift(1.0, np.eye(2), np.eye(2)), "circulation must be antisymmetric"),
+        (lambda: equilibrating_drift(1.0, -np.eye(2), np.eye(2)), "circulation must be antisymmetric"),
+        (lambda: equilibrating_drift(1.0, [[0, 1], [-1.0001, 0]], np.eye(2)), "circulation must be antisymmetric"),
         (lambda: equilibrating_drift(1.0, np.zeros((2, 2)), [1.0, 0.0]), "covariance must be positive definite"),
         (lambda: fastest_circulation(np.zeros((2, 2)), np.eye(2)), "diffusion must not be 0"),
         (lambda: fastest_circulation(1.0, 1.0, stretch=1.0), "stretch must lie in"),

@@ -138,6 +138,28 @@ def test_what_stands_still_without_noise_produces_nothing():
         Relaxation([-0.5, 0.0], [1.0, 0.0], [0.0, 1.0]).entropy_production(START)
 
 
+@given(SEEDS, st.integers(2, 5))
+def test_axes_without_noise_are_found_in_any_frame(seed, dim):
+    rng = np.random.default_rng(seed)
+    axes, law = np.linalg.qr(rng.normal(size=(dim, dim)))[0], gaussian(dim, seed)
+    seen = np.arange(dim) < dim - 1
+    still, turned = Relaxation(-0.5 * seen, 1.0 * seen), Relaxation(*((axes * a * seen) @ axes.T for a in (-0.5, 1.0)))
+    moved = law.affine(axes)
+    wanted = still.entropy_production(law)
+    assert turned.entropy_production(Gaussian(moved.mean(), moved.cov())) == pytest.approx(wanted, rel=1e-9)
+
+
+@given(SEEDS, DIMS, st.sampled_from([1e-12, 1e9]))
+def test_rates_know_no_unit_of_length(seed, dim, unit):
+    motion, law = relaxation(dim, seed), gaussian(dim, seed)
+    scaled = Relaxation(motion.drift, unit**2 * motion.diffusion, unit * motion.offset)
+    there = Gaussian(unit * law.mean(), unit**2 * law.cov())
+    for ask in ("entropy_production", "divergence_rate", "housekeeping", "entropy_rate"):
+        wanted = getattr(motion, ask)(law)
+        size = motion.entropy_production(law) + np.linalg.norm(motion.drift)
+        assert getattr(scaled, ask)(there) == pytest.approx(wanted, abs=1e-10 * size)
+
+
 def test_housekeeping_of_a_mixture_is_its_mean_over_the_mixture():
     motion, law = relaxation(2, 3), random_mixture(2, 3, 4, "full")
     x = law.sample(40_000, 5)

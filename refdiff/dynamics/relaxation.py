@@ -189,7 +189,7 @@ class Relaxation:
         inverse, null = self._inverse()
         if _outside(null, self.circulation, self.circulation):
             raise ValueError(LEAVES)
-        slope = np.asarray(-np.linalg.solve(target.cov(), self.circulation.T).T)
+        slope = np.asarray(np.linalg.solve(target.cov(), self.circulation.T).T)
         return _mean_square(inverse, slope, slope @ (law.mean() - target.mean()), law.cov())
 
     def _inverse(self) -> tuple[Array, Array]:
