@@ -29,9 +29,10 @@ from refdiff.distributions import Gaussian, kl_divergence
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled, trace
 from refdiff.objectives.expectations import MonteCarlo, Route
-from refdiff.objectives.reverse import ReverseStep, Variances, grid_of_times, reverse_steps
+from refdiff.objectives.reverse import ReverseStep, Variances, grid_of_times, reverse_steps, whole
 from refdiff.operators import Operator
 from refdiff.processes import Process
+from refdiff.schedules import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,9 @@ class Bound:
         return self.prior + self.reconstruction + self.diffusion
 
 
-def standard_prior(process: Process, dim: int) -> Gaussian:
+def standard_prior(process: Process | Schedule, dim: int) -> Gaussian:
     """The law of x_T for data N(0, I) on R^dim (`dim`): N(0, I) itself where variance is preserved."""
+    process = whole(process)
     last = process.kernel(process.T).push(Gaussian(np.zeros(dim), 1.0))
     return Gaussian(last.means[0], last.covariances.operator())
 

@@ -58,6 +58,11 @@ def pulled(a: Operator, w: Operator) -> Operator:
     return np.asarray(white.T @ white)
 
 
+def one_gaussian(law: GaussianMixture) -> Gaussian | None:
+    """A law of one component as a Gaussian, a single point too; None for others."""
+    return Gaussian(law.means[0], law.covariances.operator()) if law.count == 1 else None
+
+
 @dataclass(frozen=True, eq=False)
 class Errors:
     """The errors at points x_0, or on average over the data, by one route for all times.
@@ -73,7 +78,7 @@ class Errors:
     route: Route | None
 
     def __post_init__(self) -> None:
-        if self.route is not None or not isinstance(self.model.distribution, Gaussian):
+        if self.route is not None or one_gaussian(self.model.distribution) is None:
             checked(self.route)
 
     @property
@@ -105,7 +110,8 @@ class Errors:
         return lambda x: form(q, point - self.model.denoiser(x, t))
 
     def _closed(self, t: float, q: Operator) -> Array:
-        law, kernel, dim = self.model.distribution, self.model.process.kernel(t), self.model.dim
+        law, kernel, dim = one_gaussian(self.model.distribution), self.model.process.kernel(t), self.model.dim
+        assert law is not None  # checked when made
         back = kernel.reverse(law)
         if self.x0 is None:
             return np.array([trace(q, back.noise, dim)])
@@ -158,10 +164,10 @@ def posterior_form(model: ExactModel, x: Array, t: float, q: Operator) -> Array:
 
 def mean_covariance(model: ExactModel, t: float, route: Route | None) -> Operator:
     """E Cov[x_0 | x_t] at a time t as an operator: closed for Gaussian data, otherwise a (d, d) matrix by a `route`."""
-    law: GaussianMixture = model.distribution
-    kernel = model.process.kernel(t)
-    if isinstance(law, Gaussian):
-        return kernel.reverse(law).noise
+    law, kernel = model.distribution, model.process.kernel(t)
+    alone = one_gaussian(law)
+    if alone is not None:
+        return kernel.reverse(alone).noise
     way = checked(route)
     if not isinstance(way, MonteCarlo):
         scale = trace(np.ones(()), best_linear(kernel, law), model.dim)

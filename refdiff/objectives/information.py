@@ -28,26 +28,29 @@ from scipy.integrate import quad_vec
 
 from refdiff import operators
 from refdiff.arguments import Array, points, real_array, real_scalar
-from refdiff.distributions import Gaussian
+from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled
 from refdiff.objectives.expectations import Estimate, Quadrature, Route
-from refdiff.objectives.reverse import grid_of_times
+from refdiff.objectives.reverse import grid_of_times, whole
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, BetaTable, Process
+from refdiff.processes.principal_axes import PrincipalAxes
+from refdiff.schedules import Schedule
 
 Weight = Callable[[Any], Any]
 TOLERANCE = 1e-11  # of integrals over time, relative: what is left of float64 after sums over some thousand nodes
 DRAWN = 1e-6  # and of those of each draw of Monte Carlo, of which there are not so many that this could be seen
 
 
-def signal_to_noise(process: Process, t: float) -> Operator:
+def signal_to_noise(process: Process | Schedule, t: float) -> Operator:
     """J = A' C^-1 A at a time t: alpha^2 / sigma^2 as a scalar, (d,) per axis, or a matrix (d, d).
 
     Raises:
+        TypeError: no process.
         ValueError: there is no noise at that time.
     """
-    kernel = process.kernel(t)
+    kernel = whole(process).kernel(real_scalar("t", t))
     return pulled(kernel.gain, kernel.noise)
 
 
@@ -178,7 +181,7 @@ def _weight(process: Process, t: float, weight: Weight | None) -> Any:
 
 def _fall(process: Process, t: float) -> Operator:
     """-J' = (C^-1 A)' D (C^-1 A)."""
-    kernel, noise = process.kernel(t), operators.operator("diffusion", process.diffusion(t))
+    kernel, noise = process.kernel(t), np.asarray(process.diffusion(t))
     if max(kernel.gain.ndim, kernel.noise.ndim, noise.ndim) < 2:
         return np.asarray((kernel.gain / kernel.noise) ** 2 * noise)
     dim = max(len(part) for part in (kernel.gain, kernel.noise, noise) if part.ndim)
@@ -186,7 +189,7 @@ def _fall(process: Process, t: float) -> Operator:
     return np.asarray(white.T @ operators.dense(noise, dim) @ white)
 
 
-def _isotropic(law: Any, x0: Array | None, drops: Array, ratio: Array) -> Array:
+def _isotropic(law: GaussianMixture, x0: Array | None, drops: Array, ratio: Array) -> Array:
     """1/2 sum_i drop_i E |x_0 - D|^2 for Gaussian data under ratios SNR_i (m,), on the principal axes."""
     values, axes = np.linalg.eigh(law.cov())
     values = np.maximum(values, 0.0)
@@ -201,7 +204,6 @@ def _isotropic(law: Any, x0: Array | None, drops: Array, ratio: Array) -> Array:
 def _information(model: ExactModel, ratio: Operator, x0: Array | None) -> Array:
     """1/2 [log det(I + S J) + tr((dd' - S) J (I + S J)^-1)], d = x_0 - m, shape (m,); without the trace on average."""
     law, dim = model.distribution, model.dim
-    assert isinstance(law, Gaussian)
     values, axes = np.linalg.eigh(law.cov())
     root = axes * np.sqrt(np.maximum(values, 0.0))
     inner = root.T @ operators.dense(ratio, dim) @ root
@@ -217,7 +219,8 @@ def _information(model: ExactModel, ratio: Operator, x0: Array | None) -> Array:
 
 def _kinks(process: Process, start: float, end: float) -> list[float] | None:
     """Times inside at which the rate of a table of betas jumps."""
-    schedules = process.schedules if isinstance(process, AffineProcess) else ()
+    affine = process.along if isinstance(process, PrincipalAxes) else process
+    schedules = affine.schedules if isinstance(affine, AffineProcess) else ()
     if not any(isinstance(schedule, BetaTable) for schedule in schedules):
         return None
     return [float(t) for t in range(int(start) + 1, int(np.ceil(end)))]

@@ -36,7 +36,8 @@ from refdiff.model import ExactModel
 from refdiff.objectives.errors import identity, mean_covariance
 from refdiff.objectives.expectations import Route
 from refdiff.operators import Operator
-from refdiff.processes import Process
+from refdiff.processes import AffineProcess, Process
+from refdiff.schedules import Schedule
 
 VARIANCES = ("small", "large", "matched")
 Variances = str | Sequence[ArrayLike]
@@ -80,12 +81,28 @@ def grid_of_times(times: ArrayLike, process: Process, least: int = 1) -> Array:
     return found
 
 
-def posterior_step(process: Process, s: float, t: float, dim: int) -> ReverseStep:
+def whole(process: Process | Schedule) -> Process:
+    """The process, or the scalar one of a schedule.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(process, Schedule):
+        return AffineProcess(process)
+    if not isinstance(process, Process):
+        raise TypeError(f"process must be a Process or a Schedule, got {process!r}")
+    return process
+
+
+def posterior_step(process: Process | Schedule, s: float, t: float, dim: int) -> ReverseStep:
     """The posterior kernel of one step from t to s, 0 <= s < t, on R^dim (`dim`), with W = V.
 
     Raises:
-        ValueError: x_t given x_0 has no density.
+        TypeError: no process.
+        ValueError: times that do not increase, or x_t given x_0 has no density.
     """
+    process = whole(process)
+    s, t = grid_of_times([s, t], process, least=2).tolist()
     kernel, between = process.kernel(s), process.channel(s, t)
     back = between.reverse(Gaussian(np.zeros(dim), kernel.noise))
     kept = _complement(back.gain, between, kernel.noise, dim)
