@@ -15,7 +15,6 @@ from __future__ import annotations
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.channels import Channel
 from refdiff.distributions import Gaussian
 from refdiff.processes import AffineProcess
 from refdiff.samplers.langevin import annealed_langevin, langevin, predictor_corrector
@@ -23,7 +22,7 @@ from refdiff.samplers.propagation import propagate
 from refdiff.schedules import VEPower
 from refdiff.validation.cases import Case, ProcessCase
 from refdiff.validation.identity import Sides, identity
-from refdiff.validation.laws import covariances, gaussian, noised_variance
+from refdiff.validation.laws import noised_variance
 
 TOPIC = "Langevin samplers"
 PROCESS = AffineProcess(VEPower(T=20.0))
@@ -152,31 +151,3 @@ def corrected(case: ProcessCase, wrong: bool) -> list[Sides]:
     if eta / target > 0.25:
         sides.append(Sides(found, target / (1 - eta / (2 * target))))
     return sides
-
-
-@identity(
-    "Langevin's iteration without end",
-    topic=TOPIC,
-    formula=r"x \leftarrow x + \tfrac{h}{2}\nabla\log p(x) + \sqrt{h}\, z:\quad"
-    r" V = S \Big(I - \frac{h}{4} S^{-1}\Big)^{-1}\ \text{from every start, for any number of steps from } V",
-    covers=["TOPA-16"],
-    over="once",
-    control="the law itself, as for steps h -> 0",
-)
-def without_end(case: Case, wrong: bool) -> list[Sides]:
-    """The step as a channel, read off the score and composed with itself 2^20 times, against the closed fixed point."""
-    law = gaussian(case.rng, 3)
-    spread, d = covariances(law)[0], law.dim
-    h = case.rng.uniform(0.1, 1) * np.linalg.eigvalsh(spread)[0]
-    offset = h / 2 * law.score(np.zeros(d))
-    one = Channel((np.eye(d) + h / 2 * (law.score(np.eye(d)) - law.score(np.zeros(d)))).T, offset, h)
-    fixed = Gaussian(law.mean(), spread if wrong else spread @ np.linalg.inv(np.eye(d) - h / 4 * np.linalg.inv(spread)))
-    many = one
-    for _ in range(20):
-        many = many.compose(many)
-    ends = [many.push(start) for start in (Gaussian(np.zeros(d), 0.0), gaussian(case.rng, d))]
-    size = np.abs(fixed.cov()).max() + np.abs(law.mean()).max()
-    return [
-        *(Sides(end.cov(), fixed.cov(), scale=size) for end in [*ends, one.push(fixed)]),
-        *(Sides(end.mean(), law.mean(), scale=size) for end in ends),
-    ]

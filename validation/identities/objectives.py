@@ -32,7 +32,7 @@ from refdiff.objectives import (
     variational_bound,
 )
 from refdiff.processes import AffineProcess, LinearProcess, Process
-from refdiff.schedules import FlowMatching, VPLinear
+from refdiff.schedules import FlowMatching, Schedule, VPLinear
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.conditions import smooth
 from refdiff.validation.identities.elbo import Chain, average, perturbed
@@ -48,7 +48,7 @@ def processes(rng: np.random.Generator, dim: int) -> list[Process]:
     """On R^dim: a matrix SDE that does not commute with itself, with a force; one schedule per axis, with an offset."""
     f, g, force = rng.normal(0, 0.5, (2, dim, dim)), well_conditioned(rng, dim), rng.normal(0, 1, dim)
     turn = 0.2 * rng.normal(0, 1, (dim, dim))
-    schedules = [VPLinear(0.1, 5.0 + axis) if axis % 2 else FlowMatching() for axis in range(dim)]
+    schedules: list[Schedule] = [VPLinear(0.1, 5.0 + axis) if axis % 2 else FlowMatching() for axis in range(dim)]
     return [
         LinearProcess(lambda t: f[0] + t * f[1], lambda t: g + np.sin(3 * t) * turn, force=force),
         AffineProcess(schedules, lambda t: (t * force, force, 0 * force)),
