@@ -103,6 +103,13 @@ def test_small_times_keep_the_digits_of_the_covariance():
     np.testing.assert_allclose(np.diag(link.noise), [1e-12, 3e-12], rtol=1e-11)
 
 
+def test_a_clock_may_stand_still():
+    starting = Rotating([[0.0, 1.0], [-1.0, 0.0]], [1.0, 2.0], clock=lambda t: (t * t, 2 * t, 2.0))
+    assert not starting.drift(0.0).any()
+    plain = Rotating([[0.0, 1.0], [-1.0, 0.0]], [1.0, 2.0])
+    np.testing.assert_allclose(starting.propagator(0.0, 0.5), plain.propagator(0.0, 0.25), atol=1e-15)
+
+
 def test_no_time_does_nothing():
     link = turned(3, 0).channel(0.5, 0.5)
     np.testing.assert_allclose(link.gain, np.eye(3), atol=1e-14)
