@@ -5,11 +5,7 @@ The chain x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(sigma^2 beta_t) eps has abar_t =
     E[x_{t-1} | x_t] = (x_t - sigma beta_t / sqrt(1 - abar_t) eps*(x_t)) / sqrt(1 - beta_t),
     eps* = E[eps | x_t] = -sigma sqrt(1 - abar_t) grad log q(x_t)
 
-with sigma also where a text writes its formulas for sigma = 1. In the limit of small steps one step back is Gaussian,
-
-    KL(p(x_{t-1} | x_t) || N(its moments)) / beta^3  ->  (d^3 log p / dx^3)^2 / 12
-
-which is why each of many decoders may be Gaussian where one decoder may not.
+with sigma also where a text writes its formulas for sigma = 1.
 """
 
 from __future__ import annotations
@@ -18,12 +14,12 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
-from refdiff.distributions import Gaussian, random_mixture
+from refdiff.distributions import random_mixture
 from refdiff.processes import Chain
-from refdiff.validation.cases import Case, LawCase
+from refdiff.validation.cases import Case
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.laws import cubature, gaussian, line
-from refdiff.validation.numeric import derivative, extrapolate, hermite
+from refdiff.validation.numeric import extrapolate, hermite
 
 SCALE = np.sqrt(1.7)  # the standard deviation that the chains tend to: not 1, so that a lost sigma shows
 
@@ -166,32 +162,3 @@ def unadjusted_langevin(case: Case, wrong: bool) -> list[Sides]:
         size = values.max() * values.max() / h
         sides += [Sides(settled.covariance, spread, scale=size), Sides(settled.mean, law.mean(), scale=size)]
     return sides
-
-
-@identity(
-    "A short step back is nearly Gaussian",
-    topic="Reverse kernels",
-    formula=r"\mathrm{KL}\big(p(x_{t-1} | x_t)\,\|\,\mathcal N(\text{its moments})\big) / \beta^3 \to"
-    r" \tfrac1{12} \big( \partial_x^3 \log p_{t-1} \big)^2",
-    covers=["TOPA-17"],
-    over="laws",
-    evidence=ORDER,
-    control="a Gaussian encoder's own step, of which the divergence is 0 at every beta",
-    needs=lambda case: case.law.dim == 1 and case.law.count > 1,
-)
-def short_steps_back(case: LawCase, wrong: bool) -> Sides:
-    """The exact posterior of one step, a mixture, on a line at six step sizes, against a stencil of the Hessian."""
-    law, spread = case.law, float(case.law.covariances.dense(1).min())
-    # between two components, where the log density is not a parabola
-    x = np.average(np.sort(law.means, axis=0)[:2], axis=0) + 0.3 * np.sqrt(spread)
-    third = derivative(lambda u: law.hessian(np.array([[u]]))[0, 0, 0], float(x[0]), 0.02 * np.sqrt(spread))
-    found = []
-    for beta in 0.02 * spread / 2.0 ** np.arange(6):
-        back = Chain.noh_lee([beta]).posterior(0, 1, law, x)
-        fitted = Gaussian(back.mean(), back.cov())
-        nodes, cell = line(back, fitted)
-        density = np.exp(back.logpdf(nodes))
-        # p log(p / q) - p + q: its terms near p = q are of second order, and do not cancel in the sum
-        ratio = back.logpdf(nodes) - fitted.logpdf(nodes)
-        found.append(cell * (density * (ratio + np.expm1(-ratio))).sum() / beta**3)
-    return Sides(extrapolate(found), 0.0 if wrong else third**2 / 12)
