@@ -7,7 +7,7 @@ from refdiff.dynamics.flow_map import FlowMap
 from refdiff.dynamics.gaussian_flow import gaussian_flow
 from refdiff.dynamics.jacobians import FlowJacobian, flow_jacobian
 from refdiff.dynamics.layers import Affine, Entrywise, Triangular
-from refdiff.dynamics.likelihood import Likelihood, log_likelihood
+from refdiff.dynamics.likelihood import Likelihood, log_likelihood, volume_matrix
 from refdiff.dynamics.log_determinants import Roulette
 from refdiff.dynamics.normalizing import Composition, Inverse, LogLikelihood, PushForward
 from refdiff.dynamics.parametric import Integrand, ParametricField, linear_field, tanh_field
@@ -66,4 +66,5 @@ __all__ = [
     "tanh_residual",
     "trace_variance",
     "translate",
+    "volume_matrix",
 ]

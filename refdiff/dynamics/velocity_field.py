@@ -81,6 +81,17 @@ class VelocityField:
             forms[:, k] = (u[:, k] * _answer("jvp", self.jvp(x, t, u[:, k]), x.shape)).sum(axis=-1)
         return forms
 
+    def jacobian(self, x: Array, t: float) -> Array:
+        """dv/dx at x (n, d), a product along every axis, shape (n, d, d).
+
+        Raises:
+            ValueError: there is no `jvp`, or its answer has another shape than x or is not finite.
+        """
+        if self.jvp is None:
+            raise ValueError("jvp must be given, for a Jacobian")
+        axes = (np.broadcast_to(e, x.shape).copy() for e in np.eye(self.dim))
+        return np.stack([_answer("jvp", self.jvp(x, t, e), x.shape) for e in axes], axis=-1)
+
     def volume_rate(self, x: Array, t: float) -> Array:
         """The exact divergence at x (n, d), shape (n,): by `divergence`, or else by a product along every axis.
 
