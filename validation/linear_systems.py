@@ -32,7 +32,7 @@ KINDS = ("random 3 x 3", "random 2 x 2", "variance-preserving", "axes that stand
 
 
 class Frames(NamedTuple):
-    """U, Sigma and V at times (m,), each (m, d, d)."""
+    """The evolution U, the covariance Sigma and the frame V at times (m,), each (m, d, d)."""
 
     evolution: Array
     covariance: Array

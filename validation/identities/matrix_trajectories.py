@@ -37,7 +37,10 @@ TIMES = (0.9, 0.6, 0.4, 0.2, 0.05)
 
 
 class Walk(NamedTuple):
-    """A path of DOP853 of one clean point: x at START and END, and of the library U, V at both, K(END, START)."""
+    """A path of DOP853 of one clean point, and the library's matrices (d, d) along it.
+
+    before and after are x (d,) at START and END; u and v are U and V at both, k is K(END, START).
+    """
 
     before: Array
     after: Array

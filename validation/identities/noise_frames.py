@@ -32,7 +32,7 @@ TOPIC = "The frame of matrix noise"
 
 
 def frame(system: System, t: float, start: float = START) -> Array:
-    """V(t) (d, d) of the library, Cholesky's root at `start`."""
+    """V(t) (d, d) of a system by the library, Cholesky's root at `start`."""
     process = system.process
     return np.asarray(process.noise_channel(start, t).gain @ process.frame(start))
 
