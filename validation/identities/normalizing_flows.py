@@ -194,7 +194,7 @@ def stack(case: Case, wrong: bool) -> list[Sides]:
     made = Stack(case)
     f, z = made.flow, made.z
     total = sum(layer.log_det(z) for layer in f.layers) if wrong else f.log_det(z)
-    jacobian = numeric.jacobian(f.forward, z, 0.02)
+    jacobian = numeric.jacobian(f.forward, z, 0.01)
     volume = np.linalg.slogdet(jacobian)[1]
     base = Gaussian(np.zeros(made.dim), 1.0)
     x, log_p = PushForward(base, f).carried(z)
