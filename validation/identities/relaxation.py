@@ -80,7 +80,8 @@ def transient_current(case: Case, wrong: bool) -> Iterator[Sides]:
     """A point noised by a D that turns: F x - D grad log p / 2 by the channel's law; nothing is left at late times."""
     rng = case.rng
     for dim in range(1, 6):
-        closed = Rotating(3 * turns(rng, dim), laws.covariances(laws.gaussian(rng, dim))[0])
+        # rates above 0.5, so that no axis turns by so many radians that rounding of the angle is seen
+        closed = Rotating(2 * turns(rng, dim), laws.covariances(laws.gaussian(rng, dim))[0] + 0.5 * np.eye(dim))
         start, t = rng.standard_normal(dim), rng.uniform(0.5, 2.0)
         link, d = closed.kernel(t), closed.diffusion(t)
         law, inverse = link.at(start), np.linalg.inv(link.noise)
