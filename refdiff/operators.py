@@ -3,6 +3,7 @@ r"""Linear operators in three storages: a scalar a, a diagonal (d,), a matrix (k
     apply(A, x)       A x                      sandwich(A, S)  A S A'
     product(A, B)     A B                      dense(A, d)     the matrix
     add(A, B)         A + B                    rows(A, d)      the dimension that A maps R^d into
+    inverse(A)        A^-1                     root(C)         the symmetric R with R R = C
 
 This module knows which storage an operator has; what stands on it (covariances, channels) asks here. Functions that
 check a `value` are given the `name` that messages call it by.
@@ -112,6 +113,19 @@ def sandwich(a: Operator, s: Operator) -> Operator:
     if a.ndim == 2:
         return product(a, s) @ a.T
     return a * s * a if a.ndim == 0 else a[:, None] * s * a
+
+
+def inverse(a: Operator) -> Operator:
+    """A^-1 of an operator a."""
+    return np.asarray(np.linalg.inv(a) if a.ndim == 2 else 1 / a)
+
+
+def root(c: Operator) -> Operator:
+    """The symmetric R with R R = c, for a positive semi-definite operator c (eigenvalues below 0 count as 0)."""
+    if c.ndim < 2:
+        return np.asarray(np.sqrt(np.maximum(c, 0.0)))
+    values, vectors = np.linalg.eigh(c)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def dense(a: Operator, dim: int) -> Array:

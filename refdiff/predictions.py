@@ -11,7 +11,11 @@ offset b, whose velocity has b' besides):
     v_prediction  (alpha x - sigma p) / R    (sigma x + alpha p) / R      alpha e - sigma D
 
 with W = alpha' sigma - alpha sigma' and R = alpha^2 + sigma^2. Only what the target needs is computed, so noise to
-score works at alpha = 0. Sources: PODB-54, PODB-56, PODB-57, DMI-28.
+score works at alpha = 0. Processes with matrices have x = A D + R e (R a root now) and, with F' = A' A^-1 and S,
+
+    score     p = -R'^-1 e         velocity  p = A' D + S R'^-1 e = F' x + (S R'^-1 - F' R) e
+
+and no v_prediction. Sources: PODB-54, PODB-56, PODB-57, DMI-28, RDX-08, RDX-22, RDX-23.
 """
 
 from __future__ import annotations
@@ -22,8 +26,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refdiff import operators
 from refdiff.arguments import Array, one_of, points, real_array
+from refdiff.operators import Operator
 from refdiff.processes.affine import AffineProcess
+from refdiff.processes.motion import Motion, Process
 from refdiff.schedules import Coefficients, Schedule
 
 
@@ -74,16 +81,14 @@ _TABLE = {
 PREDICTIONS = tuple(_TABLE)
 
 
-def convert(
-    value: ArrayLike, x: ArrayLike, t: float, process: AffineProcess | Schedule, source: str, target: str
-) -> Array:
+def convert(value: ArrayLike, x: ArrayLike, t: float, process: Process | Schedule, source: str, target: str) -> Array:
     """The prediction `target` at (x, t) that says the same as the prediction `source` with this value.
 
     Args:
         value: the source prediction at x, shape (..., d).
         x: noisy points, shape (..., d).
         t: one time in [0, T].
-        process: an AffineProcess, or a Schedule.
+        process: a Process, or a Schedule.
         source, target: denoiser, noise, score, velocity or v_prediction.
 
     Raises:
@@ -99,19 +104,25 @@ def convert(
     if given.shape != rows.shape:
         raise ValueError(f"value must have the shape of x, {where.shape}, got {np.shape(value)}")
     noising = AffineProcess(process) if isinstance(process, Schedule) else process
-    c, b = noising.coefficients(t), noising.offset(t)  # of x - b, and a velocity is one of b' too
+    b = noising.offset(t)  # of x - b, and a velocity is one of b' too
     centred = given - b.rate if source == "velocity" else given
-    found = _made(c, rows - b.value, centred, source, target)
+    if isinstance(noising, AffineProcess):
+        found = _made(noising.coefficients(t), rows - b.value, centred, source, target)
+    else:
+        of_x, of_value = weights(noising.motion(t), source, target)
+        found = operators.apply(of_x, rows - b.value) + operators.apply(of_value, centred)
     return restore(found + b.rate if target == "velocity" else found)
 
 
-def weights(c: Coefficients, source: str, target: str) -> tuple[Array, Array]:
+def weights(c: Coefficients | Motion, source: str, target: str) -> tuple[Operator, Operator]:
     """(a, b) with target = a x + b source, of the shape of the process's coefficients c.
 
     Raises:
         ValueError: an unknown prediction, or coefficients at which the source does not determine the target.
     """
     _known(source, target)
+    if isinstance(c, Motion):
+        return _matrix_weights(c, source, target)
     one, zero = np.ones_like(c.alpha), np.zeros_like(c.alpha)
     return _made(c, one, zero, source, target), _made(c, zero, one, source, target)
 
@@ -133,3 +144,48 @@ def _made(c: Coefficients, x: Array, given: Array, source: str, target: str) -> 
             f"t must leave {source} and {target} equivalent, got a time where alpha = {c.alpha}, sigma = {c.sigma}"
         )
     return result
+
+
+def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
+    """`weights` of a process with matrices: D and e as multiples (2, d, d) of x and of the source."""
+    if "v_prediction" in (source, target):
+        raise ValueError("source and target must not be v_prediction for a process with matrices")
+    dim = max(len(part) for part in (m.gain, m.root, m.spread) if part.ndim) if m.gain.ndim else 1
+    gain, dgain, root, spread = (operators.dense(part, dim) for part in (m.gain, m.dgain, m.root, m.spread))
+    x, given = np.stack([np.eye(dim), np.zeros((dim, dim))]), np.stack([np.zeros((dim, dim)), np.eye(dim)])
+    if source == target:
+        return given[0], given[1]
+
+    def moved() -> tuple[Array, Array]:
+        """F' and S R'^-1 - F' R, which is D R'^-1 / 2."""
+        rate = np.linalg.solve(gain.T, dgain.T).T
+        return rate, np.linalg.solve(root, spread.T).T - rate @ root
+
+    def noise() -> Array:
+        if source == "noise":
+            return given
+        if source == "score":
+            return -root.T @ given
+        if source == "denoiser":
+            return np.linalg.solve(root, x - gain @ given)
+        rate, of_noise = moved()
+        # where noise does not reach an axis directly D is singular, up to the rounding of two terms that cancel
+        if np.linalg.matrix_rank(of_noise, tol=1e-12 * float(np.linalg.norm(rate @ root))) < dim:
+            raise np.linalg.LinAlgError
+        return np.linalg.solve(of_noise, given - rate @ x)
+
+    def made() -> Array:
+        if target == "noise":
+            return noise()
+        if target == "score":
+            return -np.linalg.solve(root.T, noise())
+        if target == "denoiser":
+            return np.linalg.solve(gain, x - root @ noise())
+        rate, of_noise = moved()
+        return np.asarray(rate @ x + of_noise @ noise())
+
+    try:
+        found = made()
+    except np.linalg.LinAlgError:
+        raise ValueError(f"t must leave {source} and {target} equivalent, got a time where they are not") from None
+    return found[0], found[1]

@@ -36,15 +36,19 @@ OF_KERNELS = ("llvmlite", "numba", "numpy", "refdiff.kernels")
 MANY, FEWER = 40, 25  # an idea with fewer friends is none any more
 IDEAS = {
     "refdiff.arguments",
+    "refdiff.channels",
     "refdiff.distributions",
     "refdiff.model",
+    "refdiff.operators",
     "refdiff.processes",
     "refdiff.samplers.recorder",
     "refdiff.samplers.tableau",
     "refdiff.schedules",
     "refdiff.validation.audits.subject",
     "refdiff.validation.cases",
+    "refdiff.validation.conditions",
     "refdiff.validation.identity",
+    "refdiff.validation.laws",
     "refdiff.validation.numeric",
 }
 

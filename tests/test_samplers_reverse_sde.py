@@ -15,6 +15,7 @@ from scipy.integrate import quad
 from refdiff import ExactModel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.processes import AffineProcess
+from refdiff.samplers.frozen_scores import of_schedule
 from refdiff.samplers.impulse import impulse_response
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.reverse_sde import (
@@ -22,7 +23,6 @@ from refdiff.samplers.reverse_sde import (
     ancestral,
     euler_maruyama,
     exponential_euler_maruyama,
-    frozen_score_weight,
     reverse_diffusion,
     stochastic_runge_kutta,
 )
@@ -251,7 +251,7 @@ def test_weight_of_a_frozen_score_is_its_integral(low, part):
         s = t + part * 0.98 * (schedule.T - t)
         a_t = schedule.alpha(t)
         expected = quad(lambda u, c=schedule, a=a_t: a / c.alpha(u) * c.g2(u), t, s, epsabs=0, epsrel=1e-12)[0]
-        assert frozen_score_weight(schedule, s, t) == pytest.approx(expected, rel=1e-9)
+        assert of_schedule(schedule, s, t) == pytest.approx(expected, rel=1e-9)
 
 
 def test_weight_of_a_frozen_score_in_closed_form():
@@ -259,8 +259,8 @@ def test_weight_of_a_frozen_score_in_closed_form():
     for s, t in ((0.999, 0.5), (0.3, 0.0), (0.2, 0.199)):
         (a, b), schedule = (s / (1 - s), t / (1 - t)), FlowMatching()
         exact = 2 * (1 - t) * (a - b - np.log1p(a) + np.log1p(b))
-        assert frozen_score_weight(schedule, s, t) == pytest.approx(exact, rel=1e-11)
-    assert frozen_score_weight(VEGeometric(0.01, 50.0), 1.0, 0.0) == pytest.approx(2500 - 1e-4, rel=1e-12)
+        assert of_schedule(schedule, s, t) == pytest.approx(exact, rel=1e-11)
+    assert of_schedule(VEGeometric(0.01, 50.0), 1.0, 0.0) == pytest.approx(2500 - 1e-4, rel=1e-12)
 
 
 def test_exponential_euler_maruyama_is_exact_for_a_score_that_is_constant():

@@ -279,7 +279,7 @@ def test_only_the_noisy_end_may_be_pure_noise():
 
 
 def test_a_process_that_is_none_is_refused():
-    with pytest.raises(TypeError, match="process must be an AffineProcess or a Schedule, got 'vp'"):
+    with pytest.raises(TypeError, match="process must be a Process or a Schedule, got 'vp'"):
         Recorder("x", "vp", [0.5, 0.1])
 
 

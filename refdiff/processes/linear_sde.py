@@ -28,7 +28,8 @@ from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.operators import Operator
 from refdiff.processes.motion import Motion, Offset
-from refdiff.processes.transition import NODES, Linear, Transition, constant, identity, over, step, steps, triangular
+from refdiff.processes.pieces import Pieces
+from refdiff.processes.transition import Linear, Transition, constant, identity, over, step, steps, triangular
 
 Coefficient = ArrayLike | Callable[[float], ArrayLike]
 Rates = Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]]
@@ -186,6 +187,16 @@ class LinearProcess:
         turn = spread - np.tril(both) + np.diag(np.diag(both)) / 2
         return lower, (turn - turn.T) / 2, noise
 
+    @cached_property
+    def _turns(self) -> Pieces:
+        """t W and sqrt(t) L^-1 G side by side, (d, d + m), which are smooth in log t also at its start."""
+
+        def scaled(t: float) -> Array:
+            _, turn, noise = self.turning(t)
+            return np.hstack([t * turn, np.sqrt(t) * noise])
+
+        return Pieces(scaled, self.T)
+
     # ------------------------------------------------------------------ how the kernel moves
 
     def offset(self, t: float) -> Offset:
@@ -289,24 +300,16 @@ def _transition(process: LinearProcess, s: float, t: float) -> Transition:
 @lru_cache(maxsize=KEPT)
 def _turned(process: LinearProcess, s: float, t: float, k: float) -> tuple[Array, Array]:
     """Psi and the root of the noise from s to t."""
-    d = process.axes
+    d, turns = process.axes, process._turns
     if t == 0:  # the noise is gone
         return np.zeros((d, d)), np.zeros((d, 1))
 
-    @lru_cache(maxsize=NODES)  # F and G are asked for at the same nodes, one after the other
-    def at(log_time: float) -> tuple[float, Array, Array]:
-        time = min(float(np.exp(log_time)), process.T)
-        return time, *process.turning(time)[1:]
-
-    def drift(log_time: float) -> Array:
-        time, turn, noise = at(log_time)
-        return time * (turn + k * k / 2 * noise @ noise.T)
-
-    def noise(log_time: float) -> Array:
-        time, _, noise = at(log_time)
-        return k * np.sqrt(time) * noise
+    def drift(u: float) -> Array:
+        both = turns(u)
+        return np.asarray(both[:, :d] + k * k / 2 * both[:, d:] @ both[:, d:].T)
 
     still = np.zeros(d)
-    gain, _, root = over(Linear(drift, lambda _: still, noise), float(np.log(s)), float(np.log(t)))
+    equation = Linear(drift, lambda _: still, lambda u: k * turns(u)[:, d:])
+    gain, _, root = over(equation, float(np.log(s / process.T)), float(np.log(t / process.T)))
     after, before = process.frame(t), process.frame(s)
     return after @ np.linalg.solve(before.T, gain.T).T, after @ root

@@ -125,7 +125,7 @@ def flow_map(model: ExactModel) -> FlowMap:
     mean = law.mean() @ basis
 
     def exact(x: Array, s: float, t: float) -> Array:
-        gain, offset = flow(process.coefficients(s), process.coefficients(t), mean, variances)
+        gain, offset = flow(process.motion(s), process.motion(t), mean, variances)
         return np.asarray((gain * (x @ basis) + offset) @ basis.T)
 
     return exact

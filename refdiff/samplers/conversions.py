@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refdiff import operators
 from refdiff.arguments import Array, one_of, whole_number
 from refdiff.predictions import PREDICTIONS, weights
-from refdiff.samplers.tableau import COORDINATES, Tableau
+from refdiff.processes import Motion
+from refdiff.samplers.tableau import COORDINATES, Tableau, sliced, stacked
 from refdiff.schedules import Coefficients
 
 
@@ -27,17 +29,19 @@ def to_prediction(tableau: Tableau, prediction: str) -> Tableau:
     one_of("prediction", prediction, PREDICTIONS)
     if prediction == tableau.prediction:
         return tableau
-    c, scale = tableau.coefficients, tableau.scale
+    scale, each = tableau.scale, {int(j): tableau.at(int(j)) for j in np.flatnonzero(tableau.evaluated)}
+    found = {j: weights(c, prediction, tableau.prediction) for j, c in each.items()}
     reach = max(tableau.window[:2])
     states, outputs = _widened(tableau.states, reach), _widened(tableau.outputs, reach)
-    axes = np.broadcast_shapes(tableau.axes, np.shape(c.alpha)[1:])
+    axes = np.broadcast_shapes(tableau.axes, *(part.shape for pair in found.values() for part in pair))
     states, outputs = (_broadcast(part, axes) for part in (states, outputs))
-    for j in map(int, np.flatnonzero(tableau.evaluated)):
-        of_x, of_new = weights(Coefficients(*(part[j] for part in c)), prediction, tableau.prediction)
+    times = np.matmul if len(axes) == 2 else np.multiply
+    for j, pair in found.items():
+        of_x, of_new = (operators.dense(part, axes[0]) if len(axes) == 2 else part for part in pair)
         for k in range(j + 1, min(j + 1 + reach, tableau.stages)):
             w = outputs[k, k - 1 - j].copy()
-            states[k, k - 1 - j] += w * of_x * scale[j]
-            outputs[k, k - 1 - j] = w * of_new
+            states[k, k - 1 - j] += times(w, of_x) * scale[j]
+            outputs[k, k - 1 - j] = times(w, of_new)
     return replace(tableau, prediction=prediction, states=states, outputs=outputs)
 
 
@@ -86,12 +90,16 @@ def compose(first: Tableau, second: Tableau) -> Tableau:
         shape = dims if name == "noise" else axes
         return np.concatenate([_broadcast(_widened(part, width), shape) for part in parts])
 
-    both = [np.concatenate(_equal_axes(a, b[1:])) for a, b in zip(first.coefficients, second.coefficients, strict=True)]
+    if isinstance(first.coefficients, Motion) or isinstance(second.coefficients, Motion):
+        coefficients = stacked([*map(first.at, range(first.stages)), *map(second.at, range(1, second.stages))])
+    else:
+        both = zip(first.coefficients, second.coefficients, strict=True)
+        coefficients = Coefficients(*(np.concatenate(_equal_axes(a, b[1:])) for a, b in both))
     return Tableau(
         name=first.name if first.name == second.name else f"{first.name}, then {second.name}",
         prediction=first.prediction,
         times=np.concatenate([first.times, second.times[1:]]),
-        coefficients=Coefficients(*both),
+        coefficients=coefficients,
         evaluated=np.concatenate([first.evaluated[:-1], second.evaluated]),
         states=joined("states"),
         outputs=joined("outputs"),
@@ -116,7 +124,7 @@ def truncate(tableau: Tableau, stage: int) -> Tableau:
     rest = {name: getattr(tableau, name)[k:].copy() for name in ("times", "evaluated", "states", "outputs", "noise")}
     for name in ("states", "outputs", "noise"):
         rest[name][0] = 0.0  # the start is given, and not computed from what lay before
-    coefficients = Coefficients(*(part[k:] for part in tableau.coefficients))
+    coefficients = sliced(tableau.coefficients, slice(k, None))
     return replace(tableau, coefficients=coefficients, normals=tableau.normals[k:] - tableau.normals[k], **rest)
 
 
@@ -152,6 +160,8 @@ def butcher(tableau: Tableau, coordinate: str = "x/alpha") -> Butcher:
         raise ValueError(f"tableau must have stages y_0 + sum of outputs in {coordinate}, got a weight "
                          f"{rolled.start[np.abs(rolled.start - 1).argmax()]} on y_0")  # fmt: skip
     c = table.coefficients
+    if isinstance(c, Motion):
+        raise ValueError("tableau must be of a process with one alpha and sigma to be a Runge-Kutta method")
     clock = {"x/alpha": c.sigma / c.alpha, "x/sigma": c.alpha / c.sigma, "x": table.times}[coordinate]
     h = clock[-1] - clock[0]
     return Butcher(rolled.outputs[at][:, at] / h, rolled.outputs[-1, at] / h, (clock[at] - clock[0]) / h, float(h))

@@ -18,11 +18,14 @@ DMI-32..37, TOPA-44, RDX-09; Song, Meng and Ermon 2021; Zhang, Tao and Chen 2022
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, one_of, real_array, real_scalar
-from refdiff.processes import AffineProcess
+from refdiff.processes import AffineProcess, Process
+from refdiff.samplers import matrix_steps
 from refdiff.samplers.conversions import compose, to_prediction
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number, exp, expm1, root
@@ -138,13 +141,12 @@ def per_step(
     return array if array.ndim else np.full(steps, array)
 
 
-def ddim(
-    process: AffineProcess | Schedule, times: ArrayLike, *, eta: float = 0.0, noise: ArrayLike | None = None
-) -> Tableau:
+def ddim(process: Process | Schedule, times: ArrayLike, *, eta: float = 0.0, noise: ArrayLike | None = None) -> Tableau:
     """DDIM with a share eta of the DDPM posterior's standard deviation, or with a given noise in each step.
 
     Args:
-        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0.
+        process, times: the process and the decreasing grid (n + 1,); its ends may be alpha = 0 and sigma = 0. With
+            matrices in place of alpha and sigma eta must be 0 or 1, see `gddim` for what lies between.
         eta: 0 deterministic, 1 the DDPM posterior; larger values while the noise fits into sigma_t (a step to
             sigma = 0 adds none).
         noise: the standard deviation c of each step, in place of eta: one number, or one for each step, (n,) or (n, d).
@@ -155,6 +157,10 @@ def ddim(
     eta = real_scalar("eta", eta, low=0)
     name = f"DDIM, eta = {eta:g}" if eta else "DDIM" if noise is None else "DDIM with given noise"
     rec = Recorder(name, process, times, "denoiser")
+    if rec.matrices:
+        if eta not in (0, 1) or noise is not None:
+            raise ValueError(f"eta must be 0 or 1 for a process with matrices, and noise None, got {eta} and {noise}")
+        return replace(gddim(process, times, stochasticity=eta), name=name)
     if noise is None:
         for s, t in rec.steps:
             fitting_share(s, t, eta)
@@ -175,13 +181,14 @@ def ddim(
 
 
 def gddim(
-    process: AffineProcess | Schedule, times: ArrayLike, *, stochasticity: float = 1.0, frozen: str = "denoiser"
+    process: Process | Schedule, times: ArrayLike, *, stochasticity: float = 1.0, frozen: str = "denoiser"
 ) -> Tableau:
     """The exact step of dx = [f x - (1 + k^2)/2 g^2 score] dt + k g dw with a frozen prediction.
 
     Args:
-        process, times: the process and the decreasing grid (n + 1,). With the noise frozen, the grid must start where
-            alpha > 0, and a last step to sigma = 0 still adds noise of the size k alpha_t sigma_s / alpha_s.
+        process, times: the process, any of them (see `matrix_steps`), and the decreasing grid (n + 1,). With the noise
+            frozen, the grid must start where alpha > 0, and a last step to sigma = 0 still adds noise of the size
+            k alpha_t sigma_s / alpha_s.
         stochasticity: k >= 0, the lambda of the gDDIM paper: 0 is DDIM, 1 the reverse SDE.
         frozen: "denoiser" gives DDIM with c = sigma_t sqrt(1 - e^{-2 k^2 h}), "noise" the first-order
             SDE-DPM-Solver at k = 1, whose error of first order cancels on Gaussian data in equal steps of lambda
@@ -201,6 +208,10 @@ def gddim(
     x = rec.start
     for s, t in rec.steps:
         clean = rec.evaluate(x, s)
+        if rec.matrices:
+            carried, weight, fresh = matrix_steps.frozen_step(rec.process, s, t, k, frozen)
+            x = carried * x + weight * clean + rec.noise(fresh)
+            continue
         carried, weight, fresh = frozen_step(s, t, k * k, frozen)
         held = clean if frozen == "denoiser" else noise_of(x, clean, s)
         x = carried * x + weight * held + rec.noise(fresh)

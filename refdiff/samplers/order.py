@@ -27,7 +27,7 @@ from refdiff.samplers.numbers import sqrt
 from refdiff.samplers.propagation import flow, propagate, substitute
 from refdiff.samplers.running import run
 from refdiff.samplers.tableau import Tableau
-from refdiff.schedules import Coefficients, Schedule
+from refdiff.schedules import Schedule
 
 COUNTS = (8, 16, 32, 64, 128, 256, 512)
 
@@ -136,16 +136,15 @@ def gaussian_error(tableau: Tableau, law: GaussianMixture, until: float | None =
     size = float(np.sqrt(np.mean(np.diag(found.target().cov()))))
     if tableau.stochastic:
         return found.wasserstein() / size
-    c = found.tableau.coefficients
-    first, last = (Coefficients(*(part[k] for part in c)) for k in (0, -1))
+    first, last = (found.tableau.motion(k) for k in (0, -1))
     covariance = law.covariances.operator()
     values = covariance if found.basis is None else np.maximum(np.linalg.eigvalsh(covariance), 0.0)
     mean = law.means[0] if found.basis is None else found.basis.T @ law.means[0]
     gain, offset = flow(first, last, mean, values)
-    start = first.alpha**2 * values + first.sigma**2
+    start = first.gain**2 * values + first.noise
     # E |(G - G*) x + b - b*|^2 for x ~ N(alpha m, V)
     slope = found.gains[-1] - gain
-    shift = found.offsets[-1] - offset + slope * first.alpha * mean
+    shift = found.offsets[-1] - offset + slope * first.gain * mean
     return float(np.sqrt(np.sum(np.broadcast_to(slope**2 * start, mean.shape)) + np.sum(shift**2)) / size)
 
 
@@ -158,9 +157,9 @@ def _extended_error(tableau: Tableau, law: GaussianMixture, until: float | None)
     table = on_one_axis(tableau)
     mean, variance = np.array([mpmath.mpf(law.mean()[0])]), np.array([mpmath.mpf(law.cov()[0, 0])])
     gains, offsets, spreads = substitute(table, mean, variance, until)
-    first, last = (Coefficients(*(part[k] for part in table.coefficients)) for k in (0, -1))
-    before, after = (c.alpha**2 * variance + c.sigma**2 for c in (first, last))
-    shift = gains[-1] * first.alpha * mean + offsets[-1] - last.alpha * mean
+    first, last = (table.motion(k) for k in (0, -1))
+    before, after = (m.gain**2 * variance + m.noise for m in (first, last))
+    shift = gains[-1] * first.gain * mean + offsets[-1] - last.gain * mean
     if table.stochastic:
         gap = sqrt(gains[-1] ** 2 * before + spreads[-1]) - sqrt(after)
     else:

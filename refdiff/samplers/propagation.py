@@ -6,6 +6,8 @@ For data N(m, S) every prediction is affine, o = K (x - alpha m) + k m with P = 
     noise     K = sigma P,     k = 0          v         K = alpha sigma P - sigma alpha S P,       k = -sigma
     score     K = -P,          k = 0
 
+and, for processes with matrices, A and R in place of alpha and sigma (`Motion`).
+
 so with x the start a stage is  y_k = G_k x + b_k + n_k: G_k and b_k follow by substitution, the covariance of the noise
 n_k by carrying that of the stages and normals in the window. The part of the start stays apart from the part of the
 noise, so a deterministic sampler is known as a map, not only through its variance.
@@ -28,10 +30,10 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.divergences import kl_divergence, total_variation, wasserstein
 from refdiff.operators import Operator, product
+from refdiff.processes import Motion
 from refdiff.samplers.conversions import to_coordinate
 from refdiff.samplers.numbers import sqrt
 from refdiff.samplers.tableau import Tableau
-from refdiff.schedules import Coefficients
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +81,8 @@ class Propagation:
 
     def target(self, stage: int = -1) -> Gaussian:
         """What the law of y_k should be: p_t at its time."""
-        k = self._stage(stage)
-        c = self.tableau.coefficients
-        return as_gaussian("data", Channel(c.alpha[k], 0.0, c.sigma[k] ** 2).push(self.data))
+        m = self.tableau.motion(self._stage(stage))
+        return as_gaussian("data", Channel(m.gain, 0.0, m.noise).push(self.data))
 
     def wasserstein(self, stage: int = -1) -> float:
         """The 2-Wasserstein distance of a stage's law to its target; the output's unless a stage is given."""
@@ -124,16 +125,16 @@ def propagate(
         raise TypeError(f"tableau must be a Tableau, got {tableau!r}")
     data = as_gaussian("gaussian", gaussian)
     table = to_coordinate(tableau, "x")
-    dim, c = data.dim, table.coefficients
-    for axes in (table.axes, table.noise.shape[2:], c.alpha.shape[1:]):
+    dim, m = data.dim, table.motion(0)
+    for axes in (table.axes, table.noise.shape[2:], m.gain.shape):
         if axes and axes[0] != dim:
             raise ValueError(f"gaussian must have {axes[0]} axes like the tableau, got {dim}")
-    noised = Channel(c.alpha[0], 0.0, c.sigma[0] ** 2).push(data) if start is None else start
+    noised = Channel(m.gain, 0.0, m.noise).push(data) if start is None else start
     first = as_gaussian("start", noised)
     if first.dim != dim:
         raise ValueError(f"start must have dimension {dim}, got {first.dim}")
     covariance, basis = data.covariance, None
-    if covariance.ndim == 2 and not table.axes and table.noise.ndim == 2 and c.alpha.ndim == 1:
+    if covariance.ndim == 2 and not table.axes and table.noise.ndim == 2 and m.gain.ndim == 0:
         values, basis = np.linalg.eigh(covariance)
         covariance = np.maximum(values, 0.0)
     mean = data.means[0] if basis is None else basis.T @ data.means[0]
@@ -152,48 +153,50 @@ def as_gaussian(name: str, law: GaussianMixture) -> Gaussian:
     return law if isinstance(law, Gaussian) else Gaussian(law.means[0], law.covariances.operator())
 
 
-def exact_prediction(prediction: str, c: Coefficients, covariance: Operator, dim: int) -> tuple[Operator, Operator]:
-    """(K, k) with the exact prediction K (x - alpha m) + k m for data N(m, covariance).
+def exact_prediction(prediction: str, m: Motion, covariance: Operator, dim: int) -> tuple[Operator, Operator]:
+    """(K, k) with the exact prediction K (x - A mean) + k mean for data N(mean, covariance).
 
-    c are the coefficients at the time, dim the dimension of the data.
+    m is the motion of the process at the time, dim the dimension of the data.
 
     Raises:
-        ValueError: p_t has no density.
+        ValueError: p_t has no density, or v is asked of a process with matrices.
     """
-    noised = operators.add(operators.sandwich(c.alpha, covariance), c.sigma**2 * np.ones(dim))
+    noised = operators.add(operators.sandwich(m.gain, covariance), operators.add(m.noise, np.zeros(dim)))
     try:
         with np.errstate(divide="raise"):
             precision: Operator = np.asarray(1 / noised if noised.ndim < 2 else np.linalg.inv(noised))
     except (FloatingPointError, np.linalg.LinAlgError):
-        where = f"got alpha = {c.alpha}, sigma = {c.sigma}"
+        where = f"got the gain {m.gain} and the noise variance {m.noise}"
         raise ValueError(f"tableau must be evaluated where p_t has a density, {where}") from None
-    clean, nothing = product(product(covariance, c.alpha), precision), np.zeros_like(c.alpha)  # S alpha P
+    clean, nothing = product(product(covariance, m.gain.T), precision), np.zeros_like(m.gain)  # S A' P
     if prediction == "denoiser":
-        return clean, np.ones_like(c.alpha)
+        return clean, np.ones_like(m.gain) if m.gain.ndim < 2 else np.eye(dim)
     if prediction == "noise":
-        return product(c.sigma, precision), nothing
+        return product(m.root.T, precision), nothing
     if prediction == "score":
         return -precision, nothing
     if prediction == "velocity":
-        return operators.add(product(c.dalpha, clean), product(0.5 * c.dvariance, precision)), c.dalpha
-    return operators.add(product(c.alpha * c.sigma, precision), -product(c.sigma, clean)), -c.sigma
+        return operators.add(product(m.dgain, clean), product(m.spread, precision)), m.dgain
+    if m.gain.ndim == 2:
+        raise ValueError("tableau must not ask for v_prediction of a process with matrices")
+    return operators.add(product(m.gain * m.root, precision), -product(m.root, clean)), -m.root
 
 
-def flow(start: Coefficients, end: Coefficients, mean: Array, variances: Operator) -> tuple[Operator, Array]:
+def flow(start: Motion, end: Motion, mean: Array, variances: Operator) -> tuple[Operator, Array]:
     """The exact probability flow x -> G x + b between two times for data N(m, diag v): G = sqrt(V_end / V_start).
 
     mean is m and variances are v, each (d,).
     """
-    before, after = (c.alpha**2 * variances + c.sigma**2 for c in (start, end))
+    before, after = (m.gain**2 * variances + m.noise for m in (start, end))
     gain = sqrt(after / before)
-    return gain, end.alpha * mean - gain * start.alpha * mean
+    return gain, end.gain * mean - gain * start.gain * mean
 
 
 def _on_the_flow(table: Tableau, mean: Array, covariance: Operator, until: float) -> dict[int, tuple[Operator, Array]]:
-    if covariance.ndim == 2:
+    if covariance.ndim == 2 or table.motion(0).gain.ndim == 2:
         raise ValueError("gaussian must have a covariance along the axes of the tableau to have a flow in closed form")
-    at = [Coefficients(*(part[k] for part in table.coefficients)) for k in range(table.stages)]
-    return {k: flow(at[0], at[k], mean, covariance) for k in range(1, table.stages) if table.times[k] >= until}
+    late = [k for k in range(1, table.stages) if table.times[k] >= until]
+    return {k: flow(table.motion(0), table.motion(k), mean, covariance) for k in late}
 
 
 def substitute(
@@ -203,7 +206,7 @@ def substitute(
 
     Stages at `exact_until` and noisier ones are put on the exact flow.
     """
-    dim, c = len(mean), table.coefficients
+    dim = len(mean)
     fixed = {} if exact_until is None else _on_the_flow(table, mean, covariance, exact_until)
     gains: list[Operator] = [np.asarray(1.0)]
     offsets: list[Array] = [np.zeros(dim)]
@@ -225,9 +228,10 @@ def substitute(
             offsets.append(offset)
             spreads.append(spread)
         if table.evaluated[k]:
-            here = Coefficients(*(part[k] for part in c))
+            here = table.motion(k)
             of_state, of_mean = exact_prediction(table.prediction, here, covariance, dim)
-            outputs[k] = of_state, operators.apply(of_mean, mean) - operators.apply(of_state, here.alpha * mean)
+            centre = operators.apply(here.gain, mean)
+            outputs[k] = of_state, operators.apply(of_mean, mean) - operators.apply(of_state, centre)
     return tuple(gains), tuple(offsets), tuple(spreads)
 
 

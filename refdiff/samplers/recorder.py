@@ -15,7 +15,6 @@ multiply x while it is still the combination that it was made of. Source: tablea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -25,11 +24,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, one_of, real_array
+from refdiff.arguments import Array, one_of
 from refdiff.predictions import PREDICTIONS
-from refdiff.processes import AffineProcess
+from refdiff.processes import AffineProcess, Motion, Process
+from refdiff.processes.affine import motion
+from refdiff.samplers.directions import decreasing, increasing
 from refdiff.samplers.numbers import Number
-from refdiff.samplers.tableau import Tableau
+from refdiff.samplers.tableau import Tableau, stacked
 from refdiff.schedules import Coefficients, Schedule
 
 Symbol = tuple[str, int]  # ("state" | "output" | "normal", index)
@@ -37,10 +38,31 @@ Symbol = tuple[str, int]  # ("state" | "output" | "normal", index)
 
 @dataclass(frozen=True)
 class Point:
-    """A time with the coefficients of the process there, each a scalar or one value for each axis."""
+    """A time with the coefficients of the process there, each a scalar or one value for each axis.
+
+    Of a process with matrices in their place `motion` holds them, and `coefficients` raises a ValueError: `kept` is
+    what there is.
+    """
 
     t: float
-    coefficients: Coefficients
+    kept: Coefficients | Motion
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """alpha, sigma and the rest.
+
+        Raises:
+            ValueError: the process has matrices in their place.
+        """
+        if isinstance(self.kept, Motion):
+            raise ValueError("process must have one alpha and sigma, or one for each axis, for this sampler: "
+                             "an AffineProcess or a Schedule")  # fmt: skip
+        return self.kept
+
+    @property
+    def motion(self) -> Motion:
+        """A, A', C, R and the rest, as operators."""
+        return self.kept if isinstance(self.kept, Motion) else motion(self.kept)
 
     @property
     def alpha(self) -> Number:
@@ -66,11 +88,15 @@ class Point:
     @cached_property
     def clean(self) -> bool:
         """Whether sigma = 0 (on any axis), where lambda is infinite."""
+        if isinstance(self.kept, Motion):
+            return not self.kept.noise.any()
         return bool(np.any(self.sigma == 0))
 
     @cached_property
     def pure_noise(self) -> bool:
         """Whether alpha = 0 (on any axis), where lambda and rho are infinite."""
+        if isinstance(self.kept, Motion):
+            return not self.kept.gain.any()
         return bool(np.any(self.alpha == 0))
 
 
@@ -103,11 +129,13 @@ class State:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Number) -> State:
-        return State({symbol: _product(1 / divisor, weight) for symbol, weight in self.terms.items()})
+        return self * (np.linalg.inv(divisor) if _is_matrix(divisor) else 1 / divisor)
 
 
 def _product(factor: Number, weight: Any) -> Any:
-    return operators.product(np.asarray(factor), weight) if _is_matrix(weight) else factor * weight
+    if _is_matrix(weight) or _is_matrix(factor):
+        return operators.product(np.asarray(factor), np.asarray(weight))
+    return factor * weight
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -131,7 +159,7 @@ class Recorder:
 
     Args:
         name: what the table is called.
-        process: an AffineProcess or a Schedule.
+        process: an AffineProcess or a Schedule; any Process for a sampler that asks for no alpha and sigma.
         times: the grid (n + 1,), strictly decreasing within [0, T], at least two times.
         prediction: what the model answers: denoiser, noise, score, velocity or v_prediction.
         towards_noise: the grid increases instead, for an inversion, which runs from data to noise.
@@ -147,7 +175,7 @@ class Recorder:
     def __init__(
         self,
         name: str,
-        process: AffineProcess | Schedule,
+        process: Process | Schedule,
         times: ArrayLike,
         prediction: str = "denoiser",
         *,
@@ -155,9 +183,11 @@ class Recorder:
     ) -> None:
         if isinstance(process, Schedule):
             process = AffineProcess(process)
-        if not isinstance(process, AffineProcess) and not hasattr(process, "coefficients"):
-            raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
+        if not isinstance(process, Process) and not hasattr(process, "coefficients"):
+            raise TypeError(f"process must be a Process or a Schedule, got {process!r}")
         one_of("prediction", prediction, PREDICTIONS)
+        if isinstance(process, Process):
+            process = process.centred
         self.name, self.process, self.prediction = name, process, prediction
         grid = (increasing if towards_noise else decreasing)(times, process.T)
         self.points = self._points(grid)
@@ -180,12 +210,34 @@ class Recorder:
 
     def at(self, t: float) -> Point:
         """The Point at time t."""
-        return Point(t, self.process.coefficients(t))
+        return Point(t, self.process.motion(t) if self.matrices else self.process.coefficients(t))
+
+    @property
+    def matrices(self) -> bool:
+        """Whether the process has matrices in place of alpha and sigma."""
+        return isinstance(self.process, Process) and not isinstance(self.process, AffineProcess)
+
+    def rates(self, p: Point) -> tuple[Number, Number]:
+        """f and g^2 at the point p, or F and D."""
+        if self.matrices:
+            return self.process.drift(p.t), self.process.diffusion(p.t)
+        return p.coefficients.f, p.coefficients.g2
 
     def at_log_snr(self, log_snr: Number) -> Point:
         """The Point where log_snr, log(alpha / sigma), has this value, for a process that is the same on all axes."""
         self.scalar("a point of given log_snr")
-        return self.at(self.process.schedules[0].time_of_log_snr(log_snr))
+        return self.at(self.affine.schedules[0].time_of_log_snr(log_snr))
+
+    @property
+    def affine(self) -> AffineProcess:
+        """The process, where it has schedules.
+
+        Raises:
+            ValueError: it has matrices in their place.
+        """
+        self.points[0].coefficients  # noqa: B018  (the error, if there is one, is that of a point)
+        found: AffineProcess = self.process
+        return found
 
     def between(self, s: Point, t: Point, part: float) -> Point:
         """The Point a given part of the way from s to t in log_snr, both of finite log_snr."""
@@ -195,9 +247,9 @@ class Recorder:
         """Nothing where the process is the same on all axes.
 
         Raises:
-            ValueError: one schedule for each axis, with the `use` that needs one.
+            ValueError: one schedule for each axis, or matrices, with the `use` that needs one schedule.
         """
-        if self.process.per_axis:
+        if self.affine.per_axis:
             raise ValueError(f"process must be the same on all axes for {use}, got one schedule for each axis")
 
     def finite_log_snr(self, reason: str, *, last: bool = True) -> None:
@@ -253,36 +305,6 @@ class Recorder:
         return index
 
 
-def decreasing(times: ArrayLike, final: float) -> Array:
-    """A grid of times (n + 1,), strictly decreasing within [0, T], T the `final` time.
-
-    Raises:
-        ValueError: fewer than two times, times that do not decrease, or times outside [0, T].
-    """
-    grid = real_array("times", times, ndim=(1,))
-    if grid.size < 2:
-        raise ValueError(f"times must hold at least two times, got {grid.size}")
-    if (np.diff(grid) >= 0).any():
-        where = int(np.argmax(np.diff(grid) >= 0))
-        raise ValueError(f"times must decrease from noise to data, got {grid[where]} and then {grid[where + 1]}")
-    if grid[0] > final or grid[-1] < 0:
-        raise ValueError(f"times must lie in [0, {final}], got {grid[0]} to {grid[-1]}")
-    return grid
-
-
-def increasing(times: ArrayLike, final: float) -> Array:
-    """A grid from data to noise (n + 1,), strictly increasing within [0, T], T the `final` time.
-
-    Raises:
-        ValueError: fewer than two times, times that do not increase, or times outside [0, T].
-    """
-    grid = real_array("times", times, ndim=(1,))
-    if (np.diff(grid) <= 0).any():
-        where = int(np.argmax(np.diff(grid) <= 0))
-        raise ValueError(f"times must increase from data to noise, got {grid[where]} and then {grid[where + 1]}")
-    return decreasing(grid[::-1], final)[::-1]
-
-
 # ---------------------------------------------------------------------- symbols to arrays
 
 
@@ -292,10 +314,9 @@ class _Band:
 
     entries: list[tuple[int, int, Any]] = field(default_factory=list)
 
-    def array(self, rows: int, axes: Callable[[list[Any]], tuple[int, ...]], least: int) -> Array:
+    def array(self, rows: int, shape: tuple[int, ...], least: int) -> Array:
         values = [np.asarray(weight) for _, _, weight in self.entries]
         width = max([least, *(place + 1 for _, place, _ in self.entries)])
-        shape = axes(values)
         extended = any(value.dtype == object for value in values)
         array = np.zeros((rows, width, *shape), dtype=object if extended else float)
         for (row, place, _), value in zip(self.entries, values, strict=True):
@@ -310,19 +331,20 @@ def _tableau(name: str, prediction: str, stages: list[_Stage], normals: int) -> 
             newest = stage.normals if kind == "normal" else k
             if np.any(weight):
                 bands[kind].entries.append((k, newest - 1 - index, weight))
-    dims = [np.shape(weight) for band in bands.values() for _, _, weight in band.entries]
-    axes = next((shape[:1] for shape in dims if shape), ())
-    flat, size = (lambda _: axes), len(stages)
-    matrices = max((np.ndim(weight) for _, _, weight in bands["normal"].entries), default=0) == 2
-    each = [np.asarray([getattr(s.point.coefficients, part) for s in stages]) for part in Coefficients._fields]
+    dims = {kind: [np.shape(weight) for _, _, weight in band.entries] for kind, band in bands.items()}
+    axes = next((shape[:1] for shapes in dims.values() for shape in shapes if shape), ())
+    square = {kind: any(len(shape) == 2 for shape in shapes) for kind, shapes in dims.items()}
+    of_stages = axes * 2 if square["state"] or square["output"] else axes
+    of_noise = axes * 2 if square["normal"] or len(of_stages) == 2 else axes
+    size = len(stages)
     return Tableau(
         name=name,
         prediction=prediction,
         times=np.array([s.point.t for s in stages]),
-        coefficients=Coefficients(*each),
+        coefficients=stacked([s.point.kept for s in stages]),
         evaluated=np.array([s.evaluated for s in stages]),
-        states=bands["state"].array(size, flat, 1),
-        outputs=bands["output"].array(size, flat, 1),
-        noise=bands["normal"].array(size, (lambda _: axes * 2) if matrices else flat, 0),
+        states=bands["state"].array(size, of_stages, 1),
+        outputs=bands["output"].array(size, of_stages, 1),
+        noise=bands["normal"].array(size, of_noise, 0),
         normals=np.array([s.normals for s in stages]) if normals else np.zeros(size, dtype=int),
     )

@@ -22,11 +22,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refdiff import operators
 from refdiff.arguments import one_of, real_scalar
-from refdiff.processes import AffineProcess
+from refdiff.processes import Process
 from refdiff.samplers.ddim import posterior_std, step_variance
 from refdiff.samplers.families import Family
-from refdiff.samplers.numbers import Number, gauss_legendre, sqrt
+from refdiff.samplers.frozen_scores import frozen_score_weight
+from refdiff.samplers.numbers import Number, sqrt
 from refdiff.samplers.recorder import Point, Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
@@ -43,7 +45,7 @@ METHODS = ("heun", "sra1")
 
 
 def euler_maruyama(
-    process: AffineProcess | Schedule, times: ArrayLike, *, noise: float = 1.0, final: str = "noisy"
+    process: Process | Schedule, times: ArrayLike, *, noise: float = 1.0, final: str = "noisy"
 ) -> Tableau:
     """Euler-Maruyama for the reverse equation; with noise = 0 Euler's method for the probability flow.
 
@@ -61,7 +63,7 @@ def euler_maruyama(
 
 
 def reverse_diffusion(
-    process: AffineProcess | Schedule, times: ArrayLike, *, noise: float = 1.0, final: str = "noisy"
+    process: Process | Schedule, times: ArrayLike, *, noise: float = 1.0, final: str = "noisy"
 ) -> Tableau:
     """Score-SDE's reverse-diffusion sampler: the forward step's own discretization, reversed.
 
@@ -74,7 +76,7 @@ def reverse_diffusion(
 
 
 def ancestral(
-    process: AffineProcess | Schedule, times: ArrayLike, *, variance: str = "small", final: str = "noisy"
+    process: Process | Schedule, times: ArrayLike, *, variance: str = "small", final: str = "noisy"
 ) -> Tableau:
     """Score-SDE's ancestral sampler: the exact mean of x_t given x_s, with a fixed variance.
 
@@ -94,7 +96,7 @@ def ancestral(
 
 
 def exponential_euler_maruyama(
-    process: AffineProcess | Schedule, times: ArrayLike, *, noise: float = 1.0, final: str = "noisy"
+    process: Process | Schedule, times: ArrayLike, *, noise: float = 1.0, final: str = "noisy"
 ) -> Tableau:
     """Exponential Euler-Maruyama: the linear part and the noise exact over a step, the score frozen.
 
@@ -114,7 +116,7 @@ def exponential_euler_maruyama(
 
 def _sampler(
     name: str,
-    process: AffineProcess | Schedule,
+    process: Process | Schedule,
     times: ArrayLike,
     step: Step,
     final: str,
@@ -145,7 +147,7 @@ def finish(rec: Recorder, x: State, final: str, point: Point | None = None) -> T
     if p.clean or p.pure_noise:
         raise ValueError(f"times must end where alpha and sigma > 0 for Tweedie's step, got {p.t}")
     score = rec.evaluate(x, p)
-    return rec.finish((x + p.sigma**2 * score) / p.alpha, rec.at(0.0))
+    return rec.finish((x + p.motion.noise * score) / p.motion.gain, rec.at(0.0))
 
 
 # ---------------------------------------------------------------------- the steps
@@ -157,7 +159,7 @@ def euler_maruyama_step(noise: float = 1.0) -> Step:
 
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
         h, score = s.t - t.t, rec.evaluate(x, s)
-        return x - h * reverse_drift(x, score, s, k), k * sqrt(s.coefficients.g2 * h)
+        return x - h * reverse_drift(rec, x, score, s, k), k * amplitude(rec.rates(s)[1] * h)
 
     return step
 
@@ -167,8 +169,8 @@ def reverse_diffusion_step(noise: float = 1.0) -> Step:
     k = real_scalar("noise", noise, low=0)
 
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
-        a, b2, score = s.alpha / t.alpha, step_variance(s, t), rec.evaluate(x, s)
-        return (2 - a) * x + (1 + k**2) / 2 * b2 * score, k * sqrt(b2)
+        (a, b2), score = forward(rec, s, t), rec.evaluate(x, s)
+        return 2 * x - a * x + ((1 + k**2) / 2 * b2) * score, k * amplitude(b2)
 
     return step
 
@@ -178,8 +180,12 @@ def ancestral_step(variance: str = "small") -> Step:
     one_of("variance", variance, VARIANCES)
 
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
-        a, b2, score = s.alpha / t.alpha, step_variance(s, t), rec.evaluate(x, s)
-        return (x + b2 * score) / a, posterior_std(s, t) if variance == "small" else sqrt(b2)
+        (a, b2), score = forward(rec, s, t), rec.evaluate(x, s)
+        if variance == "large":
+            return (x + b2 * score) / a, amplitude(b2)
+        if rec.matrices:
+            return (x + b2 * score) / a, amplitude(rec.process.noise_channel(s.t, t.t, 1.0).noise)
+        return (x + b2 * score) / a, posterior_std(s, t)
 
     return step
 
@@ -189,44 +195,38 @@ def exponential_euler_maruyama_step(noise: float = 1.0) -> Step:
     k = real_scalar("noise", noise, low=0)
 
     def step(rec: Recorder, x: State, s: Point, t: Point) -> tuple[State, Number]:
-        a, each = s.alpha / t.alpha, [frozen_score_weight(one, s.t, t.t) for one in rec.process.schedules]
-        weight, score = np.array(each) if rec.process.per_axis else each[0], rec.evaluate(x, s)
-        return x / a + (1 + k**2) / 2 * weight * score, k * sqrt(step_variance(s, t)) / a
+        (a, b2), weight, score = forward(rec, s, t), frozen_score_weight(rec.process, s.t, t.t), rec.evaluate(x, s)
+        std = operators.product(operators.inverse(a), amplitude(b2)) if rec.matrices else sqrt(b2) / a
+        return x / a + ((1 + k**2) / 2 * weight) * score, k * std
 
     return step
 
 
-def reverse_drift(x: State, score: State, p: Point, noise: float) -> State:
-    """f x - (1 + k^2) / 2 g^2 S at a point."""
-    return p.coefficients.f * x - (1 + noise**2) / 2 * p.coefficients.g2 * score
+def reverse_drift(rec: Recorder, x: State, score: State, p: Point, noise: float) -> State:
+    """f x - (1 + k^2) / 2 g^2 S at a point, k = noise, with the process of `rec`."""
+    f, g2 = rec.rates(p)
+    drift: State = f * x - ((1 + noise**2) / 2 * g2) * score
+    return drift
 
 
-# so many nodes reach rounding on a panel of length 1, half as wide as the strip |Im| < pi / 4 where sigma is analytic
-_NODES = 20
+def forward(rec: Recorder, s: Point, t: Point) -> tuple[Number, Number]:
+    """a and b^2 of the step x_s = a x_t + b z of the process, t < s: numbers, (d,) or (d, d)."""
+    if rec.matrices:
+        channel = rec.process.channel(t.t, s.t)
+        return channel.gain, channel.noise
+    return s.alpha / t.alpha, step_variance(s, t)
 
 
-def frozen_score_weight(schedule: Schedule, s: float, t: float) -> float:
-    """int_t^s alpha_t / alpha_u g_u^2 du = 2 alpha_t int sigma drho, over rho = sigma / alpha from t to s.
-
-    With alpha^2 + sigma^2 = 1 (g^2 = -2 f) it is 2 (alpha_t / alpha_s - 1), otherwise a quadrature in log(1 + rho),
-    a clock that is finite at sigma = 0 and even over decades of rho.
-    """
-    a, b = schedule.coefficients(s), schedule.coefficients(t)
-    if a.g2 == -2 * a.f and b.g2 == -2 * b.f:
-        return float(2 * (b.alpha - a.alpha) / a.alpha)
-    low, high = np.log1p(b.sigma / b.alpha), np.log1p(a.sigma / a.alpha)
-    edges = np.linspace(low, high, int(np.ceil(high - low)) + 1)
-    nodes, weights = gauss_legendre(_NODES)
-    w = (edges[:-1, None] + np.diff(edges)[:, None] * nodes).ravel()
-    sigma = schedule.sigma(schedule.time_of_log_snr(-np.log(np.expm1(w))))
-    return float(2 * b.alpha * (np.diff(edges)[:, None] * weights).ravel() @ (sigma * np.exp(w)))
+def amplitude(variance: Number) -> Number:
+    """The standard deviation of a variance, or the symmetric root of a covariance (d, d)."""
+    return operators.root(variance) if np.ndim(variance) == 2 else sqrt(variance)
 
 
 # ---------------------------------------------------------------------- two evaluations in a step
 
 
 def stochastic_runge_kutta(
-    process: AffineProcess | Schedule,
+    process: Process | Schedule,
     times: ArrayLike,
     *,
     method: str = "heun",
@@ -268,27 +268,27 @@ def stochastic_runge_kutta(
     return finish(rec, x, final)
 
 
-def _heun(rec: Recorder, x: State, s: Point, t: Point, k: float, amplitude: float) -> State:
+def _heun(rec: Recorder, x: State, s: Point, t: Point, k: float, share: float) -> State:
     h = s.t - t.t
-    before = reverse_drift(x, rec.evaluate(x, s), s, k)
+    before, g2 = reverse_drift(rec, x, rec.evaluate(x, s), s, k), rec.rates(s)[1]
     if t.clean:
-        return x - h * before + rec.noise(amplitude * sqrt(h * s.coefficients.g2))
-    increment = rec.noise(amplitude * sqrt(h * (s.coefficients.g2 + t.coefficients.g2) / 2))
+        return x - h * before + rec.noise(share * amplitude(h * g2))
+    increment = rec.noise(share * amplitude(h * (g2 + rec.rates(t)[1]) / 2))
     y = x - h * before + increment
-    after = reverse_drift(y, rec.evaluate(y, t), t, k)
+    after = reverse_drift(rec, y, rec.evaluate(y, t), t, k)
     return x - h / 2 * (before + after) + increment
 
 
-def _sra1(rec: Recorder, x: State, s: Point, t: Point, k: float, amplitude: float) -> State:
-    h, first, last = s.t - t.t, amplitude * sqrt(s.coefficients.g2), amplitude * sqrt(t.coefficients.g2)
+def _sra1(rec: Recorder, x: State, s: Point, t: Point, k: float, share: float) -> State:
+    h, first, last = s.t - t.t, share * amplitude(rec.rates(s)[1]), share * amplitude(rec.rates(t)[1])
     middle = rec.at(s.t - 0.75 * h)
     increment, chi = State({}), State({})
-    if amplitude:
+    if share:
         increment = rec.noise(sqrt(h))
         chi = 0.5 * increment + rec.noise(sqrt(h / 12))
-    before = reverse_drift(x, rec.evaluate(x, s), s, k)
+    before = reverse_drift(rec, x, rec.evaluate(x, s), s, k)
     y = x - 0.75 * h * before + 1.5 * last * chi
-    after = reverse_drift(y, rec.evaluate(y, middle), middle, k)
+    after = reverse_drift(rec, y, rec.evaluate(y, middle), middle, k)
     total: State = last * increment + (first - last) * chi
     return x - h / 3 * (before + 2 * after) + total
 
@@ -303,7 +303,7 @@ def finite_rates(rec: Recorder, points: list[Point] | None = None) -> None:
         ValueError: f or g^2 is infinite.
     """
     for p in rec.points[:-1] if points is None else points:
-        for name, value in (("f", p.coefficients.f), ("g^2", p.coefficients.g2)):
+        for name, value in zip(("f", "g^2"), rec.rates(p), strict=True):
             if not np.isfinite(np.asarray(value, dtype=float)).all():
                 raise ValueError(f"times must lie where f and g^2 are finite, got {p.t} where {name} = {value}")
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.integrate import DOP853, RK23, RK45
 
 from refdiff.arguments import Array, one_of, real_array
-from refdiff.processes import AffineProcess
+from refdiff.processes import Process
 from refdiff.samplers.clocks import CLOCKS, Clock, clock_named
 from refdiff.samplers.families import Family
 from refdiff.samplers.numbers import Number
@@ -151,15 +151,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def runge_kutta(
-    process: AffineProcess | Schedule, times: ArrayLike, *, method: Method | str = "rk4", clock: str = "t"
+    process: Process | Schedule, times: ArrayLike, *, method: Method | str = "rk4", clock: str = "t"
 ) -> Tableau:
     """An explicit Runge-Kutta method on the probability flow.
 
     Args:
-        process, times: the process and the decreasing grid (n + 1,). It may start where alpha = 0 in the clocks t,
-            1/rho, ratio and angle, and end where sigma = 0 in all but log_snr: in t, ratio and angle the model is asked
-            at the end where a stage lies there (c = 1), in rho such a method takes Euler's step last, as EDM does, and
-            in 1/rho, infinite at the end, every method does.
+        process, times: the process, any of them in the clock t, and the decreasing grid (n + 1,). It may start where
+            alpha = 0 in the clocks t, 1/rho, ratio and angle, and end where sigma = 0 in all but log_snr: in t, ratio
+            and angle the model is asked at the end where a stage lies there (c = 1), in rho such a method takes Euler's
+            step last, as EDM does, and in 1/rho, infinite at the end, every method does.
         method: a Method, or the name of one in METHODS.
         clock: a key of CLOCKS, t, rho, 1/rho, ratio, angle or log_snr: the model answers the clock's prediction.
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from refdiff import files
-from refdiff.samplers.tableau import ARRAYS, Tableau
+from refdiff.processes import Motion
+from refdiff.samplers.tableau import ARRAYS, Tableau, parts
 from refdiff.schedules import Coefficients
 
 FORMAT = "refdiff tableau 1"
@@ -25,7 +26,8 @@ def save(tableau: Tableau, path: str | Path) -> None:
     content: dict[str, Any] = {"format": FORMAT}
     content |= {name: getattr(tableau, name) for name in ("name", "prediction", "coordinate")}
     content |= {name: getattr(tableau, name) for name in ARRAYS}
-    content |= {f"coefficients.{name}": part for name, part in tableau.coefficients._asdict().items()}
+    kind = "motion" if isinstance(tableau.coefficients, Motion) else "coefficients"
+    content |= {f"{kind}.{name}": part for name, part in parts(tableau.coefficients).items()}
     with files.written(target) as temporary:
         if target.suffix == ".npz":
             np.savez(temporary, **content)
@@ -54,11 +56,19 @@ def load(path: str | Path) -> Tableau:
             content |= shapes
         if str(content.pop("format")) != FORMAT:
             raise ValueError(f"path must name a saved tableau of format {FORMAT}, got {target}")
-        parts = Coefficients(*(np.asarray(content.pop(f"coefficients.{name}")) for name in Coefficients._fields))
         words: dict[str, Any] = {name: str(content.pop(name)) for name in ("name", "prediction", "coordinate")}
-        return Tableau(coefficients=parts, **words, **{name: content[name] for name in ARRAYS})
+        return Tableau(coefficients=_coefficients(content), **words, **{name: content[name] for name in ARRAYS})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"path must name a saved tableau, got {target}: {error!r}") from None
+
+
+def _coefficients(content: dict[str, Any]) -> Coefficients | Motion:
+    """What was saved of the process."""
+    if "motion.gain" not in content:
+        return Coefficients(*(np.asarray(content[f"coefficients.{name}"]) for name in Coefficients._fields))
+    rates = dict.fromkeys(("d2gain", "dspread"))  # where the process did not know them
+    known = {name.removeprefix("motion."): part for name, part in content.items() if name.startswith("motion.")}
+    return Motion(**rates | {name: np.asarray(part) for name, part in known.items()})
 
 
 def _ending(path: str | Path) -> Path:

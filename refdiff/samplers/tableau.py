@@ -14,6 +14,7 @@ the same unrolled form are the same sampler. PODC9-18 and PODC9-55 are such tabl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,8 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refdiff import operators
 from refdiff.arguments import Array, one_of, real_array
 from refdiff.predictions import PREDICTIONS
+from refdiff.processes.affine import motion
+from refdiff.processes.motion import Motion
 from refdiff.schedules import Coefficients
 
 COORDINATES = ("x", "x/alpha", "x/sigma")
@@ -40,13 +44,15 @@ class Unrolled(NamedTuple):
 class Tableau:
     """A sampler: stages that are linear in earlier stages, in the model's outputs there and in fresh noise.
 
-    Weights are numbers, or one for each axis (*axes = (d,)); noise weights may be (d, d) matrices.
+    Weights are numbers, one for each axis (*axes = (d,)) or matrices (*axes = (d, d)); noise weights may be matrices
+    where the others are not.
 
     Args:
         name: what the sampler is called.
         prediction: what the model answers: denoiser, noise, score, velocity or v_prediction.
         times: the time of every stage, shape (s,).
-        coefficients: alpha, sigma and the rest at these times, each (s,) or (s, d).
+        coefficients: alpha, sigma and the rest at these times, each (s,) or (s, d); or the Motion of a process with
+            matrices in their place, each (s, d, d).
         evaluated: at which stages the model is called, shape (s,); never at the last, which is the output.
         states: weights of earlier stages, shape (s, w, *axes); entry (k, i) belongs to stage k - 1 - i.
         outputs: weights of the model's outputs at earlier stages, shape (s, w', *axes), likewise.
@@ -61,7 +67,7 @@ class Tableau:
     name: str
     prediction: str
     times: Array
-    coefficients: Coefficients
+    coefficients: Coefficients | Motion
     evaluated: NDArray[np.bool_]
     states: Array
     outputs: Array
@@ -83,8 +89,10 @@ class Tableau:
             shape = getattr(self, name).shape
             if len(shape) < least or shape[0] != size:
                 raise ValueError(f"{name} must have {size} rows like times, got shape {shape}")
-        if any(np.shape(part)[:1] != (size,) for part in self.coefficients):
+        if any(np.shape(part)[:1] != (size,) for part in parts(self.coefficients).values()):
             raise ValueError(f"coefficients must each have {size} entries like times")
+        if isinstance(self.coefficients, Motion) and self.coordinate != "x":
+            raise ValueError(f"coordinate must be x for a process with matrices, got {self.coordinate!r}")
         if self.states.shape[2:] != self.outputs.shape[2:]:
             raise ValueError(f"states and outputs must have the same axes, got {self.states.shape[2:]} and "
                              f"{self.outputs.shape[2:]}")  # fmt: skip
@@ -139,14 +147,25 @@ class Tableau:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """() where weights are numbers, (d,) where each axis has its own."""
+        """() where weights are numbers, (d,) where each axis has its own, (d, d) where they are matrices."""
         return self.states.shape[2:]
 
     @property
     def scale(self) -> Array:
         """What a stage is multiplied by to be an x of the process, shape (s,) or (s, d)."""
         c = self.coefficients
+        if isinstance(c, Motion):
+            return np.ones(self.stages)
         return {"x": np.ones_like(c.alpha), "x/alpha": c.alpha, "x/sigma": c.sigma}[self.coordinate]
+
+    def at(self, k: int) -> Coefficients | Motion:
+        """The coefficients at the time of stage k."""
+        return sliced(self.coefficients, k)
+
+    def motion(self, k: int) -> Motion:
+        """A, C and the rest at the time of stage k, as operators; without an offset."""
+        found = self.at(k)
+        return found if isinstance(found, Motion) else motion(found)
 
     # ------------------------------------------------------------------ the table written out
 
@@ -173,13 +192,13 @@ class Tableau:
         size, axes, kind = self.stages, self.axes, self.states.dtype
         start, outputs = np.zeros((size, *axes), dtype=kind), np.zeros((size, size, *axes), dtype=kind)
         noise = np.zeros((size, self.draws, *self.noise.shape[2:]), dtype=kind)
-        start[0] = 1.0
+        start[0] = np.eye(axes[0]) if len(axes) == 2 else 1.0
         for k in range(1, size):
             states, own, drawn = self.row(k)
             for j, w in states:
-                start[k] += w * start[j]
-                outputs[k] += w * outputs[j]
-                noise[k] += (np.asarray(w)[..., None] if noise.ndim == 4 else w) * noise[j]
+                start[k] += w @ start[j] if len(axes) == 2 else w * start[j]
+                outputs[k] += w @ outputs[j] if len(axes) == 2 else w * outputs[j]
+                noise[k] += operators.product(np.asarray(w), noise[j]) if noise.ndim == 4 else w * noise[j]
             for j, w in own:
                 outputs[k, j] += w
             for m, w in drawn:
@@ -233,6 +252,27 @@ class Tableau:
             terms = [f"{_first(w):+.10g} {letter}{j}" for found, letter in parts for j, w in found]
         point = f"t = {self.times[k]:.8g}"
         return f"y{k:<4d} {point:18s} {'*' if self.evaluated[k] else ' '} = {' '.join(terms) or '0'}"
+
+
+def stacked(each: Sequence[Coefficients | Motion]) -> Coefficients | Motion:
+    """Coefficients at many times as arrays of them, (s, ...) each."""
+    first = each[0]
+    columns = {name: np.asarray([getattr(one, name) for one in each]) for name in parts(first)}
+    return first._replace(**columns)
+
+
+def sliced(coefficients: Coefficients | Motion, where: int | slice) -> Coefficients | Motion:
+    """The coefficients at one of the times, or at some."""
+    return coefficients._replace(**{name: part[where] for name, part in parts(coefficients).items()})
+
+
+def parts(coefficients: Coefficients | Motion) -> dict[str, Array]:
+    """The arrays of coefficients by name, each of the shape of its times, (s, d, d) for the matrices of s times.
+
+    What a process does not know is left out, and so is an offset, which tables do not see.
+    """
+    every = coefficients._asdict().items()
+    return {name: part for name, part in every if part is not None and name != "offset"}
 
 
 def _numbers(name: str, value: Any) -> Array:

@@ -14,6 +14,7 @@ from math import factorial
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.processes.affine import motion
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.dpm_solver_v3 import Statistics, dpm_solver_v3, sample_dpm_solver_v3, step
@@ -215,7 +216,7 @@ def exact(case: ModelCase, wrong: bool) -> list[Sides]:
     statistics = gaussian_statistics(case.law, case.process)
     statistics = without(statistics) if wrong else statistics
     one, two = case.process.coefficients(case.t), case.process.coefficients(case.s)
-    gain, offset = flow(one, two, case.law.mean(), np.diagonal(case.law.cov()))
+    gain, offset = flow(motion(one), motion(two), case.law.mean(), np.diagonal(case.law.cov()))
     target, sides = gain * case.x + offset, []
     # what a step adds up: x_s and the noise, carried by at most alpha_t / alpha_s
     size = np.abs(target).max() + two.alpha / one.alpha * np.abs(case.x).max()

@@ -113,7 +113,7 @@ def _equal_steps(process: VPLinear, grid: Array) -> Tableau:
     for s, _ in rec.steps:
         log_mean = np.float32(-0.25 * s.t**2 * (process.beta_max - process.beta_min) - 0.5 * s.t * process.beta_min)
         score = rec.evaluate(x, s) / -float(np.sqrt(np.float32(1) - np.exp(2 * log_mean)))
-        x = x - h * reverse_drift(x, score, s, 1.0) + rec.noise(sqrt(s.coefficients.g2 * h))
+        x = x - h * reverse_drift(rec, x, score, s, 1.0) + rec.noise(sqrt(s.coefficients.g2 * h))
     return rec.finish(x)
 
 
