@@ -55,6 +55,8 @@ def test_discrete_losses_decrease_to_the_continuous_one_at_first_order():
             np.array([discrete_loss(model, np.linspace(*ends, n + 1), route=route).value for n in (16, 32, 64)]) - limit
         )
         assert (gaps > 0).all()
+        error = discrete_loss(model, np.linspace(*ends, 9), route=route).error
+        assert 0 <= error < 1e-11  # closed, or the tolerance of quadrature times a loss near 1
         np.testing.assert_allclose(gaps[:-1] / gaps[1:], 2, atol=0.2)
         # and what extrapolation leaves is of second order
         np.testing.assert_allclose((2 * gaps[2] - gaps[1]) / (2 * gaps[1] - gaps[0]), 1 / 4, atol=0.02)
@@ -124,7 +126,10 @@ def test_matrix_processes_have_one_loss_by_three_routes(process):
     for points in (None, x0):
         discrete = discrete_loss(model, times, points)
         np.testing.assert_allclose(discrete.value, variational_bound(model, times, points).diffusion, rtol=1e-11)
-        assert (discrete.value > continuous_loss(model, times[0], times[-1], points).value).all()
+        continuous = continuous_loss(model, times[0], times[-1], points)
+        assert (discrete.value > continuous.value).all()
+        assert (discrete.error == 0).all()
+        assert (continuous.error == 0).all()
     drawn = continuous_loss(model, times[0], times[-1], x0, route=MonteCarlo(400, 3))
     assert (np.abs(drawn.value - continuous_loss(model, times[0], times[-1], x0).value) < 6 * drawn.error).all()
     ratio = signal_to_noise(process, times[0])
