@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refdiff.distributions import Gaussian
-from refdiff.processes import AffineProcess, BetaTable, beta_table
+from refdiff.processes import AffineProcess, BetaTable, LinearProcess, beta_table
 from refdiff.samplers.angles import loss
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.propagation import propagate
@@ -241,7 +241,14 @@ def test_a_table_may_come_as_a_process():
     np.testing.assert_array_equal(trailing(AffineProcess(table), 3), [3, 2, 1, 0])
 
 
+def test_grids_in_t_are_those_of_any_process():
+    process = LinearProcess(-np.eye(2), np.eye(2), T=2.0)
+    np.testing.assert_array_equal(uniform(process, 4), [2.0, 1.5, 1.0, 0.5, 0.0])
+    with pytest.raises(ValueError, match="in t, got matrices"):
+        GRIDS["karras"](process, 4)
+
+
 @pytest.mark.parametrize("grid", GRIDS.values())
 def test_a_process_that_is_none_is_refused(grid):
-    with pytest.raises(TypeError, match="process must be an AffineProcess or a Schedule"):
+    with pytest.raises(TypeError, match="process must be a Process or a Schedule"):
         grid(0.5, 5)

@@ -25,27 +25,27 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit, logit
 
 from refdiff.arguments import Array, one_of, real_array, real_scalar, whole_number
-from refdiff.processes import AffineProcess, BetaTable
+from refdiff.processes import AffineProcess, BetaTable, Process
 from refdiff.samplers.angles import least_loss
 from refdiff.schedules import Schedule
 
-Process = AffineProcess | Schedule
+Noising = Process | Schedule
 
 # ---------------------------------------------------------------------- equal steps in a power of t
 
 
-def uniform(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
+def uniform(process: Noising, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
     """Equal steps in t, shape (n + 1,)."""
     return power(process, steps, start=start, end=end, exponent=1.0)
 
 
-def quadratic(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
+def quadratic(process: Noising, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
     """Equal steps in sqrt(t), shape (n + 1,): t = T u^2, the quadratic grid of Song, Meng and Ermon 2021."""
     return power(process, steps, start=start, end=end, exponent=2.0)
 
 
 def power(
-    process: Process, steps: int, *, start: float | None = None, end: float | None = None, exponent: float = 2.0
+    process: Noising, steps: int, *, start: float | None = None, end: float | None = None, exponent: float = 2.0
 ) -> Array:
     """Equal steps in t^(1/exponent), shape (n + 1,): finer near the data for an exponent above 1."""
     first, last = _ends(process, start, end)
@@ -80,7 +80,7 @@ SPACINGS: Mapping[str, Spacing] = MappingProxyType(
 
 
 def uniform_in(
-    process: Process, steps: int, clock: str, *, start: float | None = None, end: float | None = None
+    process: Noising, steps: int, clock: str, *, start: float | None = None, end: float | None = None
 ) -> Array:
     """Equal steps in one of `SPACINGS`, shape (n + 1,).
 
@@ -91,23 +91,23 @@ def uniform_in(
     return _spaced(process, steps, SPACINGS[clock], clock, start, end)
 
 
-def uniform_log_snr(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
+def uniform_log_snr(process: Noising, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
     """Equal steps in lambda = log(alpha / sigma), shape (n + 1,); both ends must have a finite lambda."""
     return uniform_in(process, steps, "log_snr", start=start, end=end)
 
 
-def uniform_rho(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
+def uniform_rho(process: Noising, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
     """Equal steps in rho = sigma / alpha, shape (n + 1,), from a start where alpha > 0."""
     return uniform_in(process, steps, "rho", start=start, end=end)
 
 
-def uniform_angle(process: Process, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
+def uniform_angle(process: Noising, steps: int, *, start: float | None = None, end: float | None = None) -> Array:
     """Equal steps in arctan(sigma / alpha), shape (n + 1,), from pure noise to clean data if need be."""
     return uniform_in(process, steps, "angle", start=start, end=end)
 
 
 def log_snr_power(
-    process: Process, steps: int, *, start: float | None = None, end: float | None = None, exponent: float = 2.0
+    process: Noising, steps: int, *, start: float | None = None, end: float | None = None, exponent: float = 2.0
 ) -> Array:
     """lambda_start + u^exponent (lambda_end - lambda_start), shape (n + 1,): above 1 finer near the noise."""
     exponent = real_scalar("exponent", exponent, low=0, open_low=True)
@@ -115,7 +115,7 @@ def log_snr_power(
 
 
 def karras(
-    process: Process,
+    process: Noising,
     steps: int,
     *,
     start: float | None = None,
@@ -137,7 +137,7 @@ def karras(
 
 
 def exponential(
-    process: Process,
+    process: Noising,
     steps: int,
     *,
     start: float | None = None,
@@ -152,7 +152,7 @@ def exponential(
 
 
 def _spaced(
-    process: Process,
+    process: Noising,
     steps: int,
     clock: Spacing,
     name: str,
@@ -170,7 +170,7 @@ def _spaced(
     return _grid(first, schedule.time_of_log_snr(clock.log_snr(a + u * (b - a))), last)
 
 
-def _appended(process: Process, steps: int, append: bool, end: float | None, build: Callable[[int], Array]) -> Array:
+def _appended(process: Noising, steps: int, append: bool, end: float | None, build: Callable[[int], Array]) -> Array:
     """A grid with its last step to t = 0, where the other steps end at `end` > 0."""
     if not append:
         return build(steps)
@@ -184,7 +184,7 @@ def _appended(process: Process, steps: int, append: bool, end: float | None, bui
 # ---------------------------------------------------------------------- indices of a table
 
 
-def leading(process: Process, steps: int, *, steps_offset: int = 0, set_alpha_to_one: bool = True) -> Array:
+def leading(process: Noising, steps: int, *, steps_offset: int = 0, set_alpha_to_one: bool = True) -> Array:
     """diffusers' "leading" spacing: indices i (N // n) + steps_offset for i = n - 1, ..., 0, and the end (n + 1,).
 
     Args:
@@ -204,20 +204,20 @@ def leading(process: Process, steps: int, *, steps_offset: int = 0, set_alpha_to
     return _indexed(chosen, size, set_alpha_to_one)
 
 
-def trailing(process: Process, steps: int, *, set_alpha_to_one: bool = True) -> Array:
+def trailing(process: Noising, steps: int, *, set_alpha_to_one: bool = True) -> Array:
     """diffusers' "trailing" spacing: indices round(N - i N / n) - 1 for i < n, and the end (n + 1,); see `leading`."""
     size, n = _table(process, steps)
     # arange and not i N / n: where N - i N / n is a half, its rounding decides; it can also return one number too many
     return _indexed(np.round(np.arange(size, 0, -size / n))[:n] - 1, size, set_alpha_to_one)
 
 
-def linspace(process: Process, steps: int, *, set_alpha_to_one: bool = True) -> Array:
+def linspace(process: Noising, steps: int, *, set_alpha_to_one: bool = True) -> Array:
     """diffusers' "linspace" spacing: n rounded indices from N - 1 to 0, and the end (n + 1,); see `leading`."""
     size, n = _table(process, steps)
     return _indexed(np.linspace(0, size - 1, n).round()[::-1], size, set_alpha_to_one)
 
 
-def _table(process: Process, steps: int) -> tuple[int, int]:
+def _table(process: Noising, steps: int) -> tuple[int, int]:
     """N and n."""
     schedule = one_schedule(process)
     if not isinstance(schedule, BetaTable):
@@ -240,7 +240,7 @@ def _indexed(chosen: Array, size: int, set_alpha_to_one: bool) -> Array:
 
 
 def optimal_ddim(
-    process: Process,
+    process: Noising,
     steps: int,
     *,
     start: float | None = None,
@@ -286,28 +286,29 @@ def _count(steps: int) -> int:
     return whole_number("steps", steps, low=1)
 
 
-def one_schedule(process: Process, use: str = "a grid that is not in t") -> Schedule:
+def one_schedule(process: Noising, use: str = "a grid that is not in t") -> Schedule:
     """The schedule of a process that is the same on all axes.
 
     Raises:
         TypeError: what is no process.
-        ValueError: one schedule for each axis, with the `use` that needs one.
+        ValueError: one schedule for each axis or matrices, with the `use` that needs one schedule.
     """
-    process = _process(process)
     if isinstance(process, Schedule):
         return process
-    if process.per_axis:
-        raise ValueError(f"process must be the same on all axes for {use}, got one schedule for each axis")
-    return process.schedules[0]
+    _process(process)
+    if isinstance(process, AffineProcess) and not process.per_axis:
+        return process.schedules[0]
+    got = "one schedule for each axis" if isinstance(process, AffineProcess) else "matrices"
+    raise ValueError(f"process must be the same on all axes for {use}, got {got}")
 
 
-def _process(process: Process) -> Process:
-    if not isinstance(process, AffineProcess | Schedule):
-        raise TypeError(f"process must be an AffineProcess or a Schedule, got {process!r}")
-    return process
+def _process(process: Noising) -> Noising:
+    if isinstance(process, Process | Schedule):
+        return process
+    raise TypeError(f"process must be a Process or a Schedule, got {process!r}")
 
 
-def _ends(process: Process, start: float | None, end: float | None) -> tuple[float, float]:
+def _ends(process: Noising, start: float | None, end: float | None) -> tuple[float, float]:
     final = _process(process).T
     first = final if start is None else real_scalar("start", start, low=0, high=final)
     last = 0.0 if end is None else real_scalar("end", end, low=0, high=final)
