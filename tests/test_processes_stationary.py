@@ -58,6 +58,11 @@ def test_what_is_left_of_the_data_after_a_long_chain_is_far_below_rounding():
         assert abs(left.covariance / float(bar * (mp.mpf(0.25) - 4)) - 1) < 1e-12
 
 
+def test_a_table_of_small_betas_keeps_its_scale_although_each_link_says_it_to_few_digits():
+    settled = Chain.noh_lee(np.geomspace(1e-9, 0.02, 50), 3.0).stationary()
+    np.testing.assert_allclose(settled.covariance, 9.0, rtol=1e-13)  # from the largest beta: eps / 0.02
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -65,6 +70,11 @@ def test_what_is_left_of_the_data_after_a_long_chain_is_far_below_rounding():
         (lambda: stationary(Channel(-1.2)), "spectral radius below 1, got 1.2"),
         (lambda: Chain([Channel(0.5, 0.0, 0.75), Channel(0.5, 1.0, 0.75)]).stationary(), "link 2 does not keep"),
         (lambda: Chain([Channel(0.5, 0.0, 0.75), Channel(0.8, 0.0, 0.3)]).stationary(), "link 2 does not keep that of"),
+        (
+            lambda: Chain([Channel(0.5, 0.0, 0.75), Channel(0.8, 0.0, 0.36 + 1e-12)]).stationary(),
+            "link 2 does not keep",
+        ),
+        (lambda: Chain([Channel(0.5, 1.0), Channel(0.8, 0.4 + 1e-12)]).stationary(), "link 2 does not keep"),
     ],
 )
 def test_a_chain_without_a_stationary_law_says_why(build, message):
