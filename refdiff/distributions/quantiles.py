@@ -146,7 +146,7 @@ def _roots(law: GaussianMixture, z: Array) -> Array:
     low, high = answers.min(axis=1), answers.max(axis=1)
     # no mass to the left, or none to the right: an end of the support, which may be infinite
     ends = np.isinf(z).all(axis=1)
-    y = np.where(ends & (z[:, 0] < 0), low, high)
+    y: Array = np.where(ends & (z[:, 0] < 0), low, high)
     ways = np.flatnonzero((low < high) & ~ends)
     if ways.size:
         sought = _Sought(law, z[ways])

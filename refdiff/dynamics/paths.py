@@ -74,14 +74,14 @@ class Path:
         if ((when < low) | (when > high)).any():
             raise ValueError(f"t must lie in [{low}, {high}], got {when[(when < low) | (when > high)].flat[0]}")
         found = [self._read(float(one)) for one in when.reshape(-1)]
-        x, change = (None if part is None else part[:0] for part in self._rows)
+        x, change = self._rows[0][:0], None if self._rows[1] is None else self._rows[1][:0]
         if found:
             x = np.stack([one for one, _ in found])
             change = None if change is None else np.stack([one for _, one in found if one is not None])
-        shown = [None if part is None else _shown(part, self._restore) for part in (x, change)]
+        points_there, changes = _shown(x, self._restore), None if change is None else _shown(change, self._restore)
         if when.ndim:
-            return shown[0], shown[1]
-        return shown[0][0], None if shown[1] is None else shown[1][0]
+            return points_there, changes
+        return points_there[0], None if changes is None else changes[0]
 
     def _read(self, t: float) -> tuple[Array, Array | None]:
         """At a time that the path passes: what is known, or from the last time before it."""
@@ -167,7 +167,8 @@ def _interpolated(
 
     start, solutions = run.x.copy(), {}
     for group in run.groups(GROUP):
-        ends, pieces = [run.start], []
+        ends: list[float] = [run.start]
+        pieces: list[Any] = []
 
         def keep(solver: OdeSolver, ends: list[float] = ends, pieces: list[Any] = pieces) -> None:
             ends.append(float(solver.t))

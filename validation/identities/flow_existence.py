@@ -119,13 +119,13 @@ def picard_iterates(case: ProcessCase, wrong: bool) -> list[Sides]:
     return sides
 
 
-def pair(width: float = WIDTH, apart: float = APART) -> GaussianMixture:
-    """Two equal components of that width at that distance."""
-    return GaussianMixture.isotropic([[-apart / 2], [apart / 2]], width**2, [0.5, 0.5])
+def pair() -> GaussianMixture:
+    """Two equal components of that WIDTH at that distance, APART."""
+    return GaussianMixture.isotropic([[-APART / 2], [APART / 2]], WIDTH**2, [0.5, 0.5])
 
 
 def lipschitz(case: ProcessCase, t: float, turning: bool = True) -> tuple[float, float]:
-    """a and a + kappa r^2 / 4 of the pair at time t, between which dv/dx lies; both a without the second part."""
+    """a and a + kappa r^2 / 4 of the pair at time t, between which dv/dx lies; both a where `turning` is left out."""
     c = case.schedule.coefficients(t)
     v = float(c.alpha**2 * WIDTH**2 + c.sigma**2)
     a = float(c.alpha * c.dalpha * WIDTH**2 + c.dvariance / 2) / v

@@ -34,7 +34,7 @@ def on_the_line(case: ModelCase) -> bool:
 
 
 def integrated(case: ModelCase, x: Array, start: float, end: float) -> Array:
-    """Where SciPy's DOP853 takes points (n, 1) at its least tolerance."""
+    """Where SciPy's DOP853 takes points (n, 1) of the time `start` to `end`, at its least tolerance."""
 
     def slope(t: float, y: Array) -> Array:
         return np.asarray(case.model.velocity(y[:, None], t)[:, 0])

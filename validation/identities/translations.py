@@ -28,7 +28,7 @@ TOPIC = "Flow maps"
 
 
 def root(matrix: Array) -> Array:
-    """The symmetric root of a covariance (d, d), by Schur's form."""
+    """The symmetric root of a `matrix` (d, d), a covariance, by Schur's form."""
     return np.asarray(np.real(sqrtm(matrix)))
 
 
