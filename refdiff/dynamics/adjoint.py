@@ -167,7 +167,7 @@ class _Way:
     def both_ways(self, x: Array, terminal: Function | None, stored: bool) -> tuple[Array, ...]:
         """The fields of Gradients for points x (n, d)."""
         n, d = x.shape
-        shapes = [(n, d), (n,)]
+        shapes: list[tuple[int, ...]] = [(n, d), (n,)]
 
         def there(t: float, state: Array) -> Array:
             at = _parts(state, shapes)[0]
@@ -177,7 +177,7 @@ class _Way:
         way = self.solve(there, ahead, (self.start, self.end), n, np.ones(ahead.size), stored)
         reached, integral = _parts(ahead if way is None else way.y[:, -1], shapes)
         a = np.zeros_like(x) if terminal is None else evaluated("terminal", terminal(reached), x.shape)
-        shapes_back = [(0 if stored else n, d), (n, d), (n, self.field.parameters)]
+        shapes_back: list[tuple[int, ...]] = [(0 if stored else n, d), (n, d), (n, self.field.parameters)]
 
         def back(t: float, state: Array) -> Array:
             came, left, _ = _parts(state, shapes_back)
@@ -204,6 +204,17 @@ def _parts(state: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
 
 
 # ---------------------------------------------------------------------- discretise, then differentiate
+
+
+def _stages(field: ParametricField, method: str, x: Array, t: float, h: float) -> tuple[list[Array], list[Array]]:
+    """X_i and k_i of one step h from x (n, d) at t."""
+    rows, _, nodes = METHODS[method]
+    places: list[Array] = []
+    slopes: list[Array] = []
+    for row, c in zip(rows, nodes, strict=True):
+        places.append(x + h * sum((f * k for f, k in zip(row, slopes, strict=True)), np.zeros_like(x)))
+        slopes.append(field.slope(places[-1], t + c * h))
+    return places, slopes
 
 
 def discrete_adjoint(
@@ -238,19 +249,10 @@ def discrete_adjoint(
     way = _Way(field, running, first, last, (LEAST_RTOL, 1.0))
     h = (last - first) / whole_number("steps", steps, low=1)
 
-    def stages(now: Array, t: float) -> tuple[list[Array], list[Array]]:
-        """X_i and k_i."""
-        places: list[Array] = []
-        slopes: list[Array] = []
-        for row, c in zip(rows, nodes, strict=True):
-            places.append(now + h * sum((f * k for f, k in zip(row, slopes, strict=True)), np.zeros_like(now)))
-            slopes.append(field.slope(places[-1], t + c * h))
-        return places, slopes
-
     path, integral = [at], np.zeros(len(at))
     for k in range(steps):
         t = first + k * h
-        places, slopes = stages(path[-1], t)
+        places, slopes = _stages(field, method, path[-1], t, h)
         path.append(path[-1] + h * sum(b * slope for b, slope in zip(weights, slopes, strict=True)))
         for b, c, place in zip(weights, nodes, places, strict=True):
             integral += h * b * way.rate(place, t + c * h)
@@ -258,7 +260,7 @@ def discrete_adjoint(
     in_theta = np.zeros((len(at), field.parameters))
     for k in reversed(range(steps)):
         t = first + k * h
-        places, _ = stages(path[k], t)
+        places, _ = _stages(field, method, path[k], t, h)
         pulled: dict[int, Array] = {}
         for i in reversed(range(len(weights))):
             u = h * weights[i] * a
@@ -273,8 +275,15 @@ def discrete_adjoint(
             pulled[i] = w_x
             in_theta += w_theta
         a = a + sum(pulled.values())
-    values = (restore(part) for part in (path[-1], integral, a, in_theta))
-    return Gradients(*values, None, None, restore(np.zeros(len(at))))
+    return Gradients(
+        x=restore(path[-1]),
+        running=restore(integral),
+        point=restore(a),
+        parameters=restore(in_theta),
+        start=None,
+        end=None,
+        drift=restore(np.zeros(len(at))),
+    )
 
 
 # ---------------------------------------------------------------------- the likelihood of a neural ODE

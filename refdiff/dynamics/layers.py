@@ -80,7 +80,7 @@ class Affine:
         """A^-1 (x - b) for x of shape (..., d)."""
         rows, restore = points("x", x, self.dim)
         left = rows - self.offset
-        return restore(np.linalg.solve(self.gain, left.T).T if self.gain.ndim == 2 else left / self.gain)
+        return restore(np.asarray(np.linalg.solve(self.gain, left.T).T if self.gain.ndim == 2 else left / self.gain))
 
     def log_det(self, z: ArrayLike) -> Any:
         """log |det A| for every z of shape (..., d)."""

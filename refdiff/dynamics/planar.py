@@ -14,6 +14,7 @@ Mohamed 2015 (their section 4.1 and appendix A).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from scipy.optimize import elementwise
 from scipy.special import expit
 
 from refdiff.arguments import Array, points, real_array, real_scalar
-from refdiff.dynamics.layers import Function, evaluated
+from refdiff.dynamics.layers import evaluated
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,8 @@ class Activation:
         ValueError: a pair is no interval.
     """
 
-    function: Function
-    derivative: Function
+    function: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
     slopes: tuple[float, float]
     values: tuple[float, float] = (-np.inf, np.inf)
     isolated: bool = False

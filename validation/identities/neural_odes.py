@@ -116,7 +116,7 @@ def transposed(field: ParametricField) -> ParametricField:
 
 
 def block(theta: Array, dim: int) -> Array:
-    """[[W, b], [0, 0]] of theta = (W, b): its exponential moves (x, 1)."""
+    """[[W, b], [0, 0]] of theta = (W, b), W of shape (dim, dim): its exponential moves (x, 1)."""
     rows = np.concatenate([theta[: dim * dim].reshape(dim, dim), theta[dim * dim :, None]], axis=1)
     return np.concatenate([rows, np.zeros((1, dim + 1))])
 
@@ -159,13 +159,13 @@ def linear(case: Case, wrong: bool) -> list[Sides]:
 
 
 def network(rng: np.random.Generator, dim: int, width: int = 4) -> ParametricField:
-    """A network of one layer with time in it, drawn from `rng`."""
+    """A network on R^dim of one layer of that width with time in it, drawn from `rng`."""
     parts = [(dim, width), (width, dim), (width,), (width,)]
     return tanh_field(*(0.8 * rng.standard_normal(shape) for shape in parts))
 
 
 def forward_sensitivity(field: ParametricField, cost: Integrand, x: Array, end: float) -> Array:
-    """[dL/dx_0, dL/dtheta] of |x(end)|^2 / 2 + int cost dt for one point x (d,), from Jacobians carried forward."""
+    """[dL/dx_0, dL/dtheta] of |x(end)|^2 / 2 + int cost dt along the field, for one point x (d,), carried forward."""
     d, p = field.dim, field.parameters
 
     def slope(t: float, state: Array) -> Array:
@@ -252,8 +252,9 @@ def likelihood(case: Case, wrong: bool) -> list[Sides]:
         gain, shift = whole[:d, :d], whole[:d, d]
         return log_normal(y, gain @ prior.mean() + shift, gain @ prior.cov() @ gain.T)
 
-    def along(e: Array) -> Callable[[float], Array]:
-        return lambda u: log_p(theta + u * e, x, DURATION)
+    def along(e: Array, y: Array | None = None) -> Callable[[float], Array]:
+        """In theta along e, or in x along y."""
+        return lambda u: log_p(theta + u * e, x if y is None else x + u * y, DURATION)
 
     field = linear_field(theta[: d * d].reshape(d, d), theta[d * d :])
     if wrong:
@@ -264,9 +265,7 @@ def likelihood(case: Case, wrong: bool) -> list[Sides]:
         field = ParametricField(d, len(theta), field.velocity, field.pull, zeros)
     value, found = node_likelihood(field, prior, x, 0.0, DURATION, rtol=1e-12, atol=1e-13)
     in_theta = np.stack([derivative(along(e), 0.0, 0.01) for e in np.eye(len(theta))], axis=1)
-    in_x = np.stack(
-        [derivative(lambda u, e=e: log_p(theta, x + u * e, DURATION), 0.0, 0.02) for e in np.eye(d)], axis=1
-    )
+    in_x = np.stack([derivative(along(0 * theta, y), 0.0, 0.02) for y in np.eye(d)], axis=1)
     return [
         Sides(value, log_p(theta, x, DURATION)),
         Sides(found.parameters, in_theta),

@@ -30,6 +30,7 @@ from refdiff.dynamics import (
     Triangular,
     tanh_residual,
 )
+from refdiff.dynamics.normalizing import Bijection
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase, ModelCase
 from refdiff.validation.conditions import smooth
@@ -46,13 +47,13 @@ def sinh_map(dim: int) -> Entrywise:
 
 
 def network(rng: np.random.Generator, dim: int, norm: float, width: int = 5) -> tuple[Array, Array, Array]:
-    """Matrices A (dim, width), W (width, dim) with |A|_2 |W|_2 = norm and a bias (width,), drawn from `rng`."""
+    """A, W and a bias of shapes (d, k), (k, d), (k,) with |A|_2 |W|_2 = norm, d = dim, k = width, drawn from `rng`."""
     a, w = rng.standard_normal((dim, width)), rng.standard_normal((width, dim))
     return a / np.linalg.norm(a, 2), norm * w / np.linalg.norm(w, 2), rng.standard_normal(width)
 
 
 def triangular(rng: np.random.Generator, dim: int) -> Triangular:
-    """An autoregressive map: each axis stretched and moved by functions of those before."""
+    """An autoregressive map of R^dim, drawn from `rng`: each axis stretched and moved by functions of those before."""
     a, b = (np.tril(0.7 * rng.standard_normal((dim, dim)), -1) for _ in range(2))
     return Triangular(
         dim,
@@ -64,7 +65,7 @@ def triangular(rng: np.random.Generator, dim: int) -> Triangular:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """One layer of every kind, from a case's random numbers, and points z (n, d)."""
+    """One layer of every kind on R^dim, from a case's random numbers, and points z (n, dim)."""
 
     case: Case
     dim: int = 4
@@ -74,7 +75,7 @@ class Stack:
         """The layers in turn."""
         rng, d = self.case.rng, self.dim
         u, w, offset = rng.standard_normal((3, d))
-        layers = [
+        layers: list[Bijection] = [
             Planar.constrained(u, w, 0.3),
             Affine(well_conditioned(rng, d), offset),
             tanh_residual(*network(rng, d, 0.7)),
@@ -225,7 +226,7 @@ def flow_map(case: ModelCase, wrong: bool) -> list[Sides]:
     found = PushForward(before, Inverse(f) if wrong else f).logpdf(x)
     sides = [Sides(found, exact, scale=np.abs(exact) + case.law.dim)]
     if case.law.count == 1:
-        values = np.linalg.eigvalsh(case.law.cov())
+        values = np.asarray(np.linalg.eigvalsh(case.law.cov()), dtype=np.float64)
         v = [noised_variance(case.process.schedules[0].coefficients(u), values) for u in (case.s, case.t)]
         sides.append(Sides(f.log_det(case.x[:1]), 0.5 * np.log(v[1] / v[0]).sum(), scale=case.law.dim))
     return sides

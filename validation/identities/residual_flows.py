@@ -135,7 +135,7 @@ def series(case: Case, wrong: bool) -> list[Sides]:
         terms = power_terms(j, 60)
         sides += [Sides((np.abs(terms) if wrong else terms).sum(), exact, scale=dim), Sides(sign, 1.0)]
     f, z = tanh_residual(*network(rng, 4, 0.6)), rng.standard_normal((5, 4))
-    exact = np.linalg.slogdet(np.eye(4) + f.differential(z))[1]
+    exact = np.linalg.slogdet(f.jacobian(z))[1]
     for found in (f.log_det_series(z, 60), f.log_det_probes(z, signs, 60), f.log_det(z)):
         sides.append(Sides(found, exact, scale=4.0))
     return sides
@@ -300,7 +300,7 @@ def many_layers(case: ModelCase, wrong: bool) -> list[Sides]:
             total, z = total + layer.log_det(z), layer.forward(z)
         points.append(z)
         volumes.append(total)
-    values = np.linalg.eigvalsh(case.law.cov())
+    values = np.asarray(np.linalg.eigvalsh(case.law.cov()), dtype=np.float64)
     ratio = noised_variance(schedule.coefficients(end), values) / noised_variance(schedule.coefficients(case.t), values)
     exact = gaussian_flow(case.law, schedule, case.t, end, case.x[:2])
     if wrong:
