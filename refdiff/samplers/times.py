@@ -295,9 +295,8 @@ def one_schedule(process: Noising, use: str = "a grid that is not in t") -> Sche
     """
     if isinstance(process, Schedule):
         return process
-    _process(process)
-    if isinstance(process, AffineProcess) and not process.per_axis:
-        return process.schedules[0]
+    if isinstance(noising := _process(process), AffineProcess) and not noising.per_axis:
+        return noising.schedules[0]
     got = "one schedule for each axis" if isinstance(process, AffineProcess) else "matrices"
     raise ValueError(f"process must be the same on all axes for {use}, got {got}")
 
