@@ -29,6 +29,17 @@ def test_fixed_probes_estimate_the_trace_of_one_matrix(probe):
     assert np.abs(found.forms - np.einsum("nmi,ij,nmj->mn", u[::-1], m, u[::-1])).max() > 1e-3
 
 
+def test_probes_belong_to_their_points_in_any_batch():
+    a = np.random.default_rng(2).standard_normal((3, 3))
+    field = VelocityField(lambda x, t: x @ a.T, 3, jvp=lambda x, t, u: u @ a.T)
+    x = np.random.default_rng(3).standard_normal((5, 3))
+    asked = {"end": 0.7, "prior": Gaussian(np.zeros(3), 1.0), "divergence": "rademacher", "probes": 2, "seed": 6}
+    u = draw_probes("rademacher", 5, 2, 3, 6)
+    for batch in (1, 2, 5):
+        found = log_likelihood(field, x, batch=batch, **asked)
+        np.testing.assert_allclose(found.forms, 0.7 * np.einsum("nmi,ij,nmj->mn", u, a, u), rtol=0, atol=1e-8)
+
+
 def test_a_whole_frame_finds_the_exact_volume_where_jacobians_are_not_symmetric():
     process = AffineProcess([VPLinear(0.1, 5.0), FlowMatching()])
     model = ExactModel(random_mixture(2, 3, 7, "full"), process)

@@ -112,6 +112,17 @@ def test_drawn_probes_have_the_exact_variance_and_say_their_error(probe, count):
             assert abs(4 * said.mean() - exact) > 100 * said.std() / np.sqrt(draws)
 
 
+@pytest.mark.statistical
+@pytest.mark.parametrize("probe", KINDS)
+def test_drawn_probes_have_mean_zero_and_unit_covariance(probe):
+    """Sums of 10^5 terms and more: one of 24 is beyond 6.5 deviations for one seed in 5 10^8."""
+    u = draw_probes(probe, 100_000, 2, 4, 17)
+    assert (np.abs(u.mean(axis=(0, 1))) < 6.5 / np.sqrt(200_000)).all()
+    squares = u[:, 0, :, None] * u[:, 0, None, :]
+    spread = np.maximum(squares.std(axis=0), 1e-6)  # squares of signs do not vary
+    assert (np.abs(squares.mean(axis=0) - np.eye(4)) < 6.5 * spread / np.sqrt(100_000)).all()
+
+
 def test_a_whole_frame_is_exact_for_every_matrix():
     a = matrices(7, 20).reshape(4, 5, 7, 7)
     found = hutchinson(a, 7, seed=0, probe="orthogonal")

@@ -53,6 +53,12 @@ def test_time_is_the_fields_own():
     assert found.log_density_change is None
 
 
+def test_a_log_density_is_followed_also_where_no_point_moves():
+    field = VelocityField(lambda x, t: 0 * x, 4, divergence=lambda x, t: np.full(len(x), 20 * np.cos(20 * t)))
+    found = field_flow(field, X, 0.0, 1.0, log_density=True)
+    np.testing.assert_allclose(found.log_density_change, -np.sin(20.0), rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("batch", [1, 4, 100])
 def test_points_are_as_exact_in_batches_as_alone(batch):
     found = field_flow(linear(jvp=1), X, 0.0, 1.0, log_density=True, batch=batch)
