@@ -37,11 +37,6 @@ def frame(system: System, t: float, start: float = START) -> Array:
     return np.asarray(process.noise_channel(start, t).gain @ process.frame(start))
 
 
-def transposed(a: Array) -> Array:
-    """The last two axes of (..., d, d) exchanged."""
-    return np.swapaxes(a, -1, -2)
-
-
 @identity(
     "The frame of the noise is a root of its covariance",
     topic=TOPIC,
@@ -63,7 +58,7 @@ def covariance_root(case: Case, wrong: bool) -> Iterator[Sides]:
         yield Sides(turned @ turned.T, process.kernel(END).noise)
         if system.kind in ("random 3 x 3", "Langevin"):
             here = frame(system, t)
-            rate = derivative(lambda u, system=system: frame(system, u), t, 0.01)
+            rate = derivative(partial(frame, system), t, 0.01)
             f, d = process.drift(t), process.diffusion(t)
             yield Sides(rate, f @ here + np.linalg.solve(here, d).T / 2)
             yield Sides(rate, (f + np.linalg.solve(process.kernel(t).noise, d).T / 2) @ here)
@@ -111,13 +106,13 @@ def integral_forms(case: Case, wrong: bool) -> Iterator[Sides]:
     _, weights = legendre(NODES)
     for system in systems(case):
         process, found = system.process, system.along
-        u, v = (part[1:-1] for part in (found.evolution, found.frame))
+        u, v = found.evolution[1:-1], found.frame[1:-1]
         times = START + (END - START) * legendre(NODES)[0]
         d = np.stack([process.diffusion(t) for t in times])
         before, after = process.kernel(START).gain, process.kernel(END).gain
         for turn in (np.eye(system.dim), system.turn):
             first, last = process.frame(START) @ turn, frame(system, END) @ turn
-            forced = np.linalg.solve(u, d @ transposed(np.linalg.inv(v @ turn)))
+            forced = np.linalg.solve(u, d @ np.swapaxes(np.linalg.inv(v @ turn), 1, 2))
             integral = (END - START) / 2 * np.einsum("n,nij->ij", weights, forced)
             inverse = np.linalg.inv(before), np.linalg.inv(after)
             moved = last @ inverse[1] - first @ inverse[0] if wrong else inverse[1] @ last - inverse[0] @ first
@@ -202,7 +197,7 @@ def scores(case: Case, wrong: bool) -> Iterator[Sides]:
         for law in (mixture, Empirical(data, weights)):
             model = ExactModel(law, process)
             x = model.sample(4, END, rng)
-            y = np.linalg.solve(v, (x - kernel.gain @ system.x0).T).T
+            y = np.asarray(np.linalg.solve(v, (x - kernel.gain @ system.x0).T).T, dtype=np.float64)
             moved = model.score(x, END) @ back.T
             yield Sides(jacobian(partial(density, model=model), y, 0.02), moved)
             left = np.linalg.solve(v, (x - model.denoiser(x, END) @ kernel.gain.T).T).T
