@@ -103,6 +103,18 @@ class ExactModel:
         return self.distribution.dim
 
     @property
+    def affine(self) -> AffineProcess:
+        """The process, where it has one alpha and sigma or one for each axis.
+
+        Raises:
+            ValueError: it has matrices in their place.
+        """
+        if not isinstance(self.process, AffineProcess):
+            raise ValueError("process must be an AffineProcess here, with one alpha and sigma or one for each axis, "
+                             f"got {self.process!r}")  # fmt: skip
+        return self.process
+
+    @property
     def centred(self) -> ExactModel:
         """The model of x - b_t: the same data under the process without its offset."""
         process = self.process.centred
@@ -162,9 +174,7 @@ class ExactModel:
         Raises:
             ValueError: a process without an alpha and a sigma.
         """
-        if not isinstance(self.process, AffineProcess):
-            raise ValueError(f"process must be an AffineProcess to have a v_prediction, got {self.process!r}")
-        c = self.process.coefficients(t)
+        c = self.affine.coefficients(t)
         return _like(x, -c.sigma * (c.alpha * self.score(_double(x), t) + self.denoiser(_double(x), t)))
 
     def predict(self, x: ArrayLike, t: float, prediction: str) -> Any:

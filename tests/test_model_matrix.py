@@ -144,7 +144,7 @@ def test_velocities_at_rest_are_noised_from_the_first_moment():
 
 def test_matrix_processes_have_no_alpha_to_make_v_of():
     model = ExactModel(LAWS["full"], PROCESSES["matrix"])
-    with pytest.raises(ValueError, match="process must be an AffineProcess to have a v_prediction"):
+    with pytest.raises(ValueError, match="process must be an AffineProcess here"):
         model.v_prediction(np.zeros(DIM), TIME)
     with pytest.raises(ValueError, match="process must have 2 axes like the data, got 4"):
         ExactModel(Gaussian(np.zeros(2), 1.0), PROCESSES["matrix"])

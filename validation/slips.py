@@ -27,12 +27,12 @@ class Point:
     @property
     def alpha(self) -> Array:
         """The signal factor alpha(t), a scalar."""
-        return self.model.process.coefficients(self.t).alpha
+        return self.model.affine.coefficients(self.t).alpha
 
     @property
     def sigma(self) -> Array:
         """The noise standard deviation sigma(t), a scalar."""
-        return self.model.process.coefficients(self.t).sigma
+        return self.model.affine.coefficients(self.t).sigma
 
     @property
     def score(self) -> Array:

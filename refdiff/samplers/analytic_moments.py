@@ -53,7 +53,7 @@ def averaged_covariance(
         ValueError: no seed where there is neither a closed form nor an affordable sum.
     """
     t = real_scalar("t", t, low=0, high=model.process.T)
-    if (model.process.coefficients(t).sigma == 0).any():
+    if (model.affine.coefficients(t).sigma == 0).any():
         raise ValueError(f"t must have sigma > 0, got {t}")
     draws = whole_number("draws", draws, low=1)
     if model.distribution.count == 1 and denoiser is None:
@@ -140,7 +140,7 @@ def conditional_variance(
     if denoiser is None:
         return restore(exact)
     best, mean = without_offset(model).denoiser(rows, t), answer(denoiser, rows, t)
-    alpha = model.process.coefficients(t).alpha
+    alpha = model.affine.coefficients(t).alpha
     if kind == "npr":
         return restore(exact + (mean - best) ** 2)
     if (alpha == 0).any():

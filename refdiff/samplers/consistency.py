@@ -113,7 +113,7 @@ def lcm_boundary(sigma_data: float = 0.5, timestep_scaling: float = 10.0, timest
 
 def flow_map(model: ExactModel) -> FlowMap:
     """G of data with a closed form: affine for a Gaussian, by DOP853 at tolerance 1e-13 for a mixture."""
-    law, process = model.distribution, without_offset(model).process
+    law, process = model.distribution, without_offset(model).affine
     covariance, basis = law.cov(), np.eye(law.dim)
     variances = np.diagonal(covariance)
     aligned = not (covariance - np.diag(variances)).any()
@@ -166,7 +166,7 @@ def sample_flow_map(
     gamma, rng = real_scalar("gamma", gamma, low=0, high=1), generator(seed)
     rec = Recorder("flow map", process, times)
     rec.scalar("a flow map")
-    schedule, grid = rec.process.schedules[0], [point.t for point in rec.points]
+    schedule, grid = rec.affine.schedules[0], [point.t for point in rec.points]
     start = real_array("x", x)
     if start.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")

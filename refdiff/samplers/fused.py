@@ -85,7 +85,7 @@ def _table(tableau: Tableau, model: ExactModel) -> kernel.Table:
     width = max([len(w) for w in weights], default=1)
     evaluated = np.flatnonzero(tableau.evaluated)
     times = tableau.times[evaluated].tolist()
-    asked = [compiled.at(model.process.coefficients(t), tableau.prediction) for t in times]
+    asked = [compiled.at(model.affine.coefficients(t), tableau.prediction) for t in times]
     when = np.zeros((stages, *(asked or [compiled.STATIC])[0].shape))
     when[evaluated] = asked or 0.0
     return kernel.Table(

@@ -113,7 +113,7 @@ def optimal_statistics(
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")
     model = model.centred
-    schedule, law = one_schedule(model.process, "statistics in lambda"), model.distribution
+    schedule, law = one_schedule(model.affine, "statistics in lambda"), model.distribution
     count = whole_number("count", count, low=2)
     ends = [real_scalar(name, t, low=0, high=schedule.T) for name, t in (("start", start), ("end", end))]
     low, high = (float(schedule.log_snr(t)) for t in ends)
@@ -140,7 +140,7 @@ def optimal_statistics(
 
 def linear_part(model: ExactModel, x: Array, weights: Array, t: float) -> Array:
     """l* = E sigma d eps_d / dx_d = -sigma^2 E H_dd at t from points (n, d) with weights (n,), shape (d,)."""
-    sigma = model.process.coefficients(t).sigma
+    sigma = model.affine.coefficients(t).sigma
     return np.asarray(-(sigma**2) * (weights @ np.diagonal(model.hessian(x, t), axis1=1, axis2=2)))
 
 
@@ -149,7 +149,7 @@ def nonlinear_part(model: ExactModel, x: Array, t: float, l: Array, dl: Array) -
 
     With y = x / alpha and rho = e^-lambda: eps = dy/drho, and d eps/dlambda = -rho d^2y/drho^2.
     """
-    c, eps = model.process.coefficients(t), model.noise(x, t)
+    c, eps = model.affine.coefficients(t), model.noise(x, t)
     rho, velocity = c.sigma / c.alpha, model.velocity(x, t)
     drho = (c.dsigma - rho * c.dalpha) / c.alpha
     d2rho = (c.d2sigma - 2 * c.dalpha * drho - rho * c.d2alpha) / c.alpha

@@ -137,7 +137,7 @@ def shrinkage(case: Case, counts: list[int]) -> list[Array]:
         times[0] = 1.0
         x = np.ones((1, 1))
         for t, s in pairwise(times):
-            x = step(model.process.coefficients(t), model.process.coefficients(s), x, model.denoiser(x, t))
+            x = step(model.affine.coefficients(t), model.affine.coefficients(s), x, model.denoiser(x, t))
         return np.asarray((x - mean) / std)
 
     return [run(count) for count in counts]

@@ -150,7 +150,7 @@ def exponential_schedules(case: LawCase, wrong: bool) -> list[Sides]:
         Sides(v, rate * (noise / sigma - x), scale=size / sigma),
         Sides(plain.velocity(x, s**2), 5 * (plain.noise(x, s**2) / sigma - x), scale=size / sigma),
         Sides(v, 2 * s * plain.velocity(x, s**2), scale=size / sigma),
-        Sides([square.process.coefficients(s).f, square.process.coefficients(s).g2], [-10 * s, 20 * s]),
+        Sides([square.affine.coefficients(s).f, square.affine.coefficients(s).g2], [-10 * s, 20 * s]),
     ]
 
 

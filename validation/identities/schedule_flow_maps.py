@@ -134,7 +134,7 @@ def straight_velocity(case: ModelCase, wrong: bool) -> list[Sides]:
         return np.sin(np.pi * t / 2) ** 2, np.pi / 2 * np.sin(np.pi * t), np.pi**2 / 2 * np.cos(np.pi * t)
 
     model = ExactModel(case.law, FlowMatching())
-    c = model.process.coefficients(rho)
+    c = model.affine.coefficients(rho)
     velocity = ExactModel(case.law, Transformed(FlowMatching(), clock)).velocity(x, 2 / np.pi * np.arcsin(np.sqrt(rho)))
     bayes = from_denoiser(c, x, model.denoiser(x, rho))
     kappa, size = speed / (1 - rho), sizes(c, x, bayes.denoiser).velocity
@@ -166,7 +166,7 @@ def rectified_clock(case: ModelCase, wrong: bool) -> Sides:
 
     # steps of 1/50 of the distance to the ends of the clock, 0 and infinity
     s = -np.log(rho) if wrong else -np.log1p(-rho)
-    noise = from_denoiser(model.process.coefficients(rho), x, model.denoiser(x, rho)).noise
+    noise = from_denoiser(model.affine.coefficients(rho), x, model.denoiser(x, rho)).noise
     return Sides(derivative(flow, s, 0.02 * min(s, 1.0)), -(x - noise), np.abs(x).max() * (1 + 1 / s))
 
 

@@ -119,7 +119,7 @@ def _compared(subject: DenoiserSubject, model: ExactModel, x: Array, t: float, a
 
 def rounding(model: ExactModel, x: Array, t: float, prediction: str, eps: float) -> Array:
     """How far an exact implementation may be off in this number type, entry by entry."""
-    c = model.process.coefficients(t)
+    c = model.affine.coefficients(t)
     clean = np.asarray(model.denoiser(x, t))
     law = model.distribution
     second = float(np.trace(law.cov()) + np.sum(np.asarray(law.mean()) ** 2))

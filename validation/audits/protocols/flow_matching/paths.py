@@ -57,9 +57,9 @@ def _changed(place: str, found: Array, x: Array, before: ExactModel, after: Exac
     if not np.isfinite(right).all() or s == 1.0:
         # all is 0 / 0 there: whether it is a number, and of the size of the limit
         return Answer(place, found, right, 1 + np.abs(right).max(), "a limit that exists, to its size")
-    c = after.process.coefficients(1 - s)
-    t = float(before.process.schedules[0].time_of_log_snr(c.log_snr))
-    b = before.process.coefficients(t)
+    c = after.affine.coefficients(1 - s)
+    t = float(before.affine.schedules[0].time_of_log_snr(c.log_snr))
+    b = before.affine.coefficients(t)
     scale, rate = c.sigma / b.sigma, (c.g2 / c.sigma**2) / (b.g2 / b.sigma**2)
     inner = x / scale
     old = np.abs(before.velocity(inner, t)) + np.abs(before.velocity_rate(inner, t)) / b.sigma**2
