@@ -212,7 +212,7 @@ def test_a_model_that_no_step_follows_is_refused():
 def test_more_bad_input():
     with pytest.raises(ValueError, match="x must have shape"):
         adaptive(VPLinear(), ExactModel(GAUSSIAN, VPLinear()), 0.3)
-    with pytest.raises(TypeError, match="process must be an AffineProcess or a Schedule"):
+    with pytest.raises(TypeError, match="process must be a Process or a Schedule"):
         adaptive(0.3, ExactModel(GAUSSIAN, VPLinear()), X)
     model = ExactModel(GAUSSIAN, FlowMatching())
     with pytest.raises(ValueError, match="start must have alpha > 0 in rho"):

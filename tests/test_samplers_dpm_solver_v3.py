@@ -259,7 +259,7 @@ def test_bad_input(call, message):
     ("call", "message"),
     [
         (lambda: dpm_solver_v3(VPLinear(), [0.9, 0.1], statistics=None), "statistics must be Statistics"),
-        (lambda: noise_statistics(0.5), "process must be an AffineProcess or a Schedule"),
+        (lambda: noise_statistics(0.5), "process must be a Process or a Schedule"),
         (lambda: gaussian_statistics(0.5, VPLinear()), "law must be a Gaussian"),
         (lambda: optimal_statistics(Gaussian([0.0], 1.0), 0.9, 0.1), "model must be an ExactModel"),
     ],

@@ -91,7 +91,7 @@ def deis(
         elif start == "runge-kutta" and not history.full and not t.clean:
             x = runge_kutta_step(rec, CLOCKS["rho"], x, s, t, METHODS["rk4"])
         else:
-            weights = noise_weights(rec.process, s, t, history.nodes[:most], clock)
+            weights = noise_weights(rec.affine, s, t, history.nodes[:most], clock)
             earlier: list[State] = [value - eps for value in history.values[1:most]]
             x = ddim_step + combined(weights[1:], earlier)
     return rec.finish(x)

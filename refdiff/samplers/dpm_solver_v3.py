@@ -131,7 +131,7 @@ def _prepared(
     rec.scalar("DPM-Solver-v3")
     rec.finite_log_snr("DPM-Solver-v3 runs over lambda")
     lams = [float(p.log_snr) for p in rec.points]
-    schedule = rec.process.schedules[0]
+    schedule = rec.affine.schedules[0]
     plan = [
         step(schedule, lams[i + 1], lams[max(0, i - order + 1) : i + 1][::-1], statistics)
         for i in range(len(rec.steps))

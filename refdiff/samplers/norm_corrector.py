@@ -142,6 +142,6 @@ def norm_predictor_corrector(
     y, cleaner = x, [*rec.points[2:], rec.at(0.0)]
     for (s, t), after in zip(rec.steps, cleaner, strict=True):
         y = correct(y, s, t) if first == "corrector" else y
-        y = run(build(rec.process, [s.t, t.t], final=final if t is rec.points[-1] else "noisy"), model, y, rng)
+        y = run(build(rec.affine, [s.t, t.t], final=final if t is rec.points[-1] else "noisy"), model, y, rng)
         y = correct(y, t, after) if first == "predictor" else y
     return np.asarray(y)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,6 +34,7 @@ from refdiff.samplers.tableau import Tableau, stacked
 from refdiff.schedules import Coefficients, Schedule
 
 Symbol = tuple[str, int]  # ("state" | "output" | "normal", index)
+SCALARS = "process must have one alpha and sigma, or one for each axis, for this sampler: an AffineProcess or Schedule"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class Point:
             ValueError: the process has matrices in their place.
         """
         if isinstance(self.kept, Motion):
-            raise ValueError("process must have one alpha and sigma, or one for each axis, for this sampler: "
-                             "an AffineProcess or a Schedule")  # fmt: skip
+            raise ValueError(SCALARS)
         return self.kept
 
     @property
@@ -186,9 +186,8 @@ class Recorder:
         if not isinstance(process, Process) and not hasattr(process, "coefficients"):
             raise TypeError(f"process must be a Process or a Schedule, got {process!r}")
         one_of("prediction", prediction, PREDICTIONS)
-        if isinstance(process, Process):
-            process = process.centred
-        self.name, self.process, self.prediction = name, process, prediction
+        self.name, self.prediction = name, prediction
+        self.process: Process = process.centred if isinstance(process, Process) else process
         grid = (increasing if towards_noise else decreasing)(times, process.T)
         self.points = self._points(grid)
         if any(point.pure_noise for point in (self.points[:-1] if towards_noise else self.points[1:])):
@@ -210,7 +209,7 @@ class Recorder:
 
     def at(self, t: float) -> Point:
         """The Point at time t."""
-        return Point(t, self.process.motion(t) if self.matrices else self.process.coefficients(t))
+        return Point(t, self.process.motion(t) if self.matrices else self.affine.coefficients(t))
 
     @property
     def matrices(self) -> bool:
@@ -235,9 +234,9 @@ class Recorder:
         Raises:
             ValueError: it has matrices in their place.
         """
-        self.points[0].coefficients  # noqa: B018  (the error, if there is one, is that of a point)
-        found: AffineProcess = self.process
-        return found
+        if self.matrices:
+            raise ValueError(SCALARS)
+        return cast(AffineProcess, self.process)  # or an ExtendedProcess, which has what is asked of it here
 
     def between(self, s: Point, t: Point, part: float) -> Point:
         """The Point a given part of the way from s to t in log_snr, both of finite log_snr."""

@@ -174,7 +174,7 @@ def _appended(process: Noising, steps: int, append: bool, end: float | None, bui
     """A grid with its last step to t = 0, where the other steps end at `end` > 0."""
     if not append:
         return build(steps)
-    if end is None or float(np.max(process.coefficients(real_scalar("end", end)).sigma)) == 0:
+    if end is None or float(np.max(one_schedule(process).coefficients(real_scalar("end", end)).sigma)) == 0:
         raise ValueError(f"end must have sigma > 0 where the clean time is appended, got {end}")
     if _count(steps) < 2:
         raise ValueError(f"steps must be at least 2 where the clean time is appended, got {steps}")

@@ -162,7 +162,7 @@ def deis_sum(case: ProcessCase, wrong: bool) -> list[Sides]:
     for clock in VARIANTS:
         values = {"t": lambda p: p.t, "rho": lambda p: p.rho, "log_snr": lambda p: p.log_snr}
         nodes = [values[clock](p) for p in rec.points[-2::-1]]
-        weights = np.array(noise_weights(rec.process, s, t, nodes, clock))
+        weights = np.array(noise_weights(rec.affine, s, t, nodes, clock))
         sides.append(Sides(weights.sum(), t.alpha * (t.sigma / t.alpha - s.sigma / s.alpha), np.abs(weights).sum()))
     # x / alpha by Adams-Bashforth of order 1 in sigma / alpha, and DDIM in its own form
     left, right = (table.unroll() for table in (lms(case.process, times, order=2 if wrong else 1),
