@@ -8,7 +8,8 @@ from refdiff.distributions import Empirical, Gaussian, random_mixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, LinearProcess, PrincipalAxes
 from refdiff.samplers import propagate, run
-from refdiff.samplers.conversions import compose, to_coordinate, to_prediction, truncate
+from refdiff.samplers.consistency import flow_map
+from refdiff.samplers.conversions import butcher, compose, to_coordinate, to_prediction, truncate
 from refdiff.samplers.ddim import ddim, gddim
 from refdiff.samplers.deis import deis
 from refdiff.samplers.dpm_solver_pp import dpm_solver_pp
@@ -220,8 +221,12 @@ def test_what_has_no_meaning_with_matrices_is_refused():
         ddim(process, TIMES, eta=0.5)
     with pytest.raises(ValueError, match="coordinate must be x"):
         to_coordinate(ddim(process, TIMES), "x/alpha")
-    with pytest.raises(ValueError, match="process must be an AffineProcess to have a v_prediction"):
+    with pytest.raises(ValueError, match="process must be an AffineProcess here"):
         ExactModel(Gaussian(np.zeros(3), 1.0), process).v_prediction(np.zeros(3), 0.5)
+    with pytest.raises(ValueError, match="process must be an AffineProcess here"):
+        flow_map(ExactModel(Gaussian(np.zeros(3), 1.0), process))
+    with pytest.raises(ValueError, match="tableau must be of a process with one alpha and sigma"):
+        butcher(runge_kutta(process, TIMES[:2]), "x")
     with pytest.raises(ValueError, match="frame"):
         matrix_deis(process, TIMES, frame="symmetric")
     with pytest.raises(ValueError, match="axes like the tableau"):

@@ -159,9 +159,7 @@ def butcher(tableau: Tableau, coordinate: str = "x/alpha") -> Butcher:
     if np.abs(rolled.start - 1).max() > 1e-12:
         raise ValueError(f"tableau must have stages y_0 + sum of outputs in {coordinate}, got a weight "
                          f"{rolled.start[np.abs(rolled.start - 1).argmax()]} on y_0")  # fmt: skip
-    c = table.coefficients
-    if isinstance(c, Motion):
-        raise ValueError("tableau must be of a process with one alpha and sigma to be a Runge-Kutta method")
+    c = table.scalars
     clock = {"x/alpha": c.sigma / c.alpha, "x/sigma": c.alpha / c.sigma, "x": table.times}[coordinate]
     h = clock[-1] - clock[0]
     return Butcher(rolled.outputs[at][:, at] / h, rolled.outputs[-1, at] / h, (clock[at] - clock[0]) / h, float(h))

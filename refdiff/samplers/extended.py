@@ -56,7 +56,7 @@ def on_one_axis(tableau: Tableau) -> Tableau:
     """A table of mpmath numbers with one axis, so that propagation meets arrays everywhere."""
     return replace(
         tableau,
-        coefficients=Coefficients(*(part[:, None] for part in tableau.coefficients)),
+        coefficients=Coefficients(*(part[:, None] for part in tableau.scalars)),
         states=tableau.states[..., None],
         outputs=tableau.outputs[..., None],
         noise=tableau.noise[..., None],

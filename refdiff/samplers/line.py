@@ -129,7 +129,7 @@ def propagate_line(tableau: Tableau, law: GaussianMixture, nodes: int = 2000) ->
         raise ValueError(f"law must have dimension 1, got {law.dim}")
     count = whole_number("nodes", nodes, low=16)
     table = to_coordinate(tableau, "x")
-    c = table.coefficients
+    c = table.scalars
     source, target = (Channel(c.alpha[k], 0.0, c.sigma[k] ** 2).push(law) for k in (0, -1))
     if source.covariances.singular:
         raise ValueError(f"tableau must start where p_t has a density, got t = {table.times[0]}")
@@ -279,7 +279,7 @@ def _carried(table: Tableau, law: GaussianMixture, first: int, last: int, x: Arr
 
 def _predicted(table: Tableau, law: GaussianMixture, k: int, y: Array) -> tuple[Array, Array]:
     """The exact prediction at the nodes of stage k, and its slope."""
-    c = Coefficients(*(part[k] for part in table.coefficients))
+    c = Coefficients(*(part[k] for part in table.scalars))
     a, b = prediction_weights(c, "denoiser", table.prediction)
     kernel = Channel(c.alpha, 0.0, c.sigma**2)
     clean = kernel.posterior_mean(law, y[:, None])[:, 0]

@@ -158,6 +158,18 @@ class Tableau:
             return np.ones(self.stages)
         return {"x": np.ones_like(c.alpha), "x/alpha": c.alpha, "x/sigma": c.sigma}[self.coordinate]
 
+    @property
+    def scalars(self) -> Coefficients:
+        """alpha, sigma and the rest at every stage, each (s,) or (s, d).
+
+        Raises:
+            ValueError: the process has matrices in their place.
+        """
+        if isinstance(self.coefficients, Motion):
+            raise ValueError("tableau must be of a process with one alpha and sigma, or one for each axis, got one "
+                             "with matrices")  # fmt: skip
+        return self.coefficients
+
     def at(self, k: int) -> Coefficients | Motion:
         """The coefficients at the time of stage k."""
         return sliced(self.coefficients, k)
@@ -257,13 +269,14 @@ class Tableau:
 def stacked(each: Sequence[Coefficients | Motion]) -> Coefficients | Motion:
     """Coefficients at many times as arrays of them, (s, ...) each."""
     first = each[0]
-    columns = {name: np.asarray([getattr(one, name) for one in each]) for name in parts(first)}
+    columns: dict[str, Any] = {name: np.asarray([getattr(one, name) for one in each]) for name in parts(first)}
     return first._replace(**columns)
 
 
 def sliced(coefficients: Coefficients | Motion, where: int | slice) -> Coefficients | Motion:
     """The coefficients at one of the times, or at some."""
-    return coefficients._replace(**{name: part[where] for name, part in parts(coefficients).items()})
+    chosen: dict[str, Any] = {name: part[where] for name, part in parts(coefficients).items()}
+    return coefficients._replace(**chosen)
 
 
 def parts(coefficients: Coefficients | Motion) -> dict[str, Array]:

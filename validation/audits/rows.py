@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.processes.affine import motion
 from refdiff.samplers import Tableau
 from refdiff.samplers.propagation import exact_prediction
 from refdiff.schedules import Coefficients
@@ -63,7 +64,7 @@ class Rows:
 
     def level(self, stage: int) -> Coefficients:
         """The coefficients of the process at a stage."""
-        return Coefficients(*(part[stage] for part in self.table.coefficients))
+        return Coefficients(*(part[stage] for part in self.table.scalars))
 
     def output(self, mean: float, variance: float) -> Output:
         """The output with the network of data N(mean, variance).
@@ -81,7 +82,7 @@ class Rows:
             states[j, 2:] += row[1 + len(at) :]
             if j < len(at):
                 c = self.level(at[j])
-                of_state, of_mean = exact_prediction(self.prediction, c, np.array([variance]), 1)
+                of_state, of_mean = exact_prediction(self.prediction, motion(c), np.array([variance]), 1)
                 slope = float(np.ravel(of_state)[0])
                 answers[j] = slope * self.table.scale[at[j]] * states[j]
                 answers[j, 1] += (float(of_mean) - slope * float(c.alpha)) * mean

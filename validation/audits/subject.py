@@ -87,7 +87,7 @@ class Claim:
 
     def scales(self, table: Tableau) -> Array:
         """What each evaluated stage of the table is multiplied by before the network sees it."""
-        c = table.coefficients
+        c = table.scalars
         at = np.flatnonzero(table.evaluated)
         with np.errstate(divide="ignore"):  # the level of pure noise
             levels = c.sigma[at] / c.alpha[at]

@@ -26,7 +26,7 @@ def turned(table: Tableau, prediction: str) -> dict[int, tuple[float, float]]:
         ValueError: the two predictions do not determine each other at one of the stages.
     """
     at = np.flatnonzero(table.evaluated)
-    c = Coefficients(*(part[at] for part in table.coefficients))
+    c = Coefficients(*(part[at] for part in table.scalars))
     of_x, of_answer = weights(c, prediction, table.prediction)
     return dict(zip(at.tolist(), zip((of_x * table.scale[at]).tolist(), of_answer.tolist(), strict=True), strict=True))
 

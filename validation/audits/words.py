@@ -23,7 +23,7 @@ class Words:
     def __init__(self, table: Tableau, grid: Array, build: Callable[[Array], Tableau]) -> None:
         self.table, self.grid, self.build = table, np.asarray(grid, dtype=float), build
         with np.errstate(divide="ignore"):
-            self.levels: Array = table.coefficients.sigma / table.coefficients.alpha
+            self.levels: Array = table.scalars.sigma / table.scalars.alpha
         # 1, 2, ... at the evaluated stages, 0 at the others
         self.evaluations: NDArray[np.int_] = np.where(table.evaluated, np.cumsum(table.evaluated), 0)
 

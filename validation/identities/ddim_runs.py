@@ -18,6 +18,7 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
+from refdiff.processes.affine import motion
 from refdiff.samplers.conversions import to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.families import families
@@ -138,7 +139,7 @@ def semigroup(case: Case, wrong: bool) -> Iterator[Sides]:
     for process in (AffineProcess(VPLinear()), AffineProcess(FlowMatching())):
         times = np.sort(case.rng.uniform(0.1, 0.9, 3))[::-1]
         s, u, t = (process.coefficients(float(time)) for time in times)
-        whole, first, second = (flow(*pair, mean, std**2) for pair in ((s, t), (s, u), (u, t)))
+        whole, first, second = (flow(motion(a), motion(b), mean, std**2) for a, b in ((s, t), (s, u), (u, t)))
         yield Sides(second[0] * first[0], whole[0])
         yield Sides(second[0] * first[1] + second[1], whole[1], scale=3.0)
         angle = [np.arctan2(c.sigma, c.alpha * std) for c in (s, u, t)]
@@ -155,7 +156,7 @@ def by_hand(model: ExactModel, times: Array, z: Array, normals: Array, eta: floa
 
     alpha_t D + sqrt(sigma_t^2 - c^2) eps + c n, with c = eta sigma_t / sigma_s sigma_{s|t}.
     """
-    path, process = [z], model.process
+    path, process = [z], model.affine
     for k, (start, end) in enumerate(pairwise(times.tolist())):
         s, t = process.coefficients(start), process.coefficients(end)
         fresh = eta * t.sigma / s.sigma * np.sqrt(s.sigma**2 - (s.alpha / t.alpha * t.sigma) ** 2)

@@ -56,7 +56,7 @@ def last_weights(table: Tableau) -> tuple[Array, Array, Array]:
     """Weights w_j (n,) of the last step, lambda_j (n,) of their evaluations, and the weight of its first point."""
     states, outputs, _ = table.row(table.stages - 1)
     where = [j for j, _ in outputs]
-    return np.array([w for _, w in outputs]), table.coefficients.log_snr[where], np.array(states[0][1])
+    return np.array([w for _, w in outputs]), table.scalars.log_snr[where], np.array(states[0][1])
 
 
 def moments(schedule: Schedule, table: Tableau, start: float, degree: int) -> Sides:

@@ -143,7 +143,7 @@ def second_order_family(case: ProcessCase, wrong: bool) -> list[Sides]:
             end = later(case.schedule, case.t, -np.log1p(-step / rho))
             table = edm_heun(case.process, [case.t, end], node=node)
             # the gain of y = x / alpha, over the cube of the step of rho
-            alphas = table.coefficients.alpha[[0, -1]]
+            alphas = table.scalars.alpha[[0, -1]]
             ratios.append(np.asarray(excess(table, case.schedule) * alphas[0] / alphas[1] / -(step**3)))
         expected = 0.5 - (0.75 * node if wrong else node)
         sides.append(Sides(extrapolate(ratios), expected * unit, unit))

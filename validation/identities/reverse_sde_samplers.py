@@ -68,7 +68,7 @@ def rate(c: Coefficients, data: float, k: float) -> Array:
 
 def after(tableau: Tableau, mean: float, data: float) -> tuple[float, float]:
     """Mean and variance at the end of a one-stage sampler with the exact score of N(mean, data), by recursion."""
-    c = Coefficients(*(part[:-1] for part in tableau.coefficients))
+    c = Coefficients(*(part[:-1] for part in tableau.scalars))
     p, (x, s, z) = noised_variance(c, data), row(tableau)
     m, v = float(c.alpha[0] * mean), float(p[0])
     for kept, pull, added in zip((x - s / p).tolist(), (s / p * c.alpha * mean).tolist(), (z**2).tolist(), strict=True):

@@ -81,7 +81,7 @@ def last_step(tableau: Tableau, output: Callable[[Array], Array]) -> tuple[float
     """The same scalars of a table's last step, with its outputs read from `output`; and the size of their terms."""
     states, outputs, drawn = tableau.row(tableau.stages - 1)
     ((_, factor),) = states
-    terms = [w * output(tableau.coefficients.log_snr[j]) for j, w in outputs]
+    terms = [w * output(tableau.scalars.log_snr[j]) for j, w in outputs]
     return float(factor), float(sum(terms)), float(sum(w**2 for _, w in drawn)), float(np.sum(np.abs(terms)))
 
 

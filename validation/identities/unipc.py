@@ -73,7 +73,7 @@ def polynomials(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
 
             factor, total, _ = moments(schedule, float(s), float(t), 0.0, prediction, along, 24)
             states, outputs, _ = table.row(stage)
-            terms = [w * along(table.coefficients.log_snr[j]) for j, w in outputs]
+            terms = [w * along(table.scalars.log_snr[j]) for j, w in outputs]
             yield Sides(states[0][1], factor)
             yield Sides(sum(terms), total, np.sum(np.abs(terms)))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.processes.affine import motion
 from refdiff.samplers import Tableau
 from refdiff.samplers.propagation import flow
 from refdiff.schedules import Coefficients
@@ -84,11 +85,11 @@ def summary(rows: Rows, mean: float, variance: float) -> Array:
 
 def exact(table: Tableau, mean: float, variance: float) -> Array:
     """The same numbers for the probability flow, or for p_t at the end."""
-    first, last = (Coefficients(*(part[k] for part in table.coefficients)) for k in (0, -1))
+    first, last = (Coefficients(*(part[k] for part in table.scalars)) for k in (0, -1))
     spread, start, size, _ = _sizes(table, mean, variance)
     if table.stochastic:
         return np.array([last.alpha * mean / size, (last.alpha**2 * variance + last.sigma**2) / size**2])
-    gain, offset = flow(first, last, np.array([mean]), np.array([variance]))
+    gain, offset = flow(motion(first), motion(last), np.array([mean]), np.array([variance]))
     x_spread, x_start = spread * table.scale[0], start * table.scale[0]
     return np.array([gain[0] * x_spread, offset[0] + gain[0] * x_start, 0.0]) / size
 
@@ -97,7 +98,7 @@ def _sizes(table: Tableau, mean: float, variance: float) -> tuple[float, float, 
     """Standard deviation and mean of the start in the sampler's coordinate, the root mean square of x at the end, and
     what turns the output into x.
     """
-    c = table.coefficients
+    c = table.scalars
     before, after = (float(c.alpha[k] ** 2 * variance + c.sigma[k] ** 2) for k in (0, -1))
     size = float(np.sqrt((c.alpha[-1] * mean) ** 2 + after))
     first = float(table.scale[0])

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import bdtr, bdtrc, chdtr, chdtrc, ndtr, ndtri
 
 from refdiff.arguments import Array
+from refdiff.processes.affine import motion
 from refdiff.samplers.propagation import exact_prediction
 from refdiff.validation.audits.checks import Check
 from refdiff.validation.audits.checks.exactness import NAMES, summary
@@ -111,7 +112,7 @@ def normals(found: Read) -> tuple[Array, list[str]]:
     scales = found.claim.scales(rows.table)
     states: list[Array] = []
     answers: list[Array] = []
-    turns = [exact_prediction(rows.prediction, rows.level(k), np.array([DATA[0][1]]), 1) for k in at]
+    turns = [exact_prediction(rows.prediction, motion(rows.level(k)), np.array([DATA[0][1]]), 1) for k in at]
 
     def network(x: Array, t: object) -> Array:  # noqa: ARG001
         j = len(states)

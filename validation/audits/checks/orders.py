@@ -21,6 +21,7 @@ from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.dynamics.flow import flow
 from refdiff.model import ExactModel
+from refdiff.processes.affine import motion
 from refdiff.samplers.order import Order, fit
 from refdiff.samplers.propagation import flow as straight
 from refdiff.samplers.times import uniform_log_snr
@@ -179,7 +180,8 @@ def _flowed(data: str, process: Schedule, start: float, end: float, tolerance: f
     """Where the flow takes the points of `Run`."""
     law, model = DATA[data], ExactModel(DATA[data], process)
     if isinstance(law, Gaussian):
-        gain, offset = straight(process.coefficients(start), process.coefficients(end), law.mean(), np.diag(law.cov()))
+        first, last = (motion(process.coefficients(t)) for t in (start, end))
+        gain, offset = straight(first, last, law.mean(), np.diag(law.cov()))
         return np.asarray(gain * model.sample(POINTS, start, 7) + offset)
     return flow(model, model.sample(POINTS, start, 7), start, end, rtol=tolerance, atol=0.1 * tolerance).x
 

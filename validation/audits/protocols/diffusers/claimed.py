@@ -31,7 +31,7 @@ class Read:
 
     def level(self, k: int) -> tuple[float, float]:
         """(alpha, sigma) at time k."""
-        return self._of(self.table.coefficients, k)
+        return self._of(self.table.scalars, k)
 
     def scale(self, k: int) -> float:
         """What x is multiplied by in the sampler's coordinate at time k."""

@@ -102,7 +102,7 @@ def on_unit_circle(method: Method) -> Method:
 
     def slip(process: Schedule, levels: Array) -> Tableau:
         table = method(process, levels)
-        c, outputs = table.coefficients, table.outputs.copy()
+        c, outputs = table.scalars, table.outputs.copy()
         square = c.alpha**2 + c.sigma**2
         for k in range(table.stages):
             for i in range(min(k, outputs.shape[1])):
