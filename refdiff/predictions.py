@@ -158,8 +158,8 @@ def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
 
     def moved() -> tuple[Array, Array]:
         """F' and S R'^-1 - F' R, which is D R'^-1 / 2."""
-        rate = np.linalg.solve(gain.T, dgain.T).T
-        return rate, np.linalg.solve(root, spread.T).T - rate @ root
+        rate = _solved(gain.T, dgain.T).T
+        return rate, _solved(root, spread.T).T - rate @ root
 
     def noise() -> Array:
         if source == "noise":
@@ -167,20 +167,20 @@ def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
         if source == "score":
             return -root.T @ given
         if source == "denoiser":
-            return np.linalg.solve(root, x - gain @ given)
+            return _solved(root, x - gain @ given)
         rate, of_noise = moved()
         # where noise does not reach an axis directly D is singular, up to the rounding of two terms that cancel
         if np.linalg.matrix_rank(of_noise, tol=1e-12 * float(np.linalg.norm(rate @ root))) < dim:
             raise np.linalg.LinAlgError
-        return np.linalg.solve(of_noise, given - rate @ x)
+        return _solved(of_noise, given - rate @ x)
 
     def made() -> Array:
         if target == "noise":
             return noise()
         if target == "score":
-            return -np.linalg.solve(root.T, noise())
+            return -_solved(root.T, noise())
         if target == "denoiser":
-            return np.linalg.solve(gain, x - root @ noise())
+            return _solved(gain, x - root @ noise())
         rate, of_noise = moved()
         return np.asarray(rate @ x + of_noise @ noise())
 
@@ -189,3 +189,8 @@ def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
     except np.linalg.LinAlgError:
         raise ValueError(f"t must leave {source} and {target} equivalent, got a time where they are not") from None
     return found[0], found[1]
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """matrix^-1 right, for right (..., d, d)."""
+    return np.asarray(np.linalg.solve(matrix, right))

@@ -10,6 +10,7 @@ rho(t) with s_m the data's standard deviation, make every axis as hard as any ot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,8 +86,10 @@ class PrincipalAxes:
 
     def motion(self, t: float) -> Motion:
         """The motion of the process along the axes, turned."""
-        *operators, _ = self.along.motion(t)
-        return Motion(*(part if part is None else self._turned(part) for part in operators), self.offset(t))
+        along = self.along.motion(t)
+        known = {name: part for name, part in along._asdict().items() if part is not None and name != "offset"}
+        turned: dict[str, Any] = {name: self._turned(part) for name, part in known.items()}
+        return along._replace(offset=self.offset(t), **turned)
 
     def drift(self, t: float) -> Operator:
         """F(t), shape (d, d) or a scalar."""

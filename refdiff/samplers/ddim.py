@@ -159,7 +159,7 @@ def ddim(process: Process | Schedule, times: ArrayLike, *, eta: float = 0.0, noi
     rec = Recorder(name, process, times, "denoiser")
     if rec.matrices:
         if eta not in (0, 1) or noise is not None:
-            raise ValueError(f"eta must be 0 or 1 for a process with matrices, and noise None, got {eta} and {noise}")
+            raise ValueError(f"eta must be 0 or 1 for a process with matrices, and noise None, got {eta} and {noise!r}")
         return replace(gddim(process, times, stochasticity=eta), name=name)
     if noise is None:
         for s, t in rec.steps:

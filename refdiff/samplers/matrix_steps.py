@@ -82,8 +82,8 @@ def noise_weights(process: Process, nodes: list[float], t: float, clock: str, fr
     if frame == "cholesky":
 
         def rate(u: float) -> Array:
-            inner = np.linalg.solve(_factor(process, u), operators.dense(process.diffusion(u), dim)).T
-            moved = operators.product(_back(process, t, u), inner) / 2
+            inner = np.asarray(np.linalg.solve(_factor(process, u), operators.dense(process.diffusion(u), dim)))
+            moved = operators.product(_back(process, t, u), inner.T) / 2
             return np.stack([moved * one(value(u)) for one in basis])
 
         dim = process.axes or 1
