@@ -195,6 +195,10 @@ def test_all_axes_lose_the_same_where_one_schedule_loses_most_on_the_narrowest(p
     np.testing.assert_array_equal(np.round(lost(schedule, along), 3), [-0.102, -0.127, -0.139, -0.188])
     np.testing.assert_array_equal(np.round(lost(process.along, along), 3), [-0.127] * 4)
     np.testing.assert_allclose(lost(process.along, along), lost(schedule, along)[1], rtol=1e-10)
+    # and the same in the data's own coordinates, with tables of matrices
+    found = propagate(ddim(process, times), law).output.cov()
+    wanted = (1 + lost(schedule, along)[1]) ** 2 * law.cov()
+    np.testing.assert_allclose(found, wanted, atol=1e-9 * np.abs(wanted).max())
 
 
 # ---------------------------------------------------------------------- refusals
