@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from refdiff.distributions import Empirical, Gaussian, GaussianMixture
     from refdiff.model import ExactModel
     from refdiff.predictions import PREDICTIONS, convert
-    from refdiff.processes import AffineProcess, BetaTable, beta_table
+    from refdiff.processes import AffineProcess, BetaTable, LinearProcess, PrincipalAxes, beta_table
     from refdiff.schedules import (
         Alignment,
         FlowMatching,
@@ -41,6 +41,8 @@ __all__ = [
     "FunctionSchedule",
     "Gaussian",
     "GaussianMixture",
+    "LinearProcess",
+    "PrincipalAxes",
     "Schedule",
     "SubVP",
     "Transformed",

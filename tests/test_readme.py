@@ -42,6 +42,20 @@ def test_flow_maps_and_likelihoods_run_and_probes_err_as_they_say():
     assert abs(names["found"].log_likelihood - names["data"].logpdf(names["x"])).max() < 0.1
 
 
+def test_processes_with_matrices_are_sampled_and_objectives_hold_what_they_say():
+    names: dict[str, object] = {}
+    marks = ("ring(count", "impulse_response", "LinearProcess", "log_likelihood", "objectives import")
+    blocks = [block for block in BLOCKS if any(mark in block for mark in marks)]
+    assert len(blocks) == len(marks)
+    for block in blocks:  # in their order, as a reader would run them
+        exec(block, names)
+    radius = (names["moved"][:, :2] ** 2).sum(axis=1) ** 0.5
+    assert abs(radius - 4.0).max() < 2.0  # a ring of radius 4 and std 0.3, after 20 steps
+    assert abs(names["weights"].log_density.value - names["data"].logpdf(names["x"])).max() < 1e-10
+    assert names["gap"] > 0
+    assert (names["bound"].total > -names["data"].logpdf(names["x"])).all()
+
+
 def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refuses_its_negative():
     block = next(block for block in BLOCKS if "assert_score" in block)
     for sign in (1, -1):
