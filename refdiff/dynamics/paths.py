@@ -10,7 +10,7 @@ Two ways to answer, both by the solvers of `flow`:
 
 The interpolants of the 8(5,3) pair are of order 7, those of the 5(4) pair of order 4. Measured against `quantile_flow`
 on mixtures on the line, at tolerances from 1e-6 to 1e-12, they err by 2 to 10 and by 8 to 25 times what the steps do.
-With a hundred times on the way they take a third to a sixth of the evaluations; flows err less than their tolerance
+With a hundred times on the way they take a half to a tenth of the evaluations; flows err less than their tolerance
 by two orders and more there, as every time is the end of a step. Sources: PODD-50, PODD-56, PODC9-01; Hairer, Norsett
 and Wanner 1993, "Solving Ordinary Differential Equations I", section II.6.
 """
