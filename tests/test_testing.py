@@ -65,6 +65,30 @@ def test_schedules_end_where_they_are_asked_to(schedule):
     assert schedule.T == 2.0
 
 
+@given(testing.matrix_processes(2), st.data())
+def test_matrix_processes_have_moments_that_obey_their_equation(process, data):
+    """Central differences of Sigma and U with h = 1e-4 T: their curvature is at most some hundred."""
+    t = data.draw(testing.times(process, 0.2, 0.8))
+    h, drift = 1e-4 * process.T, process.drift(t)
+    before, here, after = (process.kernel(u) for u in (t - h, t, t + h))
+    rate = drift @ here.noise + here.noise @ drift.T + process.diffusion(t)
+    np.testing.assert_allclose((after.noise - before.noise) / (2 * h), rate, atol=1e-4 * np.abs(rate).max())
+    np.testing.assert_allclose((after.gain - before.gain) / (2 * h), drift @ here.gain, atol=1e-4)
+
+
+@given(testing.matrix_processes(2), testing.distributions(2, kinds=testing.WITH_DENSITY), st.integers(0, 99))
+def test_foreign_denoisers_are_judged_under_matrices_too(process, law, seed):
+    model = ExactModel(law, process)
+    m = process.motion(0.5 * process.T)
+
+    def tweedie(x, t):
+        return np.linalg.solve(m.gain, (x + model.score(x, t) @ m.noise).T).T
+
+    testing.assert_denoiser(tweedie, model, 0.5 * process.T, seed=seed)
+    with pytest.raises(AssertionError, match="denoiser is wrong"):
+        testing.assert_denoiser(lambda x, t: tweedie(x, t) + 0.01 * np.abs(x).max(), model, 0.5 * process.T, seed=seed)
+
+
 @given(testing.processes(2).flatmap(lambda p: st.tuples(st.just(p), testing.times(p, 0.0, 1.0))))
 def test_times_lie_in_the_interval_of_the_process(pair):
     process, t = pair

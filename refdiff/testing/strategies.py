@@ -23,7 +23,7 @@ except ImportError as missing:
 from refdiff.arguments import Array, real_scalar, whole_number
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.model import ExactModel
-from refdiff.processes import AffineProcess, BetaTable
+from refdiff.processes import AffineProcess, BetaTable, LinearProcess, Process
 from refdiff.schedules import (
     FlowMatching,
     FunctionSchedule,
@@ -138,13 +138,30 @@ def processes(dim: int | None = None) -> st.SearchStrategy[AffineProcess]:
     return scalar if dim is None else scalar | st.lists(schedules(1.0), min_size=dim, max_size=dim).map(AffineProcess)
 
 
+def matrix_processes(dim: int) -> st.SearchStrategy[LinearProcess]:
+    """Linear SDEs on R^dim, F(t) = A + sin(6 t / T) B and G(t) = L + cos(6 t / T) C, that need not commute.
+
+    Entries of A, B lie in [-1, 1] and of C in [-0.1, 0.1]; L is lower triangular with a diagonal in [0.5, 1.5], so that
+    noise reaches every direction.
+    """
+    square = _matrix((dim, dim), -1.0, 1.0)
+    return st.builds(_linear, square, square, square, _matrix((dim,), 0.5, 1.5), square, _floats(0.3, 2.0))
+
+
+def _linear(drift: Array, turned: Array, noise: Array, diagonal: Array, varied: Array, T: float) -> LinearProcess:
+    lower = np.tril(noise, -1) + np.diag(diagonal)
+    return LinearProcess(
+        lambda t: drift + np.sin(6 * t / T) * turned, lambda t: lower + 0.1 * np.cos(6 * t / T) * varied, T
+    )
+
+
 def models(dim: int | None = None, **options: Any) -> st.SearchStrategy[ExactModel]:
     """Exact models of `distributions(dim, **options)` under `processes`."""
     laws = distributions(dim, **options)
     return laws.flatmap(lambda law: processes(law.dim).map(lambda process: ExactModel(law, process)))
 
 
-def times(process: AffineProcess | Schedule, low: float = 0.05, high: float = 0.95) -> st.SearchStrategy[float]:
+def times(process: Process | Schedule, low: float = 0.05, high: float = 0.95) -> st.SearchStrategy[float]:
     """Times from low T to high T; 0 and 1 are allowed, and are the ends exactly."""
     return _floats(low, high).map(lambda u: process.T if u == 1 else u * process.T)
 
