@@ -34,6 +34,9 @@ from refdiff.processes.transition import Linear, Transition, constant, identity,
 Coefficient = ArrayLike | Callable[[float], ArrayLike]
 Rates = Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]]
 
+# A gain that is nothing beside 1, and the first part, in log t / k^2, of the way to it.
+FORGOTTEN, FORGETS = 1e-30, 8.0
+
 # transitions and frames that are kept, of all processes: a sampler asks for each time more than once
 KEPT = 256
 
@@ -297,6 +300,20 @@ def _transition(process: LinearProcess, s: float, t: float) -> Transition:
     return reduce(lambda done, part: part.after(done), [*between[first : last - 1], *rest], start)
 
 
+def _forgetting(equation: Linear, start: float, end: float, k: float) -> Transition:
+    """The transition of the rest in its frame, whose variances are 1 and whose gain never grows: the last part first.
+
+    Much noise forgets where it came from, and what has been forgotten need not be carried.
+    """
+    reach = FORGETS / (k * k) if k else np.inf
+    known, at = identity(len(equation.drift(end))), end
+    while at != start and np.abs(known.gain).max() > FORGOTTEN:
+        # forwards in time where k is 0 alone
+        before = start if abs(start - at) <= reach else at + reach
+        known, at, reach = known.after(over(equation, before, at, least=1.0)), before, 2 * reach
+    return known
+
+
 @lru_cache(maxsize=KEPT)
 def _turned(process: LinearProcess, s: float, t: float, k: float) -> tuple[Array, Array]:
     """Psi and the root of the noise from s to t."""
@@ -310,7 +327,6 @@ def _turned(process: LinearProcess, s: float, t: float, k: float) -> tuple[Array
 
     still = np.zeros(d)
     equation = Linear(drift, lambda _: still, lambda u: k * turns(u)[:, d:])
-    # the rest in the frame has variances of 1
-    gain, _, root = over(equation, float(np.log(s / process.T)), float(np.log(t / process.T)), least=1.0)
+    gain, _, root = _forgetting(equation, float(np.log(s / process.T)), float(np.log(t / process.T)), k)
     after, before = process.frame(t), process.frame(s)
     return after @ np.linalg.solve(before.T, gain.T).T, after @ root
