@@ -103,6 +103,19 @@ def points(name: str, value: ArrayLike, dim: int) -> tuple[Array, Callable[[Arra
     return array.reshape(-1, dim), restore
 
 
+def answered(name: str, value: ArrayLike, shape: tuple[int, ...], *, finite: bool = False) -> Array:
+    """What a user's function of this `name` answered (`value`), as an array of the `shape` that was asked for.
+
+    Raises:
+        TypeError: it does not hold real numbers.
+        ValueError: it has another shape, or is not finite where `finite` asks for that.
+    """
+    array = real_array(name, value, finite=finite)
+    if array.shape != shape:
+        raise ValueError(f"{name} must answer with shape {shape}, got {array.shape}")
+    return array
+
+
 def single_precision(result: Array) -> Array:
     """The result rounded to float32 in its shape, infinite beyond the range of float32."""
     with np.errstate(over="ignore"):

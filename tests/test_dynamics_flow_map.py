@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
-from refdiff.dynamics import Affine, Composition, FlowMap, PushForward
+from refdiff.dynamics import FlowMap
+from refdiff.normalizing import Affine, Composition, PushForward
 
 LAW = GaussianMixture.isotropic([[-1.0, 0.3], [1.0, 0.0], [0.2, 1.5]], [0.2, 0.3, 0.1], [0.3, 0.5, 0.2])
 MODEL = ExactModel(LAW, VPLinear())

@@ -189,7 +189,7 @@ def test_no_points_have_no_traces():
         (ValueError, "probe must be one of", lambda: trace_variance(np.eye(2), "uniform")),
         (ValueError, "probes must be at least 1", lambda: hutchinson(np.eye(2), 0, seed=0)),
         (TypeError, "shape must be", lambda: hutchinson(lambda u: u, 1, seed=0)),
-        (ValueError, "must answer with the shape", lambda: hutchinson(lambda u: u[:1], 1, seed=0, shape=(3, 2))),
+        (ValueError, "operator must answer with shape", lambda: hutchinson(lambda u: u[:1], 1, seed=0, shape=(3, 2))),
         (ValueError, "operator must be finite", lambda: hutchinson(lambda u: u * np.nan, 1, seed=0, shape=(3, 2))),
         (TypeError, "seed must be a whole number", lambda: hutchinson(np.eye(2), 1, seed=None)),
         (ValueError, "matrix must have shape", lambda: trace_variance(np.zeros((2, 0, 0)), "sphere")),

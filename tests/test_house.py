@@ -33,6 +33,7 @@ MATHEMATICS = (
     "refdiff.distributions.",
     "refdiff.dynamics.",
     "refdiff.model",
+    "refdiff.normalizing.",
     "refdiff.objectives.",
     "refdiff.predictions",
     "refdiff.processes.",

@@ -22,7 +22,7 @@ FLOORS = (
     ("processes",),
     ("moving", "predictions"),
     ("model",),
-    ("dynamics", "objectives", "samplers"),
+    ("dynamics", "normalizing", "objectives", "samplers"),
     ("plotting",),
 )
 PART_OF = {"compiled": "distributions"}  # what kernels ask of a law, asked by laws themselves and by all above

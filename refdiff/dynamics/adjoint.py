@@ -19,7 +19,7 @@ Sources: PODB-26, PODB-22, PODB-18; Pontryagin 1962, Chen et al. 2018, Hager 200
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -28,14 +28,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
-from refdiff.arguments import Array, one_of, points, real_scalar, whole_number
-from refdiff.dynamics.layers import Function, evaluated
+from refdiff.arguments import Array, answered, one_of, points, real_scalar, whole_number
 from refdiff.dynamics.parametric import Integrand, ParametricField, both
+from refdiff.dynamics.stepping import GROUP, LEAST_RTOL
 
-# SciPy's least rtol
-LEAST_RTOL = 100 * float(np.finfo(float).eps)
-# Points that share the steps of one solver, as in `flow`
-GROUP = 16
+Function = Callable[[Array], ArrayLike]
 
 # Explicit Runge-Kutta methods: the rows a_ij, the weights b_i, the nodes c_i
 METHODS = MappingProxyType(
@@ -139,7 +136,7 @@ class _Way:
 
     def rate(self, x: Array, t: float) -> Array:
         """l at x (n, d)."""
-        return np.zeros(len(x)) if self.running is None else evaluated("running", self.running.value(x, t), (len(x),))
+        return np.zeros(len(x)) if self.running is None else answered("running", self.running.value(x, t), (len(x),))
 
     def forces(self, x: Array, t: float, a: Array) -> tuple[Array, Array]:
         """(dv/dx)' a + dl/dx and (dv/dtheta)' a + dl/dtheta."""
@@ -176,7 +173,7 @@ class _Way:
         ahead = np.append(x.ravel(), np.zeros(n))
         way = self.solve(there, ahead, (self.start, self.end), n, np.ones(ahead.size), stored)
         reached, integral = _parts(ahead if way is None else way.y[:, -1], shapes)
-        a = np.zeros_like(x) if terminal is None else evaluated("terminal", terminal(reached), x.shape)
+        a = np.zeros_like(x) if terminal is None else answered("terminal", terminal(reached), x.shape)
         shapes_back: list[tuple[int, ...]] = [(0 if stored else n, d), (n, d), (n, self.field.parameters)]
 
         def back(t: float, state: Array) -> Array:
@@ -256,7 +253,7 @@ def discrete_adjoint(
         path.append(path[-1] + h * sum(b * slope for b, slope in zip(weights, slopes, strict=True)))
         for b, c, place in zip(weights, nodes, places, strict=True):
             integral += h * b * way.rate(place, t + c * h)
-    a = np.zeros_like(at) if terminal is None else evaluated("terminal", terminal(path[-1]), at.shape)
+    a = np.zeros_like(at) if terminal is None else answered("terminal", terminal(path[-1]), at.shape)
     in_theta = np.zeros((len(at), field.parameters))
     for k in reversed(range(steps)):
         t = first + k * h

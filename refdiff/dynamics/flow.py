@@ -22,12 +22,10 @@ from numpy.typing import ArrayLike
 from refdiff import backends
 from refdiff.arguments import Array, points, real_scalar
 from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR
-from refdiff.dynamics.stepping import METHODS, Flow, Run, Steps, why
+from refdiff.dynamics.stepping import GROUP, METHODS, Flow, Run, Steps, why
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 
-# Points that NumPy takes through one solver. Each is as exact as alone: see `Run.together`.
-GROUP = 16
 _Place = tuple[float, float, float]  # of the circle, by its c, 1 - c and r
 USUAL = 300  # evaluations of a run, for the choice between NumPy and Numba
 
@@ -89,7 +87,7 @@ def _field(model: ExactModel, x: Array, t: float, log_density: bool) -> tuple[Ar
 
 
 def _compiled(model: ExactModel, count: int, ends: tuple[float, float]) -> AffineProcess | None:
-    """The process where Numba does this: one schedule for all axes, worth it, and a law that kernels take at the ends."""
+    """The process where Numba does this: one schedule for all axes, worth it, a law that kernels take at the ends."""
     law, process = model.distribution, model.process
     if not isinstance(process, AffineProcess) or process.per_axis:
         return None

@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refdiff.arguments import Array, points, real_scalar
 from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.dynamics.flow import GROUP
-from refdiff.dynamics.stepping import LEAST_RTOL, Run, Steps
+from refdiff.dynamics.stepping import GROUP, LEAST_RTOL, Run, Steps
 from refdiff.model import ExactModel
 
 

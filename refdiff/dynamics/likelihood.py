@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refdiff.arguments import Array, one_of, points, real_array, real_scalar, single_precision, whole_number
+from refdiff.arguments import Array, answered, one_of, points, real_array, real_scalar, single_precision, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.stepping import Flow, Run, Steps
@@ -38,7 +38,7 @@ LogDensity = Callable[[Array], ArrayLike]
 
 
 @dataclass(frozen=True, eq=False)
-class Likelihood:
+class FlowLikelihood:
     """Log likelihoods of points, and how they came about.
 
     Attributes:
@@ -77,7 +77,7 @@ def log_likelihood(
     max_steps: int = 10_000,
     batch: int = BATCH,
     threads: int | None = None,
-) -> Likelihood:
+) -> FlowLikelihood:
     """log p_start(x) by the instantaneous change of variables along the flow to `end`.
 
     Args:
@@ -118,7 +118,7 @@ def log_likelihood(
     log_prior = density(found.x)
     volume = estimate.value
     error, forms = estimate.standard_error, estimate.forms
-    result = Likelihood(log_prior + volume, found.x, log_prior, volume, error, forms, found.evaluations)
+    result = FlowLikelihood(log_prior + volume, found.x, log_prior, volume, error, forms, found.evaluations)
     if getattr(x, "dtype", None) == np.float32:
         parts = [name for name in vars(result) if name != "evaluations"]
         rounded: dict[str, Any] = {name: single_precision(getattr(result, name)) for name in parts}
@@ -201,10 +201,7 @@ def _log_density(
 def _asked(prior: LogDensity, x: Array) -> Array:
     """A user's log density at x (..., d)."""
     rows = x.reshape(-1, x.shape[-1])
-    values = real_array("prior", prior(rows), finite=False)
-    if values.shape != rows.shape[:1]:
-        raise ValueError(f"prior must answer with shape {rows.shape[:1]}, got {values.shape}")
-    return values.reshape(x.shape[:-1])
+    return answered("prior", prior(rows), rows.shape[:1]).reshape(x.shape[:-1])
 
 
 def _estimated(

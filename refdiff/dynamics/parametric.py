@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, real_array, whole_number
-from refdiff.dynamics.layers import evaluated
+from refdiff.arguments import Array, answered, real_array, whole_number
 
 Pull = Callable[[Array, float, Array], tuple[ArrayLike, ArrayLike]]
 
@@ -60,7 +59,7 @@ class ParametricField:
 
     def slope(self, x: Array, t: float) -> Array:
         """v at x (n, d) and the time t, checked, shape (n, d)."""
-        return evaluated("velocity", self.velocity(x, t), x.shape)
+        return answered("velocity", self.velocity(x, t), x.shape)
 
     def pulled(self, x: Array, t: float, a: Array) -> tuple[Array, Array]:
         """a' dv/dx and a' dv/dtheta for a and x (n, d) at the time t, checked, shapes (n, d) and (n, p)."""
@@ -82,7 +81,7 @@ def both(name: str, parts: tuple[ArrayLike, ArrayLike], shape: tuple[int, ...], 
         count: p.
     """
     in_x, in_theta = parts
-    return evaluated(name, in_x, shape), evaluated(name, in_theta, (shape[0], count))
+    return answered(name, in_x, shape), answered(name, in_theta, (shape[0], count))
 
 
 def linear_field(matrix: ArrayLike, offset: ArrayLike) -> ParametricField:

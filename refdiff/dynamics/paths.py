@@ -27,8 +27,8 @@ from scipy.integrate import OdeSolution, OdeSolver
 
 from refdiff.arguments import Array, points, real_array
 from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.dynamics.flow import GROUP, flow
-from refdiff.dynamics.stepping import Run, Steps
+from refdiff.dynamics.flow import flow
+from refdiff.dynamics.stepping import GROUP, Run, Steps
 from refdiff.model import ExactModel
 
 # (k, t) -> x (n, d) and the change of log p (n,) or None at a time t between times k and k + 1

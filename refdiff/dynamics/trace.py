@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, one_of, real_array, single_precision, whole_number
+from refdiff.arguments import Array, answered, one_of, real_array, single_precision, whole_number
 from refdiff.random import normals, seed_key, uniforms
 
 Operator = Callable[[Array], ArrayLike]
@@ -102,10 +102,7 @@ def hutchinson(
     forms = np.empty((drawn.shape[1], *lead))
     for k in range(len(forms)):
         u = drawn[:, k].reshape(shape)
-        moved = real_array("operator", product(u))
-        if moved.shape != u.shape:
-            raise ValueError(f"operator must answer with the shape of its vectors {u.shape}, got {moved.shape}")
-        forms[k] = (u * moved).sum(axis=-1)
+        forms[k] = (u * answered("operator", product(u), u.shape, finite=True)).sum(axis=-1)
     found = TraceEstimate.of(forms, probe, dim)
     if single:
         found = TraceEstimate(*(single_precision(part) for part in (found.value, found.standard_error, found.forms)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, answered, points, real_scalar, whole_number
 from refdiff.dynamics.stepping import Flow, Run, Steps
 
 # Points that go through one solver together unless `batch` says otherwise: a network answers for many at once.
@@ -66,7 +66,7 @@ class VelocityField:
         Raises:
             ValueError: what `velocity` answers has another shape, or is not finite.
         """
-        return _answer("velocity", self.velocity(x, t), x.shape)
+        return answered("velocity", self.velocity(x, t), x.shape, finite=True)
 
     def products(self, x: Array, t: float, u: Array) -> Array:
         """The forms u'(dv/dx) u for m vectors a point, u (n, m, d), at x (n, d): shape (n, m).
@@ -78,7 +78,7 @@ class VelocityField:
             raise ValueError("jvp must be given, for probes of the divergence")
         forms = np.empty(u.shape[:2])
         for k in range(u.shape[1]):
-            forms[:, k] = (u[:, k] * _answer("jvp", self.jvp(x, t, u[:, k]), x.shape)).sum(axis=-1)
+            forms[:, k] = (u[:, k] * answered("jvp", self.jvp(x, t, u[:, k]), x.shape, finite=True)).sum(axis=-1)
         return forms
 
     def jacobian(self, x: Array, t: float) -> Array:
@@ -90,7 +90,7 @@ class VelocityField:
         if self.jvp is None:
             raise ValueError("jvp must be given, for a Jacobian")
         axes = (np.broadcast_to(e, x.shape).copy() for e in np.eye(self.dim))
-        return np.stack([_answer("jvp", self.jvp(x, t, e), x.shape) for e in axes], axis=-1)
+        return np.stack([answered("jvp", self.jvp(x, t, e), x.shape, finite=True) for e in axes], axis=-1)
 
     def volume_rate(self, x: Array, t: float) -> Array:
         """The exact divergence at x (n, d), shape (n,): by `divergence`, or else by a product along every axis.
@@ -99,7 +99,7 @@ class VelocityField:
             ValueError: there is neither, or the answer has another shape or is not finite.
         """
         if self.divergence is not None:
-            return _answer("divergence", self.divergence(x, t), x.shape[:1])
+            return answered("divergence", self.divergence(x, t), x.shape[:1], finite=True)
         if self.jvp is None:
             raise ValueError("divergence or jvp must be given, for a log density")
         rate = np.zeros(len(x))
@@ -150,10 +150,3 @@ def field_flow(
     for group in run.groups(batch):
         run.together(group, lambda at, t: (field.at(at, t), -field.volume_rate(at, t) if log_density else None), how)
     return run.flow(restore)
-
-
-def _answer(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-    array = real_array(name, value)
-    if array.shape != shape:
-        raise ValueError(f"{name} must answer with shape {shape}, got {array.shape}")
-    return array

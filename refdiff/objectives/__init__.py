@@ -2,7 +2,7 @@
 
 from refdiff.objectives.bounds import Bound, standard_prior, variational_bound
 from refdiff.objectives.expectations import Estimate, MonteCarlo, Quadrature
-from refdiff.objectives.importance import Likelihood, LogMean, importance_sampling, log_mean_exp
+from refdiff.objectives.importance import ImportanceLikelihood, LogMean, importance_sampling, log_mean_exp
 from refdiff.objectives.information import continuous_loss, discrete_loss, mean_squared_error, signal_to_noise
 from refdiff.objectives.reverse import ReverseStep, posterior_logpdf, posterior_step
 from refdiff.objectives.units import (
@@ -17,7 +17,7 @@ from refdiff.objectives.units import (
 __all__ = [
     "Bound",
     "Estimate",
-    "Likelihood",
+    "ImportanceLikelihood",
     "LogMean",
     "MonteCarlo",
     "Quadrature",

@@ -53,7 +53,7 @@ class LogMean:
 
 
 @dataclass(frozen=True, eq=False)
-class Likelihood:
+class ImportanceLikelihood:
     """log p(x_0) by importance sampling, of each data point.
 
     Attributes:
@@ -102,7 +102,7 @@ def importance_sampling(
     decoder: str | ArrayLike = "matched",
     prior: GaussianMixture | None = None,
     route: Route | None = None,
-) -> Likelihood:
+) -> ImportanceLikelihood:
     """log p(x_0) of a chain of reverse kernels.
 
     Args:
@@ -146,7 +146,7 @@ def importance_sampling(
     logs = log_mean_exp(found)
     mean = LogMean(*(restore(np.asarray(one)) for one in (logs.value, logs.error, logs.effective)))
     spread = found.std(axis=1, ddof=1) / np.sqrt(samples)
-    return Likelihood(mean, restore(found.mean(axis=1)), restore(spread), restore(found))
+    return ImportanceLikelihood(mean, restore(found.mean(axis=1)), restore(spread), restore(found))
 
 
 def _log_weights(

@@ -30,7 +30,7 @@ from refdiff.distributions import (
     total_variation,
     wasserstein,
 )
-from refdiff.dynamics import Likelihood, flow, log_likelihood
+from refdiff.dynamics import FlowLikelihood, flow, log_likelihood
 from refdiff.model import ExactModel
 from refdiff.schedules import FlowMatching, Schedule, VEPower, VPLinear
 from refdiff.validation import numeric
@@ -65,7 +65,7 @@ def there_and_back(case: Case, wrong: bool) -> Iterator[Sides]:
 
 
 @lru_cache(maxsize=4)
-def journey(case: Case) -> tuple[GaussianMixture, Array, Likelihood, Array]:
+def journey(case: Case) -> tuple[GaussianMixture, Array, FlowLikelihood, Array]:
     """A mixture, data of it, their likelihood, and the way back of what they are encoded as, all (n, d)."""
     law = random_mixture(2, 2, case.rng, "full")
     model, x = ExactModel(law, SCHEDULES[case.seed % 3]), law.sample(2, case.rng)

@@ -5,7 +5,7 @@ r"""What a smooth map makes of a density, and of the likelihood of data.
     stacks         log |det| = sum of those of the layers, each where its own point is
     likelihood     E log p(x) = -H(data) - KL(data || p),   KL(data || p) = KL(f^-1 # data || p_0)
 
-The maps are those of `refdiff.dynamics`; second routes are closed laws, sums over lines that know no determinant of
+The maps are those of `refdiff.normalizing`; second routes are closed laws, sums over lines that know no determinant of
 the map, and stencils of the map itself.
 """
 
@@ -19,18 +19,18 @@ from scipy.special import logsumexp
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture, kl_divergence
-from refdiff.dynamics import (
+from refdiff.dynamics import FlowMap
+from refdiff.normalizing import (
     Affine,
+    Bijection,
     Composition,
     Entrywise,
-    FlowMap,
     Inverse,
     Planar,
     PushForward,
     Triangular,
     tanh_residual,
 )
-from refdiff.dynamics.normalizing import Bijection
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase, ModelCase
 from refdiff.validation.conditions import smooth

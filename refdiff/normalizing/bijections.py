@@ -153,7 +153,7 @@ class Composition:
 
 
 @dataclass(frozen=True)
-class LogLikelihood:
+class MeanLogLikelihood:
     """E_data log p(x), which maximum likelihood makes as large as it can, and its two parts.
 
     Args:
@@ -215,7 +215,7 @@ class PushForward:
         log_p = self.base.logpdf(rows) - self.bijection.log_det(rows)
         return restore(self.bijection.forward(rows)), restore(log_p)
 
-    def likelihood(self, x: ArrayLike, weights: ArrayLike | None = None) -> LogLikelihood:
+    def likelihood(self, x: ArrayLike, weights: ArrayLike | None = None) -> MeanLogLikelihood:
         """The mean of log p over data x (..., d), with weights (...) that sum to 1; equal ones when left out.
 
         Raises:
@@ -232,7 +232,7 @@ class PushForward:
         if (w < 0).any() or abs(w.sum() - 1) > 1e-6:
             raise ValueError(f"weights must be >= 0 and sum to 1, got the least {w.min()} and the sum {w.sum()}")
         base, volume = self._parts(rows)
-        return LogLikelihood(float(w.ravel() @ base), float(w.ravel() @ volume))
+        return MeanLogLikelihood(float(w.ravel() @ base), float(w.ravel() @ volume))
 
     def _parts(self, rows: Array) -> tuple[Array, Array]:
         """log p_base(z) and -log |det df/dz| of rows (n, d) of x."""

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refdiff import ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
-from refdiff.dynamics import PushForward, Residual, Roulette, euler_layers, flow, tanh_residual
+from refdiff.dynamics import flow
+from refdiff.normalizing import PushForward, Residual, Roulette, euler_layers, tanh_residual
 from refdiff.validation.numeric import extrapolate
 
 SEEDS = st.integers(0, 2**32 - 1)

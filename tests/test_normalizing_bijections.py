@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from refdiff import Gaussian, GaussianMixture
 from refdiff.distributions import entropy, kl_divergence
-from refdiff.dynamics import Affine, Composition, Entrywise, Inverse, Planar, PushForward, Triangular, tanh_residual
+from refdiff.normalizing import Affine, Composition, Entrywise, Inverse, Planar, PushForward, Triangular, tanh_residual
 from refdiff.validation.numeric import jacobian
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refdiff.dynamics import Roulette
-from refdiff.dynamics.log_determinants import power_terms, probe_terms, remainder, terms_for
+from refdiff.normalizing import Roulette
+from refdiff.normalizing.log_determinants import power_terms, probe_terms, remainder, terms_for
 
 SEEDS = st.integers(0, 2**32 - 1)
 

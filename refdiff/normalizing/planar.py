@@ -23,8 +23,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import elementwise
 from scipy.special import expit
 
-from refdiff.arguments import Array, points, real_array, real_scalar
-from refdiff.dynamics.layers import evaluated
+from refdiff.arguments import Array, answered, points, real_array, real_scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class Activation:
         if not r.size:
             return r
         low, high = self.bends(c)
-        first = np.abs(c * evaluated("function", self.function(r), r.shape))
+        first = np.abs(c * answered("function", self.function(r), r.shape))
         slope = min(abs(low), abs(high))
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = np.where(first == 0, 0.0, first / slope)  # the least slope meets r from y = r within this
@@ -153,20 +152,20 @@ class Planar:
 
     def _bend(self, rows: Array) -> Array:
         """w.u h'(w.z + b) at rows z (n, d)."""
-        return self.product * evaluated("derivative", self.h.derivative(rows @ self.w + self.b), (len(rows),))
+        return self.product * answered("derivative", self.h.derivative(rows @ self.w + self.b), (len(rows),))
 
     def forward(self, z: ArrayLike) -> Any:
         """z + u h(w.z + b) for z of shape (..., d)."""
         rows, restore = points("z", z, self.dim)
         return restore(
-            rows + np.outer(evaluated("function", self.h.function(rows @ self.w + self.b), (len(rows),)), self.u)
+            rows + np.outer(answered("function", self.h.function(rows @ self.w + self.b), (len(rows),)), self.u)
         )
 
     def inverse(self, x: ArrayLike) -> Any:
         """x - u h(y) with y + w.u h(y) = w.x + b, for x of shape (..., d)."""
         rows, restore = points("x", x, self.dim)
         y = self.h.solve(self.product, rows @ self.w + self.b)
-        z = rows - np.outer(evaluated("function", self.h.function(y), (len(rows),)), self.u)
+        z = rows - np.outer(answered("function", self.h.function(y), (len(rows),)), self.u)
         square = self.w @ self.w
         if square > 0:  # for a long u the difference cancels: y says where z is along w
             z += np.outer((y - self.b - z @ self.w) / square, self.w)
@@ -182,5 +181,5 @@ class Planar:
     def jacobian(self, z: ArrayLike) -> Any:
         """I + h'(w.z + b) u w' for z of shape (..., d)."""
         rows, restore = points("z", z, self.dim)
-        slope = evaluated("derivative", self.h.derivative(rows @ self.w + self.b), (len(rows),))
+        slope = answered("derivative", self.h.derivative(rows @ self.w + self.b), (len(rows),))
         return restore(np.eye(self.dim) + slope[:, None, None] * np.outer(self.u, self.w))

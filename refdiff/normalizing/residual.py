@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, generator, points, real_array, real_scalar, whole_number
-from refdiff.dynamics.layers import Function, evaluated
-from refdiff.dynamics.log_determinants import Roulette, power_terms, probe_terms, remainder
-from refdiff.dynamics.normalizing import Composition
+from refdiff.arguments import Array, answered, generator, points, real_array, real_scalar, whole_number
+from refdiff.normalizing.bijections import Composition
+from refdiff.normalizing.layers import Function
+from refdiff.normalizing.log_determinants import Roulette, power_terms, probe_terms, remainder
 
 EPS = float(np.finfo(float).eps)
 
@@ -56,10 +56,10 @@ class Residual:
             raise ValueError(f"lipschitz must lie in [0, 1), got {self.lipschitz}")
 
     def _moved(self, rows: Array) -> Array:
-        return evaluated("function", self.function(rows), rows.shape)
+        return answered("function", self.function(rows), rows.shape)
 
     def _slopes(self, rows: Array) -> Array:
-        return evaluated("differential", self.differential(rows), (len(rows), self.dim, self.dim))
+        return answered("differential", self.differential(rows), (len(rows), self.dim, self.dim))
 
     def _contraction(self) -> float:
         if self.lipschitz is None:

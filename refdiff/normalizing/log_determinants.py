@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import tanhsinh
 
-from refdiff.arguments import Array, generator, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, answered, generator, real_array, real_scalar, whole_number
 
 
 def _signed(powers: Array) -> Array:
@@ -67,9 +67,7 @@ def probe_terms(pull: Callable[[Array], ArrayLike], probes: ArrayLike, count: in
     found = np.empty((*v.shape[:-1], whole_number("count", count)))
     pulled = v
     for k in range(count):
-        pulled = real_array("pull", pull(pulled), finite=False)
-        if pulled.shape != v.shape:
-            raise ValueError(f"pull must answer with the shape of the probes, {v.shape}, got {pulled.shape}")
+        pulled = answered("pull", pull(pulled), v.shape)
         found[..., k] = (pulled * v).sum(axis=-1)
     return _signed(found)
 

@@ -18,27 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, points, real_array, whole_number
+from refdiff.arguments import Array, answered, points, real_array, whole_number
 from refdiff.operators import Operator
 
 Function = Callable[[Array], ArrayLike]
-
-
-def evaluated(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """What a user's function gave, as an array of the expected shape, for example (n, d).
-
-    Args:
-        name: what messages call the function.
-        value: its answer.
-        shape: the shape that it must have.
-
-    Raises:
-        ValueError: it has another shape.
-    """
-    array = real_array(name, value, finite=False)
-    if array.shape != shape:
-        raise ValueError(f"{name} must answer with shape {shape}, got {array.shape}")
-    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +98,7 @@ class Entrywise:
         whole_number("dim", self.dim, low=1)
 
     def _of(self, name: str, rows: Array) -> Array:
-        return evaluated(name, getattr(self, name)(rows), rows.shape)
+        return answered(name, getattr(self, name)(rows), rows.shape)
 
     def forward(self, z: ArrayLike) -> Any:
         """s(z) for z of shape (..., d)."""
@@ -164,7 +147,7 @@ class Triangular:
 
     def _parts(self, rows: Array) -> tuple[Array, Array]:
         a, b = self.conditioner(rows)
-        return evaluated("conditioner", a, rows.shape), evaluated("conditioner", b, rows.shape)
+        return answered("conditioner", a, rows.shape), answered("conditioner", b, rows.shape)
 
     def forward(self, z: ArrayLike) -> Any:
         """e^a z + b for z of shape (..., d)."""
@@ -204,5 +187,5 @@ class Triangular:
         rows, restore = points("z", z, self.dim)
         stretch = np.exp(self._parts(rows)[0])
         shape = (len(rows), self.dim, self.dim)
-        da, db = (evaluated("differential", part, shape) for part in self.differential(rows))
+        da, db = (answered("differential", part, shape) for part in self.differential(rows))
         return restore(stretch[:, :, None] * np.eye(self.dim) + (stretch * rows)[:, :, None] * da + db)
