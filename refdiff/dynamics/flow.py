@@ -87,7 +87,7 @@ def _field(model: ExactModel, x: Array, t: float, log_density: bool) -> tuple[Ar
 
 
 def _compiled(model: ExactModel, count: int, ends: tuple[float, float]) -> AffineProcess | None:
-    """The process where Numba does this: one schedule for all axes, worth it, a law that kernels take at the ends."""
+    """The process where Numba does this: one schedule for all axes, worth it, a law kernels take at the ends."""
     law, process = model.distribution, model.process
     if not isinstance(process, AffineProcess) or process.per_axis:
         return None
