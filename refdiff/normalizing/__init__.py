@@ -3,7 +3,7 @@
 from refdiff.normalizing.bijections import Base, Bijection, Composition, Inverse, MeanLogLikelihood, PushForward
 from refdiff.normalizing.layers import Affine, Entrywise, Triangular
 from refdiff.normalizing.log_determinants import Roulette
-from refdiff.normalizing.planar import TANH, Activation, Planar
+from refdiff.normalizing.planar import Activation, Planar
 from refdiff.normalizing.residual import Residual, euler_layers, tanh_residual
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "PushForward",
     "Residual",
     "Roulette",
-    "TANH",
     "Triangular",
     "euler_layers",
     "tanh_residual",

@@ -16,8 +16,9 @@ from scipy.linalg import expm
 
 from refdiff.arguments import Array
 from refdiff.dynamics import linear_field
-from refdiff.normalizing import TANH, Planar, Residual, Roulette, euler_layers, tanh_residual
+from refdiff.normalizing import Planar, Residual, Roulette, euler_layers, tanh_residual
 from refdiff.normalizing.log_determinants import power_terms, probe_terms, remainder
+from refdiff.normalizing.planar import TANH
 from refdiff.samplers import propagate
 from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.validation import numeric
