@@ -246,6 +246,14 @@ def test_frames_of_a_chain_of_integrators_are_as_exact_as_their_covariance_is_re
     close(process.noise_channel(4.0, 1.0, 1.0).gain, bayes(process, 4.0, 1.0), slack)
 
 
+@pytest.mark.parametrize("own", [1e-2, 1e-4, 1e-6])
+def test_noise_of_nearly_one_direction_keeps_the_digits_there_are(own):
+    # F = -1: the rest shrinks as sigma does, whatever G; the own part of one direction's variance is own^2
+    process = LinearProcess(-np.eye(2), np.array([[1.0, 0.0], [1.0, own]]))
+    wanted = np.sqrt(np.expm1(-2 * 0.3) / np.expm1(-2 * 0.9)) * np.eye(2)
+    np.testing.assert_allclose(process.noise_channel(0.9, 0.3).gain, wanted, atol=4 * plain.EPS / own**2)
+
+
 # ---------------------------------------------------------------------- motion and offset
 
 

@@ -36,6 +36,10 @@ REFUSED = {
     "what is left of noise of one direction": (
         lambda: LinearProcess(F, np.eye(2)[:, :1]).noise_channel(0.5, 0.2), "noise must reach every direction",
     ),
+    "noise of one direction up to rounding": (
+        lambda: LinearProcess(-F, np.array([[1.0, 0.0], [1.0, 1e-8]])).noise_channel(0.9, 0.3),
+        "noise must reach every direction .* got one with the part 1e-16 of its variance",
+    ),
     "a frame of clean data": (lambda: LinearProcess(F, G).frame(0.0), "noise must reach every direction by t = 0"),
     "rates of other shapes": (
         lambda: LinearProcess(lambda _: F, G, rates=lambda _: (F, np.zeros(3), F)).motion(0.5), "rates must answer",

@@ -18,21 +18,19 @@ RDX-31, RDX-33, PODD-85, PODD-86; Dockhorn, Vahdat and Kreis 2022 (Langevin); Zh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache, reduce
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.operators import Operator
+from refdiff.processes.coefficients import Coefficient, OfTime, Rates, WithoutForce, columns
 from refdiff.processes.motion import Motion, Offset
 from refdiff.processes.pieces import Pieces
 from refdiff.processes.transition import Linear, Transition, constant, identity, over, step, steps, triangular
-
-Coefficient = ArrayLike | Callable[[float], ArrayLike]
-Rates = Callable[[float], tuple[ArrayLike, ArrayLike, ArrayLike]]
 
 # A gain that is nothing beside 1, and the first part, in log t / k^2, of the way to it.
 FORGOTTEN, FORGETS = 1e-30, 8.0
@@ -78,12 +76,12 @@ class LinearProcess:
         final = real_scalar("T", T, low=0, open_low=True)
         if rates is not None and not callable(rates):
             raise TypeError(f"rates must be a function of time, got {rates!r}")
-        first = _function("drift", drift, 2)(0.0)
+        first = OfTime.of("drift", drift, 2)(0.0)
         dim = len(first)
         parts = {
-            "drift": _function("drift", drift, 2, dim, dim),
-            "noise": _function("noise", noise, 2, dim, *_columns(noise)),
-            "force": _function("force", np.zeros(dim) if force is None else force, 1, dim),
+            "drift": OfTime.of("drift", drift, 2, dim, dim),
+            "noise": OfTime.of("noise", noise, 2, dim, *columns(noise)),
+            "force": OfTime.of("force", np.zeros(dim) if force is None else force, 1, dim),
         }
         for at in (0.0, final):
             for part in parts.values():
@@ -93,6 +91,15 @@ class LinearProcess:
         values = {"T": final, "axes": dim, "steady": steady, "forced": forced, "rates_of": rates}
         for name, value in (values | {f"{name}_of": part for name, part in parts.items()}).items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        kind = "constant" if self.steady else "of time"
+        force = ", with a force" if self.forced else ""
+        return f"LinearProcess(R^{self.axes}, G {self.noise_of(0.0).shape}, {kind}{force}, T = {self.T:g})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The equation alone: what has been computed from it is computed again where it is sent."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     # ------------------------------------------------------------------ the equation
 
@@ -128,7 +135,7 @@ class LinearProcess:
         if self.steady:
             return LinearProcess(self.drift_of(0.0), self.noise_of(0.0), self.T)
         rates = self.rates_of
-        return LinearProcess(self.drift_of, self.noise_of, self.T, rates=rates and _without_force(rates, self.axes))
+        return LinearProcess(self.drift_of, self.noise_of, self.T, rates=rates and WithoutForce(rates, self.axes))
 
     # ------------------------------------------------------------------ channels
 
@@ -174,11 +181,15 @@ class LinearProcess:
         """The lower triangular L with L L' = C_t and a positive diagonal, shape (d, d).
 
         Raises:
-            ValueError: the noise does not reach every direction by then.
+            ValueError: the noise does not reach every direction by then, up to rounding: a direction's own part of its
+                variance is below d eps.
         """
         lower = triangular(self.transition(0.0, t).root)
-        if (np.diag(lower) <= self.axes * np.finfo(float).eps * np.linalg.norm(lower, axis=1)).any():
-            raise ValueError(f"noise must reach every direction by t = {t}, got one with no variance of its own")
+        # L^-1 G rounds to eps / part of its rows, and gains L Z L^-1 multiply that by 1 / part once more
+        own = float((np.diag(lower) / np.maximum(np.linalg.norm(lower, axis=1), np.finfo(float).tiny)).min())
+        if own * own <= self.axes * np.finfo(float).eps:
+            raise ValueError(f"noise must reach every direction by t = {t}, got one with the part {own * own:.2g} of "
+                             "its variance of its own, which is rounding")  # fmt: skip
         return lower
 
     def turning(self, t: float) -> tuple[Array, Array, Array]:
@@ -246,38 +257,6 @@ class LinearProcess:
         for _, part in parts:
             before.append(part.after(before[-1]))
         return ends, [part for _, part in parts], before
-
-
-def _without_force(rates: Rates, dim: int) -> Rates:
-    def found(t: float) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
-        drift, _, diffusion = rates(t)
-        return drift, np.zeros(dim), diffusion
-
-    return found
-
-
-def _columns(noise: Coefficient) -> tuple[int, ...]:
-    """(m,), as many columns as G has at time 0: all times have the same."""
-    return real_array("noise", noise(0.0) if callable(noise) else noise, ndim=(2,)).shape[1:]
-
-
-def _function(name: str, value: Coefficient, ndim: int, *shape: int) -> Callable[[float], Array]:
-    """A coefficient as a function of time whose values are checked."""
-
-    def check(found: ArrayLike) -> Array:
-        array = real_array(name, found, ndim=(ndim,))
-        if array.size == 0:
-            raise ValueError(f"{name} must not be empty, got shape {array.shape}")
-        if array.shape != shape if shape else array.shape[0] != array.shape[1]:
-            wanted = f"have shape {shape}" if shape else "be square"
-            raise ValueError(f"{name} must {wanted}, got shape {array.shape}")
-        return array
-
-    if callable(value):
-        return lambda t: check(value(t))
-    fixed = check(value)
-    fixed.setflags(write=False)
-    return lambda _: fixed
 
 
 @lru_cache(maxsize=KEPT)

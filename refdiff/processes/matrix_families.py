@@ -25,7 +25,8 @@ from refdiff.arguments import Array, real_array, real_scalar, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture, pca
 from refdiff.processes.affine import AffineProcess
-from refdiff.processes.linear_sde import Coefficient, LinearProcess
+from refdiff.processes.coefficients import Coefficient
+from refdiff.processes.linear_sde import LinearProcess
 from refdiff.processes.principal_axes import PrincipalAxes
 from refdiff.schedules import Amplified, Schedule, Transformed
 
@@ -120,15 +121,19 @@ def critically_damped_langevin(
         return LinearProcess(rate * drift, np.sqrt(rate) * noise, T)
     if beta_rate is not None and not callable(beta_rate):
         raise TypeError(f"beta_rate must be a function of time, got {beta_rate!r}")
+    # no closures, which do not pickle
+    known = None if beta_rate is None else partial(_langevin_rates, beta_rate, drift, noise)
+    return LinearProcess(partial(_at_pace, beta, drift, 1.0), partial(_at_pace, beta, noise, 0.5), T, rates=known)
 
-    def clock(t: float) -> float:
-        return real_scalar("beta", beta(t), low=0)
 
-    def rates(slope: Rate, t: float) -> tuple[Array, Array, Array]:
-        return slope(t) * drift, np.zeros(2 * d), slope(t) * noise @ noise.T
+def _at_pace(beta: Rate, matrix: Array, power: float, t: float) -> Array:
+    """beta(t)^power times a matrix."""
+    return np.asarray(real_scalar("beta", beta(t), low=0) ** power * matrix)
 
-    known = None if beta_rate is None else partial(rates, beta_rate)
-    return LinearProcess(lambda t: clock(t) * drift, lambda t: np.sqrt(clock(t)) * noise, T, rates=known)
+
+def _langevin_rates(slope: Rate, drift: Array, noise: Array, t: float) -> tuple[Array, Array, Array]:
+    """F', u' and D' of a clock with this slope."""
+    return slope(t) * drift, np.zeros(len(drift)), slope(t) * noise @ noise.T
 
 
 def with_velocity(law: GaussianMixture, variance: float = 0.0) -> GaussianMixture:
@@ -179,16 +184,22 @@ def variance_preserving(noise: Coefficient, T: float = 1.0, *, noise_rate: Coeff
         return LinearProcess(-g @ g.T / 2, g, T)
     if noise_rate is not None and not callable(noise_rate):
         raise TypeError(f"noise_rate must be a function of time, got {noise_rate!r}")
+    known = None if noise_rate is None else partial(_preserving_rates, noise, noise_rate)
+    return LinearProcess(partial(_preserving_drift, noise), noise, T, rates=known)
 
-    def root(t: float) -> Array:
-        return real_array("noise", noise(t), ndim=(2,))
 
-    def rates(slope: Callable[[float], ArrayLike], t: float) -> tuple[Array, Array, Array]:
-        half = real_array("noise_rate", slope(t), ndim=(2,)) @ root(t).T
-        return -(half + half.T) / 2, np.zeros(len(half)), half + half.T
+def _preserving_drift(noise: Callable[[float], ArrayLike], t: float) -> Array:
+    """-G G' / 2."""
+    g = real_array("noise", noise(t), ndim=(2,))
+    return np.asarray(-g @ g.T / 2)
 
-    known = None if noise_rate is None else partial(rates, noise_rate)
-    return LinearProcess(lambda t: -root(t) @ root(t).T / 2, root, T, rates=known)
+
+def _preserving_rates(
+    noise: Callable[[float], ArrayLike], slope: Callable[[float], ArrayLike], t: float
+) -> tuple[Array, Array, Array]:
+    """F', u' and D' of a noise with this slope."""
+    half = real_array("noise_rate", slope(t), ndim=(2,)) @ real_array("noise", noise(t), ndim=(2,)).T
+    return -(half + half.T) / 2, np.zeros(len(half)), half + half.T
 
 
 def data_axes(law: GaussianMixture, schedule: Schedule, *, preserving: bool = False) -> PrincipalAxes:
