@@ -225,25 +225,3 @@ def marginal_conditional(case: ModelCase, wrong: bool) -> Sides:
     reach = np.abs(cubature(after)[0]).max() * np.abs(gain).max() + np.abs(back.offset).max()
     slack = np.sqrt(conditional * np.linalg.norm(np.linalg.inv(noise), 2)) * reach
     return Sides(left, conditional - (0.0 if wrong else information), scale=conditional + information + slack)
-
-
-@identity(
-    "Importance weights without variance",
-    topic=TOPIC,
-    formula=r"\frac{p_t(x_t)\, q(x_s|x_t)\, q(x_0|x_s)}{q(x_s|x_0)\, q(x_t|x_s)} = p_0(x_0)",
-    covers=["DMI-30", "TOPA-27", "DMI-38"],
-    control="the prior N(0, I) in place of p_t",
-    needs=lambda case: not case.law.covariances.singular and case.law.dim <= 16,
-)
-def importance_weight(case: ModelCase, wrong: bool) -> Iterator[Sides]:
-    """Paths of the forward chain weighted by exact mixture reverse kernels against the density of their start."""
-    to_s, between = case.process.kernel(case.s), case.process.channel(case.s, case.t)
-    before = case.model.marginal(case.s)
-    prior = Gaussian(np.zeros(case.law.dim), 1.0) if wrong else case.model.marginal(case.t)
-    for x0 in case.law.sample(1, case.rng):
-        xs = to_s.at(x0).sample(1, case.rng)[0]
-        xt = between.at(xs).sample(1, case.rng)[0]
-        model = [prior.logpdf(xt), between.posterior(before, xt).logpdf(xs), to_s.posterior(case.law, xs).logpdf(x0)]
-        noising = [to_s.logpdf(xs, x0), between.logpdf(xt, xs)]
-        terms = np.array([*model, *noising, case.law.logpdf(x0)])
-        yield Sides(sum(model) - sum(noising), terms[-1], scale=np.abs(terms).sum() + case.law.dim)

@@ -19,7 +19,6 @@ from scipy.special import logsumexp
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture, kl_divergence
-from refdiff.dynamics import FlowMap
 from refdiff.normalizing import (
     Affine,
     Bijection,
@@ -32,10 +31,9 @@ from refdiff.normalizing import (
     tanh_residual,
 )
 from refdiff.validation import numeric
-from refdiff.validation.cases import Case, LawCase, ModelCase
-from refdiff.validation.conditions import smooth
+from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
-from refdiff.validation.laws import cdf, covariances, line, log_normal, noised_variance, square_root, well_conditioned
+from refdiff.validation.laws import cdf, covariances, line, log_normal, square_root, well_conditioned
 from refdiff.validation.numeric import extrapolate, legendre
 
 TOPIC = "Normalizing flows"
@@ -205,31 +203,6 @@ def stack(case: Case, wrong: bool) -> list[Sides]:
         Sides(Inverse(f).log_det(x), -volume, scale=np.linalg.cond(jacobian)),
         Sides(f.jacobian(z), jacobian),
     ]
-
-
-@identity(
-    "Flow map of an exact model as a push-forward",
-    topic=TOPIC,
-    formula=r"p_t = (\Psi_{s \to t})_\# p_s:\quad p_t(x) = p_s(\Psi_{t \to s}(x)) |\det \partial_x \Psi_{t \to s}(x)|",
-    covers=["PODD-72", "PODB-27"],
-    refutes=["PODD-72"],
-    evidence=QUADRATURE,
-    control="what int delta(x - Psi_{t -> s}(x_0)) p_s(x_0) dx_0 is, as printed: the map the other way",
-    needs=lambda case: smooth(case) and case.law.dim <= 5 and case.law.count <= 8,
-    most=3,
-)
-def flow_map(case: ModelCase, wrong: bool) -> list[Sides]:
-    """The law at s carried by the flow, with the determinant from div v, against the law at t: steps of 1e-11 each."""
-    f = FlowMap(case.model, case.s, case.t, rtol=1e-11, atol=1e-13)
-    before, x = case.model.marginal(case.s), case.x[:2]
-    exact = case.model.log_density(x, case.t)
-    found = PushForward(before, Inverse(f) if wrong else f).logpdf(x)
-    sides = [Sides(found, exact, scale=np.abs(exact) + case.law.dim)]
-    if case.law.count == 1:
-        values = np.asarray(np.linalg.eigvalsh(case.law.cov()), dtype=np.float64)
-        v = [noised_variance(case.process.schedules[0].coefficients(u), values) for u in (case.s, case.t)]
-        sides.append(Sides(f.log_det(case.x[:1]), 0.5 * np.log(v[1] / v[0]).sum(), scale=case.law.dim))
-    return sides
 
 
 # ---------------------------------------------------------------------- likelihood

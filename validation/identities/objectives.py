@@ -206,7 +206,7 @@ def rate_of_loss(case: ModelCase, wrong: bool) -> Sides:
     topic=TOPIC,
     formula=r"\log w = \log p_T(x_T) + \sum_i \log \frac{q(x_{i-1}|x_i)}{q(x_i|x_{i-1})} = \log p_0(x_0)"
     r" \quad \text{on every path}",
-    covers=["DMI-30", "DMI-38", "PODA-213"],
+    covers=["DMI-30", "DMI-38", "PODA-213", "TOPA-27"],
     control="the prior N(0, I) in place of p_T",
     needs=lambda case: not case.law.covariances.singular and case.law.dim <= 16,
     most=12,

@@ -23,7 +23,7 @@ from refdiff.samplers import propagate
 from refdiff.samplers.runge_kutta import runge_kutta
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, ModelCase
-from refdiff.validation.conditions import differentiable, one_gaussian, smooth
+from refdiff.validation.conditions import one_gaussian, smooth
 from refdiff.validation.identities.normalizing_flows import TOPIC, network
 from refdiff.validation.identity import DERIVATIVE, ORDER, Sides, identity
 from refdiff.validation.laws import gaussian_flow, noised_variance
@@ -227,31 +227,6 @@ def roulette(case: Case, wrong: bool) -> list[Sides]:
 
 
 # ---------------------------------------------------------------------- Euler's method, layer by layer
-
-
-@identity(
-    "A residual step's volume is its divergence",
-    topic=TOPIC,
-    formula=r"h^{-2} \left[\log \det(I + h\,\partial_x v) - h \nabla \cdot v\right]"
-    r" \to -\tfrac12 \mathrm{tr}\,(\partial_x v)^2",
-    covers=["PODB-22", "PODD-72"],
-    evidence=ORDER,
-    control="+1/2",
-    needs=lambda case: differentiable(case) and case.law.count <= 64,
-    most=10,
-)
-def volume(case: ModelCase, wrong: bool) -> Sides:
-    """Euler steps of the model's velocity, shorter and shorter, less its divergence, against its Jacobian squared."""
-    model, x, t = case.model, case.x[:3], case.t
-    j, div = model.velocity_jacobian(x, t), model.velocity_divergence(x, t)
-    size = float(np.linalg.norm(j, 2, axis=(1, 2)).max())
-    values = []
-    for k in range(6):
-        h = 0.1 / size / 2**k
-        layer = euler_layers(model.velocity, model.velocity_jacobian, [t, t + h], case.law.dim)
-        values.append((layer.log_det(x) - h * div) / (h * size) ** 2)
-    limit = np.einsum("nij,nji->n", j, j) / (2 * size**2)
-    return Sides(extrapolate(values), limit if wrong else -limit, scale=float(case.law.dim))
 
 
 @identity(

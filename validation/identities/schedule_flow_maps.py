@@ -15,17 +15,16 @@ the clock -log(1 - rho) makes it the rectified velocity -(x - E[Z | x]).
 from __future__ import annotations
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
 from refdiff.arguments import Array
 from refdiff.model import ExactModel
 from refdiff.samplers.consistency import flow_map
-from refdiff.schedules import Alignment, FlowMatching, Schedule, Transformed
+from refdiff.schedules import Alignment, FlowMatching, Transformed
 from refdiff.validation.cases import ModelCase, ProcessCase, with_gaussian_data
 from refdiff.validation.conditions import one_gaussian, preserving, scalar, smooth
 from refdiff.validation.identities.parameterizations import from_denoiser, sizes
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
-from refdiff.validation.laws import cdf, gaussian_flow
+from refdiff.validation.laws import gaussian_flow
 from refdiff.validation.numeric import derivative, legendre
 
 TOPIC = "Equivalence of schedules"
@@ -49,35 +48,6 @@ def same_map(case: ModelCase, wrong: bool) -> Sides:
         alignment.scale(case.s) * straight,
         np.abs(case.x).max() + np.abs(straight).max() * alignment.scale(case.s),
     )
-
-
-@identity(
-    "The probability flow moves quantiles to quantiles, whatever the schedule",
-    topic=TOPIC,
-    formula=r"\dot X = v^*(X, \tau):\quad F_t(X_t) = F_s(X_s),\qquad X_s = c_s X^{\mathrm{FM}}_{\tau(s)},"
-    r"\ X_t = c_t X^{\mathrm{FM}}_{\tau(t)}",
-    covers=["PODB-58"],
-    control="one Euler step for the integration",
-    evidence=QUADRATURE,
-    needs=lambda case: case.law.dim == 1 and case.law.count > 1 and smooth(case),
-)
-def quantiles(case: ModelCase, wrong: bool) -> list[Sides]:
-    """An integration in the case's time against the distribution functions and against one on the straight path."""
-    schedule, x = case.process.schedules[0], case.x[0]
-    alignment = Alignment(FlowMatching(), schedule)
-
-    def end(chosen: Schedule, start: float, stop: float, x0: Array) -> Array:
-        model = ExactModel(case.law, chosen)
-        if wrong:
-            return np.asarray(x0 + (stop - start) * model.velocity(x0, start))
-        found = solve_ivp(lambda u, y: model.velocity(y, u), (start, stop), x0, "DOP853", rtol=1e-11, atol=1e-12)
-        return np.asarray(found.y[:, -1])
-
-    own = end(schedule, case.t, case.s, x)
-    before, after = (cdf(case.model.marginal(when), y) for when, y in ((case.t, x), (case.s, own)))
-    start, stop = float(alignment.tau(case.t)), float(alignment.tau(case.s))
-    straight = end(FlowMatching(), start, stop, x / alignment.scale(case.t)) * alignment.scale(case.s)
-    return [Sides(after, before, 1.0), Sides(own, straight, np.abs(x).max())]
 
 
 @identity(
