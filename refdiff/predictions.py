@@ -146,15 +146,17 @@ def _made(c: Coefficients, x: Array, given: Array, source: str, target: str) -> 
     return result
 
 
-def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
-    """`weights` of a process with matrices: D and e as multiples (2, d, d) of x and of the source."""
+def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Operator, Operator]:
+    """`weights` of a process with matrices: D and e as multiples (2, d, d) of x and of the source.
+
+    Numbers on all axes, such as those of one schedule turned, stay numbers.
+    """
     if "v_prediction" in (source, target):
         raise ValueError("source and target must not be v_prediction for a process with matrices")
-    dim = max(len(part) for part in (m.gain, m.root, m.spread) if part.ndim) if m.gain.ndim else 1
+    sizes = {len(part) for part in (m.gain, m.dgain, m.root, m.spread) if part.ndim}
+    dim = max(sizes, default=1)
     gain, dgain, root, spread = (operators.dense(part, dim) for part in (m.gain, m.dgain, m.root, m.spread))
     x, given = np.stack([np.eye(dim), np.zeros((dim, dim))]), np.stack([np.zeros((dim, dim)), np.eye(dim)])
-    if source == target:
-        return given[0], given[1]
 
     def moved() -> tuple[Array, Array]:
         """F' and S R'^-1 - F' R, which is D R'^-1 / 2."""
@@ -175,12 +177,16 @@ def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
         return _solved(of_noise, given - rate @ x)
 
     def made() -> Array:
+        if source == target:
+            return given
         if target == "noise":
             return noise()
         if target == "score":
             return -_solved(root.T, noise())
         if target == "denoiser":
             return _solved(gain, x - root @ noise())
+        if source == "denoiser":  # A' D + S R'^-1 e, also where A is singular
+            return np.asarray(dgain @ given + _solved(root, spread.T).T @ noise())
         rate, of_noise = moved()
         return np.asarray(rate @ x + of_noise @ noise())
 
@@ -188,9 +194,19 @@ def _matrix_weights(m: Motion, source: str, target: str) -> tuple[Array, Array]:
         found = made()
     except np.linalg.LinAlgError:
         raise ValueError(f"t must leave {source} and {target} equivalent, got a time where they are not") from None
-    return found[0], found[1]
+    return (found[0], found[1]) if sizes else (found[0].reshape(()), found[1].reshape(()))
 
 
 def _solved(matrix: Array, right: Array) -> Array:
-    """matrix^-1 right, for right (..., d, d)."""
+    """matrix^-1 right, for right (..., d, d).
+
+    Raises:
+        LinAlgError: the matrix, with axes in whatever units, is singular up to rounding.
+    """
+    scaled = matrix
+    for axis in (1, 0):
+        size = np.linalg.norm(scaled, axis=axis, keepdims=True)
+        scaled = scaled / np.where(size > 0, size, 1.0)
+    if np.linalg.svd(scaled, compute_uv=False)[-1] <= len(matrix) * np.finfo(float).eps:
+        raise np.linalg.LinAlgError
     return np.asarray(np.linalg.solve(matrix, right))

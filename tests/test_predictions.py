@@ -6,7 +6,7 @@ import pytest
 from refdiff import PREDICTIONS, ExactModel, FlowMatching, Trigonometric, VEPower, VPLinear, convert
 from refdiff.distributions import random_mixture
 from refdiff.predictions import weights
-from refdiff.processes import AffineProcess
+from refdiff.processes import AffineProcess, PrincipalAxes
 
 PROCESSES = {
     "vp": AffineProcess(VPLinear()),
@@ -90,3 +90,31 @@ def test_float32_comes_back_as_float32():
 def test_bad_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         convert(*arguments)
+
+
+# ---------------------------------------------------------------------- processes turned away from the axes
+
+TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
+NAMES = ("denoiser", "noise", "score", "velocity")
+
+
+@pytest.mark.parametrize("schedules", [VPLinear(), [VPLinear(), VPLinear(1.0, 5.0)]], ids=["one", "two"])
+@pytest.mark.parametrize("source", NAMES)
+@pytest.mark.parametrize("target", NAMES)
+def test_turned_axes_turn_the_conversion(schedules, source, target):
+    along = AffineProcess(schedules)
+    value, x = np.random.default_rng(0).standard_normal((2, 3, 2))
+    found = convert(value @ TURN.T, x @ TURN.T, 0.5, PrincipalAxes(along, TURN), source, target)
+    np.testing.assert_allclose(found, convert(value, x, 0.5, along, source, target) @ TURN.T, atol=1e-12)
+
+
+def test_turned_axes_of_which_one_has_no_signal_left_are_told_by_what_is_determined():
+    along = AffineProcess([VPLinear(), FlowMatching()])  # alpha = 0 at T on the second
+    process = PrincipalAxes(along, TURN)
+    value, x = np.random.default_rng(1).standard_normal((2, 3, 2))
+    for target in ("noise", "score", "velocity"):
+        found = convert(value @ TURN.T, x @ TURN.T, 1.0, process, "denoiser", target)
+        np.testing.assert_allclose(found, convert(value, x, 1.0, along, "denoiser", target) @ TURN.T, atol=1e-12)
+    for target in ("denoiser", "velocity"):  # where turning leaves a rounding of 0 to divide by
+        with pytest.raises(ValueError, match=f"noise and {target} equivalent"):
+            convert(value, x, 1.0, process, "noise", target)
