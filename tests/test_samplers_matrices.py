@@ -213,6 +213,41 @@ def test_tables_are_joined_and_cut():
     np.testing.assert_allclose(propagate(joined, law).output.cov(), propagate(whole, law).output.cov(), rtol=1e-12)
 
 
+ALONG, BASIS = AffineProcess([VPLinear(), FlowMatching()]), expm(0.4 * np.array([[0.0, -1.0], [1.0, 0.0]]))
+ALIKE = {
+    "numbers": VPLinear(),
+    "numbers, turned": PrincipalAxes(AffineProcess(VPLinear()), BASIS),
+    "two axes": AffineProcess([VPLinear(), VPLinear()]),
+    "two axes, turned": PrincipalAxes(AffineProcess([VPLinear(), VPLinear()]), BASIS),
+}
+
+
+@pytest.mark.parametrize("one", ALIKE)
+@pytest.mark.parametrize("other", ALIKE)
+def test_one_sampler_is_the_same_in_every_storage(one, other):
+    mine, theirs = (gddim(ALIKE[name], TIMES) for name in (one, other))
+    assert mine.close(theirs, 1e-13)
+    # half of one and half of the other is the whole of either
+    joined = compose(gddim(ALIKE[one], TIMES[:3]), gddim(ALIKE[other], TIMES[2:]))
+    assert joined.close(mine, 1e-13)
+    law = Gaussian(np.ones(2), [[1.0, 0.4], [0.4, 0.7]])
+    np.testing.assert_allclose(propagate(joined, law).output.cov(), propagate(mine, law).output.cov(), rtol=1e-12)
+    np.testing.assert_allclose(propagate(joined, law).target().cov(), propagate(mine, law).target().cov(), rtol=1e-12)
+    for prediction in ("noise", "score", "velocity"):
+        assert to_prediction(mine, prediction).close(to_prediction(theirs, prediction), 1e-12)
+
+
+def test_samplers_that_differ_on_an_axis_or_in_their_number_differ():
+    turned, straight = ddim(PrincipalAxes(ALONG, BASIS), TIMES), ddim(ALONG, TIMES)
+    for table in (turned, straight):
+        assert table.difference(ddim(VPLinear(), TIMES)) > 0.01
+        assert ddim(VPLinear(), TIMES).difference(table) == table.difference(ddim(VPLinear(), TIMES))
+        assert table.difference(ddim(turning(), TIMES)) == np.inf
+    assert turned.difference(straight) > 0.01
+    with pytest.raises(ValueError, match="second must act on 2 axes like first, got 3"):
+        compose(ddim(langevin(), TIMES[:2]), ddim(turning(), TIMES[1:]))
+
+
 def test_what_has_no_meaning_with_matrices_is_refused():
     process = turning()
     with pytest.raises(ValueError, match="process must have one alpha and sigma"):

@@ -16,7 +16,7 @@ from refdiff import operators
 from refdiff.arguments import Array, one_of, whole_number
 from refdiff.predictions import PREDICTIONS, weights
 from refdiff.processes import Motion
-from refdiff.samplers.tableau import COORDINATES, Tableau, sliced, stacked
+from refdiff.samplers.tableau import COORDINATES, Tableau, parts, sliced, spread, stacked
 from refdiff.schedules import Coefficients
 
 
@@ -34,7 +34,7 @@ def to_prediction(tableau: Tableau, prediction: str) -> Tableau:
     reach = max(tableau.window[:2])
     states, outputs = _widened(tableau.states, reach), _widened(tableau.outputs, reach)
     axes = np.broadcast_shapes(tableau.axes, *(part.shape for pair in found.values() for part in pair))
-    states, outputs = (_broadcast(part, axes) for part in (states, outputs))
+    states, outputs = (spread(part, axes) for part in (states, outputs))
     times = np.matmul if len(axes) == 2 else np.multiply
     for j, pair in found.items():
         of_x, of_new = (operators.dense(part, axes[0]) if len(axes) == 2 else part for part in pair)
@@ -60,14 +60,14 @@ def to_coordinate(tableau: Tableau, coordinate: str) -> Tableau:
         raise ValueError(f"coordinate must be finite at every stage, got {coordinate} at t = {at}")
     ratio = tableau.scale / new  # what a stage's old value is multiplied by
     axes = np.broadcast_shapes(tableau.axes, ratio.shape[1:])
-    states, outputs = _broadcast(tableau.states, axes).copy(), _broadcast(tableau.outputs, axes) * _rows(ratio, axes)
+    states, outputs = spread(tableau.states, axes).copy(), spread(tableau.outputs, axes) * _rows(ratio, axes)
     for k in range(tableau.stages):
         for i in range(min(k, states.shape[1])):
             states[k, i] *= ratio[k] / ratio[k - 1 - i]
     if tableau.noise.ndim == 4:
         noise = tableau.noise * ratio.reshape(len(ratio), 1, -1, 1)
     else:
-        noise = _broadcast(tableau.noise, axes) * _rows(ratio, axes)
+        noise = spread(tableau.noise, axes) * _rows(ratio, axes)
     return replace(tableau, coordinate=coordinate, states=states, outputs=outputs, noise=noise)
 
 
@@ -75,10 +75,13 @@ def compose(first: Tableau, second: Tableau) -> Tableau:
     """First one sampler, then the other, as one table: the second starts at the first one's output.
 
     Raises:
-        ValueError: the second does not start at the time where the first ends.
+        ValueError: the second does not start at the time where the first ends, or acts on other axes.
     """
     if first.times[-1] != second.times[0]:
         raise ValueError(f"second must start at t = {first.times[-1]}, where first ends, got {second.times[0]}")
+    sizes = [{axes[0] for axes in (table.axes, table.noise.shape[2:]) if axes} for table in (first, second)]
+    if len(set.union(*sizes)) > 1:
+        raise ValueError(f"second must act on {sizes[0].pop()} axes like first, got {sizes[1].pop()}")
     second = to_coordinate(to_prediction(second, first.prediction), first.coordinate)
     axes = np.broadcast_shapes(first.axes, second.axes)
     square = max(first.noise.ndim, second.noise.ndim) == 4
@@ -88,10 +91,10 @@ def compose(first: Tableau, second: Tableau) -> Tableau:
         parts = [getattr(first, name), getattr(second, name)[1:]]
         width = max(part.shape[1] for part in parts)
         shape = dims if name == "noise" else axes
-        return np.concatenate([_broadcast(_widened(part, width), shape) for part in parts])
+        return np.concatenate([spread(_widened(part, width), shape) for part in parts])
 
     if isinstance(first.coefficients, Motion) or isinstance(second.coefficients, Motion):
-        coefficients = stacked([*map(first.at, range(first.stages)), *map(second.at, range(1, second.stages))])
+        coefficients = _motions([*map(first.motion, range(first.stages)), *map(second.motion, range(1, second.stages))])
     else:
         both = zip(first.coefficients, second.coefficients, strict=True)
         coefficients = Coefficients(*(np.concatenate(_equal_axes(a, b[1:])) for a, b in both))
@@ -177,15 +180,12 @@ def _widened(band: Array, width: int) -> Array:
     return np.pad(band, [(0, 0), (0, width - band.shape[1])] + [(0, 0)] * (band.ndim - 2))
 
 
-def _broadcast(band: Array, axes: tuple[int, ...]) -> Array:
-    """(s, w, *own) as (s, w, *axes): numbers become one for each axis, or multiples of the identity."""
-    own = band.shape[2:]
-    if own == axes:
-        return band
-    if len(axes) == 2:
-        diagonal = np.broadcast_to(band if own else band[..., None], (*band.shape[:2], axes[0]))
-        return np.asarray(diagonal[..., None] * np.eye(axes[0]))
-    return np.broadcast_to(band[..., None], (*band.shape[:2], *axes)).copy()
+def _motions(each: list[Motion]) -> Coefficients | Motion:
+    """Motions of several processes, in the widest of their storages; what one does not know, none does."""
+    known = set.intersection(*(set(parts(one)) for one in each))
+    widest = max((part.shape for one in each for part in parts(one).values()), key=len)
+    missing = dict.fromkeys({"d2gain", "dspread"} - known)
+    return stacked([one._replace(**missing, **{n: spread(parts(one)[n], widest, 0) for n in known}) for one in each])
 
 
 def _equal_axes(a: Array, b: Array) -> tuple[Array, Array]:

@@ -220,16 +220,21 @@ class Tableau:
     def difference(self, other: Tableau) -> float:
         """The largest difference of unrolled weights at evaluated stages and at the output, relative to their row.
 
-        inf where the two are not comparable: another number of evaluations or draws, other times of evaluation,
-        another prediction or coordinate.
+        Times of evaluation count too, relative to the largest. Numbers are compared with diagonals and matrices as what
+        they do to all axes. inf where the two are not comparable: another number of evaluations, draws or axes, another
+        prediction or coordinate.
         """
         mine, theirs = np.append(np.flatnonzero(self.evaluated), -1), np.append(np.flatnonzero(other.evaluated), -1)
         shapes = (self.nfe, self.draws, self.prediction, self.coordinate)
         if shapes != (other.nfe, other.draws, other.prediction, other.coordinate):
             return np.inf
+        kinds = self.axes, other.axes, self.noise.shape[2:], other.noise.shape[2:]
+        if len({axes[0] for axes in kinds if axes}) > 1:
+            return np.inf
+        common = max(kinds, key=len)
         time_scale = max(self.times.max(), other.times.max(), np.finfo(float).tiny)
         worst = float(np.abs(self.times[mine[:-1]] - other.times[theirs[:-1]]).max(initial=0.0) / time_scale)
-        one, two = self.unroll(), other.unroll()
+        one, two = (_alike(table.unroll(), common) for table in (self, other))
         for k, l in zip(mine, theirs, strict=True):
             pairs = [
                 (one.start[k], two.start[l]),
@@ -266,8 +271,27 @@ class Tableau:
         return f"y{k:<4d} {point:18s} {'*' if self.evaluated[k] else ' '} = {' '.join(terms) or '0'}"
 
 
+def _alike(rolled: Unrolled, axes: tuple[int, ...]) -> Unrolled:
+    start, outputs, noise = rolled
+    return Unrolled(spread(start, axes, 1), spread(outputs, axes), spread(noise, axes))
+
+
+def spread(band: Array, axes: tuple[int, ...], lead: int = 2) -> Array:
+    """Weights (s, w, *own), `lead` dimensions first, as (s, w, *axes).
+
+    Numbers become one for each axis, or multiples of the identity; those for each axis diagonal matrices.
+    """
+    own, before = band.shape[lead:], band.shape[:lead]
+    if own == axes:
+        return band
+    if len(axes) == 2:
+        diagonal = np.broadcast_to(band if own else band[..., None], (*before, axes[0]))
+        return np.asarray(diagonal[..., None] * np.eye(axes[0]))
+    return np.broadcast_to(band[..., None], (*before, *axes)).copy()
+
+
 def stacked(each: Sequence[Coefficients | Motion]) -> Coefficients | Motion:
-    """Coefficients at many times as arrays of them, (s, ...) each."""
+    """Coefficients at many times as arrays of them, (s, ...) each, all of one process."""
     first = each[0]
     columns: dict[str, Any] = {name: np.asarray([getattr(one, name) for one in each]) for name in parts(first)}
     return first._replace(**columns)
