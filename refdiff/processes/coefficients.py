@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,7 +50,7 @@ class OfTime:
             ValueError: as for its values.
         """
         if callable(value):
-            return OfTime(name, cast(Callable[[float], ArrayLike], value), ndim, shape)
+            return OfTime(name, value, ndim, shape)
         fixed = OfTime(name, np.zeros(0), ndim, shape)._checked(value)
         fixed.setflags(write=False)
         return OfTime(name, fixed, ndim, shape)
