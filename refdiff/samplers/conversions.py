@@ -8,7 +8,7 @@ to u_k. The sampler, as a map, stays what it is. Sources: PODC9-08, PODC9-55, PO
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -184,8 +184,13 @@ def _motions(each: list[Motion]) -> Coefficients | Motion:
     """Motions of several processes, in the widest of their storages; what one does not know, none does."""
     known = set.intersection(*(set(parts(one)) for one in each))
     widest = max((part.shape for one in each for part in parts(one).values()), key=len)
-    missing = dict.fromkeys({"d2gain", "dspread"} - known)
-    return stacked([one._replace(**missing, **{n: spread(parts(one)[n], widest, 0) for n in known}) for one in each])
+    missing: dict[str, Any] = dict.fromkeys({"d2gain", "dspread"} - known)
+
+    def alike(one: Motion) -> Motion:
+        shared = {name: spread(parts(one)[name], widest, 0) for name in known}
+        return one._replace(**missing | shared)
+
+    return stacked([alike(one) for one in each])
 
 
 def _equal_axes(a: Array, b: Array) -> tuple[Array, Array]:
