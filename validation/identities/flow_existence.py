@@ -97,25 +97,27 @@ def cumulative(nodes: Array) -> Array:
     most=6,
 )
 def picard_iterates(case: ProcessCase, wrong: bool) -> list[Sides]:
-    """Each iterate on Gauss nodes with the model's velocity against the partial sum; the limit for a mixture, too."""
+    """Each iterate on Gauss nodes with the model's velocity against the partial sum; the limit for a mixture."""
     nodes, _ = legendre(16)
     start, end = case.t, case.s + 0.75 * (case.t - case.s)
     integrals, times = (end - start) * cumulative(nodes), start + (end - start) * nodes
     sides = []
-    for law in (Gaussian([0.0], WIDTH**2), pair()):
+    # the series ends what the control says; a mixture has none
+    for law in (Gaussian([0.0], WIDTH**2), pair())[: 1 if wrong else 2]:
         model = ExactModel(law, case.process)
         x0 = model.sample(3, start, case.rng)
         x = np.repeat(x0[None], len(nodes) + 1, axis=0)
         first, last = (float(model.marginal(t).cov()[0, 0]) for t in (start, end))
         total, term, partial = 0.5 * np.log(last / first), 1.0, 1.0
-        for n in range(1, 17):
+        for n in range(1, 7 if law.count == 1 else 17):
             v = np.stack([model.velocity(one, float(t)) for one, t in zip(x[:-1], times, strict=True)])
             x = x0 + np.einsum("ij,jnd->ind", integrals, v)
             term *= total / (1 if wrong else n)
             partial += term
-            if law.count == 1 and n <= 6:
+            if law.count == 1:
                 sides.append(Sides(x[-1], partial * x0, np.abs(x0).max()))
-        sides.append(Sides(x[-1], quantile_flow(model, x0, start, end), np.abs(x0).max()))
+        if law.count > 1:
+            sides.append(Sides(x[-1], quantile_flow(model, x0, start, end), np.abs(x0).max()))
     return sides
 
 

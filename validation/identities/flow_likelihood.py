@@ -84,11 +84,7 @@ def journey(case: Case) -> tuple[GaussianMixture, Array, FlowLikelihood, Array]:
 )
 def cost_of_a_prior(case: Case, wrong: bool) -> Iterator[Sides]:
     """Gaussian data: every log density is a quadratic, whose mean over the data is exact by cubature."""
-    drawn = random_mixture(2, 1, case.rng, "full")
-    law, schedule = Gaussian(drawn.mean(), drawn.cov()), SCHEDULES[case.seed % 3]
-    model, (x, w) = ExactModel(law, schedule), cubature(law)
-    last = model.marginal(schedule.T)
-    own = log_likelihood(model, x, rtol=1e-10)
+    law, schedule, last, own, w = nodes_on_their_way(case)
     size = entropy(law) + np.abs(own.volume).max() + 1
     yield Sides(w @ own.log_likelihood, -entropy(law), scale=size)
     # sigma_T eps, and another one that no schedule would make better
@@ -97,6 +93,15 @@ def cost_of_a_prior(case: Case, wrong: bool) -> Iterator[Sides]:
         cost = 0.0 if wrong else kl_divergence(Gaussian(last.mean(), last.cov()), prior)
         found = w @ (prior.logpdf(own.encoded) + own.volume)
         yield Sides(found, -entropy(law) - cost, scale=size + abs(found))
+
+
+@lru_cache(maxsize=4)
+def nodes_on_their_way(case: Case) -> tuple[Gaussian, Schedule, GaussianMixture, FlowLikelihood, Array]:
+    """A Gaussian, its schedule and law at T, the likelihood of the nodes of its cubature, and their weights (n,)."""
+    drawn = random_mixture(2, 1, case.rng, "full")
+    law, schedule = Gaussian(drawn.mean(), drawn.cov()), SCHEDULES[case.seed % 3]
+    model, (x, w) = ExactModel(law, schedule), cubature(law)
+    return law, schedule, model.marginal(schedule.T), log_likelihood(model, x, rtol=1e-10), w
 
 
 @identity(

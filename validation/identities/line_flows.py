@@ -101,15 +101,15 @@ def velocity_from_mass(case: ModelCase, wrong: bool) -> Sides:
 )
 def order_of_paths(case: ModelCase, wrong: bool) -> list[Sides]:
     """Ranks of a fine grid after the quantile map; the slope from the variational equation and from two densities."""
-    before = case.model.marginal(case.t)
-    grid = before.mean() + np.linspace(-4, 4, 400)[:, None] * np.sqrt(before.cov())
-    moved = quantile_flow(case.model, grid, case.t, case.s)[:, 0]
-    steps = np.diff(moved)
-    found = flow_jacobian(case.model, case.x[:2], case.t, case.s, rtol=1e-11, atol=1e-13)
-    slope = found.jacobian[:, 0, 0]
+    before, x = case.model.marginal(case.t), case.x[:2]
+    end = quantile_flow(case.model, x, case.t, case.s)
+    ratio = np.exp(case.model.log_density(x, case.t) - case.model.log_density(end, case.s))
     if wrong:
-        slope = 1 + (case.s - case.t) * case.model.velocity_jacobian(case.x[:2], case.t)[:, 0, 0]
-    ratio = np.exp(case.model.log_density(case.x[:2], case.t) - case.model.log_density(found.x, case.s))
+        return [Sides(1 + (case.s - case.t) * case.model.velocity_jacobian(x, case.t)[:, 0, 0], ratio, np.abs(ratio))]
+    grid = before.mean() + np.linspace(-4, 4, 400)[:, None] * np.sqrt(before.cov())
+    steps = np.diff(quantile_flow(case.model, grid, case.t, case.s)[:, 0])
+    found = flow_jacobian(case.model, x, case.t, case.s, rtol=1e-10, atol=1e-12)
+    slope = found.jacobian[:, 0, 0]
     return [
         Sides(np.sign(steps), np.ones(len(steps))),
         Sides(slope, ratio, np.abs(ratio)),

@@ -81,8 +81,9 @@ def monotone_translation(case: Case, wrong: bool) -> list[Sides]:
     source, target = (ExactModel(law, FlowMatching()) for law in laws)
     x, noisy = source.sample(2, 0.0, rng), 0.8 if wrong else None
     there = translate(source, target, x, noisy)
-    back = translate(target, source, there.x, noisy)
-    return [Sides(cdf(laws[1], there.x), cdf(laws[0], x), 1.0), Sides(back.x, x)]
+    sides = [Sides(cdf(laws[1], there.x), cdf(laws[0], x), 1.0)]
+    # the way back is there from any time
+    return sides if wrong else [*sides, Sides(translate(target, source, there.x).x, x)]
 
 
 @identity(
