@@ -37,6 +37,23 @@ def test_linear_field_is_a_matrix_exponential(known, ends, method):
         assert np.abs(found.log_density_change - (end - start) * np.trace(A)).max() > 1e-2
 
 
+@pytest.mark.parametrize("method", ["dop853", "dopri5"])
+def test_how_well_a_log_density_is_followed_does_not_depend_on_how_many_axes_and_points_rest(method):
+    """One number beside d that do not move: its error is no mean over all of them."""
+    found = []
+    for count, dim in ((1, 1), (1, 64), (5, 3)):
+        field = VelocityField(lambda x, t: 0 * x, dim, divergence=lambda x, t: np.full(len(x), 30 * np.cos(40 * t)))
+        run = field_flow(field, np.zeros((count, dim)), 0.0, 3.0, log_density=True, rtol=1e-6, method=method)
+        # at most as many steps, each with an error of 1e-6 (1 + 3/4)
+        np.testing.assert_allclose(run.log_density_change, -0.75 * np.sin(120), rtol=0, atol=2e-6 * run.steps.max())
+        found.append(run)
+    for run in found[:2]:
+        assert run.steps[0] == found[0].steps[0]
+        np.testing.assert_allclose(run.log_density_change, found[0].log_density_change, rtol=0, atol=1e-10)
+    # as many equal numbers are as if one: never fewer steps
+    assert found[2].steps[0] >= found[0].steps[0]
+
+
 def test_curved_field_with_its_density():
     """x' = -x^3 in every axis: x_t = x / sqrt(1 + 2 t x^2), log det = -3/2 sum log(1 + 2 t x^2)."""
     field = VelocityField(lambda x, t: -(x**3), 4, jvp=lambda x, t, u: -3 * x**2 * u)

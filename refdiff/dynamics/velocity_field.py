@@ -131,7 +131,7 @@ def field_flow(
         log_density: whether the change of log p is wanted, by the exact divergence.
         method: dop853, or dopri5 for loose tolerances.
         rtol, atol: of each step, for every point: the RMS over the axes of error / (atol + rtol |x|) is at most 1, and
-            so is the error of log p over rtol max(1, |change|). A field in float32 has noise of 1e-7: take 1e-5.
+            so is the error of log p over rtol (1 + |change|). A field in float32 has noise of 1e-7: take 1e-5.
         max_steps: attempts after which a batch is given up.
         batch: how many points go through one solver together, with common steps.
 
