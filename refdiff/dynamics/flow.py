@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import backends
-from refdiff.arguments import Array, points, real_scalar
-from refdiff.distributions.covariances import NO_DENSITY, TOO_FAR
-from refdiff.dynamics.stepping import GROUP, METHODS, Flow, Run, Steps, why
+from refdiff.arguments import Array, points
+from refdiff.distributions.covariances import TOO_FAR
+from refdiff.dynamics.stepping import GROUP, METHODS, Flow, Run, Steps, times_with_density, why
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 
@@ -50,7 +50,7 @@ def flow(
         x: points at the time `start`, shape (..., d).
         method: dop853, or dopri5 for loose tolerances.
         rtol, atol: of each step, for every point: the RMS over the axes of error / (atol + rtol |x|) is at most 1, and
-            so is the error of log p over rtol max(1, |change|). The kernel takes atol in units of x at the end.
+            so is the error of log p over rtol (1 + |change|). The kernel takes atol in units of x at the end.
         log_density: whether the change of log p is wanted.
         max_steps: attempts after which a group of points is given up.
         threads: of the Numba kernel.
@@ -61,13 +61,9 @@ def flow(
             (a point set where sigma = 0).
         Unfinished: some group of points needs more steps, or none is short enough.
     """
-    if not isinstance(model, ExactModel):
-        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    start, end = times_with_density(model, start=start, end=end)
     how = Steps(method, rtol, atol, max_steps)
     rows, restore = points("x", x, model.dim)
-    start, end = (real_scalar(name, t, low=0, high=model.process.T) for name, t in (("start", start), ("end", end)))
-    if any(model.marginal(t).covariances.singular for t in (start, end)):
-        raise ValueError(NO_DENSITY.format(what="a component covariance"))
     before, after = (model.process.offset(t).value for t in (start, end))
     model, rows = model.centred, rows - before
     run = Run(rows, np.zeros(len(rows)) if log_density else None, start, end)

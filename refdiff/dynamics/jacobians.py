@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refdiff.arguments import Array, points, real_scalar
-from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.dynamics.stepping import GROUP, LEAST_RTOL, Run, Steps
+from refdiff.arguments import Array, points
+from refdiff.dynamics.stepping import GROUP, LEAST_RTOL, Run, Steps, times_with_density
 from refdiff.model import ExactModel
 
 
@@ -70,13 +69,9 @@ def flow_jacobian(
         ValueError: what `flow` refuses.
         Unfinished: some group of points needs more steps, or none is short enough.
     """
-    if not isinstance(model, ExactModel):
-        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    start, end = times_with_density(model, start=start, end=end)
     how, dim = Steps(method, rtol, atol, max_steps), model.dim
     rows, restore = points("x", x, dim)
-    start, end = (real_scalar(name, t, low=0, high=model.process.T) for name, t in (("start", start), ("end", end)))
-    if any(model.marginal(t).covariances.singular for t in (start, end)):
-        raise ValueError(NO_DENSITY.format(what="a component covariance"))
     before, after = (model.process.offset(t).value for t in (start, end))
     centred, count = model.centred, len(rows)
     # the RMS over d + d^2 numbers bounds that over the d coordinates in tolerances smaller by sqrt(d + 1)

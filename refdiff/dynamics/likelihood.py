@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from refdiff.arguments import Array, answered, one_of, points, real_array, real_scalar, single_precision, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.dynamics.flow import flow
-from refdiff.dynamics.stepping import Flow, Run, Steps
+from refdiff.dynamics.stepping import Flow, Run, Steps, times_with_density
 from refdiff.dynamics.trace import PROBES, TraceEstimate, draw_probes
 from refdiff.dynamics.velocity_field import BATCH, VelocityField, field_flow
 from refdiff.model import ExactModel
@@ -169,14 +169,8 @@ def _ends(model: ExactModel | VelocityField, start: float, end: float | None) ->
         if end is None:
             raise ValueError("end must be given for a VelocityField, which has no final time, got None")
         return real_scalar("start", start), real_scalar("end", end)
-    last = model.process.T
-    times = {"start": start, "end": last if end is None else end}
-    for name, t in times.items():
-        times[name] = real_scalar(name, t, low=0, high=last)
-        if model.marginal(times[name]).covariances.singular:
-            law = f"{model.distribution} has none, as every point set where sigma = 0; a small time will do"
-            raise ValueError(f"{name} must be a time at which the data have a density, got {times[name]}: {law}")
-    return times["start"], times["end"]
+    first, last = times_with_density(model, start=start, end=model.process.T if end is None else end)
+    return first, last
 
 
 def _log_density(

@@ -26,9 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import OdeSolution, OdeSolver
 
 from refdiff.arguments import Array, points, real_array
-from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.dynamics.flow import flow
-from refdiff.dynamics.stepping import GROUP, Run, Steps
+from refdiff.dynamics.stepping import GROUP, Run, Steps, times_with_density
 from refdiff.model import ExactModel
 
 # (k, t) -> x (n, d) and the change of log p (n,) or None at a time t between times k and k + 1
@@ -129,8 +128,8 @@ def path(
     how = Steps(method, rtol, atol, max_steps)
     rows, restore = points("x", x, model.dim)
     when = _monotone(times, model.process.T)
-    if any(model.marginal(float(t)).covariances.singular for t in when):
-        raise ValueError(NO_DENSITY.format(what="a component covariance"))
+    for t in when.tolist():
+        times_with_density(model, times=t)
     if interpolate:
         return _interpolated(model, rows, when, how, log_density, restore)
 

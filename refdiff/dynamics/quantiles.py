@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, real_scalar
-from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.distributions.quantiles import equal_mass, standardized
+from refdiff.dynamics.stepping import times_with_density
 from refdiff.model import ExactModel
 
 
@@ -49,8 +49,7 @@ def quantile_flow(model: ExactModel, x: ArrayLike, start: float, end: float) -> 
     if start == end:
         return restore(rows)
     before, after = model.marginal(start), model.marginal(end)
-    if before.covariances.singular:
-        raise ValueError(NO_DENSITY.format(what="a component covariance"))
+    times_with_density(model, start=start)
     if not rows.size:
         return restore(np.empty((0, 1)))
     return restore(equal_mass(after, standardized(before, rows))[:, None])

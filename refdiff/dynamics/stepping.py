@@ -19,12 +19,31 @@ from numpy.typing import NDArray
 from scipy.integrate import DOP853, RK45, OdeSolver
 
 from refdiff.arguments import Array, one_of, real_scalar, whole_number
+from refdiff.model import ExactModel
 
 METHODS = MappingProxyType({"dop853": DOP853, "dopri5": RK45})
 # Points that NumPy takes through one solver unless told otherwise. Each is as exact as alone: see `Run.together`.
 GROUP = 16
 # SciPy's least rtol: below it, rounding errors of the slopes are errors of steps
 LEAST_RTOL = 100 * np.finfo(float).eps
+
+
+def times_with_density(model: ExactModel, **times: float) -> list[float]:
+    """The `times`, by name, of an exact `model`, at which its law has a density.
+
+    Raises:
+        TypeError: the model is no ExactModel.
+        ValueError: a time lies outside [0, T], or the law is singular there.
+    """
+    if not isinstance(model, ExactModel):
+        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    found = []
+    for name, value in times.items():
+        found.append(t := real_scalar(name, value, low=0, high=model.process.T))
+        if model.marginal(t).covariances.singular:
+            law = f"{model.distribution} has none, as every point set where sigma = 0; a small time will do"
+            raise ValueError(f"{name} must be a time at which the data have a density, got {t}: {law}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -128,7 +147,8 @@ class Run:
     ) -> None:
         """Take a group of points to the end through one of SciPy's solvers.
 
-        SciPy takes the RMS over all numbers; in tolerances smaller by sqrt(points) it bounds that of each point.
+        SciPy takes the RMS over all numbers. In tolerances smaller by sqrt(numbers / d) that of x bounds the RMS over
+        the axes of each point, and in tolerances smaller by sqrt(numbers) the error of each number beside.
 
         Args:
             field: (x (n, d), t) -> the velocity (n, d) and the rate of what is integrated beside, if anything.
@@ -150,10 +170,11 @@ class Run:
 
         field(x, self.start)  # no step is made from where there is no velocity
         state = x.ravel() if beside is None else np.append(x, beside)
-        stricter = np.sqrt(len(x))
-        rtol, atol = max(how.rtol / stricter, LEAST_RTOL), how.atol / stricter
-        absolute = np.append(np.full(x.size, atol), np.full(len(state) - x.size, rtol))
-        solver = METHODS[how.method](slope, self.start, state, self.end, rtol=rtol, atol=absolute)
+        of_point = np.arange(state.size) < x.size
+        stricter = np.sqrt(np.where(of_point, state.size / x.shape[1], state.size))
+        rtol = np.maximum(how.rtol / stricter, LEAST_RTOL)
+        atol = np.where(of_point, how.atol / stricter, rtol)  # errors of logarithms are relative ones
+        solver = METHODS[how.method](slope, self.start, state, self.end, rtol=rtol, atol=atol)
         attempted = accepted = 0
         while solver.status == "running" and attempted < how.max_steps:
             solver.step()
