@@ -122,6 +122,11 @@ def single_precision(result: Array) -> Array:
         return result.astype(np.float32)
 
 
+def precise_as(value: Any, result: Array) -> Any:
+    """The result of `value` in its shape (...), as float32 where the value was float32."""
+    return single_precision(result) if getattr(value, "dtype", None) == np.float32 else result[()]
+
+
 def indices(name: str, value: ArrayLike, dim: int) -> NDArray[np.intp]:
     """Distinct coordinates in 0..dim-1, shape (k,), at least one; negative ones count from the end.
 

@@ -236,3 +236,17 @@ def test_a_generator_is_used_as_it_is_and_a_seed_makes_one():
     rng = np.random.default_rng(0)
     assert arguments.generator(rng) is rng
     assert arguments.generator(5).random() == np.random.default_rng(5).random()
+
+
+def test_what_a_function_answers_has_the_shape_it_was_asked_for():
+    np.testing.assert_array_equal(arguments.answered("f", [[1, np.inf]], (1, 2)), [[1.0, np.inf]])
+    with pytest.raises(ValueError, match=r"f must answer with shape \(2,\), got \(1, 2\)"):
+        arguments.answered("f", [[1, 2]], (2,))
+    with pytest.raises(ValueError, match="f must be finite, got inf"):
+        arguments.answered("f", [np.inf], (1,), finite=True)
+
+
+def test_results_are_as_precise_as_what_they_are_of():
+    assert arguments.precise_as(np.float32(1), np.asarray(0.1)) == np.float32(0.1)
+    for value in (1.0, [1.0], np.ones(2, dtype=np.float16)):
+        assert arguments.precise_as(value, np.asarray(0.1)).dtype == np.float64

@@ -107,3 +107,13 @@ def test_routes_agree_in_several_dimensions():
 def test_bad_input_is_refused_by_name(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_numbers_keep_their_precision_and_no_level_is_no_error():
+    nats = np.array([1.0, 2.5], dtype=np.float32)
+    for found in (bits(nats), bits_per_dimension(nats, 3, 0.1), nats_of_density(nats, 3, 0.1)):
+        assert found.dtype == np.float32
+    assert bits_per_dimension(nats, 3, 0.1)[1] == np.float32(bits_per_dimension(2.5, 3, 0.1))
+    for route in (Quadrature(), MonteCarlo(10, 1)):
+        found = dequantized(Gaussian([0.0], 1.0).logpdf, np.zeros((2, 0, 1)), 0.1, route)
+        assert found.value.shape == found.error.shape == (2, 0)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr, ndtri_exp
 
-from refdiff.arguments import Array, points, real_array, single_precision
+from refdiff.arguments import Array, points, precise_as, real_array
 from refdiff.distributions.covariances import TILE, TOO_FAR
 from refdiff.distributions.mixture import GaussianMixture
 from refdiff.distributions.moments import gather, log_total
@@ -54,7 +54,7 @@ def cdf(law: GaussianMixture, x: ArrayLike, *, upper: bool = False) -> Array:
     Both keep their digits where they are small, as `log_cdf` does where they underflow.
     """
     found = np.exp(log_cdf(law, real_array("x", x), upper=upper))
-    return single_precision(found) if getattr(x, "dtype", None) == np.float32 else found
+    return np.asarray(precise_as(x, found))
 
 
 def quantile(law: GaussianMixture, p: ArrayLike, *, upper: bool = False) -> Array:
@@ -72,7 +72,7 @@ def quantile(law: GaussianMixture, p: ArrayLike, *, upper: bool = False) -> Arra
         raise ValueError(f"p must lie in [0, 1], got {levels[(levels < 0) | (levels > 1)].flat[0]}")
     with np.errstate(divide="ignore"):
         found = log_quantile(law, np.log(levels), upper=upper)
-    return single_precision(found) if getattr(p, "dtype", None) == np.float32 else found
+    return np.asarray(precise_as(p, found))
 
 
 def log_quantile(law: GaussianMixture, log_p: ArrayLike, *, upper: bool = False) -> Array:
@@ -89,7 +89,7 @@ def log_quantile(law: GaussianMixture, log_p: ArrayLike, *, upper: bool = False)
     z = ndtri_exp(levels.reshape(-1, 1))
     found = equal_mass(law, np.broadcast_to(-z if upper else z, (levels.size, law.count)))
     result = found.reshape(*levels.shape, 1)
-    return single_precision(result) if getattr(log_p, "dtype", None) == np.float32 else result
+    return np.asarray(precise_as(log_p, result))
 
 
 def monotone_map(source: GaussianMixture, target: GaussianMixture, x: ArrayLike) -> Array:

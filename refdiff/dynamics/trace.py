@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, answered, one_of, real_array, single_precision, whole_number
+from refdiff.arguments import Array, answered, one_of, precise_as, real_array, whole_number
 from refdiff.random import normals, seed_key, uniforms
 
 Operator = Callable[[Array], ArrayLike]
@@ -85,14 +85,13 @@ def hutchinson(
         ValueError: the matrices are not square, a product has another shape than u or is not finite, an unknown
             probe, or more orthogonal probes than axes.
     """
-    single = False
     if callable(operator):
         if not isinstance(shape, tuple) or not shape:
             raise TypeError(f"shape must be the shape (..., d) of the vectors that the operator takes, got {shape!r}")
         product: Operator = operator
     else:
         a = _square("operator", operator)
-        single, shape = getattr(operator, "dtype", None) == np.float32, a.shape[:-1]
+        shape = a.shape[:-1]
 
         def product(u: Array) -> Array:
             return np.asarray(np.einsum("...ij,...j->...i", a, u))
@@ -104,9 +103,7 @@ def hutchinson(
         u = drawn[:, k].reshape(shape)
         forms[k] = (u * answered("operator", product(u), u.shape, finite=True)).sum(axis=-1)
     found = TraceEstimate.of(forms, probe, dim)
-    if single:
-        found = TraceEstimate(*(single_precision(part) for part in (found.value, found.standard_error, found.forms)))
-    return found
+    return TraceEstimate(*(precise_as(operator, part) for part in (found.value, found.standard_error, found.forms)))
 
 
 def draw_probes(probe: str, points: ArrayLike | range, count: int, dim: int, seed: int | np.random.Generator) -> Array:
@@ -165,8 +162,7 @@ def trace_variance(matrix: ArrayLike, probe: str, probes: int = 1) -> Any:
         if count > dim:
             raise ValueError(f"probes must be at most {dim}, the number of axes, for orthogonal ones, got {count}")
         result = result * ((dim - count) / max(dim - 1, 1))
-    result = result / count
-    return single_precision(result) if getattr(matrix, "dtype", None) == np.float32 else result[()]
+    return precise_as(matrix, result / count)
 
 
 def _signs(u: Array) -> Array:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, one_of, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, one_of, points, precise_as, real_array, real_scalar, whole_number
 from refdiff.objectives.expectations import START, Estimate, MonteCarlo, Quadrature, Route, name_of
 from refdiff.random import uniforms
 
@@ -33,7 +33,7 @@ PLACES = ("cells", "ends")
 
 def bits(nats: ArrayLike) -> Any:
     """nats / log 2, of the shape of nats."""
-    return (real_array("nats", nats) / np.log(2.0))[()]
+    return precise_as(nats, real_array("nats", nats) / np.log(2.0))
 
 
 def level_spacing(levels: int, low: float = -1.0, high: float = 1.0, place: str = "cells") -> float:
@@ -74,7 +74,7 @@ def bits_per_dimension(nats: ArrayLike, dim: int, spacing: float = 1.0) -> Any:
         ValueError: a dimension or spacing that is not positive.
     """
     dim, spacing = whole_number("dim", dim, low=1), real_scalar("spacing", spacing, low=0, open_low=True)
-    return bits(nats) / dim - np.log2(spacing)
+    return precise_as(nats, bits(real_array("nats", nats)) / dim - np.log2(spacing))
 
 
 def nats_of_density(bits_per_dim: ArrayLike, dim: int, spacing: float = 1.0) -> Any:
@@ -84,7 +84,7 @@ def nats_of_density(bits_per_dim: ArrayLike, dim: int, spacing: float = 1.0) -> 
         ValueError: a dimension or `spacing` that is not positive.
     """
     dim, spacing = whole_number("dim", dim, low=1), real_scalar("spacing", spacing, low=0, open_low=True)
-    return (dim * (real_array("bits_per_dim", bits_per_dim) + np.log2(spacing)) * np.log(2.0))[()]
+    return precise_as(bits_per_dim, dim * (real_array("bits_per_dim", bits_per_dim) + np.log2(spacing)) * np.log(2.0))
 
 
 def dequantized(
@@ -111,13 +111,13 @@ def dequantized(
     offset = rows.shape[1] * np.log(width)
     if isinstance(route, MonteCarlo):
         u = uniforms(route.seed, route.samples, START, rows.shape[1]) - 0.5
-        values = np.array([log_density(row + width * u) for row in rows])
+        values = np.array([log_density(row + width * u) for row in rows]).reshape(len(rows), route.samples)
         error = values.std(axis=1, ddof=1) / np.sqrt(route.samples)
         return Estimate(restore(offset + values.mean(axis=1)), restore(error), name_of(route))
     if not isinstance(route, Quadrature):
         raise TypeError(f"route must be a Quadrature or a MonteCarlo, got {route!r}")
     pairs = [_cell_mean(log_density, row, width, route) for row in rows]
-    means, changes = (np.array(part) for part in zip(*pairs, strict=True))
+    means, changes = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return Estimate(restore(offset + means), restore(changes), name_of(route))
 
 
