@@ -6,7 +6,17 @@ import pytest
 from refdiff import AffineProcess, BetaTable, Empirical, ExactModel, Gaussian, GaussianMixture, VEGeometric, VPCosine
 from refdiff.channels import Channel
 from refdiff.distributions import entropy, kl_divergence
-from refdiff.objectives import MonteCarlo, Quadrature, discrete_loss, standard_prior, variational_bound
+from refdiff.objectives import (
+    MonteCarlo,
+    Quadrature,
+    continuous_loss,
+    discrete_loss,
+    importance_sampling,
+    mean_squared_error,
+    standard_prior,
+    variational_bound,
+)
+from refdiff.processes import critically_damped_langevin
 from refdiff.validation.identities.elbo import Chain
 
 # scalar Gaussian data of variance 1.7 and ten betas from .02 to .4: the fixture that gives PODA-223's numbers
@@ -110,6 +120,30 @@ def test_routes_agree_within_their_errors():
     np.testing.assert_allclose(*found, rtol=1e-11)
 
 
+def test_the_error_of_quadrature_is_that_of_the_decoder_and_of_the_loss_in_discrete_time():
+    model, times, rule, w = ExactModel(PEAKS, THIRTY), [2.0, 9.0, 20.0], Quadrature(1e-3), 0.05
+    for points in (None, np.array([[0.4], [-1.2]])):
+        bound = variational_bound(model, times, points, decoder=w, route=rule)
+        decoder = mean_squared_error(model, 2.0, points, route=rule).error / (2 * w)
+        steps = discrete_loss(model, times, points, route=rule).error
+        np.testing.assert_allclose(bound.error, decoder + steps, rtol=1e-9)
+        assert min(np.max(decoder), np.max(steps)) > 1e-3 * np.max(bound.error)  # either part would be missed
+
+
+@pytest.mark.parametrize("route", [None, Quadrature(1e-6), MonteCarlo(10, 1)])
+def test_no_point_has_no_objective_and_is_no_error(route):
+    model, none = ExactModel(Gaussian([0.2], 0.7), THIRTY), np.zeros((3, 0, 1))
+    bound = variational_bound(model, [1, 2, 3], none, route=route)
+    assert bound.total.shape == bound.error.shape == (3, 0)
+    assert bound.steps.shape == (3, 0, 2)
+    for loss in (
+        discrete_loss(model, [1, 2, 3], none, route=route),
+        continuous_loss(model, 1, 3, none, route=route),
+        mean_squared_error(model, 2, none, route=route),
+    ):
+        assert loss.value.shape == loss.error.shape == (3, 0)
+
+
 def test_matched_variances_are_the_best_constant_ones():
     model, times = ExactModel(PEAKS, THIRTY), np.array([3.0, 12.0, 25.0])
     route = Quadrature(1e-11)
@@ -144,7 +178,7 @@ def test_one_point_is_reconstructed_and_its_steps_cost_nothing():
     found = variational_bound(model, np.arange(1, 31), x, decoder=1e-3)
     np.testing.assert_array_equal(found.steps, np.zeros(29))
     np.testing.assert_allclose(found.reconstruction, np.log(2 * np.pi * 1e-3), rtol=1e-13)
-    with pytest.raises(ValueError, match="variances must be positive"):
+    with pytest.raises(ValueError, match=r"decoder must have full rank, got 0\.0"):
         variational_bound(model, np.arange(1, 31), x)
 
 
@@ -177,10 +211,13 @@ def test_offsets_move_nothing():
 
 def test_first_time_without_noise_has_no_decoder():
     model = ExactModel(Gaussian([0.2], 0.7), THIRTY)
-    with pytest.raises(ValueError, match="variances must be positive"):
-        variational_bound(model, [0, 1, 2])
-    with pytest.raises(ValueError, match="times must begin where there is noise"):
-        discrete_loss(model, [0, 1, 2])
+    for objective in (variational_bound, discrete_loss, lambda m, t: importance_sampling(m, t, [0.1], 2, 0)):
+        with pytest.raises(ValueError, match=r"times must begin where there is noise in every direction, got 0\.0"):
+            objective(model, [0, 1, 2])
+    # the force of Langevin's equation has not reached the position yet
+    rest = ExactModel(Gaussian([0.2, 0.1], 0.7), critically_damped_langevin(1))
+    with pytest.raises(ValueError, match="times must begin where there is noise in every direction"):
+        variational_bound(rest, [0.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +234,10 @@ def test_first_time_without_noise_has_no_decoder():
         ({"variances": [[1.0, 1.0], 1.0]}, ValueError, "variances of shape"),
         ({"decoder": "small"}, ValueError, "decoder must be one of matched"),
         ({"decoder": [1.0, 2.0]}, ValueError, "decoder of shape"),
-        ({"decoder": 0.0}, ValueError, "variances must be positive"),
+        ({"decoder": 0.0}, ValueError, "decoder must have full rank"),
+        ({"variances": [0.0, 1.0]}, ValueError, "variances of the step from t = 2.0 must have full rank"),
+        ({"prior": Gaussian([0.0], 0.0)}, ValueError, "prior must have full rank"),
+        ({"times": [1.0, 1.0]}, ValueError, "times must increase within"),
         ({"x0": [[1.0, 2.0]]}, ValueError, "x0 must have shape"),
         ({"route": 100}, TypeError, "route must be a Quadrature, a MonteCarlo or None"),
         ({"model": ExactModel(PEAKS, THIRTY)}, ValueError, "there is no closed form"),

@@ -29,12 +29,13 @@ def test_forms_traces_and_pulled_weights_are_those_of_matrices():
         np.testing.assert_allclose(form(q, u), np.einsum("abi,ij,abj->ab", u, dense[name], u), rtol=1e-13)
         for other, s in WEIGHTS.items():
             np.testing.assert_allclose(trace(q, s, 2), np.trace(dense[name] @ dense[other]), rtol=1e-13)
-            found = pulled(q, s)
+            found = pulled(q, s, "s")
             found = np.diag(np.broadcast_to(found, 2)) if found.ndim < 2 else found
             exact = dense[name].T @ np.linalg.inv(dense[other]) @ dense[name]
             np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-13)
-    with pytest.raises(ValueError, match=r"variances must be positive here, got 0\.0"):
-        pulled(np.ones(()), np.array([1.0, 0.0]))
+    for singular in (np.array([1.0, 0.0]), np.zeros((2, 2))):
+        with pytest.raises(ValueError, match="prior must have full rank, got"):
+            pulled(np.ones(()), singular, "prior")
 
 
 @pytest.mark.parametrize("process", PROCESSES)

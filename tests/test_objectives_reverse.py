@@ -142,6 +142,15 @@ def test_exact_kernels_keep_far_components_and_gaussians():
     np.testing.assert_allclose(posterior_logpdf(MATRIX.kernel(0.5), single, x, y), exact, rtol=1e-12)
 
 
+def test_exact_kernels_of_many_rows_are_those_of_each(monkeypatch):
+    # mixtures take as many rows at a time as fit a tile: with a small tile, four parts of 3, 3, 3 and 1 rows
+    law = GaussianMixture.isotropic([[-1.0], [0.5], [2.0]], [0.3, 0.2, 0.1])
+    channel, (x, y) = Channel(0.8, 0.1, 0.3), np.random.default_rng(4).normal(size=(2, 10, 1))
+    alone = [posterior_logpdf(channel, law, a[None], b[None])[0] for a, b in zip(x, y, strict=True)]
+    monkeypatch.setattr(GaussianMixture, "parts", lambda self, rows: [rows[i : i + 3] for i in range(0, len(rows), 3)])
+    np.testing.assert_allclose(posterior_logpdf(channel, law, x, y), alone, rtol=1e-13)
+
+
 def test_bad_input_is_refused_by_name():
     with pytest.raises(TypeError, match="process must be a Process or a Schedule, got 1"):
         whole(1)

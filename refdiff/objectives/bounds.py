@@ -29,7 +29,7 @@ from refdiff.distributions import Gaussian, kl_divergence
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled, trace
 from refdiff.objectives.expectations import MonteCarlo, Route
-from refdiff.objectives.reverse import ReverseStep, Variances, grid_of_times, reverse_steps, whole
+from refdiff.objectives.reverse import ReverseStep, Variances, noisy_times, reverse_steps, whole
 from refdiff.operators import Operator
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
@@ -103,7 +103,7 @@ def variational_bound(
         raise TypeError(f"model must be an ExactModel, got {model!r}")
     if prior is not None and not isinstance(prior, Gaussian):
         raise TypeError(f"prior must be a Gaussian, got {prior!r}")
-    when = grid_of_times(times, model.process)
+    when = noisy_times(times, model.process, model.dim)
     rows, restore = points("x0", np.zeros(model.dim) if x0 is None else x0, model.dim)
     errors = Errors(model, None if x0 is None else rows, route)
     chain = reverse_steps(model, when, variances, decoder, route)
@@ -120,12 +120,12 @@ def _prior(model: ExactModel, t: float, x0: Array | None, prior: Gaussian) -> Ar
     kernel = model.process.kernel(t)
     spread, where = prior.covariance, prior.means[0]
     unit = np.ones(())
-    inverse = pulled(unit, spread)
+    inverse = pulled(unit, spread, "prior")
     covariances = kl_divergence(Gaussian(np.zeros(prior.dim), kernel.noise), Gaussian(np.zeros(prior.dim), spread))
     data = model.distribution.mean()[None] if x0 is None else x0
     distance = form(inverse, operators.apply(kernel.gain, data) + kernel.offset - where)
     if x0 is None:
-        distance = distance + trace(pulled(kernel.gain, spread), model.distribution.cov(), model.dim)
+        distance = distance + trace(pulled(kernel.gain, spread, "prior"), model.distribution.cov(), model.dim)
     return np.asarray(covariances + 0.5 * distance)
 
 
@@ -135,10 +135,11 @@ def _steps(errors: Errors, chain: list[ReverseStep]) -> tuple[Array, Array, Arra
     total: Array = np.zeros((1, 1))
     terms, slack = [], np.zeros(1)
     for i, step in enumerate(chain):
-        values, more = errors.weighted(step.t, pulled(step.of_x0, step.noise))
+        name = f"variances of the step from t = {step.t}" if i else "decoder"
+        values, more = errors.weighted(step.t, pulled(step.of_x0, step.noise, name))
         constant = _surprise(step.noise, dim) if i == 0 else _divergence(step, dim)
         values = constant + 0.5 * values
-        total = total + values.reshape(len(values), -1)
+        total = total + (values[:, None] if values.ndim == 1 else values)
         terms.append(values if values.ndim == 1 else values.mean(axis=1))
         slack = slack + 0.5 * more
     return total, np.stack(terms, axis=1), np.broadcast_to(slack, (len(terms[0]),))

@@ -42,19 +42,23 @@ def trace(q: Operator, s: Operator, dim: int) -> float:
     return float((operators.dense(q, dim) * operators.dense(s, dim).T).sum())
 
 
-def pulled(a: Operator, w: Operator) -> Operator:
-    """A' W^-1 A of an operator a and a covariance w, scalars, diagonals or (d, d) matrices.
+def pulled(a: Operator, w: Operator, name: str) -> Operator:
+    """A' W^-1 A of an operator a and a covariance w, scalars, diagonals or (d, d) matrices; `name` is that of W.
 
     Raises:
         ValueError: W is singular.
     """
     if max(a.ndim, w.ndim) < 2:
         if not np.all(w > 0):
-            raise ValueError(f"variances must be positive here, got {np.min(w)}")
+            raise ValueError(f"{name} must have full rank, got {w}")
         return a * a / w
     dim = len(a) if a.ndim == 2 else len(w)
     matrix = operators.dense(a, dim)
-    white = np.linalg.solve(np.linalg.cholesky(operators.dense(w, dim)), matrix)
+    try:
+        root = np.linalg.cholesky(operators.dense(w, dim))
+    except np.linalg.LinAlgError:
+        raise ValueError(f"{name} must have full rank, got {w.tolist()}") from None
+    white = np.linalg.solve(root, matrix)
     return np.asarray(white.T @ white)
 
 
@@ -100,7 +104,7 @@ class Errors:
         laws = [kernel.push(law)] if self.x0 is None else [kernel.at(x) for x in self.x0]
         scale = trace(q, best_linear(kernel, law), self.model.dim)
         pairs = [integral(one, self._function(t, q, i), self.route, scale) for i, one in enumerate(laws)]
-        values, changes = (np.array(part) for part in zip(*pairs, strict=True))
+        values, changes = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         return values, changes
 
     def _function(self, t: float, q: Operator, i: int) -> Callable[[Array], Array]:

@@ -6,9 +6,10 @@ r"""The likelihood of a chain by importance sampling: log p(x_0) = log E w, x_1.
     log p(x_0) ~ log (1/n) sum_j w_j,      E log w = -(variational bound at x_0)  <=  log p(x_0)
 
 With the exact reverse kernels q(x_{i-1} | x_i), mixtures for data that are one, the exact decoder and prior p_T every
-weight is p_0(x_0): the spread of log w is rounding. The logarithm of a mean is low by about its variance over n on
-average, and no better than its effective sample size (sum w)^2 / sum w^2 says. The decoder needs a covariance of its
-own: DDPM's kernel to the data has variance 0, so that (21) of its text is undefined. Sources: DMI-29, DMI-30, DMI-38.
+weight is p_0(x_0): the spread of log w is rounding. The logarithm of a mean is low by about half its squared standard
+error on average, and no better than its effective sample size (sum w)^2 / sum w^2 says. The decoder needs a covariance
+of its own: DDPM's kernel to the data has variance 0, so that (21) of its text is undefined. Sources: DMI-29, DMI-30,
+DMI-38.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
 
 from refdiff import operators
-from refdiff.arguments import Array, points, real_array, whole_number
+from refdiff.arguments import Array, points, precise_as, real_array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.objectives.bounds import standard_prior
 from refdiff.objectives.errors import coloured
 from refdiff.objectives.expectations import Route
-from refdiff.objectives.reverse import ReverseStep, Variances, grid_of_times, posterior_logpdf, reverse_steps
+from refdiff.objectives.reverse import ReverseStep, Variances, noisy_times, posterior_logpdf, reverse_steps
 from refdiff.random import normals, seed_key
 
 EXACT = "exact"  # kernels
@@ -81,14 +81,15 @@ def log_mean_exp(log_weights: ArrayLike) -> LogMean:
     if np.isnan(logs).any() or np.isposinf(logs).any():
         raise ValueError("log_weights must be finite, or -inf")
     count = logs.shape[-1]
-    total = logsumexp(logs, axis=-1)
     peak = logs.max(axis=-1, keepdims=True)
-    weights = np.exp(logs - np.where(np.isneginf(peak), 0.0, peak))
+    peak = np.where(np.isneginf(peak), 0.0, peak)
+    weights = np.exp(logs - peak)
     mean = weights.mean(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        value = peak[..., 0] + np.log(mean)
         error = np.where(mean > 0, weights.std(axis=-1, ddof=1) / np.sqrt(count) / mean, np.inf)
         effective = np.where(mean > 0, count * mean**2 / (weights**2).mean(axis=-1), 0.0)
-    return LogMean(np.asarray(total - np.log(count))[()], error[()], effective[()])
+    return LogMean(*(precise_as(log_weights, np.asarray(part)) for part in (value, error, effective)))
 
 
 def importance_sampling(
@@ -131,7 +132,7 @@ def importance_sampling(
         raise TypeError(f"prior must be a Gaussian, GaussianMixture or None, got {prior!r}")
     rows, restore = points("x0", x0, model.dim)
     samples, key = whole_number("samples", samples, low=2), seed_key(seed)
-    when = grid_of_times(times, model.process)
+    when = noisy_times(times, model.process, model.dim)
     exact = isinstance(kernels, str) and kernels == EXACT
     back = _exact(model, when) if exact else _gaussian(model, reverse_steps(model, when, kernels, decoder, route))
     last = prior

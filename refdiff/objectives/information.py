@@ -32,7 +32,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled
 from refdiff.objectives.expectations import Estimate, Quadrature, Route
-from refdiff.objectives.reverse import grid_of_times, whole
+from refdiff.objectives.reverse import noisy_times, whole
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, BetaTable, Process
 from refdiff.processes.principal_axes import PrincipalAxes
@@ -51,7 +51,7 @@ def signal_to_noise(process: Process | Schedule, t: float) -> Operator:
         ValueError: there is no noise at that time.
     """
     kernel = whole(process).kernel(real_scalar("t", t))
-    return pulled(kernel.gain, kernel.noise)
+    return pulled(kernel.gain, kernel.noise, f"the noise at t = {t}")
 
 
 def mean_squared_error(
@@ -90,12 +90,10 @@ def discrete_loss(
         ValueError: times that do not increase or have no noise, a weight where there is no lambda, no route.
     """
     errors, restore = _errors(model, x0, route)
-    when = grid_of_times(times, model.process, least=2)
+    when = noisy_times(times, model.process, model.dim, least=2)
     process, law = model.process, model.distribution
     if isinstance(process, AffineProcess) and not process.per_axis and errors.route is None:
         lam = process.schedules[0].log_snr(when)
-        if not np.isfinite(lam[0]):
-            raise ValueError(f"times must begin where there is noise, got {when[0]}")
         ratio = np.exp(2 * lam)
         drops = -np.diff(ratio) * (1.0 if weight is None else np.array([weight(one) for one in lam[1:]]))
         found = _isotropic(law, errors.x0, drops, ratio[1:])
@@ -138,7 +136,9 @@ def continuous_loss(
     """
     errors, restore = _errors(model, x0, route)
     process = model.process
-    first, last = grid_of_times([start, end], process, least=2).tolist()
+    first, last = noisy_times([start, end], process, model.dim, 2, "start, end").tolist()
+    if errors.x0 is not None and not len(errors.x0):
+        return Estimate(restore(np.zeros(0)), restore(np.zeros(0)), errors.name)
     ends = [signal_to_noise(process, t) for t in (first, last)]
     if errors.route is None and weight is None:
         found = _information(model, ends[0], errors.x0) - _information(model, ends[1], errors.x0)

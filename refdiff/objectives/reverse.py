@@ -67,17 +67,29 @@ class ReverseStep:
         return operators.apply(self.of_x0, denoised) + operators.apply(self.of_xt, x) + self.offset
 
 
-def grid_of_times(times: ArrayLike, process: Process, least: int = 1) -> Array:
-    """The times t_1 < ... < t_T of a process's chain, shape (T,), at least so many (`least`).
+def grid_of_times(times: ArrayLike, process: Process, least: int = 1, name: str = "times") -> Array:
+    """The times t_1 < ... < t_T of a process's chain, shape (T,), at least so many (`least`); `name` is for messages.
 
     Raises:
         ValueError: they do not increase, lie outside [0, T], or are fewer.
     """
-    found = real_array("times", times, ndim=(1,))
+    found = real_array(name, times, ndim=(1,))
     if len(found) < least:
-        raise ValueError(f"times must be at least {least}, got {len(found)}")
+        raise ValueError(f"{name} must be at least {least}, got {len(found)}")
     if (np.diff(found) <= 0).any() or found[0] < 0 or found[-1] > process.T:
-        raise ValueError(f"times must increase within [0, {process.T}], got {found}")
+        raise ValueError(f"{name} must increase within [0, {process.T}], got {found}")
+    return found
+
+
+def noisy_times(times: ArrayLike, process: Process, dim: int, least: int = 1, name: str = "times") -> Array:
+    """`grid_of_times` of a process on R^dim (`dim`), shape (T,), for its `least` and `name`, all of them with noise.
+
+    Raises:
+        ValueError: times that are no grid, or a first one at which some direction has no noise.
+    """
+    found = grid_of_times(times, process, least, name)
+    if Gaussian(np.zeros(dim), process.kernel(found[0]).noise).covariances.singular:
+        raise ValueError(f"{name} must begin where there is noise in every direction, got {found[0]}")
     return found
 
 
