@@ -161,6 +161,7 @@ def test_log_dets_of_layers_are_listed_in_the_order_they_act():
         (lambda: Affine([[1.0, 2.0], [2.0, 4.0]], [0.0, 0.0]), "gain must have an inverse"),
         (lambda: Affine([[1.0, 2.0]], [0.0, 0.0]), "gain must be square"),
         (lambda: Affine([1.0, 2.0], [0.0]), "gain of shape"),
+        (lambda: Affine(1.0, []), "the length of offset must be at least 1"),
         (lambda: Composition([]), "layers must be"),
         (lambda: Composition([Affine(1.0, [0.0]), Affine(1.0, [0.0, 0.0])]), "layers must be"),
         (lambda: PushForward(Gaussian([0.0], 1.0), Affine(1.0, [0.0, 0.0])), "dimension 1 of base"),
@@ -177,3 +178,25 @@ def test_log_dets_of_layers_are_listed_in_the_order_they_act():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Inverse(np.sinh), "of must have dim, forward, inverse"),
+        (lambda: Composition([Affine(1.0, [0.0]), np.sinh]), "layers must have dim, forward, inverse"),
+        (lambda: PushForward(Gaussian([0.0], 1.0), 2.0), "bijection must have dim, forward, inverse"),
+        (lambda: PushForward(None, Affine(1.0, [0.0])), "base must have dim, logpdf and sample, got None"),
+    ],
+)
+def test_what_is_no_bijection_and_no_law_is_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_volume_that_vanishes_is_an_infinite_density():
+    cube = Entrywise(2, lambda z: z**3, np.cbrt, lambda z: 3 * z**2)
+    z = np.array([[0.0, 1.0], [2.0, 1.0]])
+    np.testing.assert_allclose(cube.log_det(z), [-np.inf, np.log(36)])
+    base = Gaussian([0.0, 0.0], 1.0)
+    np.testing.assert_allclose(PushForward(base, cube).logpdf(z**3), [np.inf, base.logpdf(z[1]) - np.log(36)])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, points, real_array
 
 
+@runtime_checkable
 class Bijection(Protocol):
     """A smooth map of R^d onto itself that has an inverse."""
 
@@ -42,6 +43,7 @@ class Bijection(Protocol):
         """df/dz at z of shape (..., d), shape (..., d, d)."""
 
 
+@runtime_checkable
 class Base(Protocol):
     """A law with a density that can be drawn from; a Gaussian or GaussianMixture is one."""
 
@@ -62,9 +64,15 @@ class Inverse:
 
     Args:
         of: the bijection that is turned round.
+
+    Raises:
+        TypeError: it is no bijection.
     """
 
     of: Bijection
+
+    def __post_init__(self) -> None:
+        _is_bijection("of", self.of)
 
     @property
     def dim(self) -> int:
@@ -98,6 +106,7 @@ class Composition:
         layers: f_1, ..., f_L, bijections of one dimension d, at least one.
 
     Raises:
+        TypeError: a layer is no bijection.
         ValueError: no layer, or layers of different dimensions.
     """
 
@@ -105,6 +114,8 @@ class Composition:
 
     def __init__(self, layers: Sequence[Bijection]) -> None:
         object.__setattr__(self, "layers", tuple(layers))
+        for layer in self.layers:
+            _is_bijection("layers", layer)
         dims = [layer.dim for layer in self.layers]
         if not dims or len(set(dims)) > 1:
             raise ValueError(f"layers must be bijections of one dimension, at least one, got dimensions {dims}")
@@ -184,6 +195,7 @@ class PushForward:
         bijection: f.
 
     Raises:
+        TypeError: base is no law, or bijection is none.
         ValueError: the two have different dimensions.
     """
 
@@ -191,6 +203,9 @@ class PushForward:
     bijection: Bijection
 
     def __post_init__(self) -> None:
+        _is_bijection("bijection", self.bijection)
+        if not isinstance(self.base, Base):
+            raise TypeError(f"base must have dim, logpdf and sample, got {self.base!r}")
         if self.base.dim != self.bijection.dim:
             raise ValueError(f"bijection must have the dimension {self.base.dim} of base, got {self.bijection.dim}")
 
@@ -238,3 +253,8 @@ class PushForward:
         """log p_base(z) and -log |det df/dz| of rows (n, d) of x."""
         z = self.bijection.inverse(rows)
         return np.asarray(self.base.logpdf(z)), -np.asarray(self.bijection.log_det(z))
+
+
+def _is_bijection(name: str, value: Any) -> None:
+    if not isinstance(value, Bijection):
+        raise TypeError(f"{name} must have dim, forward, inverse, log_det and jacobian, got {value!r}")

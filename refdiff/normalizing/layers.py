@@ -41,6 +41,7 @@ class Affine:
 
     def __init__(self, gain: ArrayLike, offset: ArrayLike) -> None:
         a, b = operators.operator("gain", gain), real_array("offset", offset, ndim=(1,))
+        whole_number("the length of offset", len(b), low=1)
         operators.fits("gain", a, len(b))
         if a.ndim == 2 and a.shape[0] != a.shape[1]:
             raise ValueError(f"gain must be square, got shape {a.shape}")
@@ -111,9 +112,10 @@ class Entrywise:
         return restore(self._of("inverted", rows))
 
     def log_det(self, z: ArrayLike) -> Any:
-        """sum_i log |s'(z_i)| for z of shape (..., d)."""
+        """sum_i log |s'(z_i)| for z of shape (..., d), -inf where a volume vanishes."""
         rows, restore = points("z", z, self.dim)
-        return restore(np.log(np.abs(self._of("derivative", rows))).sum(axis=1))
+        with np.errstate(divide="ignore"):
+            return restore(np.log(np.abs(self._of("derivative", rows))).sum(axis=1))
 
     def jacobian(self, z: ArrayLike) -> Any:
         """diag(s'(z_i)) for z of shape (..., d)."""
