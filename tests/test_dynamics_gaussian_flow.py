@@ -83,6 +83,13 @@ def test_storages_and_offsets_are_kept():
     assert gaussian_flow(Gaussian([0.0, 0.0], 1.0), VPLinear(), 0.9, 0.1).gain.shape == ()
     assert gaussian_flow(Gaussian([0.0, 0.0], [1.0, 2.0]), VPLinear(), 0.9, 0.1).gain.shape == (2,)
     assert gaussian_flow(Gaussian([0.0, 0.0], np.eye(2)), VPLinear(), 0.9, 0.1).gain.shape == (2, 2)
+    along = Gaussian([0.0, 0.0], [1.0, 2.0])
+    assert gaussian_flow(along, axes_of_their_own(2), 0.9, 0.1).gain.shape == (2,)
+    # in closed form also down to where an axis has no density
+    np.testing.assert_array_equal(gaussian_flow(Gaussian([0.0, 0.0], [1.0, 0.0]), VPLinear(), 0.5, 0.0).gain[1], 0.0)
+    np.testing.assert_array_equal(
+        gaussian_flow(Gaussian([0.0, 0.0], [1.0, 0.0]), axes_of_their_own(2), 0.5, 0.0).gain[1], 0.0
+    )
     assert np.array_equal(gaussian_flow(Gaussian([1.0], 1.0), VPLinear(), 0.5, 0.5).at(np.array([3.0])).mean(), [3.0])
     law, moved = Gaussian([1.0], 0.5), AffineProcess(VPLinear(), offset=lambda t: (t**2, 2 * t, 2.0))
     plain, shifted = gaussian_flow(law, VPLinear(), 0.9, 0.1), gaussian_flow(law, moved, 0.9, 0.1)
