@@ -120,6 +120,17 @@ def inverse(a: Operator) -> Operator:
     return np.asarray(np.linalg.inv(a) if a.ndim == 2 else 1 / a)
 
 
+def singular(a: Operator) -> bool:
+    """Whether an operator a has no inverse, up to rounding and with its axes in whatever units."""
+    if a.ndim < 2:
+        return bool((a == 0).any())
+    scaled = a
+    for axis in (1, 0):
+        size = np.linalg.norm(scaled, axis=axis, keepdims=True)
+        scaled = scaled / np.where(size > 0, size, 1.0)
+    return bool(np.linalg.svd(scaled, compute_uv=False)[-1] <= len(a) * np.finfo(float).eps)
+
+
 def root(c: Operator) -> Operator:
     """The symmetric R with R R = c, for a positive semi-definite operator c (eigenvalues below 0 count as 0)."""
     if c.ndim < 2:

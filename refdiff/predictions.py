@@ -203,10 +203,6 @@ def _solved(matrix: Array, right: Array) -> Array:
     Raises:
         LinAlgError: the matrix, with axes in whatever units, is singular up to rounding.
     """
-    scaled = matrix
-    for axis in (1, 0):
-        size = np.linalg.norm(scaled, axis=axis, keepdims=True)
-        scaled = scaled / np.where(size > 0, size, 1.0)
-    if np.linalg.svd(scaled, compute_uv=False)[-1] <= len(matrix) * np.finfo(float).eps:
+    if operators.singular(matrix):
         raise np.linalg.LinAlgError
     return np.asarray(np.linalg.solve(matrix, right))

@@ -112,3 +112,20 @@ def test_rows_and_fits_say_the_dimensions():
     for wrong in (np.ones((2, 5)), np.ones(5)):
         with pytest.raises(ValueError, match="gain of shape"):
             operators.fits("gain", wrong, 2)
+
+
+@pytest.mark.parametrize(("operator", "wanted"), [
+    (np.array(0.0), True), (np.array(1e-300), False),
+    (np.array([1.0, 0.0]), True), (np.array([1.0, 1e-300]), False),
+    (np.zeros((2, 2)), True), (np.ones((2, 2)), True), (np.array([[1.0, 1.0], [1.0, 1.0 + 1e-16]]), True),
+    (np.array([[0.6, 0.8], [0.8, -0.6]]), False),
+    # a turned diagonal (1, 0), which is no exact zero
+    (np.array([[0.6], [0.8]]) @ np.array([[0.6, 0.8]]), True),
+    # Langevin's root at t = 1e-9, in its units of t^1.5 and t^0.5
+    (np.array([[1e-14, 0.0], [3e-5, 2e-5]]), False),
+])  # fmt: skip
+def test_singular_matrices_are_so_in_any_units_of_their_axes(operator, wanted):
+    assert operators.singular(operator) is wanted
+    units = np.array([1e-9, 1e6])
+    if operator.ndim == 2:
+        assert operators.singular(units[:, None] * operator / units) is wanted

@@ -248,6 +248,28 @@ def test_samplers_that_differ_on_an_axis_or_in_their_number_differ():
         compose(ddim(langevin(), TIMES[:2]), ddim(turning(), TIMES[1:]))
 
 
+def test_a_start_without_a_signal_on_one_axis_is_refused_where_it_is_divided_by():
+    """Turning leaves a rounding of alpha = 0, which is no signal either."""
+    process, grid = PrincipalAxes(ALONG, BASIS), [1.0, 0.6, 0.3]
+    builds = [BUILDS[name] for name in ("gddim, noise frozen", "ancestral", "exponential")]
+    for build in [*builds, lambda p, t: matrix_deis(p, t, frame="cholesky")]:
+        with pytest.raises(ValueError, match="times must start where alpha > 0"):
+            build(process, grid)
+    law = Gaussian(np.ones(2), 0.5)
+    for build in (ddim, BUILDS["gddim"], BUILDS["ddim, eta = 1"], BUILDS["deis in t"], reverse_diffusion, runge_kutta):
+        straight, turned = propagate(build(ALONG, grid), law.affine(BASIS.T)), propagate(build(process, grid), law)
+        np.testing.assert_allclose(turned.output.cov(), BASIS @ straight.output.cov() @ BASIS.T, atol=1e-11)
+
+
+def test_a_signal_that_is_lost_twice_over_is_found_again():
+    """|F| T = 2000: the gain is 0 at the first two times, and the end is the data."""
+    process = LinearProcess(-2e3 * np.array([[1.0, 0.3], [-0.3, 1.0]]), 60.0 * np.eye(2))
+    law = Gaussian([1.0, 2.0], [[1.0, 0.4], [0.4, 0.7]])
+    assert not process.kernel(0.5).gain.any()
+    found = propagate(ddim(process, [1.0, 0.5, *np.geomspace(0.003, 1e-6, 24), 0.0]), law)
+    assert found.wasserstein() < 0.1
+
+
 def test_what_has_no_meaning_with_matrices_is_refused():
     process = turning()
     with pytest.raises(ValueError, match="process must have one alpha and sigma"):

@@ -30,20 +30,22 @@ def matrix_deis(
     """gDDIM with polynomials of a given degree, for any process.
 
     Args:
-        process, times: the process and the decreasing grid (n + 1,), its first time with a gain that has an inverse; it
-            may end at t = 0, where the last step puts the denoiser.
+        process, times: the process and the decreasing grid (n + 1,). It may end at t = 0, where the last step puts the
+            denoiser, and start where alpha = 0 (a gain has no inverse) in the frame that turns.
         degree: of the polynomial through eps, n >= 0; the first steps use the degrees there are.
         clock: t or "log t", what the polynomial is in.
         frame: turning, V, the frame of the flow; or cholesky, L.
 
     Raises:
-        ValueError: an unknown clock or frame, or a degree below 0.
+        ValueError: an unknown clock or frame, a degree below 0, or a start at alpha = 0 in Cholesky's frame.
     """
     degree = whole_number("degree", degree)
     one_of("clock", clock, tuple(CLOCKS))
     one_of("frame", frame, FRAMES)
     noising: Process = AffineProcess(process) if isinstance(process, Schedule) else process
     rec = Recorder(f"gDDIM, degree {degree}, {frame} frame", noising, times, "denoiser")
+    if frame == "cholesky":
+        rec.finite_log_snr("what is carried is divided by alpha", last=False)
     x, rests, nodes = rec.start, list[State](), list[float]()
     for s, t in rec.steps:
         clean = rec.evaluate(x, s)

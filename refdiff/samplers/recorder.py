@@ -94,9 +94,9 @@ class Point:
 
     @cached_property
     def pure_noise(self) -> bool:
-        """Whether alpha = 0 (on any axis), where lambda and rho are infinite."""
+        """Whether alpha = 0 (on any axis), where lambda and rho are infinite, or a matrix A has no inverse."""
         if isinstance(self.kept, Motion):
-            return not self.kept.gain.any()
+            return operators.singular(self.kept.gain)
         return bool(np.any(self.alpha == 0))
 
 
@@ -169,7 +169,7 @@ class Recorder:
 
     Raises:
         TypeError: what is no process.
-        ValueError: an unknown prediction, a grid that is none, or alpha = 0 at more than one of its times.
+        ValueError: an unknown prediction, a grid that is none, or (of schedules) alpha = 0 at two of its times.
     """
 
     def __init__(
@@ -190,7 +190,8 @@ class Recorder:
         self.process: Process = process.centred if isinstance(process, Process) else process
         grid = (increasing if towards_noise else decreasing)(times, process.T)
         self.points = self._points(grid)
-        if any(point.pure_noise for point in (self.points[:-1] if towards_noise else self.points[1:])):
+        # channels of matrices know the way between two times that are without a signal
+        if not self.matrices and any(p.pure_noise for p in (self.points[:-1] if towards_noise else self.points[1:])):
             raise ValueError("times must have alpha > 0 but at the noisy end of the grid, got two with alpha = 0")
         self.steps = list(pairwise(self.points))
         self._stages: list[_Stage] = [_Stage(self.points[0], {}, 0)]

@@ -277,7 +277,7 @@ def _alike(rolled: Unrolled, axes: tuple[int, ...]) -> Unrolled:
 
 
 def spread(band: Array, axes: tuple[int, ...], lead: int = 2) -> Array:
-    """Weights (s, w, *own), `lead` dimensions first, as (s, w, *axes).
+    """The weights `band`, numbers, (d,) or (d, d) after `lead` dimensions, with these axes: (), (d,) or (d, d).
 
     Numbers become one for each axis, or multiples of the identity; those for each axis diagonal matrices.
     """
