@@ -102,7 +102,7 @@ def test_point_sets_are_translated_from_and_to_small_noise():
         found = translate(source, target, x, clean=0.01)
     nearest = np.linalg.norm(found.x[:, None] - target.distribution.means, axis=2).min(axis=1)
     assert nearest.max() < 0.06
-    with pytest.raises(ValueError, match="at which the data have a density"):
+    with pytest.raises(ValueError, match="clean must be a time at which the data have a density, got 0"):
         translate(source, target, x)
 
 

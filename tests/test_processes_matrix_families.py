@@ -236,10 +236,13 @@ def test_what_makes_no_process_is_refused_by_name(case):
         make()
 
 
-def test_what_is_no_function_is_refused():
+def test_what_is_no_function_and_no_law_is_refused():
     with pytest.raises(TypeError, match="beta_rate must be a function"):
         critically_damped_langevin(1, lambda t: t, beta_rate=1.0)
     with pytest.raises(TypeError, match="noise_rate must be a function"):
         variance_preserving(lambda _: B, noise_rate=B)
+    for split in (with_velocity, positions):
+        with pytest.raises(TypeError, match="law must be a GaussianMixture, got ndarray"):
+            split(np.zeros((3, 4)))  # points
     with pytest.raises(TypeError, match="schedule must be a Schedule"):
         data_axes(Gaussian([0.0], 1.0), LinearProcess([[-1.0]], [[1.0]]))

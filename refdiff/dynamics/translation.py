@@ -25,6 +25,7 @@ from refdiff.channels import Channel
 from refdiff.distributions.mixture import Gaussian
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.gaussian_flow import gaussian_flow
+from refdiff.dynamics.stepping import times_with_density
 from refdiff.model import ExactModel
 
 
@@ -74,6 +75,8 @@ def translate(
         Unfinished: a flow does not end.
     """
     noisy = _noisy(source, target, t)
+    for model in (source, target):
+        times_with_density(model, clean=clean)
     options: Any = {"method": method, "rtol": rtol, "atol": atol, "max_steps": max_steps, "threads": threads}
     there = flow(source, x, clean, noisy[0], log_density=log_density, **options)
     back = flow(target, there.x, noisy[1], clean, log_density=log_density, **options)

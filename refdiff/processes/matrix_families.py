@@ -144,8 +144,10 @@ def with_velocity(law: GaussianMixture, variance: float = 0.0) -> GaussianMixtur
         variance: of the velocities; 0 starts them all at rest, and keeps a point set one.
 
     Raises:
+        TypeError: the law is none.
         ValueError: a negative variance.
     """
+    _check_law(law)
     spread = real_scalar("variance", variance, low=0)
     eye, still = np.eye(law.dim), np.zeros((law.dim, law.dim))
     return Channel(np.vstack([eye, still]), 0.0, np.repeat([0.0, spread], law.dim)).push(law)
@@ -155,11 +157,18 @@ def positions(law: GaussianMixture) -> GaussianMixture:
     """The law of the first half of the axes: what is left of `with_velocity` when nobody asks for the velocities.
 
     Raises:
+        TypeError: the law is none: of points (..., 2 d) the positions are x[..., :d].
         ValueError: an odd number of axes.
     """
+    _check_law(law)
     if law.dim % 2:
         raise ValueError(f"law must have positions and velocities, as many of each, got {law.dim} axes")
     return law.affine(np.eye(law.dim // 2, law.dim))
+
+
+def _check_law(law: GaussianMixture) -> None:
+    if not isinstance(law, GaussianMixture):
+        raise TypeError(f"law must be a GaussianMixture, got {type(law).__name__}")
 
 
 # ---------------------------------------------------------------------- noise that says the drift; the axes of data

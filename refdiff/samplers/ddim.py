@@ -185,6 +185,8 @@ def gddim(
 ) -> Tableau:
     """The exact step of dx = [f x - (1 + k^2)/2 g^2 score] dt + k g dw with a frozen prediction.
 
+    Its multistep form, for k = 0, is `matrix_deis`.
+
     Args:
         process, times: the process, any of them (see `matrix_steps`), and the decreasing grid (n + 1,). With the noise
             frozen, the grid must start where alpha > 0, and a last step to sigma = 0 still adds noise of the size
