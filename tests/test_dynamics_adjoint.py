@@ -1,6 +1,6 @@
 """Gradients along ODEs against matrix exponentials, forward sensitivities, differences and closed likelihoods."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -79,8 +79,9 @@ THETA = RNG.normal(size=2 * DIM * WIDTH + 2 * WIDTH)
 FIELD = tanh_field(*parts(THETA))
 
 
-def forward_sensitivity(x, start, end):
-    """dx(end)/dx, dx(end)/dtheta and those of int div v dt by the variational equations, one point at a time."""
+@cache
+def forward_sensitivity(start, end):
+    """dx(end)/dx, dx(end)/dtheta and those of int div v dt by the variational equations, one point of X at a time."""
     p, d = FIELD.parameters, DIM
     columns = d + p
 
@@ -95,17 +96,17 @@ def forward_sensitivity(x, start, end):
         return np.concatenate([FIELD.slope(at, t)[0], rate.ravel(), run, FIELD.divergence.value(at, t)])
 
     found = []
-    for one in x:
+    for one in X:
         state = np.concatenate([one, np.append(np.eye(d), np.zeros((d, p)), axis=1).ravel(), np.zeros(columns + 1)])
         end_state = solve_ivp(slope, (start, end), state, method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
         moved, run = end_state[d : d + d * columns].reshape(d, columns), end_state[d + d * columns : -1]
         found.append((end_state[:d], end_state[:d] @ moved + run, end_state[-1]))
-    return (np.stack(part) for part in zip(*found, strict=True))
+    return tuple(np.stack(part) for part in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("states", STATES)
 def test_terminal_and_running_losses_of_a_network_have_the_gradients_of_forward_sensitivity(states):
-    reached, gradient, integral = forward_sensitivity(X, START, END)
+    reached, gradient, integral = forward_sensitivity(START, END)
     found = adjoint(FIELD, X, START, END, half_square, FIELD.divergence, states=states, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(found.x, reached, rtol=0, atol=1e-10)
     np.testing.assert_allclose(found.running, integral, rtol=0, atol=1e-10)
@@ -255,7 +256,7 @@ def test_the_likelihood_of_a_network_integrates_to_one_and_its_gradient_to_nothi
     rng = np.random.default_rng(5)
     field = tanh_field(rng.normal(size=(1, 3)), rng.normal(size=(3, 1)), rng.normal(size=3), rng.normal(size=3))
     base = GaussianMixture.isotropic([[-1.0], [1.0]], 0.3)
-    x = np.linspace(-8.0, 8.0, 361)[:, None]
+    x = np.linspace(-7.0, 7.0, 253)[:, None]
     value, found = node_likelihood(field, base, x, 0.0, 1.0)
     mass = np.exp(value) * (x[1, 0] - x[0, 0])
     # sums of a smooth density that vanishes at both ends converge beyond every order
@@ -292,4 +293,4 @@ def test_bad_input_is_named(make, message):
 def test_a_solution_that_explodes_says_where():
     square = ParametricField(1, 0, lambda x, t: x**2, lambda x, t, a: (2 * x * a, np.zeros((len(a), 0))))
     with np.errstate(all="ignore"), pytest.raises(RuntimeError, match="does not reach t = 2"):
-        adjoint(square, [[1.0]], 0.0, 2.0)
+        adjoint(square, [[1.0]], 0.0, 2.0, rtol=1e-3)

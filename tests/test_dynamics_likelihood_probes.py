@@ -44,8 +44,8 @@ def test_a_whole_frame_finds_the_exact_volume_where_jacobians_are_not_symmetric(
     process = AffineProcess([VPLinear(0.1, 5.0), FlowMatching()])
     model = ExactModel(random_mixture(2, 3, 7, "full"), process)
     x = model.sample(3, 0.0, 2)
-    found = log_likelihood(model, x, divergence="orthogonal", probes=2, seed=1, rtol=1e-8)
-    np.testing.assert_allclose(found.log_likelihood, model.log_density(x, 0.0), rtol=0, atol=1e-6)
+    found = log_likelihood(model, x, divergence="orthogonal", probes=2, seed=1, rtol=1e-7)
+    np.testing.assert_allclose(found.log_likelihood, model.log_density(x, 0.0), rtol=0, atol=1e-5)
     assert not found.standard_error.any()
     jacobian = model.velocity_jacobian(x, 0.4)
     assert np.abs(jacobian - np.swapaxes(jacobian, 1, 2)).max() > 1e-3
@@ -56,8 +56,8 @@ def test_the_matrix_of_a_mixtures_path_says_what_probes_will(per_axis):
     process = AffineProcess([VPLinear(0.1, 5.0), FlowMatching()] if per_axis else VPLinear(0.1, 5.0))
     model = ExactModel(random_mixture(2, 3, 7, "full"), process)
     x = model.sample(4, 0.0, 2).reshape(2, 2, 2)
-    m = volume_matrix(model, x, rtol=1e-7)
-    found = log_likelihood(model, x, divergence="gaussian", probes=3, seed=2, rtol=1e-7)
+    m = volume_matrix(model, x, rtol=1e-6)
+    found = log_likelihood(model, x, divergence="gaussian", probes=3, seed=2, rtol=1e-6)
     u = draw_probes("gaussian", 4, 3, 2, 2)
     forms = np.einsum("nmi,nij,nmj->mn", u, m.reshape(4, 2, 2), u)
     np.testing.assert_allclose(found.forms.reshape(3, 4), forms, rtol=0, atol=1e-4)
@@ -65,10 +65,10 @@ def test_the_matrix_of_a_mixtures_path_says_what_probes_will(per_axis):
     def jvp(y, t, v):
         return np.einsum("nij,nj->ni", model.velocity_jacobian(y, t), v)
 
-    by_field = volume_matrix(VelocityField(model.velocity, 2, jvp=jvp), x, end=1.0, rtol=1e-7)
-    np.testing.assert_allclose(by_field, m, rtol=0, atol=1e-4)
+    by_field = volume_matrix(VelocityField(model.velocity, 2, jvp=jvp), x, end=1.0, rtol=1e-5)
+    np.testing.assert_allclose(by_field, m, rtol=0, atol=1e-3)
     # turned round, the same matrix with the other sign
-    back = volume_matrix(model, found.encoded, start=1.0, end=0.0, rtol=1e-7)
+    back = volume_matrix(model, found.encoded, start=1.0, end=0.0, rtol=1e-6)
     np.testing.assert_allclose(back, -m, rtol=0, atol=1e-4)
     assert (np.abs(m - np.swapaxes(m, -1, -2)).max() > 1e-3) == per_axis
 

@@ -13,8 +13,8 @@ if config.DISABLE_JIT:
 
 LAW = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.09, 1.0, 0.25], [0.5, 0.3, 0.2])
 WAYS = {
-    "EDM down": (VEPower(T=80.0), np.geomspace(80.0, 0.002, 5)),
-    "VP from data": (VPLinear(), np.linspace(0.0, 1.0, 4)),
+    "EDM down": (VEPower(T=80.0), np.geomspace(80.0, 0.002, 4)),
+    "VP from data": (VPLinear(), np.linspace(0.0, 1.0, 3)),
 }
 HOW = {"flow, SciPy": ("numpy", False), "flow, kernel": ("numba", False), "interpolants": ("numpy", True)}
 
@@ -32,7 +32,7 @@ def test_points_and_densities_are_right_at_all_times_and_between_them(way, how, 
     backend, interpolate = HOW[how]
     model = ExactModel(LAW, schedule)
     x = model.sample(2, times[0], 1)
-    rtol = 1e-7 if method == "dop853" else 1e-5
+    rtol = 1e-6 if method == "dop853" else 1e-4
     options = {"method": method, "rtol": rtol, "atol": 1e-2 * rtol, "log_density": True, "interpolate": interpolate}
     with backends.use(backend):
         found = path(model, x, times, **options)
@@ -50,7 +50,7 @@ def test_points_and_densities_are_right_at_all_times_and_between_them(way, how, 
 
 def test_interpolants_take_fewer_evaluations_than_a_flow_for_each_time():
     model = ExactModel(LAW, VPLinear())
-    x, times = model.sample(1, 1.0, 2), np.linspace(1.0, 0.0, 41)
+    x, times = model.sample(1, 1.0, 2), np.linspace(1.0, 0.0, 33)
     with backends.use("numpy"):
         read, flown = (path(model, x, times, rtol=1e-6, interpolate=one) for one in (True, False))
     assert (2 * read.evaluations < flown.evaluations).all()
@@ -69,8 +69,8 @@ def test_a_path_is_its_flows_and_begins_where_it_begins(how):
     x = model.sample(20, 0.9, 4).reshape(4, 5, 2)
     times = [0.9, 0.9, 0.4, 0.2]
     with backends.use(backend):
-        found = path(model, x, times, rtol=1e-6, log_density=True, interpolate=interpolate)
-        later = flow(model, x, 0.9, 0.3, rtol=1e-6, log_density=True)
+        found = path(model, x, times, rtol=1e-5, log_density=True, interpolate=interpolate)
+        later = flow(model, x, 0.9, 0.3, rtol=1e-5, log_density=True)
         one, several = found(0.3), found([0.3, 0.9])
         at, change = found.at(0.3)
     assert found.x.shape == (4, 4, 5, 2)
@@ -84,8 +84,8 @@ def test_a_path_is_its_flows_and_begins_where_it_begins(how):
     assert np.array_equal(one, several[0])
     assert np.array_equal(one, at)
     assert not found.log_density_change[0].any()
-    np.testing.assert_allclose(one, later.x, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(change, later.log_density_change, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(one, later.x, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(change, later.log_density_change, rtol=0, atol=1e-3)
     assert found([]).shape == (0, 4, 5, 2)
 
 
