@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refdiff.dynamics import ParametricField, linear_field, tanh_field
+from refdiff import ExactModel, Gaussian, VPLinear
+from refdiff.dynamics import ParametricField, adjoint, discrete_adjoint, linear_field, node_likelihood, tanh_field
 from refdiff.validation.numeric import derivative, jacobian
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -74,3 +75,15 @@ def test_products_and_divergences_are_those_of_the_field(kind, dim, seed):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_gradients_of_what_has_no_parameters_are_refused():
+    law, x = Gaussian([0.0], 1.0), np.zeros((2, 1))
+    model = ExactModel(law, VPLinear())
+    for ask in (
+        lambda: adjoint(model, x, 0.0, 1.0),
+        lambda: discrete_adjoint(model, x, 0.0, 1.0, 3),
+        lambda: node_likelihood(model, law, x, 0.0, 1.0),
+    ):
+        with pytest.raises(TypeError, match="field must be a ParametricField, got ExactModel"):
+            ask()

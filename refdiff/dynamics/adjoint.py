@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
 from refdiff.arguments import Array, answered, one_of, points, real_scalar, whole_number
-from refdiff.dynamics.parametric import Integrand, ParametricField, both
+from refdiff.dynamics.parametric import Integrand, ParametricField, both, check_field
 from refdiff.dynamics.stepping import GROUP, LEAST_RTOL
 
 Function = Callable[[Array], ArrayLike]
@@ -107,9 +107,11 @@ def adjoint(
             entry of grad l_1.
 
     Raises:
+        TypeError: the field is no ParametricField.
         ValueError: an unknown way to take states, a tolerance too small, or an answer of the wrong shape.
         RuntimeError: the solver finds no step short enough.
     """
+    check_field(field)
     one_of("states", states, ("stored", "again"))
     rows, restore = points("x", x, field.dim)
     first, last = real_scalar("start", start), real_scalar("end", end)
@@ -239,7 +241,12 @@ def discrete_adjoint(
         terminal: the gradient of l_1, from (n, d) to (n, d); zero when left out.
         running: l with its gradients; its integral is the method's sum h sum_i b_i l(X_i).
         method: euler, midpoint, heun or rk4.
+
+    Raises:
+        TypeError: the field is no ParametricField.
+        ValueError: an unknown method, no steps, or an answer of the wrong shape.
     """
+    check_field(field)
     rows, weights, nodes = METHODS[one_of("method", method, METHODS)]
     at, restore = points("x", x, field.dim)
     first, last = real_scalar("start", start), real_scalar("end", end)
@@ -302,8 +309,10 @@ def node_likelihood(
         log p(x), shape (...), and Gradients of it: `x` is z, the base's point; `start` belongs to the time end.
 
     Raises:
+        TypeError: the field is no ParametricField.
         ValueError: the field has no divergence, or base another dimension.
     """
+    check_field(field)
     if field.divergence is None:
         raise ValueError("field must have a divergence for a likelihood, got None")
     if base.dim != field.dim:

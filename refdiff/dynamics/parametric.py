@@ -71,6 +71,16 @@ class ParametricField:
         return np.stack([one for one, _ in rows], axis=1), np.stack([one for _, one in rows], axis=1)
 
 
+def check_field(field: ParametricField) -> None:
+    """Refuses what is no `field` with parameters.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(field, ParametricField):
+        raise TypeError(f"field must be a ParametricField, got {type(field).__name__}")
+
+
 def both(name: str, parts: tuple[ArrayLike, ArrayLike], shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
     """Gradients in x and in theta that a user's function gave, as arrays of shape (n, d) and (n, p).
 
