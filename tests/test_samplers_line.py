@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from refdiff import Empirical, ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
 from refdiff.samplers.ddim import ddim
-from refdiff.samplers.line import log_probability, propagate_line, quantile
+from refdiff.samplers.line import propagate_line
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.recorder import Recorder
 from refdiff.samplers.running import run
@@ -83,15 +83,6 @@ def test_the_exact_law_is_reached_as_steps_shrink():
         assert 1.7 < first.wasserstein() / second.wasserstein() < 2.3  # first order
         assert second.kl() < first.kl()
         assert second.total_variation() < first.total_variation()
-
-
-def test_quantiles_invert_both_tails():
-    y = np.array([-3.0, -1.0, 0.2, 1.5, 6.0])
-    below, above = (log_probability(MIXTURE, y, above=side) for side in (False, True))
-    np.testing.assert_allclose(np.exp(below) + np.exp(above), 1.0, rtol=1e-14)
-    np.testing.assert_allclose(quantile(MIXTURE, below, above), y, rtol=1e-12)
-    expected = brentq(lambda u: 0.4 * norm.cdf(u, -1.0, 0.3) + 0.6 * norm.cdf(u, 1.2, 0.5) - 0.7, -5, 5, xtol=1e-14)
-    np.testing.assert_allclose(quantile(MIXTURE, np.log([0.7]), np.log([0.3])), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("nodes", [500, 2000])

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from refdiff.arguments import Array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture
+from refdiff.distributions.quantiles import monotone_map
 from refdiff.predictions import weights as prediction_weights
 from refdiff.samplers.conversions import to_coordinate
 from refdiff.samplers.numbers import gauss_legendre
@@ -81,7 +81,9 @@ class LineLaw:
             ValueError: the output folds over.
         """
         self._check()
-        return float(np.sqrt(self.weights @ (self.y - _transported(self.source, self.target, self.x)) ** 2))
+        return float(
+            np.sqrt(self.weights @ (self.y - monotone_map(self.source, self.target, self.x[:, None])[:, 0]) ** 2)
+        )
 
     def kl(self) -> float:
         """KL(law || target), in nats.
@@ -142,30 +144,6 @@ def propagate_line(tableau: Tableau, law: GaussianMixture, nodes: int = 2000) ->
     return _resolved(source, target, lambda x: _carried(table, law, stage, table.stages - 1, x)[:2], count)
 
 
-def quantile(law: GaussianMixture, log_below: Array, log_above: Array) -> Array:
-    """Where a law on the line has these log probabilities (m,), of which the smaller is used: log_below, log_above."""
-    from scipy.optimize.elementwise import find_root  # late: it takes longer to import than all of this package
-
-    left = log_below <= log_above
-    low, high = _ends(law)
-
-    def excess(y: Array, wanted: Array, left: Array) -> Array:
-        found = np.where(left, log_probability(law, y), log_probability(law, y, above=True))
-        return np.where(left, found - wanted, wanted - found)
-
-    bracket = np.full(left.shape, low - (high - low)), np.full(left.shape, high + (high - low))
-    return np.asarray(find_root(excess, bracket, args=(np.where(left, log_below, log_above), left)).x)
-
-
-def log_probability(law: GaussianMixture, y: Array, *, above: bool = False) -> Array:
-    """log P(x < y) on the line, or log P(x > y) if `above`, for y of any shape."""
-    m, s, log_w = _components(law)
-    s = np.maximum(s, 1e-150)  # points are steps
-    u = (y[..., None] - m) / s
-    terms = log_w + log_ndtr(-u if above else u)
-    return np.asarray(np.logaddexp.reduce(terms, axis=-1))
-
-
 def _components(law: GaussianMixture) -> tuple[Array, Array, Array]:
     """Means, standard deviations and log weights (K,)."""
     s = np.sqrt(np.ravel(law.covariances.dense(1)))
@@ -209,7 +187,7 @@ def _resolved(
         x = left[:, None] + width[:, None] * u
         y, slope = (part.reshape(x.shape) for part in carry(x.ravel()))
         density = np.exp(source.logpdf(x[..., None]))
-        integrands = np.stack([np.ones_like(x), y, _transported(source, target, x)]) * density
+        integrands = np.stack([np.ones_like(x), y, monotone_map(source, target, x[..., None])[..., 0]]) * density
         weights = density * width[:, None] * w
         if size is None:
             size, peak = (np.abs(integrands) * width[:, None] * w).sum(axis=(1, 2)), density.max()
@@ -224,11 +202,6 @@ def _resolved(
             break
     x, y, weights, image = (nodes := np.concatenate(found, axis=1))[:, nodes[0].argsort()]
     return LineLaw(y, weights, image, source, x, target)
-
-
-def _transported(source: GaussianMixture, target: GaussianMixture, x: Array) -> Array:
-    """Q^-1(P(x)): the increasing map between the two laws."""
-    return quantile(target, *(log_probability(source, x, above=above) for above in (False, True)))
 
 
 def _noisy_ends(table: Tableau) -> Iterator[int]:
