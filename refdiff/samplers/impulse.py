@@ -103,12 +103,12 @@ def impulse_response(
 
     Raises:
         NotLinear: the sampler clips, adapts its steps to what it sees, or mixes the points of a batch.
-        ValueError: a process with one schedule for each axis, or points of another shape than x.
+        ValueError: a process with one schedule for each axis or with matrices, or points of another shape than x.
     """
-    if not isinstance(process, AffineProcess):
+    if isinstance(process, Schedule):
         process = AffineProcess(process)
-    if process.per_axis:
-        raise ValueError("process must be the same on all axes to read a sampler point by point")
+    if not isinstance(process, AffineProcess) or process.per_axis:
+        raise ValueError(f"process must be the same on all axes to read a sampler point by point, got {process!r}")
     heard = listen(sampler, tolerance=tolerance)
     times, nfe, draws = np.array([time(t) for t in heard.times]), len(heard.times), heard.draws
     first = times[0] if start_time is None and nfe else start_time

@@ -5,8 +5,9 @@ r"""The order of a sampler, measured from exact errors.
 
 For Gaussian data a deterministic sampler is an affine map, and its error is the L2 norm of its difference from the
 exact flow under the law of the start; a stochastic one is judged by the W2 distance of its output law (weak order).
-For mixtures the reference is a flow map by an eighth-order Runge-Kutta method at tolerance 1e-13. The order is
-fitted over the last counts whose error stands above rounding. Sources: PODC9-12, PODC9-19, PODC9-26, PODD-57..59.
+For mixtures, and Gaussian data with no flow along axes (processes of matrices), the reference is a flow map by an
+eighth-order Runge-Kutta method at tolerance 1e-13, and the error the largest of eight points. The order is fitted over
+the last counts whose error stands above rounding. Sources: PODC9-12, PODC9-19, PODC9-26, PODD-57..59.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
-from refdiff.processes import AffineProcess
+from refdiff.processes import Process
 from refdiff.samplers.conversions import to_coordinate
 from refdiff.samplers.extended import on_one_axis
 from refdiff.samplers.numbers import sqrt
@@ -52,7 +53,7 @@ class Order(NamedTuple):
 def measure_order(
     build: Callable[[Array], Tableau],
     law: GaussianMixture,
-    process: AffineProcess | Schedule,
+    process: Process | Schedule,
     grid: Callable[[int], ArrayLike],
     *,
     kind: str = "global",
@@ -66,7 +67,7 @@ def measure_order(
     Args:
         build: times -> Tableau. With an `ExtendedProcess`, inside `mpmath.workdps`, everything has so many digits.
         law: the data, a Gaussian or (deterministic samplers) a mixture.
-        process: the process, whose times the grid holds.
+        process: the process, any of them, whose times the grid holds.
         grid: n -> decreasing times (n + 1,).
         kind: global or local.
         counts: numbers of steps, increasing.
@@ -86,11 +87,18 @@ def measure_order(
         times = np.asarray(grid(n), dtype=float)
         until = float(times[-2]) if kind == "local" else float(times[exact_steps]) if exact_steps else None
         tableau = build(times)
-        if law.count == 1:
+        if law.count == 1 and (tableau.stochastic or _is_extended(tableau) or _along_axes(tableau, law)):
             errors.append(gaussian_error(tableau, law, until))
         else:
             errors.append(mixture_error(tableau, ExactModel(law, process), until))
     return fit(counts, errors, _rounding(tableau) if floor is None else floor, points)
+
+
+def _along_axes(tableau: Tableau, law: GaussianMixture) -> bool:
+    """Whether the exact flow of Gaussian data and the sampler are numbers along one set of axes."""
+    gain, full = tableau.motion(0).gain, law.covariances.operator().ndim == 2
+    own = bool(gain.ndim or tableau.axes or tableau.noise.ndim > 2)
+    return gain.ndim < 2 and len(tableau.axes) < 2 and not (full and own)
 
 
 def _rounding(tableau: Tableau) -> float:

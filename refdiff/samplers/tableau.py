@@ -257,7 +257,7 @@ class Tableau:
         return f"<Tableau {self.name}: {self.nfe} evaluations of the {self.prediction}, {self.stages} stages, {kind}>"
 
     def __str__(self) -> str:
-        """The table, one line for each stage; weights of all axes where they are the same, of the first otherwise."""
+        """The table, one line for each stage; a weight is one number where it is the same on all axes."""
         head = f"{self!r}\ncoordinate {self.coordinate}; D_j is the {self.prediction} at y_j, z_m a unit normal"
         return "\n".join([head, *(self._line(k) for k in range(self.stages))])
 
@@ -266,7 +266,7 @@ class Tableau:
             terms = ["x"]
         else:
             parts = zip(self.row(k), ("y", "D", "z"), strict=True)
-            terms = [f"{_first(w):+.10g} {letter}{j}" for found, letter in parts for j, w in found]
+            terms = [f"{_said(w)} {letter}{j}" for found, letter in parts for j, w in found]
         point = f"t = {self.times[k]:.8g}"
         return f"y{k:<4d} {point:18s} {'*' if self.evaluated[k] else ' '} = {' '.join(terms) or '0'}"
 
@@ -324,8 +324,13 @@ def _places(weights: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return k, i
 
 
-def _first(weight: Array) -> float:
-    return float(np.ravel(weight)[0])
+def _said(weight: Array) -> str:
+    """A weight in words: one number, also for multiples of the identity, or the numbers of all axes in brackets."""
+    first = np.ravel(weight)[0]
+    if (np.asarray(weight) == spread(np.asarray(first), weight.shape, 0)).all():
+        return f"{float(first):+.10g}"
+    text = np.array2string(weight, precision=5, separator=", ", threshold=16, edgeitems=1, max_line_width=10_000)
+    return f"+ {' '.join(text.split())}"
 
 
 ARRAYS = tuple(f.name for f in fields(Tableau) if f.name not in ("name", "prediction", "coefficients", "coordinate"))
