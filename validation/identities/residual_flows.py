@@ -259,7 +259,7 @@ def euler_density(case: ModelCase, wrong: bool) -> Sides:
     r" = \tfrac12 \sum_i \log \frac{V_i(s)}{V_i(t)}",
     covers=["PODB-22", "PODB-27"],
     evidence=ORDER,
-    control="four layers, and one with h div v for its volume",
+    control="the volumes of the inverse layers, which belong to the way back",
     needs=lambda case: one_gaussian(case) and smooth(case) and case.law.dim <= 5,
     most=4,
 )
@@ -280,7 +280,7 @@ def many_layers(case: ModelCase, wrong: bool) -> list[Sides]:
     ratio = noised_variance(schedule.coefficients(end), values) / noised_variance(schedule.coefficients(case.t), values)
     exact = gaussian_flow(case.law, schedule, case.t, end, case.x[:2])
     if wrong:
-        points, volumes = points[:1], [(end - case.t) * model.velocity_divergence(case.x[:2], case.t)]
+        volumes = [-total for total in volumes]
     moved = float(np.abs(exact - case.x[:2]).max())
     return [
         Sides(extrapolate(points), exact, scale=moved + 1e-9 * np.abs(exact).max()),
