@@ -85,3 +85,11 @@ def test_times_are_checked_by_their_names():
             times_with_density(model, **times)
     with pytest.raises(TypeError, match="model must be an ExactModel"):
         times_with_density(None)
+
+
+def test_no_way_takes_no_evaluation():
+    run = Run(X, np.zeros(3), 0.7, 0.7)
+    assert list(run.groups(2)) == []
+    found = run.flow(lambda part: part)
+    np.testing.assert_array_equal(found.x, X)
+    assert not np.stack([found.evaluations, found.steps, found.rejected, found.log_density_change]).any()
