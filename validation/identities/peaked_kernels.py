@@ -81,8 +81,8 @@ def conditional_divergence(case: Case, wrong: bool) -> Iterator[Sides]:
 @identity(
     "The reverse kernel of a small step is nearly Gaussian",
     topic=TOPIC,
-    formula=r"\mathrm{KL}(p(x_s|x_t) \| N(\mathrm{moments})) / b^3 \to (\log p_s)'''^2 / 12,\quad"
-    r"\mathrm{skewness} / b^{3/2} \to (\log p_s)''',\quad \mathrm{excess} / b^2 \to (\log p_s)''''",
+    formula=r"\mathrm{KL}(p(x_s|x_t) \| N(\mathrm{moments})) / b^3 \to (\partial^3 \log p_s)^2 / 12,\quad"
+    r"\mathrm{skewness} / b^{3/2} \to \partial^3 \log p_s,\quad \mathrm{excess} / b^2 \to \partial^4 \log p_s",
     covers=["PODA-227", "TOPA-17"],
     over="once",
     evidence=ORDER,
