@@ -1,12 +1,13 @@
 """Conversions between predictions, against the exact model, which computes each from its own definition."""
 
+import matrices
 import numpy as np
 import pytest
 
 from refdiff import PREDICTIONS, ExactModel, FlowMatching, Trigonometric, VEPower, VPLinear, convert
 from refdiff.distributions import random_mixture
 from refdiff.predictions import weights
-from refdiff.processes import AffineProcess, PrincipalAxes
+from refdiff.processes import AffineProcess, LinearProcess, PrincipalAxes
 
 PROCESSES = {
     "vp": AffineProcess(VPLinear()),
@@ -118,3 +119,18 @@ def test_turned_axes_of_which_one_has_no_signal_left_are_told_by_what_is_determi
     for target in ("denoiser", "velocity"):  # where turning leaves a rounding of 0 to divide by
         with pytest.raises(ValueError, match=f"noise and {target} equivalent"):
             convert(value, x, 1.0, process, "noise", target)
+
+
+@pytest.mark.parametrize("source", [name for name in PREDICTIONS if name != "v_prediction"])
+@pytest.mark.parametrize("target", [name for name in PREDICTIONS if name != "v_prediction"])
+def test_a_prediction_under_matrices_and_a_force_is_converted_too(source, target):
+    """Condition numbers of A, R and D are below 1e2 here."""
+    made = matrices.Coefficients(3, 6)
+    process = LinearProcess(made.drift, made.noise, force=made.force)
+    model = ExactModel(random_mixture(3, 4, 0, "full"), process)
+    x = model.sample(5, 0.5, 1).reshape(5, 1, 3)
+    found = convert(model.predict(x, 0.5, source), x, 0.5, process, source, target)
+    expected = model.predict(x, 0.5, target)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
+    assert np.abs(process.offset(0.5).value).min() > 1e-3

@@ -191,6 +191,22 @@ def test_another_prediction_is_the_same_sampler(prediction):
     assert to_prediction(other, "denoiser").close(table, 1e-11)
 
 
+@pytest.mark.parametrize("prediction", ["noise", "score", "velocity"])
+def test_the_law_does_not_depend_on_what_the_model_is_asked(prediction):
+    table, law = ddim(turning(), TIMES), Gaussian([0.5, -1.0, 0.2], [[1.0, 0.3, 0.0], [0.3, 0.6, 0.1], [0.0, 0.1, 0.8]])
+    one, other = (propagate(t, law).output for t in (table, to_prediction(table, prediction)))
+    np.testing.assert_allclose(other.mean(), one.mean(), rtol=1e-11)
+    np.testing.assert_allclose(other.cov(), one.cov(), rtol=1e-11)
+
+
+def test_a_table_written_out_multiplies_matrices_in_their_order():
+    """The part of the start is what is left when the model answers nothing."""
+    process = turning()
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    table = matrix_deis(process, TIMES, degree=1)
+    np.testing.assert_allclose(run(table, lambda x, t: 0 * x, x), x @ table.unroll().start[-1].T, rtol=1e-12)
+
+
 def test_a_velocity_that_noise_does_not_reach_says_nothing_of_the_score():
     with pytest.raises(ValueError, match="velocity and denoiser equivalent"):
         to_prediction(ddim(langevin(), TIMES), "velocity")
