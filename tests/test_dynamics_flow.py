@@ -19,6 +19,7 @@ from refdiff import (
     backends,
 )
 from refdiff.dynamics import Unfinished, flow
+from refdiff.dynamics.stepping import MOST
 from refdiff.kernels.numba.tiles import LANES
 
 RNG = np.random.default_rng(20)
@@ -238,7 +239,7 @@ def test_point_sets_flow_to_small_noise_and_not_to_none(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_points_that_end_are_kept_when_others_do_not(backend):
     model = ExactModel(GaussianMixture.isotropic(RNG.normal(size=(3, 2)), 1e-6), VPLinear())
-    group = 16 if backend == "numpy" else LANES
+    group = MOST if backend == "numpy" else LANES
     x = np.zeros((2 * group, 2)) + model.sample(1, 0.9, 0)
     x[group:] = model.sample(group, 0.9, 10)
     with backends.use(backend):

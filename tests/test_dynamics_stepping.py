@@ -5,7 +5,7 @@ import pytest
 
 from refdiff import Empirical, ExactModel, VPLinear
 from refdiff.dynamics import Unfinished
-from refdiff.dynamics.stepping import METHODS, Run, Steps, times_with_density
+from refdiff.dynamics.stepping import LEAST_RTOL, METHODS, MOST, Run, Steps, times_with_density
 
 X = np.array([[1.0, -2.0], [0.5, 3.0], [0.0, 0.1]])
 
@@ -93,3 +93,11 @@ def test_no_way_takes_no_evaluation():
     found = run.flow(lambda part: part)
     np.testing.assert_array_equal(found.x, X)
     assert not np.stack([found.evaluations, found.steps, found.rejected, found.log_density_change]).any()
+
+
+def test_points_share_a_solver_as_long_as_their_tolerance_stays_above_the_least():
+    """n points ask SciPy for rtol / sqrt(n)."""
+    assert Steps("dop853", 1e-10, 1e-12, 10).sharing == MOST
+    tight = Steps("dop853", 1e-13, 1e-12, 10)
+    assert LEAST_RTOL <= tight.rtol / np.sqrt(tight.sharing) < 1.1 * LEAST_RTOL
+    assert Steps("dop853", LEAST_RTOL, 1e-12, 10).sharing == 1

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from refdiff import backends
 from refdiff.arguments import Array, points
 from refdiff.distributions.covariances import TOO_FAR
-from refdiff.dynamics.stepping import GROUP, METHODS, Flow, Run, Steps, times_with_density, why
+from refdiff.dynamics.stepping import METHODS, Flow, Run, Steps, times_with_density, why
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 
@@ -71,7 +71,7 @@ def flow(
     if process is not None:
         _by_kernel(model, process, run, rows, how, threads)
     else:
-        for group in run.groups(GROUP):
+        for group in run.groups(how.sharing):
             run.together(group, lambda at, t: _field(model, at, t, log_density), how)
     run.x += after
     return run.flow(restore)
