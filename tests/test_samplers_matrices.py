@@ -100,6 +100,13 @@ def test_numbers_have_the_multistep_table_of_deis(degree):
     assert matrix_deis(schedule, TIMES, degree=degree).close(deis(schedule, TIMES, degree=degree), 1e-10)
 
 
+@pytest.mark.parametrize("process", [VPLinear(), AffineProcess([VPLinear(), FlowMatching()])], ids=["one", "axes"])
+def test_numbers_turn_no_frame(process):
+    one, other = (matrix_deis(process, TIMES, degree=2, frame=frame) for frame in ("turning", "cholesky"))
+    assert one.axes == other.axes == np.shape(other.scalars.alpha)[1:]
+    assert one.close(other, 1e-10)
+
+
 @pytest.mark.parametrize("process", [langevin(), turning()], ids=["langevin", "turning"])
 @pytest.mark.parametrize("options", [{}, {"degree": 2, "clock": "log t"}], ids=["gddim", "multistep"])
 def test_a_point_is_reached_in_any_steps(process, options):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refdiff.arguments import Array, points
-from refdiff.dynamics.stepping import GROUP, LEAST_RTOL, Run, Steps, times_with_density
+from refdiff.dynamics.stepping import LEAST_RTOL, Run, Steps, times_with_density
 from refdiff.model import ExactModel
 
 
@@ -85,7 +85,7 @@ def flow_jacobian(
         turned = centred.velocity_jacobian(at, t) @ matrices
         return np.hstack([centred.velocity(at, t), turned.reshape(len(at), -1)]), centred.velocity_divergence(at, t)
 
-    for group in run.groups(GROUP):
+    for group in run.groups(stricter.sharing):
         run.together(group, rates, stricter)
     run.flow(lambda part: part)  # which says what did not end
     counts = run.counts[:, 0].reshape(np.shape(restore(rows))[:-1])[()]

@@ -27,7 +27,7 @@ from scipy.integrate import OdeSolution, OdeSolver
 
 from refdiff.arguments import Array, points, real_array
 from refdiff.dynamics.flow import flow
-from refdiff.dynamics.stepping import GROUP, Run, Steps, times_with_density
+from refdiff.dynamics.stepping import Run, Steps, times_with_density
 from refdiff.model import ExactModel
 
 # (k, t) -> x (n, d) and the change of log p (n,) or None at a time t between times k and k + 1
@@ -165,7 +165,7 @@ def _interpolated(
         return centred.velocity(at, t), -centred.velocity_divergence(at, t) if log_density else None
 
     start, solutions = run.x.copy(), {}
-    for group in run.groups(GROUP):
+    for group in run.groups(how.sharing):
         ends: list[float] = [run.start]
         pieces: list[Any] = []
 

@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refdiff import operators
 from refdiff.arguments import Array, points, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
@@ -91,8 +92,7 @@ class Relaxation:
             ValueError: t is negative.
         """
         t = real_scalar("t", t, low=0)
-        values, axes = np.linalg.eigh(self.diffusion)
-        root = axes * np.sqrt(np.maximum(values, 0))
+        root = operators.root(self.diffusion)
         equation = transition.Linear(lambda _: self.drift, lambda _: self.offset, lambda _: root)
         return transition.constant(equation, t).channel
 

@@ -86,16 +86,15 @@ class Rotating:
         if clock is not None and not callable(clock):
             raise TypeError(f"clock must be a function of time, got {clock!r}")
         d = operators.dense(d, len(w))
-        values, axes = np.linalg.eigh(d)
         parts = {
             "turning": (w - w.T) / 2,
             "frame_drift": operators.dense(f, len(w)),
             "frame_diffusion": d,
-            "frame_noise": axes * np.sqrt(np.maximum(values, 0)),
+            "frame_noise": operators.root(d),
             "clock": clock,
         }
-        for name, part in parts.items():
-            object.__setattr__(self, name, part)
+        for name, value in parts.items():
+            object.__setattr__(self, name, value)
         if self._clock(0.0)[0] != 0:
             raise ValueError(f"clock must start at theta = 0, got {self._clock(0.0)[0]}")
 

@@ -14,6 +14,7 @@ from refdiff import operators
 from refdiff.arguments import Array
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, Process
+from refdiff.samplers.matrix_steps import backward_gain
 from refdiff.samplers.numbers import gauss_legendre
 from refdiff.schedules import Schedule
 
@@ -28,7 +29,7 @@ def frozen_score_weight(process: Process, s: float, t: float) -> Operator:
         return np.asarray(each if process.per_axis else each[0])
 
     def integrand(u: float) -> Array:
-        return operators.product(operators.inverse(process.channel(t, u).gain), process.diffusion(u))
+        return operators.product(backward_gain(process, u, t), process.diffusion(u))
 
     # relative to the integral, whose integrand is smooth: rounding
     return np.asarray(quad_vec(integrand, t, s, epsrel=1e-13, epsabs=0)[0])

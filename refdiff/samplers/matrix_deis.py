@@ -12,16 +12,18 @@ Sources: RDX-19, RDX-20, RDX-20b; Zhang, Tao and Chen 2022 (gDDIM).
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import one_of, whole_number
 from refdiff.processes import AffineProcess, Process
-from refdiff.samplers.matrix_steps import CLOCKS, backward, frozen_step, noise_weights
+from refdiff.samplers.matrix_steps import CLOCKS, backward_gain, cholesky_weights, frozen_step, noise_weights
 from refdiff.samplers.recorder import Recorder, State
 from refdiff.samplers.tableau import Tableau
 from refdiff.schedules import Schedule
 
-FRAMES = ("turning", "cholesky")
+FRAMES = MappingProxyType({"turning": noise_weights, "cholesky": cholesky_weights})
 
 
 def matrix_deis(
@@ -41,7 +43,7 @@ def matrix_deis(
     """
     degree = whole_number("degree", degree)
     one_of("clock", clock, tuple(CLOCKS))
-    one_of("frame", frame, FRAMES)
+    one_of("frame", frame, tuple(FRAMES))
     noising: Process = AffineProcess(process) if isinstance(process, Schedule) else process
     rec = Recorder(f"gDDIM, degree {degree}, {frame} frame", noising, times, "denoiser")
     if frame == "cholesky":
@@ -54,8 +56,8 @@ def matrix_deis(
             carried, of_clean, _ = frozen_step(rec.process, s, t, 0.0, "denoiser")
             x = carried * x + of_clean * clean
             continue
-        weights = noise_weights(rec.process, nodes, t.t, clock, frame)
-        x = backward(rec.process, s.t, t.t)[0] * x
+        weights = FRAMES[frame](rec.process, nodes, t.t, clock)
+        x = backward_gain(rec.process, s.t, t.t) * x
         for weight, rest in zip(weights, rests, strict=True):
             x = x + weight * rest
     return rec.finish(x)

@@ -41,11 +41,15 @@ CLOCKS: Mapping[str, tuple[Callable[[float], float], Callable[[float], float]]] 
 )
 
 
+def backward_gain(process: Process, s: float, t: float) -> Operator:
+    """K(t, s) = K(s, t)^-1, an operator, t < s: the propagator of `process` from s back to t."""
+    return operators.inverse(process.channel(t, s).gain)
+
+
 def backward(process: Process, s: float, t: float) -> tuple[Operator, Operator]:
-    """K(t, s) = K(s, t)^-1 and K Sigma(s | t) K', operators: the transition of `process` from t to s > t undone."""
-    forward = process.channel(t, s)
-    back = operators.inverse(forward.gain)
-    return back, operators.sandwich(back, forward.noise)
+    """K(t, s) and K Sigma(s | t) K', operators: the transition of `process` from t to s > t undone."""
+    back = backward_gain(process, s, t)
+    return back, operators.sandwich(back, process.channel(t, s).noise)
 
 
 def frozen_step(process: Process, s: Point, t: Point, k: float, frozen: str) -> tuple[Operator, Operator, Operator]:
@@ -66,39 +70,47 @@ def frozen_step(process: Process, s: Point, t: Point, k: float, frozen: str) -> 
     return operators.add(back, of_rest), -operators.product(of_rest, before), k * operators.root(noise)
 
 
-def noise_weights(process: Process, nodes: list[float], t: float, clock: str, frame: str = "turning") -> list[Operator]:
+def noise_weights(process: Process, nodes: list[float], t: float, clock: str) -> list[Operator]:
     """W_j V_j^-1 of `process` for the rests y_j at the times `nodes` > 0, newest first, each an operator.
 
-    In the frame that turns, W_j V_j^-1 = int l_j dM Psi(s, s_j) with M(u) = K(t, u) Psi(u, s), which needs no V; by
-    parts it is smooth. In Cholesky's frame it is the integral of the module's docstring.
+    W_j V_j^-1 = int l_j dM Psi(s, s_j) with M(u) = K(t, u) Psi(u, s), which needs no V; by parts it is smooth.
 
     Args:
         process, nodes, t: the step from nodes[0] to t > 0, and where the polynomial goes through eps_j.
         clock: t or log t, what the polynomial is in.
-        frame: turning or cholesky.
     """
     s, value, time = nodes[0], *CLOCKS[clock]
-    basis = [_lagrange([value(node) for node in nodes], j) for j in range(len(nodes))]
-    if frame == "cholesky":
-
-        def rate(u: float) -> Array:
-            inner = np.asarray(np.linalg.solve(_factor(process, u), operators.dense(process.diffusion(u), dim)))
-            moved = operators.product(_back(process, t, u), inner.T) / 2
-            return np.stack([moved * one(value(u)) for one in basis])
-
-        dim = process.axes or 1
-        parts = quad_vec(rate, s, t, epsrel=RTOL, epsabs=0)[0]
-        return [part @ np.linalg.inv(_factor(process, node)) for part, node in zip(parts, nodes, strict=True)]
-    psi, last = process.noise_channel(s, t).gain, value(t)
+    basis, last = _basis(nodes, value), value(t)
+    psi = process.noise_channel(s, t).gain
     found = [one(last) * psi for one in basis]
-    found[0] = operators.add(found[0], -_back(process, t, s))
+    found[0] = operators.add(found[0], -backward_gain(process, s, t))
     at, weights = gauss_legendre(NODES)
     for part, weight in zip(value(s) + (last - value(s)) * at, (last - value(s)) * weights, strict=True):
         u = time(part)
-        moved = operators.product(_back(process, t, u), process.noise_channel(s, u).gain)
+        moved = operators.product(backward_gain(process, u, t), process.noise_channel(s, u).gain)
         found = [total - weight * one.deriv()(part) * moved for total, one in zip(found, basis, strict=True)]
     turned = [process.noise_channel(node, s).gain for node in nodes]
     return [operators.product(total, gain) for total, gain in zip(found, turned, strict=True)]
+
+
+def cholesky_weights(process: Process, nodes: list[float], t: float, clock: str) -> list[Operator]:
+    """W_j L_j^-1, operators, with Cholesky's L for V, by quadrature: process, nodes, t, clock as in `noise_weights`."""
+    value = CLOCKS[clock][0]
+    basis = _basis(nodes, value)
+
+    def rate(u: float) -> Array:
+        turned = operators.product(process.diffusion(u), operators.inverse(_factor(process, u)).T)
+        moved = operators.product(backward_gain(process, u, t), turned) / 2
+        return np.stack([moved * one(value(u)) for one in basis])
+
+    parts = quad_vec(rate, nodes[0], t, epsrel=RTOL, epsabs=0)[0]
+    inverses = [operators.inverse(_factor(process, node)) for node in nodes]
+    return [operators.product(part, inverse) for part, inverse in zip(parts, inverses, strict=True)]
+
+
+def _basis(nodes: list[float], value: Callable[[float], float]) -> list[Polynomial]:
+    """The polynomials l_j in the clock `value`, 1 at the j-th node and 0 at the others."""
+    return [_lagrange([value(node) for node in nodes], j) for j in range(len(nodes))]
 
 
 def _lagrange(nodes: list[float], j: int) -> Polynomial:
@@ -108,10 +120,7 @@ def _lagrange(nodes: list[float], j: int) -> Polynomial:
     return product / product(nodes[j])
 
 
-def _back(process: Process, t: float, u: float) -> Operator:
-    return operators.inverse(process.channel(t, u).gain)
-
-
-def _factor(process: Process, u: float) -> Array:
+def _factor(process: Process, u: float) -> Operator:
+    """L with L L' = C_u, lower triangular where it is a matrix."""
     noise = process.kernel(u).noise
-    return np.asarray(np.linalg.cholesky(operators.dense(noise, process.axes or 1)))
+    return np.asarray(np.linalg.cholesky(noise) if noise.ndim == 2 else np.sqrt(noise))
