@@ -18,11 +18,13 @@ FLOORS = (
     ("arguments", "files", "backends"),
     ("operators", "random", "schedules"),
     ("distributions",),
-    ("channels",),
-    ("processes",),
+    ("channels", "expectations"),
+    ("metrics", "processes"),
     ("moving", "predictions"),
     ("model",),
     ("dynamics", "normalizing", "objectives", "samplers"),
+    ("fokker_planck", "stochastic"),
+    ("path_measures", "physics"),
     ("plotting",),
 )
 PART_OF = {"compiled": "distributions"}  # what kernels ask of a law, asked by laws themselves and by all above

@@ -28,7 +28,7 @@ from refdiff.arguments import Array, points
 from refdiff.distributions import Gaussian, kl_divergence
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled, trace
-from refdiff.objectives.expectations import MonteCarlo, Route
+from refdiff.expectations import MonteCarlo, Route
 from refdiff.objectives.reverse import ReverseStep, Variances, noisy_times, reverse_steps, whole
 from refdiff.operators import Operator
 from refdiff.processes import Process

@@ -23,7 +23,7 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import TILE
 from refdiff.model import ExactModel
-from refdiff.objectives.expectations import START, MonteCarlo, Route, checked, draws, integral, name_of
+from refdiff.expectations import START, MonteCarlo, Route, checked, draws, integral, name_of
 from refdiff.operators import Operator
 from refdiff.random import normals
 

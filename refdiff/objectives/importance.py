@@ -29,7 +29,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.objectives.bounds import standard_prior
 from refdiff.objectives.errors import coloured
-from refdiff.objectives.expectations import Route
+from refdiff.expectations import Route
 from refdiff.objectives.reverse import ReverseStep, Variances, noisy_times, posterior_logpdf, reverse_steps
 from refdiff.random import normals, seed_key
 

@@ -31,7 +31,7 @@ from refdiff.arguments import Array, points, real_array, real_scalar
 from refdiff.distributions import GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled
-from refdiff.objectives.expectations import Estimate, Quadrature, Route
+from refdiff.expectations import Estimate, Quadrature, Route
 from refdiff.objectives.reverse import noisy_times, whole
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, BetaTable, Process

@@ -34,7 +34,7 @@ from refdiff.distributions.mixture import posterior_means
 from refdiff.distributions.moments import log_total
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import identity, mean_covariance
-from refdiff.objectives.expectations import Route
+from refdiff.expectations import Route
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, Process
 from refdiff.schedules import Schedule

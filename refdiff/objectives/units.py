@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, one_of, points, precise_as, real_array, real_scalar, whole_number
-from refdiff.objectives.expectations import START, Estimate, MonteCarlo, Quadrature, Route, name_of
+from refdiff.expectations import START, Estimate, MonteCarlo, Quadrature, Route, name_of
 from refdiff.random import uniforms
 
 PLACES = ("cells", "ends")

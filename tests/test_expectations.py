@@ -5,7 +5,7 @@ import pytest
 
 from refdiff import Gaussian, GaussianMixture
 from refdiff.objectives import MonteCarlo, Quadrature
-from refdiff.objectives.expectations import checked, draws, integral
+from refdiff.expectations import checked, draws, integral
 
 LAW = GaussianMixture.full(
     [[0.0, 1.0], [2.0, -1.0], [5.0, 5.0]],

@@ -1,0 +1,3 @@
+"""Diffusion as physics: currents and controls, heat and entropy, potentials between classes."""
+
+__all__: list[str] = []

@@ -1,0 +1,91 @@
+r"""A stochastic differential equation, as functions of points and time.
+
+    dx = b(x, t) dt + G(x, t) dw,      w a Brownian motion in R^m,      Ito's sense
+
+Time may run either way. Where it runs to data dt is negative, b dt has the sign of dt, and dw ~ N(0, |dt| I): the
+equation that reverses dx = f dt + g dw has the drift b = f - g^2 grad log p_t then. Sources: PODD-62..65, PODB-67.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, answered, whole_number
+from refdiff.operators import Operator
+
+
+@dataclass(frozen=True, eq=False)
+class StochasticEquation:
+    """dx = b(x, t) dt + G dw on R^d.
+
+    Args:
+        drift: (x, t) -> b at points x (n, d), shape (n, d).
+        noise: t -> G, a scalar, a diagonal (d,) or a matrix (d, m), where the noise is additive; else (x, t) -> G at
+            points x (n, d), a diagonal (n, d) or matrices (n, d, m).
+        dim: d.
+        additive: whether G depends on time only.
+        motions: m, how many Brownian motions there are; d unless given.
+
+    Raises:
+        TypeError: drift or noise is no function.
+        ValueError: dim or motions is less than 1.
+    """
+
+    drift: Callable[[Array, float], ArrayLike]
+    noise: Callable[[float], ArrayLike] | Callable[[Array, float], ArrayLike]
+    dim: int
+    additive: bool = True
+    motions: int = 0
+
+    def __post_init__(self) -> None:
+        whole_number("dim", self.dim, low=1)
+        object.__setattr__(self, "motions", whole_number("motions", self.motions or self.dim, low=1))
+        for name in ("drift", "noise"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function, got {getattr(self, name)!r}")
+
+    def drift_at(self, x: Array, t: float) -> Array:
+        """b at points x (n, d), shape (n, d).
+
+        Raises:
+            ValueError: the answer has another shape, or is not finite.
+        """
+        return answered("drift", self.drift(x, t), x.shape, finite=True)
+
+    def noise_at(self, x: Array, t: float) -> Array:
+        """G at points x (n, d): an operator where the noise is additive, else (n, d) or (n, d, m).
+
+        Raises:
+            ValueError: the answer does not fit d and m, or is not finite.
+        """
+        if self.additive:
+            return self._operator(self.noise(t))  # type: ignore[call-arg, arg-type]
+        found = np.asarray(self.noise(x, t))  # type: ignore[call-arg, arg-type]
+        diagonal = found.ndim == 2 and self.motions == self.dim
+        return answered("noise", found, x.shape if diagonal else (*x.shape, self.motions), finite=True)
+
+    def scattered(self, x: Array, t: float, dw: Array) -> Array:
+        """G dw at points x (n, d) for increments dw (n, m), shape (n, d)."""
+        g = self.noise_at(x, t)
+        if self.additive:
+            return operators.apply(g, dw)
+        return g * dw if g.ndim == 2 else np.einsum("nij,nj->ni", g, dw)
+
+    def covariance_rate(self, x: Array, t: float) -> Array:
+        """D = G G' at points x (n, d): an operator where the noise is additive, else (n, d) or (n, d, d)."""
+        g = self.noise_at(x, t)
+        if self.additive:
+            return g @ g.T if g.ndim == 2 else g * g
+        return g * g if g.ndim == 2 else np.einsum("nik,njk->nij", g, g)
+
+    def _operator(self, value: ArrayLike) -> Operator:
+        g = operators.operator("noise", value)
+        shapes = [(self.dim, self.motions), *([(), (self.dim,)] if self.motions == self.dim else [])]
+        if g.shape not in shapes:
+            raise ValueError(f"noise must answer with one of the shapes {shapes}, got {g.shape}")
+        return g

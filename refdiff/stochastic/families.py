@@ -1,0 +1,85 @@
+r"""The stochastic equations of an exact model: forward, and all that share its marginals.
+
+    forward       dx = [F x + u] dt + G dw                           D = G G'
+    to data       dx = [v - H H' s / 2] dt + H dw,   dt < 0          v the probability flow, s = grad log p_t
+    to noise      dx = [v + H H' s / 2] dt + H dw,   dt > 0
+
+H = 0 is the probability flow, H = G to data Anderson's reversal, H = G to noise the forward equation itself; any
+H(t) whatever has the marginals p_t. Sources: PODB-67, PODA-407, PODA-413, TOPA-64, TOPB-62, RDX-09, PODD-108.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, real_scalar, whole_number
+from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess, Process
+from refdiff.schedules import Schedule
+from refdiff.stochastic.equation import StochasticEquation
+
+
+def forward_equation(process: Process | Schedule, dim: int) -> StochasticEquation:
+    """dx = [F x + u] dt + G dw of a process, with the symmetric root of D for G.
+
+    Args:
+        process: a Process or a Schedule.
+        dim: d, the dimension of x.
+
+    Raises:
+        TypeError: no process.
+        ValueError: a process on another number of axes.
+    """
+    process = AffineProcess(process) if isinstance(process, Schedule) else process
+    if not isinstance(process, Process):
+        raise TypeError(f"process must be a Process or a Schedule, got {process!r}")
+    if process.axes not in (None, whole_number("dim", dim, low=1)):
+        raise ValueError(f"dim must be the process's number of axes {process.axes}, got {dim}")
+
+    def drift(x: Array, t: float) -> Array:
+        offset = process.offset(t)
+        return np.asarray(operators.apply(process.drift(t), x - offset.value) + offset.rate)
+
+    return StochasticEquation(drift, lambda t: operators.root(process.diffusion(t)), dim)
+
+
+def marginal_family(
+    model: ExactModel,
+    stochasticity: float = 1.0,
+    *,
+    noise: Callable[[float], ArrayLike] | None = None,
+    to_data: bool = True,
+) -> StochasticEquation:
+    """A stochastic equation with the marginals of an exact model.
+
+    Args:
+        model: an ExactModel of any process.
+        stochasticity: k >= 0, H = k G.
+        noise: t -> H itself, a scalar, (d,) or (d, m), in place of k.
+        to_data: whether time runs from noise to data (dt < 0) or from data to noise.
+
+    Raises:
+        TypeError: the model is no ExactModel.
+        ValueError: stochasticity is negative.
+    """
+    if not isinstance(model, ExactModel):
+        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    k, sign = real_scalar("stochasticity", stochasticity, low=0), -0.5 if to_data else 0.5
+
+    def root(t: float) -> Array:
+        if noise is not None:
+            return operators.operator("noise", noise(t))
+        return k * operators.root(model.process.diffusion(t))
+
+    def drift(x: Array, t: float) -> Array:
+        h = root(t)
+        spread = h @ h.T if h.ndim == 2 else h * h
+        carried = np.asarray(model.velocity(x, t))
+        return carried + sign * operators.apply(spread, model.score(x, t)) if spread.any() else carried
+
+    columns = () if noise is None else root(model.process.T).shape[1:]
+    return StochasticEquation(drift, root, model.dim, motions=columns[0] if columns else model.dim)

@@ -1,0 +1,58 @@
+"""The stochastic equations of exact models: one of them is the process itself, and one Anderson's reversal."""
+
+import numpy as np
+import pytest
+
+from refdiff import ExactModel, VPLinear, operators
+from refdiff.distributions import random_mixture
+from refdiff.processes import AffineProcess, critically_damped_langevin
+from refdiff.stochastic import forward_equation, marginal_family
+
+DIM = 2
+LAW = random_mixture(DIM, 3, 5)
+POINTS = np.random.default_rng(1).standard_normal((4, DIM))
+PROCESSES = {
+    "scalar": AffineProcess(VPLinear()),
+    "with an offset": AffineProcess(VPLinear(), offset=lambda t: (t * t, 2 * t, 2.0)),
+    "Langevin": critically_damped_langevin(1),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("t", [0.1, 0.7])
+def test_towards_noise_with_the_process_s_own_noise_the_family_is_the_process(name, t):
+    process = PROCESSES[name]
+    family, forward = marginal_family(ExactModel(LAW, process), to_data=False), forward_equation(process, DIM)
+    np.testing.assert_allclose(family.drift_at(POINTS, t), forward.drift_at(POINTS, t), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(family.covariance_rate(POINTS, t), forward.covariance_rate(POINTS, t), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_towards_data_with_the_process_s_own_noise_it_is_anderson_s_reversal(name):
+    process, t = PROCESSES[name], 0.6
+    model = ExactModel(LAW, process)
+    pulled = operators.apply(process.diffusion(t), model.score(POINTS, t))
+    wanted = forward_equation(process, DIM).drift_at(POINTS, t) - pulled
+    np.testing.assert_allclose(marginal_family(model).drift_at(POINTS, t), wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_noise_of_one_s_own_may_have_more_motions_than_axes():
+    columns = np.array([[1.0, 0.0, 0.5], [0.2, 1.0, 0.0]])
+    family = marginal_family(ExactModel(LAW, VPLinear()), noise=lambda t: columns)
+    assert family.motions == 3
+    dw = np.random.default_rng(2).standard_normal((4, 3))
+    np.testing.assert_allclose(family.scattered(POINTS, 0.5, dw), dw @ columns.T, rtol=1e-14)
+
+
+def test_without_noise_it_is_the_probability_flow():
+    model = ExactModel(LAW, VPLinear())
+    np.testing.assert_array_equal(marginal_family(model, 0.0).drift_at(POINTS, 0.5), model.velocity(POINTS, 0.5))
+
+
+def test_what_is_no_model_or_no_process_is_refused():
+    with pytest.raises(TypeError, match="model must be an ExactModel"):
+        marginal_family(VPLinear())
+    with pytest.raises(TypeError, match="process must be a Process or a Schedule"):
+        forward_equation(LAW, 2)
+    with pytest.raises(ValueError, match="dim must be the process's number of axes 2, got 3"):
+        forward_equation(PROCESSES["Langevin"], 3)
