@@ -1,7 +1,7 @@
 """Objectives of diffusion models at their optimum: variational bounds, information, likelihood by importance, units."""
 
-from refdiff.objectives.bounds import Bound, standard_prior, variational_bound
 from refdiff.expectations import Estimate, MonteCarlo, Quadrature
+from refdiff.objectives.bounds import Bound, standard_prior, variational_bound
 from refdiff.objectives.importance import ImportanceLikelihood, LogMean, importance_sampling, log_mean_exp
 from refdiff.objectives.information import continuous_loss, discrete_loss, mean_squared_error, signal_to_noise
 from refdiff.objectives.reverse import ReverseStep, posterior_logpdf, posterior_step

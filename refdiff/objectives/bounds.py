@@ -26,9 +26,9 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, points
 from refdiff.distributions import Gaussian, kl_divergence
+from refdiff.expectations import MonteCarlo, Route
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled, trace
-from refdiff.expectations import MonteCarlo, Route
 from refdiff.objectives.reverse import ReverseStep, Variances, noisy_times, reverse_steps, whole
 from refdiff.operators import Operator
 from refdiff.processes import Process

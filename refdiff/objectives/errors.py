@@ -22,8 +22,8 @@ from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import TILE
-from refdiff.model import ExactModel
 from refdiff.expectations import START, MonteCarlo, Route, checked, draws, integral, name_of
+from refdiff.model import ExactModel
 from refdiff.operators import Operator
 from refdiff.random import normals
 

@@ -26,10 +26,10 @@ from refdiff import operators
 from refdiff.arguments import Array, points, precise_as, real_array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.expectations import Route
 from refdiff.model import ExactModel
 from refdiff.objectives.bounds import standard_prior
 from refdiff.objectives.errors import coloured
-from refdiff.expectations import Route
 from refdiff.objectives.reverse import ReverseStep, Variances, noisy_times, posterior_logpdf, reverse_steps
 from refdiff.random import normals, seed_key
 

@@ -29,9 +29,9 @@ from scipy.integrate import quad_vec
 from refdiff import operators
 from refdiff.arguments import Array, points, real_array, real_scalar
 from refdiff.distributions import GaussianMixture
+from refdiff.expectations import Estimate, Quadrature, Route
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import Errors, estimate, form, pulled
-from refdiff.expectations import Estimate, Quadrature, Route
 from refdiff.objectives.reverse import noisy_times, whole
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, BetaTable, Process

@@ -32,9 +32,9 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import tiles
 from refdiff.distributions.mixture import posterior_means
 from refdiff.distributions.moments import log_total
+from refdiff.expectations import Route
 from refdiff.model import ExactModel
 from refdiff.objectives.errors import identity, mean_covariance
-from refdiff.expectations import Route
 from refdiff.operators import Operator
 from refdiff.processes import AffineProcess, Process
 from refdiff.schedules import Schedule
