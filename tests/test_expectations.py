@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from refdiff import Gaussian, GaussianMixture
-from refdiff.objectives import MonteCarlo, Quadrature
 from refdiff.expectations import checked, draws, integral
+from refdiff.objectives import MonteCarlo, Quadrature
 
 LAW = GaussianMixture.full(
     [[0.0, 1.0], [2.0, -1.0], [5.0, 5.0]],
