@@ -6,10 +6,20 @@ closed maps    `quantile_flow` on the line, `gaussian_flow`; between two laws `t
 likelihoods    `log_likelihood`, exact or by probes: `hutchinson`, `trace_variance`, `volume_matrix`
 your fields    `VelocityField` with `field_flow`; with parameters and gradients `ParametricField` with `adjoint`
 equilibrium    `equilibrium` and `Relaxation`
+entropy        `differential_entropy`, `relative_entropy`, `fisher_information`, `relative_fisher_information` of laws,
+               `entropy_rate` and `divergence_rate` under a process
 """
 
 from refdiff.dynamics import equilibrium
 from refdiff.dynamics.adjoint import Gradients, adjoint, discrete_adjoint, node_likelihood
+from refdiff.dynamics.entropy import (
+    differential_entropy,
+    divergence_rate,
+    entropy_rate,
+    fisher_information,
+    relative_entropy,
+    relative_fisher_information,
+)
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.flow_map import FlowMap
 from refdiff.dynamics.gaussian_flow import gaussian_flow
@@ -39,10 +49,14 @@ __all__ = [
     "Unfinished",
     "VelocityField",
     "adjoint",
+    "differential_entropy",
     "discrete_adjoint",
+    "divergence_rate",
     "draw_probes",
+    "entropy_rate",
     "equilibrium",
     "field_flow",
+    "fisher_information",
     "flow",
     "flow_jacobian",
     "gaussian_flow",
@@ -53,6 +67,8 @@ __all__ = [
     "node_likelihood",
     "path",
     "quantile_flow",
+    "relative_entropy",
+    "relative_fisher_information",
     "tanh_field",
     "trace_variance",
     "translate",

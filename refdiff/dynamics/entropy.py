@@ -1,0 +1,218 @@
+r"""Entropy, divergence and Fisher information of laws, and their rates under a noising process.
+
+    H(p)  = -E log p                  KL(p | q) = E_p log p/q                      nats
+    J(p)  = E s s',  s = grad log p   J_W(p | q) = E_p |grad log p/q|^2_W          Fisher's, of location
+
+    dH(p_t)/dt          = E div v = tr F + tr(D J) / 2         v the probability flow of dx = (F x + u) dt + G dw
+    dKL(p_t | q_t)/dt   = -J_D(p_t | q_t) / 2,  D = G G'       p, q any two laws under one process
+
+Pure noise (F = 0, D = I) makes the first de Bruijn's identity. E div v is finite wherever p_t has a density, also where
+F and D are not (flow matching at its end). Gaussians have closed forms; everything else is an expectation by a `Route`.
+Sources: DMI-56, PODA-101, PODA-103, RDX-46, PODD-107.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, real_scalar
+from refdiff.distributions import Gaussian, GaussianMixture, entropy, kl_divergence
+from refdiff.distributions.covariances import NO_DENSITY
+from refdiff.expectations import Estimate, MonteCarlo, Route, checked, draws, integral, name_of
+from refdiff.model import ExactModel
+
+
+def differential_entropy(law: GaussianMixture, route: Route | None = None) -> Estimate:
+    """H(p) = -E log p in nats.
+
+    Args:
+        law: p.
+        route: how the expectation is taken; None in closed form, which only Gaussians have.
+
+    Raises:
+        TypeError: the law is none of this library's, or no such route.
+        ValueError: a singular covariance, or no route for a mixture.
+    """
+    p = _with_density("law", law)
+    if route is None and (alone := _gaussian(p)) is not None:
+        return _closed(entropy(alone))
+    return _mean(p, lambda x: -p.logpdf(x), checked(route), _size(p))
+
+
+def relative_entropy(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
+    """KL(p | q) = E_p log p/q in nats.
+
+    Args:
+        p, q: the laws.
+        route: how the expectation is taken; None in closed form, which only Gaussians have.
+
+    Raises:
+        TypeError: a law is none of this library's, or no such route.
+        ValueError: a singular covariance, different dimensions, or no route for a mixture.
+    """
+    first, second = _pair(p, q)
+    one, other = _gaussian(first), _gaussian(second)
+    if route is None and one is not None and other is not None:
+        return _closed(kl_divergence(one, other))
+    return _mean(first, lambda x: first.logpdf(x) - second.logpdf(x), checked(route), _size(first) + _size(second))
+
+
+def fisher_information(law: GaussianMixture, route: Route | None = None) -> Estimate:
+    """J(p) = E s s', shape (d, d), with s the score of the law p.
+
+    Args:
+        law: p.
+        route: how the expectation is taken; None in closed form, which only Gaussians have.
+
+    Raises:
+        TypeError: the law is none of this library's, or no such route.
+        ValueError: a singular covariance, or no route for a mixture.
+    """
+    p = _with_density("law", law)
+    if route is None and _gaussian(p) is not None:
+        return _closed(p.covariances.inverse().dense(p.dim)[0])
+    way = checked(route)
+    if isinstance(way, MonteCarlo):
+        s = p.score(draws(p, way.samples, way.seed))
+        mean, square = s.T @ s / len(s), (s**2).T @ s**2 / len(s)
+        return Estimate(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (len(s) - 1)), name_of(way))
+    found, change = integral(p, lambda x: _outer(p.score(x)), way, _stiffness(p))
+    return Estimate(found, np.full_like(found, change), name_of(way))
+
+
+def relative_fisher_information(
+    p: GaussianMixture, q: GaussianMixture, route: Route | None = None, *, weight: ArrayLike = 1.0
+) -> Estimate:
+    """J_W(p | q) = E_p (grad log p/q)' W (grad log p/q).
+
+    Args:
+        p, q: the laws.
+        route: how the expectation is taken; None in closed form, which only Gaussians have.
+        weight: W, a number, a diagonal (d,) or a positive semi-definite matrix (d, d).
+
+    Raises:
+        TypeError: a law is none of this library's, or no such route.
+        ValueError: a singular covariance, different dimensions, a weight that does not fit, or no route for a mixture.
+    """
+    first, second = _pair(p, q)
+    w = operators.covariance("weight", weight)
+    operators.fits("weight", w, first.dim)
+    one, other = _gaussian(first), _gaussian(second)
+    if route is None and one is not None and other is not None:
+        return _closed(_between(one, other, operators.dense(w, first.dim)))
+
+    def square(x: Array) -> Array:
+        gap = first.score(x) - second.score(x)
+        return np.asarray((gap * operators.apply(w, gap)).sum(axis=1))
+
+    return _mean(first, square, checked(route), (_stiffness(first) + _stiffness(second)) * np.abs(w).max())
+
+
+def entropy_rate(model: ExactModel, t: float, route: Route | None = None) -> Estimate:
+    """dH(p_t)/dt = E div v(x_t, t) in nats per unit of time.
+
+    Args:
+        model: the data and their noising.
+        t: a time at which p_t has a density.
+        route: how the expectation is taken; None in closed form, for Gaussian data.
+
+    Raises:
+        TypeError: the model is no ExactModel, or no such route.
+        ValueError: p_t has no density, or no route for data that are not Gaussian.
+    """
+    when, pushed = _at(model, t)
+    if route is None and _gaussian(pushed) is not None:  # the divergence is the same everywhere
+        return _closed(model.velocity_divergence(pushed.means[0], when))
+    motion = model.process.motion(when)
+    size = np.abs(motion.spread).max() * _stiffness(pushed) + np.abs(motion.dgain).max()
+    return _mean(pushed, lambda x: model.velocity_divergence(x, when), checked(route), float(size))
+
+
+def divergence_rate(model: ExactModel, other: GaussianMixture, t: float, route: Route | None = None) -> Estimate:
+    """dKL(p_t | q_t)/dt = -E |grad log p_t/q_t|^2_D / 2, never positive.
+
+    Args:
+        model: the law of x_0 under p, and the process.
+        other: the law of x_0 under q.
+        t: a time at which both have a density.
+        route: how the expectation is taken; None in closed form, for Gaussian data of both.
+
+    Raises:
+        TypeError: the model is no ExactModel, `other` is none of this library's laws, or no such route.
+        ValueError: p_t or q_t has no density, different dimensions, or no route for data that are not Gaussian.
+    """
+    when, pushed = _at(model, t)
+    _with_density("other", other, density=False)
+    target = model.process.kernel(when).push(other)
+    found = relative_fisher_information(pushed, target, route, weight=model.process.diffusion(when))
+    return Estimate(-0.5 * found.value, 0.5 * found.error, found.route)
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _at(model: ExactModel, t: float) -> tuple[float, GaussianMixture]:
+    """The time, checked, and p_t."""
+    if not isinstance(model, ExactModel):
+        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    when = real_scalar("t", t, low=0, high=model.process.T)
+    return when, _with_density(f"the law at t = {when}", model.marginal(when))
+
+
+def _with_density(name: str, law: GaussianMixture, *, density: bool = True) -> GaussianMixture:
+    if not isinstance(law, GaussianMixture):
+        raise TypeError(f"{name} must be a Gaussian or GaussianMixture, got {law!r}")
+    if density and law.covariances.singular:
+        raise ValueError(NO_DENSITY.format(what=name))
+    return law
+
+
+def _pair(p: GaussianMixture, q: GaussianMixture) -> tuple[GaussianMixture, GaussianMixture]:
+    first, second = _with_density("p", p), _with_density("q", q)
+    if first.dim != second.dim:
+        raise ValueError(f"p and q must have the same dimension, got {first.dim} and {second.dim}")
+    return first, second
+
+
+def _gaussian(law: GaussianMixture) -> Gaussian | None:
+    return Gaussian(law.means[0], law.covariances.operator()) if law.count == 1 else None
+
+
+def _closed(value: ArrayLike) -> Estimate:
+    found = np.asarray(value, dtype=np.float64)
+    return Estimate(found[()], np.zeros_like(found)[()], name_of(None))
+
+
+def _mean(law: GaussianMixture, function: Callable[[Array], Array], route: Route, scale: float) -> Estimate:
+    """E f over a law for f from (n, d) to (n,), of which `scale` is the size."""
+    if isinstance(route, MonteCarlo):
+        values = function(draws(law, route.samples, route.seed))
+        return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), name_of(route))
+    found, change = integral(law, function, route, scale)
+    return Estimate(float(found), change, name_of(route))
+
+
+def _outer(s: Array) -> Array:
+    return np.asarray(s[:, :, None] * s[:, None, :])
+
+
+def _stiffness(law: GaussianMixture) -> float:
+    """The trace of the largest inverse covariance of a component, which the square of a score is of the size of."""
+    return float(np.trace(law.covariances.inverse().dense(law.dim), axis1=-2, axis2=-1).max())
+
+
+def _size(law: GaussianMixture) -> float:
+    """What log p is of the size of."""
+    return law.dim + float(np.abs(law.covariances.log_det(law.dim)).max()) / 2
+
+
+def _between(p: Gaussian, q: Gaussian, weight: Array) -> float:
+    """E_p |B (x - m_p) + Q^-1 (m_p - m_q)|^2_W, B = Q^-1 - P^-1 from P - Q: near each other nothing cancels twice."""
+    spread, target = p.cov(), q.cov()
+    slope = np.linalg.solve(target, np.linalg.solve(spread, spread - target).T)
+    shift = np.linalg.solve(target, p.means[0] - q.means[0])
+    return float(np.trace(weight @ slope @ spread @ slope.T) + shift @ weight @ shift)

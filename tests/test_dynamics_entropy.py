@@ -1,0 +1,183 @@
+"""Entropy, divergence and Fisher information: closed forms, quadrature and draws agree, and rates are derivatives."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture, entropy, kl_divergence, random_mixture
+from refdiff.dynamics import (
+    differential_entropy,
+    divergence_rate,
+    entropy_rate,
+    fisher_information,
+    relative_entropy,
+    relative_fisher_information,
+)
+from refdiff.expectations import MonteCarlo, Quadrature
+from refdiff.model import ExactModel
+from refdiff.processes import AffineProcess, critically_damped_langevin
+from refdiff.schedules import FlowMatching, VEPower, VPLinear
+from refdiff.validation.numeric import derivative
+
+RULE = Quadrature(1e-11)
+MIXTURE = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.2, 1.0, 0.3], [0.5, 0.3, 0.2])
+OTHER = GaussianMixture.isotropic([[-1.0], [2.0]], [0.8, 1.5], [0.4, 0.6])
+FULL = random_mixture(2, 3, 1, "full")
+
+
+def gaussian(dim, seed):
+    law = random_mixture(dim, 1, seed, "full")
+    return Gaussian(law.means[0], law.cov())
+
+
+def per_axis():
+    return AffineProcess([VPLinear(), FlowMatching()])
+
+
+# ---------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_gaussians_in_closed_form_are_what_quadrature_finds(dim):
+    p, q = gaussian(dim, 1), gaussian(dim, 2)
+    weight = np.diag(np.arange(1.0, dim + 1)) + 0.1
+    for ask in (
+        lambda route: differential_entropy(p, route),
+        lambda route: relative_entropy(p, q, route),
+        lambda route: fisher_information(p, route),
+        lambda route: relative_fisher_information(p, q, route, weight=weight),
+    ):
+        closed, summed = ask(None), ask(RULE)
+        np.testing.assert_allclose(summed.value, closed.value, rtol=1e-11, atol=1e-12)
+        assert (closed.route, summed.route) == ("closed", "quadrature")
+        assert np.all(np.asarray(closed.error) == 0)
+
+
+def test_closed_forms_are_the_libraries_gaussian_ones():
+    p, q = gaussian(3, 1), gaussian(3, 2)
+    assert differential_entropy(p).value == entropy(p)
+    assert relative_entropy(p, q).value == kl_divergence(p, q)
+    np.testing.assert_allclose(fisher_information(p).value, np.linalg.inv(p.cov()), rtol=1e-12)
+    np.testing.assert_allclose(
+        differential_entropy(GaussianMixture.isotropic([[0.0]], 2.0)).value, norm(0, 2**0.5).entropy()
+    )
+
+
+def test_mixtures_agree_with_adaptive_quadrature():
+    p, s = (lambda x: float(np.exp(MIXTURE.logpdf([[x]])[0]))), lambda x: float(MIXTURE.score([[x]])[0, 0])
+    gap = lambda x: s(x) - float(OTHER.score([[x]])[0, 0])  # noqa: E731
+    parts = {"limit": 200, "epsabs": 1e-12, "epsrel": 1e-12}
+
+    def over(f):
+        return sum(quad(lambda x: p(x) * f(x), a, b, **parts)[0] for a, b in [(-12, -1), (-1, 2), (2, 14)])
+
+    logs = lambda x: float(MIXTURE.logpdf([[x]])[0])  # noqa: E731
+    np.testing.assert_allclose(differential_entropy(MIXTURE, RULE).value, over(lambda x: -logs(x)), rtol=1e-10)
+    np.testing.assert_allclose(fisher_information(MIXTURE, RULE).value, [[over(lambda x: s(x) ** 2)]], rtol=1e-10)
+    found = relative_fisher_information(MIXTURE, OTHER, RULE, weight=2.0).value
+    np.testing.assert_allclose(found, 2 * over(lambda x: gap(x) ** 2), rtol=1e-10)
+
+
+def test_fisher_information_is_minus_the_mean_hessian():
+    x = FULL.sample(40_000, 3)
+    drawn = -FULL.hessian(x)
+    z = (drawn.mean(axis=0) - fisher_information(FULL, RULE).value) / (drawn.std(axis=0) / 200)
+    assert np.abs(z).max() < 4.5  # four numbers: a false alarm in 4e4 seeds
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_draws_agree_with_quadrature_within_their_errors(seed):
+    way = MonteCarlo(20_000, seed)
+    pairs = [
+        (ask(way), ask(RULE))
+        for ask in (
+            lambda route: differential_entropy(FULL, route),
+            lambda route: relative_entropy(FULL, gaussian(2, 5), route),
+            lambda route: fisher_information(FULL, route),
+            lambda route: relative_fisher_information(FULL, gaussian(2, 5), route),
+        )
+    ]
+    for drawn, summed in pairs:
+        assert np.abs((drawn.value - summed.value) / drawn.error).max() < 4.5
+        assert drawn.route == "monte carlo"
+
+
+def test_information_near_equality_keeps_its_digits():
+    p = gaussian(3, 1)
+    q = Gaussian(p.means[0] + 1e-9, p.cov() * (1 + 1e-9))
+    gap = np.linalg.solve(p.cov(), np.full(3, 1e-9))
+    # B = -1e-9 P^-1, so that E |B (x - m)|^2 = 1e-18 tr P^-1
+    expected = 1e-18 * np.trace(np.linalg.inv(p.cov())) + gap @ gap
+    np.testing.assert_allclose(relative_fisher_information(p, q).value, expected, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- rates
+
+
+@pytest.mark.parametrize("process", [VPLinear(), VEPower(0.5, T=10.0), FlowMatching()], ids=["VP", "VE", "FM"])
+def test_the_rates_are_derivatives_in_time_for_mixtures(process):
+    t = 0.4 * process.T
+    model, h = ExactModel(MIXTURE, process), 2e-3 * process.T
+
+    def at(u):
+        return ExactModel(MIXTURE, process).marginal(u), ExactModel(OTHER, process).marginal(u)
+
+    slope = derivative(lambda u: np.asarray(differential_entropy(at(t + u)[0], RULE).value), 0.0, h)
+    np.testing.assert_allclose(entropy_rate(model, t, RULE).value, slope, rtol=1e-7, atol=1e-8)
+    fall = derivative(lambda u: np.asarray(relative_entropy(*at(t + u), RULE).value), 0.0, h)
+    np.testing.assert_allclose(divergence_rate(model, OTHER, t, RULE).value, fall, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [AffineProcess(VPLinear()), per_axis(), critically_damped_langevin(1)],
+    ids=["scalar", "per axis", "matrix"],
+)
+def test_the_rates_are_derivatives_in_time_under_any_process(process):
+    p, q, t = gaussian(2, 1), gaussian(2, 2), 0.3 * process.T
+    models = [ExactModel(law, process) for law in (p, q)]
+
+    def laws(u):
+        return [Gaussian(m.marginal(t + u).mean(), m.marginal(t + u).cov()) for m in models]
+
+    h = 1e-3 * process.T
+    slope = derivative(lambda u: np.asarray(entropy(laws(u)[0])), 0.0, h)
+    np.testing.assert_allclose(entropy_rate(models[0], t).value, slope, rtol=1e-8)
+    fall = derivative(lambda u: np.asarray(kl_divergence(*laws(u))), 0.0, h)
+    np.testing.assert_allclose(divergence_rate(models[0], q, t).value, fall, rtol=1e-8)
+    np.testing.assert_allclose(entropy_rate(models[0], t, RULE).value, slope, rtol=1e-8)
+
+
+def test_the_entropy_rate_is_finite_where_drift_and_diffusion_are_not():
+    model = ExactModel(MIXTURE, FlowMatching())
+    # x_1 is N(0, 1) and dx/dt = eps - x_0 there: dP/dt = 2, so dH/dt = 1, whatever the data
+    np.testing.assert_allclose(entropy_rate(model, 1.0, RULE).value, 1.0, rtol=1e-12)
+
+
+def test_laws_without_a_density_are_refused():
+    points = Empirical([[-1.0], [1.0]])
+    with pytest.raises(ValueError, match="law is singular"):
+        differential_entropy(points, RULE)
+    with pytest.raises(ValueError, match="t = 0"):
+        entropy_rate(ExactModel(points, VPLinear()), 0.0, RULE)
+    with pytest.raises(ValueError, match="q is singular"):
+        relative_entropy(Gaussian([0.0], 1.0), points, RULE)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: differential_entropy(MIXTURE), ValueError, "route must be a Quadrature"),
+        (lambda: differential_entropy("p", RULE), TypeError, "law must be"),
+        (lambda: relative_entropy(FULL, MIXTURE, RULE), ValueError, "same dimension"),
+        (lambda: relative_fisher_information(FULL, FULL, RULE, weight=np.ones(3)), ValueError, "weight"),
+        (lambda: relative_fisher_information(FULL, FULL, RULE, weight=-1.0), ValueError, "weight"),
+        (lambda: entropy_rate(MIXTURE, 0.5, RULE), TypeError, "model must be"),
+        (lambda: entropy_rate(ExactModel(MIXTURE, VPLinear()), 2.0, RULE), ValueError, "t must lie"),
+        (lambda: divergence_rate(ExactModel(MIXTURE, VPLinear()), 3, 0.5, RULE), TypeError, "other must be"),
+    ],
+)
+def test_bad_input_is_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
