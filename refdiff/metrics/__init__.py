@@ -1,3 +1,6 @@
-"""Distances between laws and between samples, each with an error."""
+"""Distances between laws and between samples, each with an error: optimal transport, exact and sliced."""
 
-__all__: list[str] = []
+from refdiff.metrics.couplings import Coupling, optimal_coupling
+from refdiff.metrics.transport import sliced_wasserstein, wasserstein
+
+__all__ = ["Coupling", "optimal_coupling", "sliced_wasserstein", "wasserstein"]
