@@ -1,3 +1,12 @@
-"""Densities on grids: the Fokker-Planck and the backward equation by finite volumes, and what is read off them."""
+"""Densities on grids: the Fokker-Planck and the backward equation by finite volumes, and what is read off them.
 
-__all__: list[str] = []
+grids        `Grid`, cells of a box on the line or in the plane, and the mean densities of laws on them
+operators    `FokkerPlanck`: rates between cells, of a process, a stochastic equation or functions of one's own
+evolution    `evolve`, positive and of second order in space and time unless asked otherwise, gives an `Evolution`
+"""
+
+from refdiff.fokker_planck.evolution import Evolution, evolve
+from refdiff.fokker_planck.grid import Grid
+from refdiff.fokker_planck.operator import FokkerPlanck
+
+__all__ = ["Evolution", "FokkerPlanck", "Grid", "evolve"]
