@@ -30,9 +30,12 @@ class StochasticEquation:
         dim: d.
         additive: whether G depends on time only.
         motions: m, how many Brownian motions there are; d unless given.
+        slope: (x, t) -> how G changes with x (n, d): dG_i / dx_i (n, d) of a diagonal, dG_ij / dx_l as (n, d, m, d) of
+            matrices. `noise_slope` takes differences where it is left out.
+        euler: (x, times, seed, particle, trajectory) -> what `solve` answers with Euler-Maruyama, faster.
 
     Raises:
-        TypeError: drift or noise is no function.
+        TypeError: drift, noise, slope or euler is no function.
         ValueError: dim or motions is less than 1.
     """
 
@@ -41,13 +44,16 @@ class StochasticEquation:
     dim: int
     additive: bool = True
     motions: int = 0
+    slope: Callable[[Array, float], ArrayLike] | None = None
+    euler: Callable[[Array, Array, int, int, bool], Array] | None = None
 
     def __post_init__(self) -> None:
         whole_number("dim", self.dim, low=1)
         object.__setattr__(self, "motions", whole_number("motions", self.motions or self.dim, low=1))
-        for name in ("drift", "noise"):
-            if not callable(getattr(self, name)):
-                raise TypeError(f"{name} must be a function, got {getattr(self, name)!r}")
+        for name in ("drift", "noise", "slope", "euler"):
+            given, optional = getattr(self, name), name in ("slope", "euler")
+            if not (callable(given) or (optional and given is None)):
+                raise TypeError(f"{name} must be a function, got {given!r}")
 
     def drift_at(self, x: Array, t: float) -> Array:
         """b at points x (n, d), shape (n, d).
@@ -75,6 +81,29 @@ class StochasticEquation:
         if self.additive:
             return operators.apply(g, dw)
         return g * dw if g.ndim == 2 else np.einsum("nij,nj->ni", g, dw)
+
+    def noise_slope(self, x: Array, t: float) -> Array:
+        """How G changes at points x (n, d): dG_i / dx_i (n, d) where G is a diagonal, else dG_ij / dx_l (n, d, m, d).
+
+        Central differences, good to ten digits, where the equation does not know. What does not depend on x has none.
+
+        Raises:
+            ValueError: the noise is additive, or an answer does not fit.
+        """
+        if self.additive:
+            raise ValueError("noise must depend on x to have a slope there, got additive noise")
+        if self.slope is not None:
+            shape = self.noise_at(x, t).shape
+            return answered("slope", self.slope(x, t), shape if len(shape) == 2 else (*shape, self.dim), finite=True)
+        step = np.cbrt(np.finfo(float).eps) * (1 + np.abs(x))
+        if self.noise_at(x[:1], t).ndim == 2:  # of each axis alone: all move at once
+            return (self.noise_at(x + step, t) - self.noise_at(x - step, t)) / (2 * step)
+        columns = []
+        for axis in range(self.dim):
+            moved = np.where(np.arange(self.dim) == axis, step, 0.0)
+            change = self.noise_at(x + moved, t) - self.noise_at(x - moved, t)
+            columns.append(change / (2 * step[:, axis, None, None]))
+        return np.stack(columns, axis=-1)
 
     def covariance_rate(self, x: Array, t: float) -> Array:
         """D = G G' at points x (n, d): an operator where the noise is additive, else (n, d) or (n, d, d)."""

@@ -19,6 +19,8 @@ from refdiff import operators
 from refdiff.arguments import Array, real_scalar, whole_number
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, Process
+from refdiff.samplers.reverse_sde import euler_maruyama
+from refdiff.samplers.running import run
 from refdiff.schedules import Schedule
 from refdiff.stochastic.equation import StochasticEquation
 
@@ -56,6 +58,9 @@ def marginal_family(
 ) -> StochasticEquation:
     """A stochastic equation with the marginals of an exact model.
 
+    To data, with k and no noise of one's own, `solve` runs Euler-Maruyama from a seed as a table of the samplers, in
+    one kernel where that pays. Not so under an offset: a table takes it exactly, and Euler's steps of x do not.
+
     Args:
         model: an ExactModel of any process.
         stochasticity: k >= 0, H = k G.
@@ -81,5 +86,11 @@ def marginal_family(
         carried = np.asarray(model.velocity(x, t))
         return carried + sign * operators.apply(spread, model.score(x, t)) if spread.any() else carried
 
+    def euler(x: Array, times: Array, seed: int, particle: int, trajectory: bool) -> Array:
+        table = euler_maruyama(model.process, times, noise=k)
+        return run(table, model, x, seed if k else None, particle=particle, trajectory=trajectory)
+
     columns = () if noise is None else root(model.process.T).shape[1:]
-    return StochasticEquation(drift, root, model.dim, motions=columns[0] if columns else model.dim)
+    motions = columns[0] if columns else model.dim
+    fast = euler if to_data and noise is None and model is model.centred else None
+    return StochasticEquation(drift, root, model.dim, motions=motions, euler=fast)
