@@ -3,10 +3,21 @@
 grids        `Grid`, cells of a box on the line or in the plane, and the mean densities of laws on them
 operators    `FokkerPlanck`: rates between cells, of a process, a stochastic equation or functions of one's own
 evolution    `evolve`, positive and of second order in space and time unless asked otherwise, gives an `Evolution`
+currents     `probability_current`, `flow_velocity` and `grid_divergence` on grids; `outflow` of a box
 """
 
+from refdiff.fokker_planck.currents import flow_velocity, grid_divergence, outflow, probability_current
 from refdiff.fokker_planck.evolution import Evolution, evolve
 from refdiff.fokker_planck.grid import Grid
 from refdiff.fokker_planck.operator import FokkerPlanck
 
-__all__ = ["Evolution", "FokkerPlanck", "Grid", "evolve"]
+__all__ = [
+    "Evolution",
+    "FokkerPlanck",
+    "Grid",
+    "evolve",
+    "flow_velocity",
+    "grid_divergence",
+    "outflow",
+    "probability_current",
+]
