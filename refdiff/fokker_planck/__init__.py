@@ -3,9 +3,11 @@
 grids        `Grid`, cells of a box on the line or in the plane, and the mean densities of laws on them
 operators    `FokkerPlanck`: rates between cells, of a process, a stochastic equation or functions of one's own
 evolution    `evolve`, positive and of second order in space and time unless asked otherwise, gives an `Evolution`
+backward     `expectation` of what is paid later, `hitting_probability` and `mean_hitting_time`, of every start
 currents     `probability_current`, `flow_velocity` and `grid_divergence` on grids; `outflow` of a box
 """
 
+from refdiff.fokker_planck.backward import expectation, hitting_probability, mean_hitting_time
 from refdiff.fokker_planck.currents import flow_velocity, grid_divergence, outflow, probability_current
 from refdiff.fokker_planck.evolution import Evolution, evolve
 from refdiff.fokker_planck.grid import Grid
@@ -16,8 +18,11 @@ __all__ = [
     "FokkerPlanck",
     "Grid",
     "evolve",
+    "expectation",
     "flow_velocity",
     "grid_divergence",
+    "hitting_probability",
+    "mean_hitting_time",
     "outflow",
     "probability_current",
 ]
