@@ -7,14 +7,17 @@ of sampling for x. Weighted points are an `Empirical`. Sources: PODA-102, the em
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refdiff.arguments import Array, real_array
 from refdiff.distributions import Empirical, GaussianMixture
-from refdiff.distributions.covariances import Diagonal
+from refdiff.distributions.covariances import NO_DENSITY, Covariances, Dense, Diagonal
+from refdiff.distributions.mixture import law as law_of
+from refdiff.distributions.moments import log_total
 
 Compared: TypeAlias = GaussianMixture | ArrayLike
 
@@ -64,3 +67,74 @@ def weighted_points(law: GaussianMixture) -> tuple[Array, Array]:
     kept = np.isfinite(law.log_weights)
     weights = law.weights[kept]
     return law.means[kept], weights / weights.sum()
+
+
+class Parts(NamedTuple):
+    """A law as points of positive mass and a density.
+
+    Attributes:
+        places: the points, shape (n, d), and `masses` (n,) theirs.
+        masses: see places.
+        density: the law of the rest, None where there is no rest.
+        rest: its mass.
+    """
+
+    places: Array
+    masses: Array
+    density: GaussianMixture | None
+    rest: float
+
+
+def parts(name: str, law: GaussianMixture) -> Parts:
+    """The parts of a law, which messages call by this `name`.
+
+    Raises:
+        ValueError: a covariance is singular without being 0.
+    """
+    stored, drawn = law.covariances, np.isfinite(law.log_weights)
+    entries = stored.variances if isinstance(stored, Diagonal) else stored.matrices.reshape(len(stored.matrices), -1)
+    spread = np.broadcast_to(entries.any(axis=1), law.count)
+    on, off = np.flatnonzero(drawn & ~spread), np.flatnonzero(drawn & spread)
+    weights = law.weights / law.weights[drawn].sum()
+    density = _part(law, off) if len(off) else None
+    if density is not None and density.covariances.singular:
+        raise ValueError(NO_DENSITY.format(what=f"{name}'s covariance"))
+    return Parts(law.means[on], weights[on], density, float(weights[off].sum()))
+
+
+def _part(law: GaussianMixture, ks: NDArray[np.intp]) -> GaussianMixture:
+    logs = law.log_weights[ks]
+    return law_of(logs - log_total(logs[None]), law.means[ks], law.covariances[ks])
+
+
+def merged(laws: Sequence[GaussianMixture], masses: ArrayLike) -> GaussianMixture:
+    """The mixture of `laws` on one space with these positive `masses` (n,), which need not sum to 1."""
+    logs = np.log(np.asarray(masses, dtype=np.float64))
+    weights = np.concatenate([one.log_weights + log for one, log in zip(laws, logs, strict=True)])
+    means = np.concatenate([one.means for one in laws])
+    covariances: Covariances
+    if all(isinstance(one.covariances, Diagonal) for one in laws):
+        stored = [one.covariances.variances for one in laws if isinstance(one.covariances, Diagonal)]
+        wide = max(v.shape[1] for v in stored)
+        covariances = Diagonal(
+            np.concatenate([np.broadcast_to(v, (one.count, wide)) for v, one in zip(stored, laws, strict=True)])
+        )
+    else:
+        square = (laws[0].dim, laws[0].dim)
+        dense = [np.broadcast_to(one.covariances.dense(one.dim), (one.count, *square)) for one in laws]
+        covariances = Dense(np.concatenate(dense))
+    return law_of(weights - log_total(weights[None]), means, covariances)
+
+
+def same_space(p: GaussianMixture, q: GaussianMixture) -> None:
+    """Check that p and q are laws on one space.
+
+    Raises:
+        TypeError: one is no law.
+        ValueError: the dimensions differ.
+    """
+    for name, law in (("p", p), ("q", q)):
+        if not isinstance(law, GaussianMixture):
+            raise TypeError(f"{name} must be a Gaussian, GaussianMixture or Empirical, got {law!r}")
+    if p.dim != q.dim:
+        raise ValueError(f"p and q must have the same dimension, got {p.dim} and {q.dim}")

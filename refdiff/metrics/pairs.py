@@ -1,0 +1,54 @@
+r"""Sums of a kernel over pairs of points, a row for every point of the first set.
+
+    S_i = sum_j w_j k(x_i, y_j),      T_i = sum_j w_j k(x_i, y_j)^2
+
+NumPy works through tiles, kernels take over where `backends` says so, and no array of all pairs exists. Distances on
+the line need no pairs: sorted, sum_j w_j |x_i - y_j| follows from sums of w_j and w_j y_j up to x_i.
+Sources: PODA-102, the means over samples that these sums are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refdiff.arguments import Array
+from refdiff.backends import numba_pays
+from refdiff.distributions.covariances import TILE
+from refdiff.metrics.similarities import DISTANCE, Kernel
+
+
+def row_sums(kernel: Kernel, x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
+    """S and T, (n,), at points x (n, d) for points y (m, d) with `weights` (m,), of a `kernel`."""
+    if kernel is DISTANCE and x.shape[1] == 1:
+        return _on_the_line(x[:, 0], y[:, 0], weights)
+    if numba_pays(len(x), len(y), x.shape[1]):
+        from refdiff.kernels.numba import pair_sums  # late: Numba takes a third of a second to import
+        from refdiff.kernels.numba.compiling import blocks
+
+        name, scale, power = kernel.compiled
+        sums, squares = np.empty(len(x)), np.empty(len(x))
+        points = [np.ascontiguousarray(part) for part in (x, y, weights)]
+        settings = getattr(pair_sums, name), scale, power
+        blocks(pair_sums.row_sums, -(-len(x) // pair_sums.LANES), *points, *settings, sums, squares)
+        return (-sums if kernel is DISTANCE else sums), squares
+    from scipy.spatial.distance import cdist  # late: a quarter of the time to import this package
+
+    result = np.zeros((2, len(x)))
+    step = max(1, TILE // len(y))
+    for rows in (slice(start, start + step) for start in range(0, len(x), step)):
+        values = kernel.values(np.asarray(cdist(x[rows], y, "sqeuclidean")))
+        result[0, rows] = values @ weights
+        result[1, rows] = values**2 @ weights
+    return result[0], result[1]
+
+
+def _on_the_line(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
+    order = np.argsort(y)
+    # about a middle: sums of w and w y do not cancel more than they must
+    middle = y[order[len(y) // 2]]
+    x, y, w = x - middle, y[order] - middle, weights[order]
+    mass, first = (np.concatenate([[0.0], np.cumsum(part)]) for part in (w, w * y))
+    below = np.searchsorted(y, x)
+    sums = x * (2 * mass[below] - mass[-1]) - (2 * first[below] - first[-1])
+    squares = mass[-1] * x * x - 2 * x * first[-1] + w @ (y * y)
+    return -sums, squares
