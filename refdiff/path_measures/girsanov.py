@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, precise_as, real_array
 from refdiff.stochastic.equation import StochasticEquation
@@ -105,15 +105,16 @@ def girsanov(
         b, c = (one.drift_at(x, t) for one in (numerator, denominator))
         d = noise_of(numerator, x, t)
         same_noise(d, noise_of(denominator, x, t), t)
-        pulled, square, outside = pseudo_products(d, b - c, (np.abs(b) + np.abs(c)).max(axis=-1))
+        pulled, square, off = pseudo_products(d, b - c, (np.abs(b) + np.abs(c)).max(axis=-1))
         left = states[i + 1] - x - c * h
         integral += np.sign(h) * np.einsum("nd,nd->n", pulled, left)
         energy += np.abs(h) * square
-        if outside.any():
-            # without noise a path belongs to the drift that it follows
-            nearer = np.abs(left - (b - c) * h).sum(axis=1) < np.abs(left).sum(axis=1)
+        if off.any():
+            # without noise a path follows one drift or the other: it is moved by off h along off, or not at all
+            moved = np.einsum("nd,nd->n", left, off) / h > 0.5 * (off**2).sum(axis=1)
+            outside = off.any(axis=1)
             with np.errstate(invalid="ignore"):  # now one drift, now the other: neither law
-                integral += np.where(outside, np.where(nearer, np.inf, -np.inf), 0.0)
+                integral += np.where(outside, np.where(moved, np.inf, -np.inf), 0.0)
             energy += np.where(outside, np.inf, 0.0)
     return PathRatio(*(precise_as(paths, part.reshape(lead)) for part in (integral, energy)))
 
@@ -185,8 +186,8 @@ def noise_of(equation: StochasticEquation, x: Array, t: float) -> Array:
     return d
 
 
-def pseudo_products(d: Array, delta: Array, size: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """D^+ delta (n, d), delta' D^+ delta (n,), and whether delta leaves the range of D by more than rounding (n,).
+def pseudo_products(d: Array, delta: Array, size: Array) -> tuple[Array, Array, Array]:
+    """D^+ delta (n, d), delta' D^+ delta (n,), and the part of delta out of the range of D, 0 if it is rounding (n, d).
 
     Args:
         d: D as of `noise_of`.
@@ -201,9 +202,12 @@ def pseudo_products(d: Array, delta: Array, size: Array) -> tuple[Array, Array, 
         values, turned, axes, kept = d, delta, None, d > 0
     inside = np.divide(turned, values, out=np.zeros(delta.shape), where=np.broadcast_to(kept, delta.shape))
     square = (inside * turned).sum(axis=-1)
-    rest = np.abs(np.where(kept, 0.0, turned)).max(axis=-1)
-    pulled = inside if axes is None else np.einsum("...ij,...j->...i", axes, inside)
-    return pulled, square, np.asarray(rest > ROUNDING * size)
+    rest = np.where(kept, 0.0, turned)
+    rest = np.where(np.abs(rest).max(axis=-1, keepdims=True) > ROUNDING * size[:, None], rest, 0.0)
+    if axes is None:
+        return inside, square, rest
+    pulled, off = (np.einsum("...ij,...j->...i", axes, part) for part in (inside, rest))
+    return np.asarray(pulled), square, np.asarray(off)
 
 
 def same_noise(one: Array, other: Array, t: float) -> None:
