@@ -4,8 +4,17 @@ flux          Fick's law for laws: `diffusive_velocity`, `flux`, `spreading_rate
 controls      of exact models of any process, stopping and reversing: `control`, `controlled_equation` on a `Clock`
 expansion     from a point, at no rate in particular: `point_velocity`, `expansion_velocity` of any law
 entropy       `entropy_balance` and `total_production`: production, heat, housekeeping, excess
+kernels       `density_estimate`, its exact mean, variance and errors, `optimal_bandwidth`; `overlap` of mixtures
+classes       `class_posterior`, and that of kernel estimates: its biases, and `expected_posterior` at any N
 """
 
+from refdiff.physics.class_posterior import (
+    class_posterior,
+    counting_bias,
+    expected_posterior,
+    smoothed_posterior,
+    smoothing_bias,
+)
 from refdiff.physics.controls import (
     Clock,
     control,
@@ -16,23 +25,53 @@ from refdiff.physics.controls import (
 )
 from refdiff.physics.expansion import expansion_velocity, point_law, point_path, point_velocity
 from refdiff.physics.fick import diffusive_velocity, flux, spreading_rate
+from refdiff.physics.kernel_density import (
+    amise,
+    density_estimate,
+    estimate_bias,
+    estimate_mean,
+    estimate_variance,
+    integrated_bias,
+    mean_squared_error,
+    mise,
+    optimal_bandwidth,
+    roughness,
+)
+from refdiff.physics.overlaps import bend_overlap, overlap
 from refdiff.physics.thermodynamics import EntropyBalance, entropy_balance, frozen, total_production
 
 __all__ = [
     "Clock",
     "EntropyBalance",
+    "amise",
+    "bend_overlap",
+    "class_posterior",
     "control",
     "controlled_equation",
     "controlled_flux",
+    "counting_bias",
+    "density_estimate",
     "diffusive_velocity",
     "entropy_balance",
+    "estimate_bias",
+    "estimate_mean",
+    "estimate_variance",
     "expansion_velocity",
+    "expected_posterior",
     "flux",
     "frozen",
+    "integrated_bias",
+    "mean_squared_error",
+    "mise",
+    "optimal_bandwidth",
+    "overlap",
     "point_law",
     "point_path",
     "point_velocity",
     "reversing_control",
+    "roughness",
+    "smoothed_posterior",
+    "smoothing_bias",
     "spreading_rate",
     "stopping_control",
     "total_production",
