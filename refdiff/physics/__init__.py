@@ -6,8 +6,18 @@ expansion     from a point, at no rate in particular: `point_velocity`, `expansi
 entropy       `entropy_balance` and `total_production`: production, heat, housekeeping, excess
 kernels       `density_estimate`, its exact mean, variance and errors, `optimal_bandwidth`; `overlap` of mixtures
 classes       `class_posterior`, and that of kernel estimates: its biases, and `expected_posterior` at any N
+potentials    Bhattacharyya's `affinity`, `force`, `total_force`, `separate`
 """
 
+from refdiff.physics.bhattacharyya import (
+    affine_rate,
+    affinity,
+    distance,
+    fisher_direction,
+    force,
+    potential_rate,
+    total_force,
+)
 from refdiff.physics.class_posterior import (
     class_posterior,
     counting_bias,
@@ -38,11 +48,15 @@ from refdiff.physics.kernel_density import (
     roughness,
 )
 from refdiff.physics.overlaps import bend_overlap, overlap
+from refdiff.physics.separation import Separation, separate
 from refdiff.physics.thermodynamics import EntropyBalance, entropy_balance, frozen, total_production
 
 __all__ = [
     "Clock",
     "EntropyBalance",
+    "Separation",
+    "affine_rate",
+    "affinity",
     "amise",
     "bend_overlap",
     "class_posterior",
@@ -52,13 +66,16 @@ __all__ = [
     "counting_bias",
     "density_estimate",
     "diffusive_velocity",
+    "distance",
     "entropy_balance",
     "estimate_bias",
     "estimate_mean",
     "estimate_variance",
     "expansion_velocity",
     "expected_posterior",
+    "fisher_direction",
     "flux",
+    "force",
     "frozen",
     "integrated_bias",
     "mean_squared_error",
@@ -68,11 +85,14 @@ __all__ = [
     "point_law",
     "point_path",
     "point_velocity",
+    "potential_rate",
     "reversing_control",
     "roughness",
+    "separate",
     "smoothed_posterior",
     "smoothing_bias",
     "spreading_rate",
     "stopping_control",
+    "total_force",
     "total_production",
 ]

@@ -1,0 +1,211 @@
+r"""Bhattacharyya's affinity of two classes as a potential, and the force with which one pushes the other away.
+
+    U(p, q) = int sqrt(p q) dx,    B = -log U >= 0,    1 - U = int (sqrt p - sqrt q)^2 / 2, Hellinger's H^2
+    dU/dt   = int q v . grad sqrt(p / q) / 2 = -int F . v dx                   where q moves with a velocity v
+    F       = -q grad sqrt(p / q) / 2 = -sqrt(p q) (grad log p - grad log q) / 4          the force on q, from p
+
+Gaussians N(m, P) and N(n, Q), with M = (P + Q) / 2 and u = m - n, have closed forms:
+
+    B       = u' M^-1 u / 8 + sum_i log cosh(log(r_i) / 2) / 2,     r_i the eigenvalues of P^-1 Q
+    int F   = -(U / 4) M^-1 u = -dU/dn
+
+so that the total force pulls along Fisher's discriminant direction M^-1 u exactly, for different covariances too (at
+every point F has that direction where P = Q), but away from p: U falls. PHY-111 leaves the sign open. Mixtures are
+summed under (p + q) / 2, where all is bounded: U = E 1 / cosh(log(p / q) / 2). Sources: PHY-103, PHY-108, PHY-110,
+PHY-111.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, answered, points
+from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.distributions.covariances import NO_DENSITY, Dense
+from refdiff.expectations import Estimate, Quadrature, Route, checked, draws, integral, name_of
+from refdiff.metrics import divergence
+from refdiff.metrics.compared import merged, same_space
+
+Velocity = Callable[[Array], ArrayLike]
+
+
+def affinity(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
+    """U = int sqrt(p q) dx in [0, 1] of two laws p and q, by a `route`; in closed form for two Gaussians and None.
+
+    Raises:
+        TypeError: p or q is none of this library's laws, or route is none.
+        ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
+    """
+    _pair(p, q)
+    if _both_gaussian(p, q, route):
+        return Estimate(float(np.exp(-_distance(p, q))), 0.0, "closed")
+    return _mean(p, q, lambda x: _shared(p, q, x), route, 1.0)
+
+
+def distance(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
+    """B = -log U of two laws p and q, by a `route`; in closed form for two Gaussians and None, to its last digits.
+
+    Raises:
+        TypeError: p or q is none of this library's laws, or route is none.
+        ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
+    """
+    _pair(p, q)
+    if _both_gaussian(p, q, route):
+        return Estimate(_distance(p, q), 0.0, "closed")
+    kept = affinity(p, q, route)
+    if kept.value < 0.5:
+        return Estimate(-np.log(kept.value), kept.error / kept.value, kept.route)
+    lost = divergence(p, q, "hellinger", route)  # 1 - U has the digits then
+    return Estimate(-np.log1p(-lost.value), lost.error / (1 - lost.value), lost.route)
+
+
+def force(p: GaussianMixture, q: GaussianMixture, x: ArrayLike) -> Array:
+    """F on q from p at points x (..., d), shape (..., d): per volume, 0 where sqrt(p q) underflows.
+
+    Raises:
+        TypeError: p or q is none of this library's laws.
+        ValueError: p and q differ in dimension, or one has no density.
+    """
+    _pair(p, q)
+    rows, restore = points("x", x, p.dim)
+    root = np.exp(0.5 * (p.logpdf(rows) + q.logpdf(rows)))
+    return np.asarray(restore(-0.25 * root[:, None] * (p.score(rows) - q.score(rows))))
+
+
+def total_force(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
+    """int F dx on q from p, shape (d,), by a `route`; in closed form for two Gaussians and None.
+
+    Raises:
+        TypeError: p or q is none of this library's laws, or route is none.
+        ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
+    """
+    _pair(p, q)
+    if _both_gaussian(p, q, route):
+        pull = -0.25 * np.exp(-_distance(p, q)) * fisher_direction(p, q)
+        return Estimate(pull, np.zeros(p.dim), "closed")
+    return _mean(p, q, lambda x: _per_mass(p, q, x), route, _steepest(p, q))
+
+
+def potential_rate(p: GaussianMixture, q: GaussianMixture, velocity: Velocity, route: Route | None = None) -> Estimate:
+    """dU/dt = -int F . v dx where q moves with a velocity.
+
+    Args:
+        p: the law that rests.
+        q: the law that moves.
+        velocity: v, of points (n, d), shape (n, d); sqrt(p q) v has to vanish at infinity.
+        route: how to sum.
+
+    Raises:
+        TypeError: p or q is none of this library's laws, or route is none.
+        ValueError: p and q differ in dimension or one has no density, there is no route, or v has another shape.
+    """
+    _pair(p, q)
+
+    def power(x: Array) -> Array:
+        return np.asarray(-(_per_mass(p, q, x) * answered("velocity", velocity(x), x.shape)).sum(axis=1))
+
+    return _mean(p, q, power, route, _steepest(p, q))
+
+
+def affine_rate(p: Gaussian, q: Gaussian, gain: ArrayLike, offset: ArrayLike = 0.0) -> float:
+    """dU/dt for Gaussians where q moves with v = A x + b, in closed form.
+
+    dlog U = u'M^-1 n' / 4 + u'M^-1 Q' M^-1 u / 16 + tr((Q^-1 - M^-1) Q') / 4,   n' = A n + b,  Q' = A Q + Q A'
+
+    Args:
+        p: N(m, P), which rests.
+        q: N(n, Q), which moves.
+        gain: A, a number, (d,) or (d, d).
+        offset: b, shape (d,) or a number.
+
+    Raises:
+        TypeError: p or q is no Gaussian.
+        ValueError: p and q differ in dimension, one is singular, or A or b does not fit.
+    """
+    _pair(p, q)
+    for name, law in (("p", p), ("q", q)):
+        if not isinstance(law, Gaussian):
+            raise TypeError(f"{name} must be a Gaussian here, got {law!r}")
+    a = operators.operator("gain", gain)
+    operators.fits("gain", a, p.dim)
+    moved = operators.dense(a, p.dim) @ q.cov()
+    grown, shift = moved + moved.T, operators.apply(a, q.mean()) + np.asarray(offset, dtype=np.float64)
+    operators.fits("offset", shift, p.dim)
+    middle, w = (p.cov() + q.cov()) / 2, fisher_direction(p, q)
+    volume = np.trace(np.linalg.solve(q.cov(), grown)) - np.trace(np.linalg.solve(middle, grown))
+    return float(np.exp(-_distance(p, q)) * (w @ shift / 4 + w @ grown @ w / 16 + volume / 4))
+
+
+def fisher_direction(p: GaussianMixture, q: GaussianMixture) -> Array:
+    """M^-1 (m - n) with the moments of two laws p and q, M = (P + Q) / 2, shape (d,): not normalised.
+
+    Raises:
+        TypeError: p or q is none of this library's laws.
+        ValueError: p and q differ in dimension, or M is singular.
+    """
+    same_space(p, q)
+    middle = (p.cov() + q.cov()) / 2
+    if operators.singular(middle):
+        raise ValueError("p and q must spread along every direction together, got a singular mean of covariances")
+    return np.asarray(np.linalg.solve(middle, p.mean() - q.mean()))
+
+
+def _distance(p: GaussianMixture, q: GaussianMixture) -> float:
+    """B of two Gaussians: nothing cancels where they are close."""
+    one, two = p.cov(), q.cov()
+    u = p.means[0] - q.means[0]
+    white = Dense(one[None]).whitener[0]
+    excess = np.linalg.eigvalsh(white @ (two - one) @ white.T)  # r - 1
+    ratio = np.linalg.eigvalsh(white @ two @ white.T)
+    half = 0.5 * np.where(np.abs(excess) < 0.5, np.log1p(np.maximum(excess, -0.5)), np.log(ratio))
+    # log cosh a = log1p(2 sinh(a / 2)^2), or |a| - log 2 + log1p(e^(-2 |a|))
+    size = np.abs(half)
+    spread = np.where(size < 1, np.log1p(2 * np.sinh(np.minimum(size, 1) / 2) ** 2), size - np.log(2))
+    spread = spread + np.where(size < 1, 0.0, np.log1p(np.exp(-2 * size)))
+    return float(u @ np.linalg.solve((one + two) / 2, u) / 8 + spread.sum() / 2)
+
+
+def _shared(p: GaussianMixture, q: GaussianMixture, x: Array) -> Array:
+    """sqrt(p q) over (p + q) / 2 at points x (n, d), shape (n,): 1 / cosh(log(p / q) / 2)."""
+    half = np.exp(-np.abs(p.logpdf(x) - q.logpdf(x)) / 2)
+    return np.asarray(2 * half / (1 + half**2))
+
+
+def _per_mass(p: GaussianMixture, q: GaussianMixture, x: Array) -> Array:
+    """F over (p + q) / 2 at points x (n, d), shape (n, d)."""
+    return np.asarray(-0.25 * _shared(p, q, x)[:, None] * (p.score(x) - q.score(x)))
+
+
+def _steepest(p: GaussianMixture, q: GaussianMixture) -> float:
+    """The size of a score: one over the least deviation of a component."""
+    return float(max(law.covariances.inverse().dense(law.dim).trace(axis1=1, axis2=2).max() for law in (p, q)) ** 0.5)
+
+
+def _pair(p: GaussianMixture, q: GaussianMixture) -> None:
+    """Check that p and q are laws on one space, with densities."""
+    same_space(p, q)
+    for name, law in (("p", p), ("q", q)):
+        if law.covariances.singular:
+            raise ValueError(NO_DENSITY.format(what=f"a covariance of {name}"))
+
+
+def _both_gaussian(p: GaussianMixture, q: GaussianMixture, route: Route | None) -> bool:
+    """Whether there is a closed form, and it is asked for."""
+    return route is None and isinstance(p, Gaussian) and isinstance(q, Gaussian)
+
+
+def _mean(
+    p: GaussianMixture, q: GaussianMixture, function: Callable[[Array], Array], route: Route | None, scale: float
+) -> Estimate:
+    """The mean under (p + q) / 2 of a function of points (n, d) with values (n, ...) of the size `scale`."""
+    law, way = merged((p, q), (0.5, 0.5)), checked(route)
+    if isinstance(way, Quadrature):
+        value, change = integral(law, function, way, scale)
+        return Estimate(value[()], np.full(np.shape(value), change)[()], name_of(way))
+    values = function(draws(law, way.samples, way.seed))
+    spread = values.std(axis=0, ddof=1) / np.sqrt(way.samples)
+    return Estimate(values.mean(axis=0)[()], spread[()], name_of(way))
