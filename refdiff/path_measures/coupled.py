@@ -1,0 +1,282 @@
+r"""Two samplers on one noise: the exact score's and an approximate one's, side by side.
+
+    dx = [F x + u - (1 + k^2)/2 D s(x, t)] dt + k G dw,      dy = [F y + u - (1 + k^2)/2 D s^(y, t)] dt + k G dw
+
+with the same dw and, at first, the optimal coupling of p_T and q_T. Any coupling's distance bounds W2 from above, and
+this one's is bounded by `wasserstein_bound`. Three ways of having it:
+
+    affine       Gaussian data and s^ = -A (x - c): (x, y) is Gaussian, and its equation linear         `coupled_law`
+    flows        k = 0: no noise, so every pair of points is a solution of its own                      `coupled_flows`
+    paths        any k and any score: Heun's method on drawn paths, with a standard error               `coupled_paths`
+
+Optimal at first are x = S_p^(1/2) z and y = S_q^(1/2) O z, O the orthogonal part of S_q^(1/2) S_p^(1/2), singular or
+not. On the line increasing maps are optimal, flows increase, and therefore E |x_0 - y_0|^2 of flows is W2^2 itself.
+Sources: TOPB-59, TOPB-61, TOPB-64, TOPB-66.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import svd
+
+from refdiff import operators
+from refdiff.arguments import Array, real_array, real_scalar
+from refdiff.distributions import Gaussian, GaussianMixture, monotone_map
+from refdiff.distributions.divergences import kl_divergence, wasserstein
+from refdiff.dynamics import VelocityField, field_flow
+from refdiff.expectations import Estimate, MonteCarlo, Quadrature, Route, checked, draws, integral, name_of
+from refdiff.model import ExactModel
+from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval, pieces
+from refdiff.processes.transition import Linear, identity, over
+from refdiff.random import normals
+
+FIRST_DRAW = 2  # of the noise; the draws before it are those of `expectations.draws`
+TOGETHER = 8192  # points that share their steps: what a step costs is mostly not for the points
+
+
+@dataclass(frozen=True, eq=False)
+class CoupledLaw:
+    """The joint law of x and y at a time, both Gaussian.
+
+    Attributes:
+        mean: of (x, y), shape (2 d,).
+        root: W with W W' their covariance, shape (2 d, m).
+    """
+
+    mean: Array
+    root: Array
+
+    @property
+    def exact(self) -> Gaussian:
+        """The law of x, the data's own."""
+        return self._marginal(slice(0, len(self.mean) // 2))
+
+    @property
+    def generated(self) -> Gaussian:
+        """The law of y."""
+        return self._marginal(slice(len(self.mean) // 2, None))
+
+    @property
+    def distance(self) -> float:
+        """(E |x - y|^2)^(1/2), from the root, so that a small distance keeps its digits."""
+        d = len(self.mean) // 2
+        gaps = self.mean[:d] - self.mean[d:], self.root[:d] - self.root[d:]
+        return float(np.hypot(*(np.linalg.norm(gap) for gap in gaps)))
+
+    @property
+    def wasserstein(self) -> float:
+        """W2 of the two laws."""
+        return wasserstein(self.exact, self.generated)
+
+    @property
+    def kl(self) -> float:
+        """KL(law of x || law of y)."""
+        return kl_divergence(self.exact, self.generated)
+
+    def _marginal(self, part: slice) -> Gaussian:
+        return Gaussian(self.mean[part], self.root[part] @ self.root[part].T)
+
+
+def coupled_law(
+    model: ExactModel,
+    score: AffineScore,
+    *,
+    stochasticity: float = 0.0,
+    prior: GaussianMixture | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+) -> CoupledLaw:
+    """The law of (x, y) at `start`, to rounding, for Gaussian data of any process and an affine score.
+
+    Args:
+        model: an ExactModel of Gaussian data.
+        score: s^.
+        stochasticity: k >= 0.
+        prior: q_end, a Gaussian; p_end unless given.
+        start, end: the times, T unless given; only times between the two are asked for.
+
+    Raises:
+        TypeError: the model is no ExactModel, or the score not affine.
+        ValueError: data or a prior that are no Gaussians, dimensions that differ, times out of order, or a negative
+            stochasticity.
+    """
+    first, last = interval(model, score, start, end)
+    if not isinstance(score, AffineScore):
+        raise TypeError(f"score must be an AffineScore, got {score!r}")
+    before = model.marginal(last)
+    if model.distribution.count != 1 or (prior is not None and prior.count != 1):
+        raise ValueError("model must have Gaussian data, and the prior be a Gaussian, for a closed law of both")
+    k, d = real_scalar("stochasticity", stochasticity, low=0), model.dim
+    after = before if prior is None else prior
+    cross = optimal_roots(*(operators.dense(law.covariances.operator(), d) for law in (before, after)))
+    exact = AffineScore.exact(model)
+
+    @cache
+    def parts(t: float) -> tuple[Array, Array]:
+        """Drift and force of (x, y), shapes (2 d, 2 d) and (2 d,), which are asked for one after the other."""
+        f, spread = (operators.dense(np.asarray(part(t)), d) for part in (model.process.drift, model.process.diffusion))
+        offset = model.process.offset(t)
+        own = offset.rate - f @ np.broadcast_to(offset.value, (d,))
+        joint, push = np.zeros((2 * d, 2 * d)), np.tile(own, 2)
+        for one, part in ((exact, slice(0, d)), (score, slice(d, None))):
+            pulled = 0.5 * (1 + k * k) * spread @ operators.dense(one.precision_at(t), d)
+            joint[part, part] = f + pulled
+            push[part] -= pulled @ one.centre_at(t)
+        return joint, push
+
+    def noise(t: float) -> Array:
+        return np.tile(k * operators.dense(operators.root(np.asarray(model.process.diffusion(t))), d), (2, 1))
+
+    equation = Linear(lambda t: parts(t)[0], lambda t: parts(t)[1], noise)
+    way, times = identity(2 * d), pieces(model.process, first, last)[::-1]
+    for t, later in pairwise(times):
+        way = over(equation, t, later).after(way)
+    mean = way.gain @ np.concatenate([before.means[0], after.means[0]]) + way.offset
+    return CoupledLaw(mean, np.hstack([way.gain @ cross, way.root]))
+
+
+def coupled_flows(
+    model: ExactModel,
+    score: ApproximateScore,
+    route: Route,
+    *,
+    prior: GaussianMixture | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    rtol: float = 1e-10,
+) -> Estimate:
+    """E |x_0 - y_0|^2 of the two flows, k = 0; on the line it is W2(p_start, q_start)^2.
+
+    Args:
+        model: the data and their noising.
+        score: s^.
+        route: a Quadrature over p_end, or a MonteCarlo.
+        prior: q_end: p_end unless given, on the line any law, else a Gaussian under Gaussian data.
+        start, end: the times, T unless given.
+        rtol: of the steps of both flows.
+
+    Raises:
+        TypeError: the model is no ExactModel.
+        ValueError: no route, dimensions that differ, times out of order, or priors without an optimal map.
+    """
+    first, last = interval(model, score, start, end)
+    law, how, d = model.marginal(last), checked(route), model.dim
+
+    def rate(z: Array, t: float) -> Array:
+        x, y = z[:, :d], z[:, d:]
+        velocity = np.asarray(model.velocity(y, t))
+        moved = velocity + 0.5 * operators.apply(
+            np.asarray(model.process.diffusion(t)), model.score(y, t) - score.at(y, t)
+        )
+        return np.hstack([model.velocity(x, t), moved])
+
+    def squares(x: Array) -> Array:
+        z = np.hstack([x, optimal_map(law, prior, x)])
+        field = VelocityField(rate, 2 * d)
+        found = field_flow(field, z, last, first, rtol=rtol, atol=rtol / 100, batch=TOGETHER).x
+        return np.asarray(((found[:, :d] - found[:, d:]) ** 2).sum(axis=1))
+
+    if isinstance(how, Quadrature):
+        value, error = integral(law, squares, how, float(np.trace(law.cov())))
+        return Estimate(float(value), error, name_of(how))
+    return _mean(squares(draws(law, how.samples, how.seed)), how)
+
+
+def coupled_paths(
+    model: ExactModel,
+    score: ApproximateScore,
+    route: MonteCarlo,
+    times: ArrayLike,
+    *,
+    stochasticity: float = 1.0,
+    prior: GaussianMixture | None = None,
+) -> tuple[Array, Array, Estimate]:
+    """Drawn pairs (x, y) at the last of falling times, each (n, d), and E |x - y|^2 with its standard error.
+
+    Heun's method, whose error is of second order in the steps for laws and of first for paths; the noise of both is
+    the same, so that the distance has none.
+
+    Args:
+        model: the data and their noising.
+        score: s^.
+        route: how many pairs, and the seed.
+        times: from noise to data, shape (m,), m > 1; at all of them p_t has a density.
+        stochasticity: k >= 0.
+        prior: q at the first time: p unless given, on the line any law, else a Gaussian under Gaussian data.
+
+    Raises:
+        TypeError: the model is no ExactModel, or the route no MonteCarlo.
+        ValueError: times that do not fall, dimensions that differ, a negative stochasticity, or priors without an
+            optimal map.
+    """
+    when = real_array("times", times, ndim=(1,))
+    if len(when) < 2 or (np.diff(when) >= 0).any():
+        raise ValueError(f"times must fall, at least two of them, got {when.tolist()}")
+    interval(model, score, float(when[-1]), float(when[0]))
+    if not isinstance(route, MonteCarlo):
+        raise TypeError(f"route must be a MonteCarlo, got {route!r}")
+    k, process = real_scalar("stochasticity", stochasticity, low=0), model.process
+    law = model.marginal(float(when[0]))
+    x = draws(law, route.samples, route.seed)
+    y = optimal_map(law, prior, x)
+
+    def fields(x: Array, y: Array, t: float) -> tuple[Array, Array]:
+        spread, half = np.asarray(process.diffusion(t)), 0.5 * k * k
+        slope = model.velocity(x, t) - half * operators.apply(spread, model.score(x, t))
+        # velocity = F x + u - D s / 2, of which the second half is the model's own
+        other = model.velocity(y, t) + operators.apply(spread, 0.5 * model.score(y, t) - (0.5 + half) * score.at(y, t))
+        return np.asarray(slope), np.asarray(other)
+
+    for i in range(len(when) - 1):
+        t, later = float(when[i]), float(when[i + 1])
+        h = later - t
+        spread = operators.root(np.asarray(process.diffusion(t + h / 2)))
+        dw = np.sqrt(-h) * normals(route.seed, route.samples, FIRST_DRAW + i, model.dim)
+        kick = k * operators.apply(spread, dw)
+        a, b = fields(x, y, t)
+        a2, b2 = fields(x + h * a + kick, y + h * b + kick, later)
+        x, y = x + h * (a + a2) / 2 + kick, y + h * (b + b2) / 2 + kick
+    return x, y, _mean(((x - y) ** 2).sum(axis=1), route)
+
+
+# ---------------------------------------------------------------------- the optimal coupling to begin with
+
+
+def optimal_roots(p: Array, q: Array) -> Array:
+    """[R_p; R_q] (2 d, d) with R R' the covariances `p` and `q` (d, d), singular or not, and E |R_p z - R_q z|^2 least.
+
+    tr R_p R_q' = tr O' S_q^(1/2) S_p^(1/2) is largest for the orthogonal factor O of what stands there.
+    """
+    one, other = operators.root(p), operators.root(q)
+    left, _, right = svd(other @ one)
+    return np.vstack([one, other @ left @ right])
+
+
+def optimal_map(law: GaussianMixture, prior: GaussianMixture | None, x: Array) -> Array:
+    """The optimal map of a `law` to a `prior` (None for itself) at points x (n, d), shape (n, d).
+
+    Raises:
+        ValueError: the dimensions differ, or there is no closed map: mixtures in more than one dimension, or a law
+            without a density.
+    """
+    if prior is None:
+        return x
+    if prior.dim != law.dim:
+        raise ValueError(f"prior must have the dimension {law.dim} of the data, got {prior.dim}")
+    if law.count == 1 and prior.count == 1 and not law.covariances.singular:
+        p, q = (operators.dense(one.covariances.operator(), law.dim) for one in (law, prior))
+        roots = optimal_roots(p, q)
+        slope = np.linalg.solve(roots[: law.dim], roots[law.dim :].T)  # symmetric
+        return np.asarray(prior.means[0] + (x - law.means[0]) @ slope)
+    if law.dim > 1:
+        raise ValueError("prior must be a Gaussian under Gaussian data with a density, or on the line")
+    return monotone_map(law, prior, x)
+
+
+def _mean(values: Array, route: MonteCarlo) -> Estimate:
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(route.samples)), name_of(route))
