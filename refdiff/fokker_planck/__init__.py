@@ -5,11 +5,18 @@ operators    `FokkerPlanck`: rates between cells, of a process, a stochastic equ
 evolution    `evolve`, positive and of second order in space and time unless asked otherwise, gives an `Evolution`
 backward     `expectation` of what is paid later, `hitting_probability` and `mean_hitting_time`, of every start
 currents     `probability_current`, `flow_velocity` and `grid_divergence` on grids; `outflow` of a box
+functionals  `grid_entropy`, `grid_relative_entropy`, `grid_information`, and `divergence_loss`, the H-theorem of the cells
 """
 
 from refdiff.fokker_planck.backward import expectation, hitting_probability, mean_hitting_time
 from refdiff.fokker_planck.currents import flow_velocity, grid_divergence, outflow, probability_current
 from refdiff.fokker_planck.evolution import Evolution, evolve
+from refdiff.fokker_planck.functionals import (
+    divergence_loss,
+    grid_entropy,
+    grid_information,
+    grid_relative_entropy,
+)
 from refdiff.fokker_planck.grid import Grid
 from refdiff.fokker_planck.operator import FokkerPlanck
 
@@ -17,10 +24,14 @@ __all__ = [
     "Evolution",
     "FokkerPlanck",
     "Grid",
+    "divergence_loss",
     "evolve",
     "expectation",
     "flow_velocity",
     "grid_divergence",
+    "grid_entropy",
+    "grid_information",
+    "grid_relative_entropy",
     "hitting_probability",
     "mean_hitting_time",
     "outflow",
