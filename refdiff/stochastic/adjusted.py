@@ -237,8 +237,8 @@ def warm_up(
 ) -> tuple[float, Chains]:
     """A step size at which chains accept as often as they should, by stochastic approximation; and where they are then.
 
-    log h <- log h + k^(-3/5) (acceptance - goal) after round k, over all chains; the answer is the mean of log h over
-    the last half of the rounds. It depends on the chains: samples are those taken after it, at that step size.
+    log h <- log h + 2 k^(-3/5) (acceptance - goal) after round k, over all chains, with k = 1 throughout a first third
+    that may have far to go; the answer is the mean of log h over the last half. It depends on the chains: samples are those taken after it, at that step size.
 
     Args:
         sampler: (x, step_size, draw) -> Chains: mala or hmc with the seed and the steps of a round.
@@ -256,7 +256,7 @@ def warm_up(
     late = []
     for k in range(1, count + 1):
         found = sampler(found.x, float(np.exp(log_h)), found.draw)
-        log_h += k**-0.6 * (float(np.mean(found.probability)) - wanted)
+        log_h += 2 * max(1, k - count // 3) ** -0.6 * (float(np.mean(found.probability)) - wanted)
         if 2 * k > count:
             late.append(log_h)
     return float(np.exp(np.mean(late))), found
