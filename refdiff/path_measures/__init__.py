@@ -1,35 +1,68 @@
 """Laws of whole paths: likelihood ratios, divergences, reversals, bridges, costs; how far wrong scores lead."""
 
+from refdiff.path_measures.affine import AffineEquation, affine_forward, affine_reverse, forward_joint, reverse_joint
 from refdiff.path_measures.bridges import PinnedBridge, bridge_paths
+from refdiff.path_measures.chains import chain_kl, reverse_kernel
+from refdiff.path_measures.control import (
+    AffineControl,
+    ControlCost,
+    affine_control,
+    controlled,
+    linear_cost,
+    optimal_control,
+    path_costs,
+)
 from refdiff.path_measures.coupled import CoupledLaw, coupled_flows, coupled_law, coupled_paths
+from refdiff.path_measures.divergences import PathDivergence, conditional_kl, path_kl
 from refdiff.path_measures.doob import EndLaw, EndWeight, doob
+from refdiff.path_measures.feynman_kac import FeynmanKac, Quadratic, path_log_weights
 from refdiff.path_measures.girsanov import PathRatio, Reweighted, girsanov, log_ratio, reweighted
 from refdiff.path_measures.ito import Smooth, covariation, generator, ito_residual
 from refdiff.path_measures.scores import AffineScore, LipschitzScore, score_rate
 from refdiff.path_measures.stability import Stability, growth_rate, score_error, wasserstein_bound
 
 __all__ = [
+    "AffineControl",
+    "AffineEquation",
     "AffineScore",
+    "ControlCost",
     "CoupledLaw",
     "EndLaw",
     "EndWeight",
+    "FeynmanKac",
     "LipschitzScore",
+    "PathDivergence",
     "PathRatio",
     "PinnedBridge",
+    "Quadratic",
     "Reweighted",
     "Smooth",
     "Stability",
+    "affine_control",
+    "affine_forward",
+    "affine_reverse",
     "bridge_paths",
+    "chain_kl",
+    "conditional_kl",
+    "controlled",
     "coupled_flows",
     "coupled_law",
     "coupled_paths",
     "covariation",
     "doob",
+    "forward_joint",
     "generator",
     "girsanov",
     "growth_rate",
     "ito_residual",
+    "linear_cost",
     "log_ratio",
+    "optimal_control",
+    "path_costs",
+    "path_kl",
+    "path_log_weights",
+    "reverse_joint",
+    "reverse_kernel",
     "reweighted",
     "score_error",
     "score_rate",
