@@ -86,7 +86,7 @@ def test_the_values_of_topb_56_and_63(k, pair, printed):
         assert abs(value - digits) < 0.51 * 10.0 ** -len(str(digits).split(".")[1])
 
 
-@pytest.mark.parametrize(("name", "k"), zip(PROCESSES, (0.0, 0.8, 1.0, 0.6, 0.0), strict=True))
+@pytest.mark.parametrize(("name", "k"), list(zip(PROCESSES, (0.0, 0.8, 1.0, 0.6, 0.0), strict=True)))
 def test_distance_is_below_the_coupling_is_below_the_bound_for_every_process(name, k):
     process, end = PROCESSES[name]
     model = ExactModel(LAW, process)

@@ -169,7 +169,7 @@ class LipschitzScore:
         return answered("score", self.score(x, t), x.shape, finite=True)
 
     def growth(self, against: Operator, pull: Operator, diffusion: Operator, t: float) -> float:  # noqa: ARG002
-        """The largest eigenvalue of sym M, `against` M, and `pull` times the rate at t, which has the `diffusion` in it."""
+        """The largest eigenvalue of sym M, `against` M, and `pull` times the rate at t, with the `diffusion` in it."""
         return largest(against) + float(pull) * real_scalar("rate", self.rate(t))
 
 
