@@ -142,3 +142,8 @@ def test_shapes_and_types_follow_the_arguments():
 def test_what_cannot_be_done_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_points_of_no_weight_have_no_quantile():
+    law = Empirical([[3.0], [1.0], [2.0], [0.0]], [0.2, 0.3, 0.5, 0.0])
+    np.testing.assert_array_equal(quantile(law, [0.0, 0.1, 0.31, 0.79, 0.81, 1.0])[1:, 0], [1, 2, 2, 3, 3])

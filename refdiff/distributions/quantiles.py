@@ -163,7 +163,7 @@ class _Sought:
         self.a, self.b = self._sums(self.law.log_weights + log_ndtr(self.side * z), self.side)
         if np.isneginf(np.maximum(self.a, self.b)).any():
             raise ValueError(TOO_FAR.format(what="a point of the line"))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a point has no density, whatever its weight
             self.density = law.log_weights - np.log(self.std) - LOG_ROOT
 
     @staticmethod
