@@ -238,7 +238,8 @@ def warm_up(
     """A step size at which chains accept as often as they should, by stochastic approximation; and where they are then.
 
     log h <- log h + 2 k^(-3/5) (acceptance - goal) after round k, over all chains, with k = 1 throughout a first third
-    that may have far to go; the answer is the mean of log h over the last half. It depends on the chains: samples are those taken after it, at that step size.
+    that may have far to go; the answer is the mean of log h over the last half. It depends on the chains: samples are
+    those taken after it, at that step size.
 
     Args:
         sampler: (x, step_size, draw) -> Chains: mala or hmc with the seed and the steps of a round.
