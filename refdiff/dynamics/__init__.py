@@ -6,8 +6,7 @@ closed maps    `quantile_flow` on the line, `gaussian_flow`; between two laws `t
 likelihoods    `log_likelihood`, exact or by probes: `hutchinson`, `trace_variance`, `volume_matrix`
 your fields    `VelocityField` with `field_flow`; with parameters and gradients `ParametricField` with `adjoint`
 equilibrium    `equilibrium` and `Relaxation`
-entropy        `differential_entropy`, `relative_entropy`, `fisher_information`, `relative_fisher_information` of laws,
-               `entropy_rate` and `divergence_rate` under a process
+entropy        `differential_entropy`, `fisher_information`; `entropy_rate` and `divergence_rate` of noised laws
 """
 
 from refdiff.dynamics import equilibrium
@@ -17,8 +16,6 @@ from refdiff.dynamics.entropy import (
     divergence_rate,
     entropy_rate,
     fisher_information,
-    relative_entropy,
-    relative_fisher_information,
 )
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.flow_map import FlowMap
@@ -67,8 +64,6 @@ __all__ = [
     "node_likelihood",
     "path",
     "quantile_flow",
-    "relative_entropy",
-    "relative_fisher_information",
     "tanh_field",
     "trace_variance",
     "translate",

@@ -1,10 +1,9 @@
-r"""Entropy, divergence and Fisher information of laws, and their rates under a noising process.
+r"""Entropy and Fisher information of laws, and the rates of entropy and of divergences under a noising process.
 
-    H(p)  = -E log p                  KL(p | q) = E_p log p/q                      nats
-    J(p)  = E s s',  s = grad log p   J_W(p | q) = E_p |grad log p/q|^2_W          Fisher's, of location
+    H(p) = -E log p  in nats,      J(p) = E s s',  s = grad log p,  Fisher's, of location
 
     dH(p_t)/dt          = E div v = tr F + tr(D J) / 2         v the probability flow of dx = (F x + u) dt + G dw
-    dKL(p_t | q_t)/dt   = -J_D(p_t | q_t) / 2,  D = G G'       p, q any two laws under one process
+    dKL(p_t | q_t)/dt   = -E_p |grad log p_t/q_t|^2_D / 2,  D = G G'     p, q any two laws under one process
 
 Pure noise (F = 0, D = I) makes the first de Bruijn's identity. E div v is finite wherever p_t has a density, also where
 F and D are not (flow matching at its end). Gaussians have closed forms; everything else is an expectation by a `Route`.
@@ -18,11 +17,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff import operators
 from refdiff.arguments import Array, real_scalar
-from refdiff.distributions import Gaussian, GaussianMixture, entropy, kl_divergence
+from refdiff.distributions import Gaussian, GaussianMixture, entropy
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.expectations import Estimate, MonteCarlo, Route, checked, draws, integral, name_of
+from refdiff.metrics import fisher_divergence
 from refdiff.model import ExactModel
 
 
@@ -41,24 +40,6 @@ def differential_entropy(law: GaussianMixture, route: Route | None = None) -> Es
     if route is None and (alone := _gaussian(p)) is not None:
         return _closed(entropy(alone))
     return _mean(p, lambda x: -p.logpdf(x), checked(route), _size(p))
-
-
-def relative_entropy(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
-    """KL(p | q) = E_p log p/q in nats.
-
-    Args:
-        p, q: the laws.
-        route: how the expectation is taken; None in closed form, which only Gaussians have.
-
-    Raises:
-        TypeError: a law is none of this library's, or no such route.
-        ValueError: a singular covariance, different dimensions, or no route for a mixture.
-    """
-    first, second = _pair(p, q)
-    one, other = _gaussian(first), _gaussian(second)
-    if route is None and one is not None and other is not None:
-        return _closed(kl_divergence(one, other))
-    return _mean(first, lambda x: first.logpdf(x) - second.logpdf(x), checked(route), _size(first) + _size(second))
 
 
 def fisher_information(law: GaussianMixture, route: Route | None = None) -> Estimate:
@@ -82,34 +63,6 @@ def fisher_information(law: GaussianMixture, route: Route | None = None) -> Esti
         return Estimate(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (len(s) - 1)), name_of(way))
     found, change = integral(p, lambda x: _outer(p.score(x)), way, _stiffness(p))
     return Estimate(found, np.full_like(found, change), name_of(way))
-
-
-def relative_fisher_information(
-    p: GaussianMixture, q: GaussianMixture, route: Route | None = None, *, weight: ArrayLike = 1.0
-) -> Estimate:
-    """J_W(p | q) = E_p (grad log p/q)' W (grad log p/q).
-
-    Args:
-        p, q: the laws.
-        route: how the expectation is taken; None in closed form, which only Gaussians have.
-        weight: W, a number, a diagonal (d,) or a positive semi-definite matrix (d, d).
-
-    Raises:
-        TypeError: a law is none of this library's, or no such route.
-        ValueError: a singular covariance, different dimensions, a weight that does not fit, or no route for a mixture.
-    """
-    first, second = _pair(p, q)
-    w = operators.covariance("weight", weight)
-    operators.fits("weight", w, first.dim)
-    one, other = _gaussian(first), _gaussian(second)
-    if route is None and one is not None and other is not None:
-        return _closed(_between(one, other, operators.dense(w, first.dim)))
-
-    def square(x: Array) -> Array:
-        gap = first.score(x) - second.score(x)
-        return np.asarray((gap * operators.apply(w, gap)).sum(axis=1))
-
-    return _mean(first, square, checked(route), (_stiffness(first) + _stiffness(second)) * np.abs(w).max())
 
 
 def entropy_rate(model: ExactModel, t: float, route: Route | None = None) -> Estimate:
@@ -148,7 +101,7 @@ def divergence_rate(model: ExactModel, other: GaussianMixture, t: float, route: 
     when, pushed = _at(model, t)
     _with_density("other", other, density=False)
     target = model.process.kernel(when).push(other)
-    found = relative_fisher_information(pushed, target, route, weight=model.process.diffusion(when))
+    found = fisher_divergence(pushed, target, route, weight=model.process.diffusion(when))
     return Estimate(-0.5 * found.value, 0.5 * found.error, found.route)
 
 
@@ -169,13 +122,6 @@ def _with_density(name: str, law: GaussianMixture, *, density: bool = True) -> G
     if density and law.covariances.singular:
         raise ValueError(NO_DENSITY.format(what=name))
     return law
-
-
-def _pair(p: GaussianMixture, q: GaussianMixture) -> tuple[GaussianMixture, GaussianMixture]:
-    first, second = _with_density("p", p), _with_density("q", q)
-    if first.dim != second.dim:
-        raise ValueError(f"p and q must have the same dimension, got {first.dim} and {second.dim}")
-    return first, second
 
 
 def _gaussian(law: GaussianMixture) -> Gaussian | None:
@@ -208,11 +154,3 @@ def _stiffness(law: GaussianMixture) -> float:
 def _size(law: GaussianMixture) -> float:
     """What log p is of the size of."""
     return law.dim + float(np.abs(law.covariances.log_det(law.dim)).max()) / 2
-
-
-def _between(p: Gaussian, q: Gaussian, weight: Array) -> float:
-    """E_p |B (x - m_p) + Q^-1 (m_p - m_q)|^2_W, B = Q^-1 - P^-1 from P - Q: near each other nothing cancels twice."""
-    spread, target = p.cov(), q.cov()
-    slope = np.linalg.solve(target, np.linalg.solve(spread, spread - target).T)
-    shift = np.linalg.solve(target, p.means[0] - q.means[0])
-    return float(np.trace(weight @ slope @ spread @ slope.T) + shift @ weight @ shift)
