@@ -29,9 +29,10 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, one_of, real_array, real_scalar, single_precision
 from refdiff.distributions import GaussianMixture
 from refdiff.fokker_planck.fluxes import Step
-from refdiff.fokker_planck.layouts import Layout, layout
+from refdiff.fokker_planck.layouts import layout
+from refdiff.fokker_planck.lines import Sweep, kernels_pay
 from refdiff.fokker_planck.operator import FokkerPlanck
-from refdiff.fokker_planck.sweeps import METHODS, Line, Method
+from refdiff.fokker_planck.sweeps import METHODS
 
 EXPONENTIAL = "exponential"
 # of Poisson's law in one sum: beyond, e^-m is small beside what sums of its terms are rounded to
@@ -101,7 +102,7 @@ def evolve(
         # an interval of whole steps up to rounding is not cut into one more
         steps = max(1, int(np.ceil(abs(end - begin) / longest - 1e-9)))
         nodes = begin + (end - begin) * np.linspace(0.0, 1.0, steps + 1)
-        p = _exponential(operator, p, nodes) if method == EXPONENTIAL else _split(operator, p, nodes, METHODS[method])
+        p = _exponential(operator, p, nodes) if method == EXPONENTIAL else _split(operator, p, nodes, method)
         found.append(p)
         count += steps
     densities = np.stack(found)
@@ -112,20 +113,22 @@ def evolve(
 # ---------------------------------------------------------------------- splitting
 
 
-def _split(operator: FokkerPlanck, p: Array, nodes: Array, method: Method) -> Array:
+def _split(operator: FokkerPlanck, p: Array, nodes: Array, method: str) -> Array:
     """The density (*cells) at the last of the nodes (n,) in time."""
-    to_data = bool(nodes[-1] < nodes[0])
-    layouts: dict[Step, Layout] = {}
-    lines: dict[Step, Line] = {}
-    for step, begin, end in _pieces(operator, nodes, method.order):
-        rates = operator.rates_along(step, (begin + end) / 2, to_data=to_data)
-        if rates is None:
-            continue
-        if step not in layouts:
-            layouts[step] = layout(operator.grid.shape, step, operator.boundary)
-        if step not in lines or not operator.steady:
-            lines[step] = layouts[step].line(rates)
-        p = layouts[step].put(method.step(layouts[step].take(p), abs(end - begin), lines[step]))
+    to_data, grid = bool(nodes[-1] < nodes[0]), operator.grid
+    order = METHODS[method].order
+    compiled = kernels_pay(p.size, max(grid.shape), order * grid.dim * (len(nodes) - 1))
+    sweeps: dict[Step, Sweep] = {}
+    rooms = [np.empty(p.shape) for _ in range(2)]
+    for number, (step, begin, end) in enumerate(_pieces(operator, nodes, order)):
+        if step not in sweeps or not operator.steady:
+            rates = operator.rates_along(step, (begin + end) / 2, to_data=to_data)
+            if rates is None:
+                continue
+            lines = sweeps[step].layout if step in sweeps else layout(grid.shape, step, operator.boundary)
+            sweeps[step] = Sweep(lines, lines.line(rates), method, compiled)
+        # never the room that p is in
+        p = sweeps[step].advance(p, abs(end - begin), rooms[number % 2])
     return p
 
 
