@@ -5,8 +5,8 @@ import pytest
 
 from refdiff import Empirical, ExactModel, Gaussian, GaussianMixture, operators
 from refdiff.distributions import kl_divergence
-from refdiff.dynamics import relative_entropy
 from refdiff.expectations import MonteCarlo, Quadrature, integral
+from refdiff.metrics import divergence
 from refdiff.physics import Clock, controlled_equation, entropy_balance, frozen, total_production
 from refdiff.processes import (
     AffineProcess,
@@ -93,18 +93,18 @@ def test_the_balance_holds_and_the_rate_is_the_slope_of_the_entropy(name):
 
 def _beyond(model, t):
     law = model.marginal(t)
-    return relative_entropy(law, Gaussian(law.mean(), law.cov()), RULE).value
+    return divergence(law, Gaussian(law.mean(), law.cov()), "kl", RULE).value
 
 
 def test_detailed_balance_produces_what_is_lost_to_the_equilibrium():
     model = MODELS["vp"]
     end, ends = Gaussian([0.0], 1.0), (0.05, 0.8)
-    lost = [relative_entropy(model.marginal(t), end, RULE).value for t in ends]
+    lost = [divergence(model.marginal(t), end, "kl", RULE).value for t in ends]
     made = total_production(model, *ends, RULE)
     assert abs(made.value - (lost[0] - lost[1])) < 1e-8
     for t in ends:
         found = entropy_balance(model, t, RULE)
-        slope = derivative(lambda u, t=t: relative_entropy(model.marginal(t + u), end, RULE).value, 0.0, 0.004)
+        slope = derivative(lambda u, t=t: divergence(model.marginal(t + u), end, "kl", RULE).value, 0.0, 0.004)
         np.testing.assert_allclose([found.production.value, found.excess.value], -slope, rtol=1e-5)
         assert found.housekeeping.value == 0
 
@@ -144,7 +144,7 @@ def test_langevin_has_a_finite_production_once_velocities_are_told_from_position
     slope = derivative(lambda u: entropy_balance(model, 0.4 + u, RULE, parity=[1, -1]).entropy.value, 0.0, 0.01)
     assert abs(slope - found.rate.value) < 1e-6
     end = frozen(model, 0.4).stationary
-    lost = derivative(lambda u: relative_entropy(model.marginal(0.4 + u), end, RULE).value, 0.0, 0.01)
+    lost = derivative(lambda u: divergence(model.marginal(0.4 + u), end, "kl", RULE).value, 0.0, 0.01)
     assert abs(found.excess.value + lost) < 1e-6
     # friction alone leads to an equilibrium: nothing keeps house
     assert found.housekeeping.value < 1e-12

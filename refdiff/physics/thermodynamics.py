@@ -35,9 +35,10 @@ from refdiff import operators
 from refdiff.arguments import Array, real_scalar
 from refdiff.distributions import Gaussian, GaussianMixture, entropy
 from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.dynamics import Relaxation, relative_entropy, relative_fisher_information
+from refdiff.dynamics import Relaxation
 from refdiff.dynamics.equilibrium import signs_of
 from refdiff.expectations import Estimate, Route
+from refdiff.metrics import divergence, fisher_divergence
 from refdiff.model import ExactModel
 
 TOLERANCE = 1e-10  # of integrals over time, relative
@@ -182,8 +183,8 @@ def _beyond_gaussian(
     """KL(p | p_G) and n = E |grad log(p / p_G)|^2_D / 2."""
     if isinstance(law, Gaussian):
         return Estimate(0.0, 0.0, "closed"), Estimate(0.0, 0.0, "closed")
-    gap = relative_entropy(law, near, route)
-    return gap, _halved(relative_fisher_information(law, near, route, weight=model.process.diffusion(t)))
+    gap = divergence(law, near, "kl", route)
+    return gap, _halved(fisher_divergence(law, near, route, weight=model.process.diffusion(t)))
 
 
 def _halved(found: Estimate) -> Estimate:
