@@ -3,6 +3,7 @@
 grids        `Grid`, cells of a box on the line or in the plane, and the mean densities of laws on them
 operators    `FokkerPlanck`: rates between cells, of a process, a stochastic equation or functions of one's own
 evolution    `evolve`, positive and of second order in space and time unless asked otherwise, gives an `Evolution`
+readings     `grid_score`, `face_fluxes` and the `stationary` density
 backward     `expectation` of what is paid later, `hitting_probability` and `mean_hitting_time`, of every start
 currents     `probability_current`, `flow_velocity` and `grid_divergence` on grids; `outflow` of a box
 functionals  `grid_entropy`, `grid_relative_entropy`, `grid_information`, and `divergence_loss`, the H-theorem of the cells
@@ -19,6 +20,7 @@ from refdiff.fokker_planck.functionals import (
 )
 from refdiff.fokker_planck.grid import Grid
 from refdiff.fokker_planck.operator import FokkerPlanck
+from refdiff.fokker_planck.readings import face_fluxes, grid_score, stationary
 
 __all__ = [
     "Evolution",
@@ -27,13 +29,16 @@ __all__ = [
     "divergence_loss",
     "evolve",
     "expectation",
+    "face_fluxes",
     "flow_velocity",
     "grid_divergence",
     "grid_entropy",
     "grid_information",
     "grid_relative_entropy",
+    "grid_score",
     "hitting_probability",
     "mean_hitting_time",
     "outflow",
     "probability_current",
+    "stationary",
 ]
