@@ -36,8 +36,8 @@ TOPIC = "Stability of samplers"
 
 
 def below(less: float, more: float) -> Sides:
-    """That one number is at most another one."""
-    return Sides(min(more - less, 0.0), 0.0, scale=max(less, more))
+    """That one number, `less`, is at most another one, `more`: by how much it is not, beside their sizes."""
+    return Sides(min(more - less, 0.0), 0.0, scale=abs(less) + abs(more))
 
 
 @identity(
@@ -139,7 +139,7 @@ def shared_noise(case: Case, wrong: bool) -> list[Sides]:
 def generated_moments(
     model: ExactModel, score: AffineScore, prior: Gaussian, k: float, end: float
 ) -> tuple[Array, Array]:
-    """Mean and covariance of y_0 in the plane, by DOP853 in the elapsed time."""
+    """Mean (d,) and covariance (d, d) of y_0 in the plane, from the prior at `end`, by DOP853 in the elapsed time."""
     process = model.process
 
     def rate(tau: float, state: Array) -> Array:
