@@ -178,9 +178,16 @@ class EndLaw:
         return restore(self.marginal(t).logpdf(rows) - before.logpdf(rows))
 
     def gradient(self, x: ArrayLike, t: float) -> Any:
-        """grad log h = K' N^-1 (E[x_e | x_t = x] - K x - k) at points x (..., d) of a time t < e, shape (..., d)."""
+        """grad log h = K' N^-1 (E[x_e | x_t = x] - K x - k) at points x (..., d) of a time t < e, shape (..., d).
+
+        Late on the way, where that is a small difference over a small N, it is taken as that of two scores if q has a
+        density: grad log q_t - grad log p(x | x_s), which cancels early.
+        """
         rows, restore = points("x", x, self.law.dim)
         now = real_scalar("t", t, low=self.s, high=self.e)
+        if now > 0.5 * (self.s + self.e) and not self.law.covariances.singular:
+            before = self.process.channel(self.s, now).at(self.start)
+            return restore(self.marginal(now).score(rows) - before.score(rows))
         if now == self.s:  # nothing is known of the end yet
             expected = np.broadcast_to(self.law.mean(), rows.shape)
         else:
