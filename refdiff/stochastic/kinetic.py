@@ -18,7 +18,7 @@ are functions of one symmetric matrix G = M^(-1/2) Gamma M^(-1/2), for q = M^(-1
     q <- e^(-Gh) q + sqrt(1 - e^(-2Gh)) z,       y = int q dt:   phi_1 = (1 - e^(-gh)) / g,
     Var y = 2 int_0^h (1 - e^(-gs))^2 / g ds,    Cov(y, q) = (1 - e^(-gh))^2 / g
 
-Sources: PODA-307, RDX-11, RDX-44; Leimkuhler and Matthews 2013; Cheng, Chatterji, Bartlett and Jordan 2018.
+Sources: PODA-307, RDX-43; Leimkuhler and Matthews 2013; Cheng, Chatterji, Bartlett and Jordan 2018.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ r"""Underdamped Langevin: its equation on positions and momenta, and chains of t
 
 A scheme asks one force for each place at which it kicks: one a step, as the last kick of BAOAB and the first one of the
 next step are at the same place. With momenta left out they start in equilibrium, N(0, M). Normals are numbered as they
-are used: `random.normals(seed, [particle + i], draw + k, d)`, the momentum's first. Sources: PODA-307, RDX-44.
+are used: `random.normals(seed, [particle + i], draw + k, d)`, the momentum's first. Sources: PODA-307, RDX-43.
 """
 
 from __future__ import annotations
