@@ -1,0 +1,141 @@
+"""Divergences of laws of paths: the printed numbers, limits in k, routes that agree, what is infinite, refusals."""
+
+import numpy as np
+import pytest
+
+from refdiff import BetaTable, ExactModel, Gaussian, GaussianMixture
+from refdiff.distributions import kl_divergence
+from refdiff.expectations import MonteCarlo, Quadrature
+from refdiff.path_measures import AffineScore, affine_reverse, conditional_kl, path_kl
+from refdiff.processes import LinearProcess
+from refdiff.schedules import FlowMatching, VPLinear
+from refdiff.stochastic import StochasticEquation, marginal_family
+
+MODEL = ExactModel(Gaussian([0.0], 4.0), VPLinear(1.0, 1.0, T=2.0))
+UNIT = Gaussian([0.0], 1.0)
+WIDE = AffineScore(lambda t: 1 / (1.15 * (1 + 3 * np.exp(-t))), lambda t: 0.0, 1)  # of V_t = 1 + 3 e^-t
+PEAKS = GaussianMixture.isotropic([[-1.0], [1.5]], [0.3, 0.2], [0.4, 0.6])
+
+
+def test_the_printed_number():
+    # PODD-91: V_0 = 4, s^ = -x / (1.15 V_t), prior N(0, 1), T = 2
+    found = path_kl(MODEL, WIDE, prior=UNIT)
+    assert abs(found.value - 0.0407457) < 0.5e-7
+    last = 1 + 3 * np.exp(-2)
+    assert abs(found.prior - 0.5 * (last - 1 - np.log(last))) < 1e-15
+    # 1/2 int g^2 (1 - 1/1.15)^2 / V dt, with int dt / (1 + 3 e^-t) = log (e^t + 3)
+    exact = 0.5 * (1 - 1 / 1.15) ** 2 * (np.log(np.exp(2) + 3) - np.log(4))
+    assert abs(found.paths - exact) < 1e-15
+    assert found.route == "closed"
+
+
+def test_the_gap_to_the_marginals_is_the_divergence_given_the_data():
+    made = affine_reverse(MODEL.process, WIDE).transition(2.0, 0.0).push(UNIT)
+    ends = kl_divergence(Gaussian([0.0], 4.0), Gaussian(made.mean(), made.cov()))
+    gap = conditional_kl(MODEL, WIDE, prior=UNIT)
+    assert 0 < ends < gap
+    np.testing.assert_allclose(path_kl(MODEL, WIDE, prior=UNIT).value, ends + gap, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [0.1, 0.5, 1.0, 2.0])
+def test_the_factor_of_the_noise_is_least_for_the_reversal(k):
+    base = path_kl(MODEL, WIDE).paths
+    np.testing.assert_allclose(path_kl(MODEL, WIDE, stochasticity=k).paths, ((k + 1 / k) / 2) ** 2 * base, rtol=1e-13)
+
+
+def test_flows_share_no_paths_unless_they_are_one():
+    assert path_kl(MODEL, WIDE, stochasticity=0.0).value == np.inf
+    assert path_kl(MODEL, MODEL, stochasticity=0.0).value == 0
+    assert path_kl(MODEL, MODEL).value == 0
+
+
+def test_routes_agree_with_the_closed_form():
+    exact = path_kl(MODEL, WIDE, prior=UNIT)
+    lattice = path_kl(MODEL, WIDE, prior=UNIT, route=Quadrature())
+    np.testing.assert_allclose(lattice.value, exact.value, rtol=1e-12)
+    drawn = path_kl(MODEL, WIDE, prior=UNIT, route=MonteCarlo(2000, 3))
+    # 4.5 standard errors: a false alarm in 7e-6 of seeds, and this one is fixed
+    assert abs(drawn.value - exact.value) < 4.5 * drawn.error
+    assert drawn.error < 0.1 * exact.paths
+    a_function = path_kl(MODEL, lambda x, t: WIDE.at(x, t), prior=UNIT, route=Quadrature())
+    np.testing.assert_allclose(a_function.value, exact.value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0])
+def test_an_equation_counts_as_its_score_does(k):
+    share = (1 + k * k) / 2
+    drift = StochasticEquation(lambda x, t: -x / 2 - share * WIDE.at(x, t), lambda t: k, 1)
+    by_drift = path_kl(MODEL, drift, stochasticity=k, route=Quadrature())
+    np.testing.assert_allclose(by_drift.paths, path_kl(MODEL, WIDE, stochasticity=k).paths, rtol=1e-11)
+
+
+@pytest.mark.parametrize(("push", "exact"), [([0.0, 0.1], 0.1 * (0.1 / 1.5) ** 2), ([0.1, 0.0], np.inf)])
+def test_a_drift_that_noise_cannot_make_up_for_is_infinitely_far(push, exact):
+    # 1/2 |push / g|^2 over a length .2, where the noise reaches it
+    model = ExactModel(Gaussian([0.0, 0.0], 1.0), LinearProcess([[0.0, 1.0], [-1.0, -2.0]], [[0.0], [1.5]]))
+    reverse = marginal_family(model)
+    pushed = StochasticEquation(lambda x, t: reverse.drift_at(x, t) + np.array(push), reverse.noise, 2)
+    found = path_kl(model, pushed, start=0.8, route=MonteCarlo(10, 1))
+    np.testing.assert_allclose(found.paths, exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        VPLinear(0.1, 12.0),
+        BetaTable(np.linspace(0.01, 0.3, 6)),
+    ],
+    ids=["smooth", "table"],
+)
+def test_two_models_of_one_process_differ_by_their_data(process):
+    one, other = Gaussian([0.3], 0.5), Gaussian([-0.2], 0.8)
+    p, q = ExactModel(one, process), ExactModel(other, process)
+    last = p.process.T
+    found = path_kl(p, q, prior=q.marginal(last))
+    np.testing.assert_allclose(found.value, kl_divergence(one, other), rtol=1e-10)
+
+
+def test_mixtures_differ_by_their_data_too():
+    other = GaussianMixture.isotropic([[-1.0], [1.2]], [0.4, 0.2], [0.5, 0.5])
+    p, q = ExactModel(PEAKS, VPLinear(1.0, 5.0)), ExactModel(other, VPLinear(1.0, 5.0))
+    found = path_kl(p, q, prior=q.marginal(1.0), route=Quadrature())
+    x = np.linspace(-8, 8, 4001)[:, None]
+    density = np.exp(PEAKS.logpdf(x)) * (x[1, 0] - x[0, 0])
+    np.testing.assert_allclose(found.value, density @ (PEAKS.logpdf(x) - other.logpdf(x)), rtol=1e-9)
+    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(1000, 1))
+    assert abs(drawn.value - found.value) < 4.5 * drawn.error
+
+
+def test_a_divergence_that_is_infinite_at_the_data_is_refused_with_its_times():
+    point = ExactModel(Gaussian([0.3], 0.0), VPLinear(1.0, 1.0))
+    near = AffineScore(lambda t: 1 / -np.expm1(-t), lambda t: 0.0, 1)
+    with pytest.raises(ValueError, match="start and end"):
+        path_kl(point, near)
+    assert np.isfinite(path_kl(point, near, start=0.1).value)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="model"):
+        path_kl(UNIT, WIDE)
+    with pytest.raises(ValueError, match="route"):
+        path_kl(ExactModel(PEAKS, VPLinear()), WIDE)
+    with pytest.raises(TypeError, match="approximate"):
+        path_kl(MODEL, 3.0, route=Quadrature())
+    with pytest.raises(ValueError, match="start"):
+        path_kl(MODEL, WIDE, start=3.0)
+    with pytest.raises(ValueError, match="stochasticity"):
+        path_kl(MODEL, WIDE, stochasticity=-1.0)
+    with pytest.raises(TypeError, match="prior"):
+        path_kl(MODEL, WIDE, prior=0.0)
+    with pytest.raises(TypeError, match="prior"):
+        conditional_kl(MODEL, WIDE, prior=PEAKS)
+    wrong_noise = StochasticEquation(lambda x, t: -x, lambda t: 2.0, 1)
+    with pytest.raises(ValueError, match="denominator"):
+        path_kl(MODEL, wrong_noise, route=Quadrature())
+
+
+def test_a_process_that_ends_without_data_is_taken_up_to_a_time_before():
+    model = ExactModel(Gaussian([0.5, 0.0], [[0.5, 0.1], [0.1, 0.3]]), FlowMatching())
+    other = ExactModel(Gaussian([0.0, 0.0], 0.5), FlowMatching())
+    found = path_kl(model, other, end=0.9, prior=other.marginal(0.9))
+    np.testing.assert_allclose(found.value, kl_divergence(model.distribution, other.distribution), rtol=1e-10)
