@@ -17,6 +17,7 @@ from refdiff.path_measures.divergences import PathDivergence, conditional_kl, pa
 from refdiff.path_measures.doob import EndLaw, EndWeight, doob
 from refdiff.path_measures.feynman_kac import FeynmanKac, Quadratic, path_log_weights
 from refdiff.path_measures.girsanov import PathRatio, Reweighted, girsanov, log_ratio, reweighted
+from refdiff.path_measures.gradient_flow import dissipation, kl_gradient_flow
 from refdiff.path_measures.ito import Smooth, covariation, generator, ito_residual
 from refdiff.path_measures.scores import AffineScore, LipschitzScore, score_rate
 from refdiff.path_measures.stability import Stability, growth_rate, score_error, wasserstein_bound
@@ -49,12 +50,14 @@ __all__ = [
     "coupled_law",
     "coupled_paths",
     "covariation",
+    "dissipation",
     "doob",
     "forward_joint",
     "generator",
     "girsanov",
     "growth_rate",
     "ito_residual",
+    "kl_gradient_flow",
     "linear_cost",
     "log_ratio",
     "optimal_control",
