@@ -46,26 +46,28 @@ class Leapfrog:
         """p' M^-1 p / 2 of momenta p (n, d), shape (n,)."""
         return np.asarray((p * operators.apply(self.kinetics.inverse, p)).sum(axis=1) / 2)
 
-    def __call__(self, x: Array, p: Array, score: Array) -> tuple[Array, Array, Array]:
-        """Positions, momenta and scores after L steps from x, p and the score there, all (n, d).
+    def __call__(self, x: Array, p: Array, score: Array) -> tuple[Array, Array, Array, Array]:
+        """Positions, momenta and scores after L steps from x, p and the score there, all (n, d), and log pi there (n,).
 
-        Where the density vanishes on the way there is no force: the path is reversible as it is, and will be rejected.
+        Where pi = 0 on the way there is no force: the path can be gone back as it is, and what ends there is refused.
         """
+        log_p = np.zeros(len(x))
         for _ in range(self.count):
             p = p + self.h / 2 * score
             x = x + self.h * operators.apply(self.kinetics.inverse, p)
-            score = self.score(x)
+            log_p, score = self.field(x)
             p = p + self.h / 2 * score
-        return x, p, score
+        return x, p, score, log_p
 
-    def score(self, x: Array) -> Array:
-        """grad log pi at points x (n, d), 0 where pi = 0."""
-        there = np.isfinite(self.target.log_density_at(x))
+    def field(self, x: Array) -> tuple[Array, Array]:
+        """log pi (n,) and grad log pi (n, d) at points x (n, d), the gradient 0 where pi = 0."""
+        log_p = self.target.log_density_at(x)
+        there = np.isfinite(log_p)
         if there.all():
-            return self.target.score_at(x)
+            return log_p, self.target.score_at(x)
         found = np.zeros_like(x)
         found[there] = self.target.score_at(x[there])
-        return found
+        return log_p, found
 
 
 def hmc(
@@ -119,8 +121,7 @@ def hmc(
     tally, kept = Tally(len(rows)), [rows]
     for _ in range(whole_number("steps", steps)):
         p = c * p + np.sqrt((1 - c) * (1 + c)) * operators.apply(by.root, draws.normals())
-        y, other, score_y = leapfrog(rows, p, score)
-        log_y = goal.log_density_at(y)
+        y, other, score_y, log_y = leapfrog(rows, p, score)
         log_ratio = log_y - log_p + leapfrog.kinetic_energy(p) - leapfrog.kinetic_energy(other)
         taken = np.log(draws.uniforms()) <= log_ratio
         column = taken[:, None]
