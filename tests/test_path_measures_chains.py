@@ -25,7 +25,7 @@ def test_the_printed_number_of_a_chain():
 @pytest.mark.parametrize("k", [0.6, 1.0])
 def test_a_chain_costs_what_paths_do_to_first_order(k):
     limit = path_kl(MODEL, WIDE, start=1.2, stochasticity=k).paths
-    errors = [limit - chain_kl(MODEL, WIDE, np.linspace(2, 1.2, n + 1), stochasticity=k).paths for n in (4, 8, 16)]
+    errors = [limit - chain_kl(MODEL, WIDE, np.linspace(2, 1.2, n + 1), stochasticity=k).paths for n in (8, 16, 32)]
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     assert np.abs(orders - 1).max() < 0.1
     assert np.abs(orders[1] - 1) < 0.6 * np.abs(orders[0] - 1)
