@@ -51,7 +51,8 @@ def mmd_squared(p: Compared, q: Compared, kernel: Kernel) -> Estimate:
     for name, side in (("p", first), ("q", second)):
         if side.drawn and side.law.count < 2:
             raise ValueError(f"{name} must be a law or a sample of at least two points, got one")
-    xx, yy, xy, yx = (_rows(kernel, one, two) for one, two in _pairings(first, second))
+    xx, yy, xy = (_rows(kernel, one, two) for one, two in ((first, first), (second, second), (first, second)))
+    yx = _rows(kernel, second, first) if second.drawn else xy
     value = xx.mean + yy.mean - 2 * xy.mean
     change = xx.change + yy.change + 2 * xy.change
     if not (first.drawn or second.drawn):
@@ -121,10 +122,6 @@ class Rows(NamedTuple):
     mean: float
     square: float
     change: float
-
-
-def _pairings(first: Side, second: Side) -> tuple[tuple[Side, Side], ...]:
-    return (first, first), (second, second), (first, second), (second, first)
 
 
 def _rows(kernel: Kernel, one: Side, two: Side) -> Rows:

@@ -120,17 +120,18 @@ def adaptive(function: Function, knots: Array, rule: Quadrature) -> tuple[float,
         if taken * NODES > rule.most:
             raise ValueError(f"route must be a Quadrature with more nodes, got {rule}: {left.size} intervals are left")
         middle = 0.5 * (left + right)
-        halves = _sums(function, left, middle), _sums(function, middle, right)
-        changes = np.abs(halves[0] + halves[1] - whole)
-        allowed = rule.tolerance * (done + np.abs(halves[0] + halves[1]).sum())
+        halves = _sums(function, np.concatenate([left, middle]), np.concatenate([middle, right])).reshape(2, -1)
+        both = halves.sum(axis=0)
+        changes = np.abs(both - whole)
+        allowed = rule.tolerance * (done + np.abs(both).sum())
         # an equal share of what is left for every interval, or all of them at once
         last = (changes <= (allowed - change) / (2 * left.size)) | (change + changes.sum() <= allowed)
-        done += float((halves[0] + halves[1])[last].sum())
+        done += float(both[last].sum())
         change += float(changes[last].sum())
         if last.all():
             break
         left, right = np.concatenate([left[~last], middle[~last]]), np.concatenate([middle[~last], right[~last]])
-        whole = np.concatenate([halves[0][~last], halves[1][~last]])
+        whole = halves[:, ~last].ravel()
     else:  # what is left are jumps in intervals of no length
         done, change = done + float(whole.sum()), change + float(np.abs(whole).sum())
     return done, change

@@ -125,12 +125,12 @@ def means_over(kernel: Kernel, p: GaussianMixture, q: GaussianMixture) -> tuple[
     both = np.stack([w, coarse])
     result = np.zeros((2, p.count))
     for rows, squares, spreads in _differences(p, q):
-        for scale, (fine, rough) in zip(s, both.T, strict=True):
-            widened = 1 + 2 * scale * spreads
-            logs = -0.5 * np.log1p(2 * scale * spreads).sum(axis=-1) - scale * (squares / widened).sum(axis=-1)
-            values = (np.expm1 if kernel.shifted else np.exp)(logs) @ q.weights
-            result[0, rows] += fine * values
-            result[1, rows] += rough * values
+        step = max(1, TILE // (8 * squares.size))
+        for part in (slice(start, start + step) for start in range(0, len(s), step)):
+            widened = 2 * s[part, None, None, None] * spreads
+            falls = s[part, None, None] * (squares / (1 + widened)).sum(axis=-1)
+            values = (np.expm1 if kernel.shifted else np.exp)(-0.5 * np.log1p(widened).sum(axis=-1) - falls)
+            result[:, rows] += both[:, part] @ (values @ q.weights)
     return result[0], np.abs(result[0] - result[1])
 
 
