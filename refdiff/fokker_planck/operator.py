@@ -244,14 +244,14 @@ class FokkerPlanck:
         elif found.shape not in ((n, d), (n, d, d)):
             raise ValueError(f"diffusion must answer for {n} points in {d} dimensions, got shape {found.shape}")
         h = self.grid.spacing
-        if found.ndim == 3 and (d == 1 or not found[:, 0, 1].any()):
+        if found.ndim == 3 and (d == 1 or (len(found) == 1 and found[0, 0, 1] == 0)):
             found = np.einsum("nii->ni", found)
         if found.ndim == 2:
             if (found < 0).any():
                 raise ValueError(f"diffusion must not be negative, got {found.min()}")
             return np.asarray(found / (2 * h**2))
         own, mixed = np.einsum("nii->ni", found), np.abs(found[:, 0, 1])
-        if (mixed * h > own * h[::-1] * (1 + ROUNDING)).any():
+        if (mixed[:, None] * h > own * h[::-1] * (1 + ROUNDING)).any():
             with np.errstate(divide="ignore", invalid="ignore"):
                 low, high = np.nanmax(mixed / own[:, 0]), np.nanmin(own[:, 1] / mixed)
             raise ValueError(
