@@ -40,7 +40,7 @@ def quantile_integral(p: GaussianMixture, q: GaussianMixture, order: float, rule
     reach = REACH + np.sqrt(order)
 
     def integrand(z: Array) -> Array:
-        return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * np.abs(first(z) - second(z)) ** order
+        return np.asarray(np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * np.abs(first(z) - second(z)) ** order)
 
     levels = np.concatenate([_levels(p), _levels(q)])
     within = levels[np.abs(levels) < reach]

@@ -24,12 +24,13 @@ def row_sums(kernel: Kernel, x: Array, y: Array, weights: Array) -> tuple[Array,
     if numba_pays(len(x), len(y), x.shape[1]):
         from refdiff.kernels.numba import pair_sums  # late: Numba takes a third of a second to import
         from refdiff.kernels.numba.compiling import blocks
+        from refdiff.kernels.numba.tiles import LANES
 
         name, scale, power = kernel.compiled
         sums, squares = np.empty(len(x)), np.empty(len(x))
         points = [np.ascontiguousarray(part) for part in (x, y, weights)]
         settings = getattr(pair_sums, name), scale, power
-        blocks(pair_sums.row_sums, -(-len(x) // pair_sums.LANES), *points, *settings, sums, squares)
+        blocks(pair_sums.row_sums, -(-len(x) // LANES), *points, *settings, sums, squares)
         return (-sums if kernel is DISTANCE else sums), squares
     from scipy.spatial.distance import cdist  # late: a quarter of the time to import this package
 

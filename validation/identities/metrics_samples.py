@@ -66,7 +66,7 @@ def bochner(case: Case, wrong: bool) -> list[Sides]:
             return np.abs(characteristic(p, w) - characteristic(q, w)) ** 2
 
         def normal(w: Array, width: float = width) -> Array:
-            return 2 * gap(w) * np.exp(-0.5 * (w / width) ** 2) / (width * np.sqrt(2 * np.pi))
+            return np.asarray(2 * gap(w) * np.exp(-0.5 * (w / width) ** 2) / (width * np.sqrt(2 * np.pi)))
 
         def cauchy(w: Array, width: float = width) -> Array:
             return 2 * gap(w) * width / (np.pi * (width**2 + w**2))

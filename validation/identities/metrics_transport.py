@@ -106,7 +106,7 @@ def plans(case: Case, wrong: bool) -> list[Sides]:
 def _quantile(law: GaussianMixture, u: Array) -> Array:
     order = np.argsort(law.means[:, 0])
     below = np.cumsum(law.weights[order])
-    return law.means[order[np.minimum((u[:, None] > below).sum(axis=1), law.count - 1)], 0]
+    return np.asarray(law.means[order[np.minimum((u[:, None] > below).sum(axis=1), law.count - 1)], 0])
 
 
 @identity(
