@@ -180,8 +180,9 @@ class EndLaw:
     def gradient(self, x: ArrayLike, t: float) -> Any:
         """grad log h = K' N^-1 (E[x_e | x_t = x] - K x - k) at points x (..., d) of a time t < e, shape (..., d).
 
-        Late on the way, where that is a small difference over a small N, it is taken as that of two scores if q has a
-        density: grad log q_t - grad log p(x | x_s), which cancels early.
+        At the time s it is that of the start itself, where all paths are. Late on the way, where it is a small
+        difference over a small N, it is taken as that of two scores, grad log q_t - grad log p(x | x_s), if q has a
+        density; these cancel early.
         """
         rows, restore = points("x", x, self.law.dim)
         now = real_scalar("t", t, low=self.s, high=self.e)
