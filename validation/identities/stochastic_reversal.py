@@ -165,7 +165,7 @@ def matrices(case: Case) -> tuple[Process, tuple[float, float]]:
     control="half of the score",
 )
 def matrix_marginals(case: Case, wrong: bool) -> Iterator[Sides]:
-    """The same for positions and velocities, turning drifts, matrices of time and axes apart; noise of one's own, too."""
+    """The same for positions and velocities, turning drifts and axes apart; and noise of one's own."""
     process, span = matrices(case)
     model = ExactModel(Gaussian(case.rng.normal(size=2), np.diag(case.rng.uniform(0.5, 1.5, 2))), process)
     if wrong:
