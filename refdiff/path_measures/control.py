@@ -27,11 +27,12 @@ from refdiff.distributions import Gaussian
 from refdiff.expectations import Estimate
 from refdiff.path_measures.affine import AffineEquation
 from refdiff.path_measures.doob import Weight
-from refdiff.path_measures.feynman_kac import ATOL, RTOL, Quadratic
+from refdiff.path_measures.feynman_kac import Quadratic
 from refdiff.path_measures.girsanov import steps_of
 from refdiff.stochastic.equation import StochasticEquation
 
 Control = Callable[[Array, float], ArrayLike]
+RTOL, ATOL = 1e-11, 1e-13  # of each step of the moments
 
 
 @dataclass(frozen=True)

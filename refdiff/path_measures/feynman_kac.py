@@ -34,6 +34,7 @@ from refdiff.path_measures.girsanov import steps_of
 
 RTOL, ATOL = 1e-12, 1e-14  # of each step of the Riccati equation
 STEPS = 40  # at least
+DEEPEST = 1e10  # a curvature below minus this, relative to that of the end, is on its way to minus infinity
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,14 @@ class FeynmanKac:
 
     def _solved(self, state: Array) -> OdeSolution:
         """The Riccati equation from the end backwards, in steps so short that what is between them is as good."""
-        longest = (self.end - self.start) / STEPS
+        longest, d = (self.end - self.start) / STEPS, self.equation.dim
+        deepest = DEEPEST * (1 + np.abs(state[: d * d]).max())
+
+        def left(t: float, now: Array) -> float:  # noqa: ARG001
+            """How far the curvature is from what an infinite expectation makes of it."""
+            return float(np.linalg.eigvalsh(now[: d * d].reshape(d, d))[0] + deepest)
+
+        left.terminal = True  # type: ignore[attr-defined]
         with np.errstate(over="ignore", invalid="ignore"):
             found = solve_ivp(
                 self._rates,
@@ -182,8 +190,9 @@ class FeynmanKac:
                 atol=ATOL,
                 max_step=longest,
                 dense_output=True,
+                events=left,
             )
-        if not found.success or not np.isfinite(found.y).all():
+        if not found.success or found.status == 1 or not np.isfinite(found.y).all():
             raise ValueError(f"potential and terminal must have a finite expectation: from {self.end} back it is "
                              f"infinite before t = {found.t[-1]}")  # fmt: skip
         return found.sol
