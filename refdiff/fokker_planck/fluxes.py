@@ -18,8 +18,8 @@ e^(-phi). For P << 1 the fluxes are of second order in the sides; for P >> 1 the
 linear fluxes have to be (Godunov). A correlated D has all w_e >= 0 only if |a_xy| <= a_xx, a_yy in units of the sides,
 which for one matrix D cells of the right aspect always have: |D_xy| / D_xx <= h_y / h_x <= D_yy / |D_xy|.
 
-In place of B(|P|) `central` has 1 - |P| / 2, negative for |P| > 2, `hybrid` the positive part of that (Spalding), which
-spreads less than B but keeps no e^(-phi), and `upwind` 1, of first order. Sources: PODD-76, DMI-59.
+In place of w B(|P|) `central` has w - w |P| / 2, negative for |P| > 2, `hybrid` the positive part of that (Spalding),
+which spreads less but keeps no e^(-phi), and `upwind` w, of first order. Sources: PODD-76, DMI-59.
 """
 
 from __future__ import annotations
@@ -42,11 +42,19 @@ ROUNDING = 64 * float(np.finfo(float).eps)
 
 Step = tuple[int, ...]  # to a neighbour, in cells: (1,); (1, 0), (0, 1), (1, 1), (1, -1)
 
-FITS: dict[str, Callable[[Array], Array]] = {
-    "fitted": lambda peclet: np.asarray(1 / exprel(peclet)),
-    "hybrid": lambda peclet: np.maximum(1 - peclet / 2, 0.0),
-    "upwind": np.ones_like,
-    "central": lambda peclet: 1 - peclet / 2,
+
+def _bernoulli(weight: Array, speed: Array) -> Array:
+    """w B(|P|), 0 without noise."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(weight > 0, weight / exprel(speed / weight), 0.0)
+
+
+# what both rates have beside the part of the drift that goes their way, from w and w |P|
+FITS: dict[str, Callable[[Array, Array], Array]] = {
+    "fitted": _bernoulli,
+    "hybrid": lambda weight, speed: np.maximum(weight - speed / 2, 0.0),
+    "upwind": lambda weight, speed: weight + 0 * speed,
+    "central": lambda weight, speed: weight - speed / 2,
 }
 
 
@@ -181,8 +189,7 @@ def fitted(drift: Array, ends: tuple[Array, Array], length: Array, theta: float,
     start, end = ends
     weight = _logarithmic_mean(start, end) / length
     carried = drift - theta * (end - start) / length
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        spread = np.where(weight > 0, weight * FITS[fit](np.abs(carried) / weight), 0.0)
+    spread = FITS[fit](weight, np.abs(carried))
     return np.maximum(carried, 0.0) + spread, np.maximum(-carried, 0.0) + spread
 
 
