@@ -42,6 +42,13 @@ def modes(distance: float) -> GaussianMixture:
     return GaussianMixture.isotropic([[-distance], [distance]], 1.0)
 
 
+def sinc(count: int, h: float) -> Array:
+    """-d^2/dx^2 of the sinc functions at so many nodes with spacing h, shape (count, count)."""
+    apart = np.subtract.outer(np.arange(float(count)), np.arange(float(count)))
+    with np.errstate(divide="ignore"):
+        return np.where(apart == 0, np.pi**2 / 3, 2 * (-1.0) ** apart / apart**2) / h**2
+
+
 def schroedinger(law: GaussianMixture, count: int) -> Array:
     """The least eigenvalues of -d^2/dx^2 + s^2 / 4 + s' / 2, shape (count,), on a sinc grid: those of -L."""
     std = np.sqrt(laws.covariances(law)[:, 0, 0])
@@ -49,11 +56,8 @@ def schroedinger(law: GaussianMixture, count: int) -> Array:
     # the score has its poles at pi s^2 / 2 m from the line: e^(-2 pi (pi / 6.6) 14) = 1e-18 at m = 3.3 s
     h = std.min() / 14
     x = numeric.ticks(low, high, h)
-    apart = np.arange(len(x))[:, None] - np.arange(len(x))
-    with np.errstate(divide="ignore"):
-        kinetic = np.where(apart == 0, np.pi**2 / 3, 2.0 * (-1.0) ** apart / apart.astype(float) ** 2) / h**2
     potential = law.score(x[:, None])[:, 0] ** 2 / 4 + law.laplacian(x[:, None]) / 2
-    return np.asarray(eigvalsh(kinetic + np.diag(potential), subset_by_index=(0, count - 1)))
+    return np.asarray(eigvalsh(sinc(len(x), h) + np.diag(potential), subset_by_index=(0, count - 1)))
 
 
 @identity(
@@ -92,11 +96,9 @@ def spectrum(case: Case, wrong: bool) -> Iterator[Sides]:
 def separation(case: Case, wrong: bool) -> Iterator[Sides]:  # noqa: ARG001
     """The gap, and twice one over the mean time from mode to mode, extrapolated in 1 / m^2."""
     far = (5.0, 10.0, 20.0)
-    for rate in (
-        lambda m: wells_of(modes(m)).relaxation_rate() if wrong else spectral_gap(modes(m)),
-        lambda m: 2 / passage_time(modes(m), -m, m),
-    ):
-        scaled = [np.array(rate(m) * np.exp(m * m / 2) / m) for m in far]
+    gaps = [wells_of(modes(m)).relaxation_rate() if wrong else spectral_gap(modes(m)) for m in far]
+    for rates in (gaps, [2 / passage_time(modes(m), -m, m) for m in far]):
+        scaled = [np.array(rate * np.exp(m * m / 2) / m) for rate, m in zip(rates, far, strict=True)]
         yield Sides(numeric.extrapolate(scaled, first=2, step=2), (2 / np.pi) ** 1.5)
 
 
@@ -142,3 +144,27 @@ def annealed(case: Case, wrong: bool) -> Sides:
     found = relaxation_times(model, sigmas) / sigmas**2
     wanted = np.array([1 / schroedinger(modes(m / (0.9 if wrong else sigma)), 2)[1] for sigma in sigmas])
     return Sides(found, wanted)
+
+
+@identity(
+    "It is the distance between modes that slows Langevin, not the number of dimensions",
+    topic=TOPIC,
+    formula=r"\lambda_1\left(\tfrac12 \mathcal{N}(-u, I) + \tfrac12 \mathcal{N}(u, I)\right) \text{ in } \mathbb{R}^d"
+    r" = \lambda_1\left(\tfrac12 \mathcal{N}(-|u|, 1) + \tfrac12 \mathcal{N}(|u|, 1)\right) \text{ on the line}",
+    covers=["PODA-309"],
+    over="once",
+    evidence=ORDER,
+    control="modes that are |u| apart from 0 along every axis: then the distance grows with the dimension",
+    most=1,
+)
+def dimensions(case: Case, wrong: bool) -> Sides:
+    """The least eigenvalues of Schroedinger's operator in the plane, for modes across the grid, against the line's."""
+    angle, size = case.rng.uniform(0.3, 1.2), 1.4
+    u = size * np.array([np.cos(angle), np.sin(angle)])
+    law = GaussianMixture.isotropic([-u, u], 1.0)
+    h = 0.55  # exp(-pi^2 / 2 h^2) = 1e-7 of functions as wide as the square root of a density
+    x = numeric.ticks(-6.6, 6.6, h)
+    line, one, points = sinc(len(x), h), np.eye(len(x)), numeric.lattice(x, x)
+    potential = numeric.dot(law.score(points), law.score(points)) / 4 + law.laplacian(points) / 2
+    found = eigvalsh(np.kron(line, one) + np.kron(one, line) + np.diag(potential), subset_by_index=(0, 1))
+    return Sides(found[1], spectral_gap(modes(np.sqrt(2) * size if wrong else size)))
