@@ -40,7 +40,9 @@ from refdiff.stochastic.solvers_noise import noise_kind
 
 MU, S = 0.4, 0.5
 SCALED = StochasticEquation(lambda x, t: MU * x, lambda x, t: S * x, 1, additive=False)
-WAVES = StochasticEquation(lambda x, t: np.sin(2 * x) * (1 + t), lambda t: 1.0 + 0.5 * np.cos(3 * t), 1)
+WAVES = StochasticEquation(
+    lambda x, t: np.sin(2 * x) * (1 + t), lambda t: 1.0 + 0.5 * np.cos(3 * t), 1, linear=lambda t: -0.5 * t
+)
 TURNED = StochasticEquation(
     lambda x, t: np.stack([np.sin(x[:, 1]), x[:, 0] - t * x[:, 1]], axis=1),
     lambda x, t: np.stack([x[:, 1], 0.5 - x[:, 0]], axis=1)[:, :, None],
@@ -85,7 +87,7 @@ def test_strong_orders_on_an_equation_with_a_solution(method, line):
     holds(found, METHODS[method].strong["diagonal"])
 
 
-@pytest.mark.parametrize("method", ["euler-maruyama", "heun", "sra1", "sra3"])
+@pytest.mark.parametrize("method", ["euler-maruyama", "exponential", "heun", "sra1", "sra3"])
 @pytest.mark.parametrize("back", [False, True], ids=["forth", "back"])
 def test_strong_orders_with_additive_noise(method, back, line):
     path = line.reversed() if back else line

@@ -5,14 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refdiff import ExactModel, FlowMatching, VPLinear
+from refdiff import ExactModel, FlowMatching, VPLinear, operators
 from refdiff.distributions import random_mixture
 from refdiff.processes import AffineProcess, critically_damped_langevin
 from refdiff.samplers.reverse_sde import euler_maruyama, stochastic_runge_kutta
 from refdiff.samplers.running import run
-from refdiff.stochastic import BrownianPath, StochasticEquation, marginal_family, solve, tabled
+from refdiff.stochastic import (
+    BrownianPath,
+    StochasticEquation,
+    forward_equation,
+    linear_moments,
+    marginal_family,
+    solve,
+    tabled,
+)
 from refdiff.stochastic.solvers import METHODS
 from refdiff.stochastic.solvers_noise import noise_kind
+from refdiff.stochastic.solvers_steps import exponentials
 
 LAW = random_mixture(2, 3, 5)
 X = np.random.default_rng(1).standard_normal((6, 2))
@@ -152,6 +161,29 @@ def test_slopes_that_are_given_and_those_by_differences_agree():
         np.testing.assert_allclose(EQUATIONS["general"].noise_slope(X, 0.3)[..., axis], [change] * len(X), atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["scalar", "Langevin"])
+def test_the_exponential_method_takes_a_linear_equation_but_for_a_variance_of_fourth_order(name):
+    process, start = PROCESSES[name], ([1.0, 0.2], [0.3, 0.1])
+    forward, channel = forward_equation(process, 2), process.channel(0.1, 0.9)
+    mean, covariance = (
+        operators.apply(channel.gain, np.array(start[0])),
+        operators.sandwich(channel.gain, np.diag(start[1])),
+    )
+    errors = []
+    for n in (16, 32):
+        found = linear_moments(forward, "exponential", np.linspace(0.1, 0.9, n + 1), *start)
+        np.testing.assert_allclose(found[0], mean, rtol=1e-12)
+        errors.append(np.abs(found[1] - operators.dense(operators.add(covariance, channel.noise), 2)).max())
+    assert abs(np.log2(errors[0] / errors[1]) - 4) < 0.1
+
+
+def test_exponentials_of_diagonals_are_those_of_their_matrices():
+    z = np.array([-3.0, 1e-9, 0.0, 4.0])
+    for one, two in zip(exponentials(z), exponentials(np.diag(z)), strict=True):
+        # scaling and squaring of one matrix for all: e^4 rounded at 5e-13 of it
+        np.testing.assert_allclose(np.diag(one), two, rtol=0, atol=1e-12 * one.max())
+
+
 def test_on_black_and_scholes_equation_ito_and_stratonovich_are_what_they_should_be():
     """dx = mu x dt + s x dw: exp((mu - s^2/2) T + s w) in Ito's sense, exp(mu T + s w) in Stratonovich's."""
     mu, s, path = 0.3, 0.6, BrownianPath(4, [0.0, 1.0]).increments(np.linspace(0, 1, 1025), 200)
@@ -209,5 +241,7 @@ def test_what_cannot_be_solved_is_refused():
         solve(wild, X + 1, GRID, seed=1)
     with pytest.raises(ValueError, match="noise must depend on x to have a slope"):
         EQUATIONS["additive"].noise_slope(X, 0.1)
+    with pytest.raises(ValueError, match=r"linear must answer with an operator on R\^2, got shape \(3,\)"):
+        StochasticEquation(drift, lambda t: 1.0, 2, linear=lambda t: np.ones(3)).linear_at(0.5)
     with pytest.raises(TypeError, match="slope must be a function"):
         StochasticEquation(drift, lambda t: 1.0, 2, slope=3)

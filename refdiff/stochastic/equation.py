@@ -30,12 +30,13 @@ class StochasticEquation:
         dim: d.
         additive: whether G depends on time only.
         motions: m, how many Brownian motions there are; d unless given.
+        linear: t -> F, an operator on R^d, with b = F x + a rest: what exponential methods take exactly.
         slope: (x, t) -> how G changes with x (n, d): dG_i / dx_i (n, d) of a diagonal, dG_ij / dx_l as (n, d, m, d) of
             matrices. `noise_slope` takes differences where it is left out.
         euler: (x, times, seed, particle, trajectory) -> what `solve` answers with Euler-Maruyama, faster.
 
     Raises:
-        TypeError: drift, noise, slope or euler is no function.
+        TypeError: drift, noise, linear, slope or euler is no function.
         ValueError: dim or motions is less than 1.
     """
 
@@ -44,14 +45,15 @@ class StochasticEquation:
     dim: int
     additive: bool = True
     motions: int = 0
+    linear: Callable[[float], ArrayLike] | None = None
     slope: Callable[[Array, float], ArrayLike] | None = None
     euler: Callable[[Array, Array, int, int, bool], Array] | None = None
 
     def __post_init__(self) -> None:
         whole_number("dim", self.dim, low=1)
         object.__setattr__(self, "motions", whole_number("motions", self.motions or self.dim, low=1))
-        for name in ("drift", "noise", "slope", "euler"):
-            given, optional = getattr(self, name), name in ("slope", "euler")
+        for name in ("drift", "noise", "linear", "slope", "euler"):
+            given, optional = getattr(self, name), name in ("linear", "slope", "euler")
             if not (callable(given) or (optional and given is None)):
                 raise TypeError(f"{name} must be a function, got {given!r}")
 
@@ -81,6 +83,19 @@ class StochasticEquation:
         if self.additive:
             return operators.apply(g, dw)
         return g * dw if g.ndim == 2 else np.einsum("nij,nj->ni", g, dw)
+
+    def linear_at(self, t: float) -> Operator:
+        """F, an operator on R^d; 0 where the equation does not say.
+
+        Raises:
+            ValueError: the answer is no operator on R^d, or is not finite.
+        """
+        if self.linear is None:
+            return np.zeros(())
+        f = operators.operator("linear", self.linear(t))
+        if f.shape not in ((), (self.dim,), (self.dim, self.dim)):
+            raise ValueError(f"linear must answer with an operator on R^{self.dim}, got shape {f.shape}")
+        return f
 
     def noise_slope(self, x: Array, t: float) -> Array:
         """How G changes at points x (n, d): dG_i / dx_i (n, d) where G is a diagonal, else dG_ij / dx_l (n, d, m, d).

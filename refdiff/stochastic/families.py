@@ -46,7 +46,7 @@ def forward_equation(process: Process | Schedule, dim: int) -> StochasticEquatio
         offset = process.offset(t)
         return np.asarray(operators.apply(process.drift(t), x - offset.value) + offset.rate)
 
-    return StochasticEquation(drift, lambda t: operators.root(process.diffusion(t)), dim)
+    return StochasticEquation(drift, lambda t: operators.root(process.diffusion(t)), dim, linear=process.drift)
 
 
 def marginal_family(
@@ -93,4 +93,4 @@ def marginal_family(
     columns = () if noise is None else root(model.process.T).shape[1:]
     motions = columns[0] if columns else model.dim
     fast = euler if to_data and noise is None and model is model.centred else None
-    return StochasticEquation(drift, root, model.dim, motions=motions, euler=fast)
+    return StochasticEquation(drift, root, model.dim, motions=motions, linear=model.process.drift, euler=fast)

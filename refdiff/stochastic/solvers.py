@@ -69,6 +69,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method("explicit-milstein", steps.explicit_milstein, _ONE, _ONE, f"{_KLOEDEN}, 11.1"),
             Method("heun", steps.heun, _HEUN, _TWO, "Rümelin 1982"),
             Method("stratonovich-heun", steps.stratonovich_heun, _HEUN, _TWO, "Rümelin 1982", "stratonovich"),
+            Method("exponential", steps.exponential, _orders(additive=1.0), _orders(additive=1.0), "PODC9-09, PODB-65"),
             Method(
                 "sra1",
                 steps.additive_runge_kutta(steps.SRA1),

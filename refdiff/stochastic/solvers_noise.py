@@ -110,6 +110,11 @@ class Leg:
         own = g * slope if g.ndim == 2 else np.einsum("njji->ni", transported(g, slope))
         return self.force(x, part) - 0.5 * own
 
+    def linear(self, part: float = 0.0) -> Operator:
+        """F after `part` of the step, in the direction of travel."""
+        f = self.equation.linear_at(self.time(part))
+        return f if self.t > self.s else -f
+
     def noise(self, x: Array, part: float = 0.0) -> Operator:
         """G at x (n, d) after `part` of the step: an operator where additive, else (n, d) or (n, d, m)."""
         return self.equation.noise_at(x, self.time(part))

@@ -4,6 +4,8 @@ r"""One step of every method, for a force b and noise G over a step of length h 
     Milstein         Euler-Maruyama + sum_jk L^j G_k (dw_j dw_k - h delta_jk) / 2, L^j G_k of the slope of G, or as
                      [G_k(x + sqrt(h) G_j) - G_k(x)] / sqrt(h), which needs none
     Heun             y = x + h b(x) + G(x) dw,   x + h [b(x) + b(y)] / 2 + [G(x) + G(y)] dw / 2, in Stratonovich's sense
+    exponential      e^z x + h phi_1(z) (b - F x) + phi_1(z) G dw + 12 (phi_1(z)/2 - phi_2(z)) G H,  z = h F and G at
+                     the middle of the step: int e^{F (t - u)} G dw but for a variance of order h^5
     SRA, SRI         Runge-Kutta methods of strong order 3/2 (Roessler): tables of numbers below
     Platen           the explicit method of weak order 2 for noise of any kind (Kloeden and Platen, 15.1.3)
 
@@ -19,7 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refdiff import operators
 from refdiff.arguments import Array
+from refdiff.operators import Operator
+from refdiff.samplers.numbers import phi
 from refdiff.stochastic.solvers_noise import Leg, transported
 
 Step = Callable[[Leg, Array], Array]
@@ -76,6 +81,28 @@ def _heun(leg: Leg, x: Array, force: Callable[[Array, float], Array]) -> Array:
     first, scattered = force(x, 0.0), leg.scatter(leg.noise(x), leg.dw)
     y = x + leg.h * first + scattered
     return x + 0.5 * leg.h * (first + force(y, 1.0)) + 0.5 * (scattered + leg.scatter(leg.noise(y, 1.0), leg.dw))
+
+
+def exponential(leg: Leg, x: Array) -> Array:
+    """The exponential Euler method for points x (n, d) over a leg with additive noise."""
+    growth, one, two = exponentials(leg.h * leg.linear(0.5))
+    rest = leg.force(x) - operators.apply(leg.linear(), x)
+    g = leg.noise(x, 0.5)
+    first = operators.apply(one, leg.scatter(g, leg.dw))
+    second = operators.apply(operators.add(6 * one, -12 * two), leg.scatter(g, leg.area))
+    return operators.apply(growth, x) + leg.h * operators.apply(one, rest) + first + second
+
+
+def exponentials(z: Operator) -> tuple[Operator, Operator, Operator]:
+    """e^z, phi_1(z) = int_0^1 e^{uz} du and phi_2(z) = int_0^1 (1 - u) e^{uz} du of an operator z on R^d."""
+    if z.ndim < 2:
+        growth, one, two = (np.asarray(phi(k, z)) for k in range(3))
+        return growth, one, two
+    from scipy.linalg import expm  # late: it takes longer to import than all of this package
+
+    d, nothing, unit = len(z), np.zeros_like(z), np.eye(len(z))
+    rows = expm(np.block([[z, unit, nothing], [nothing, nothing, unit], [nothing, nothing, nothing]]))[:d]
+    return rows[:, :d], rows[:, d : 2 * d], rows[:, 2 * d :]
 
 
 # ---------------------------------------------------------------------- Roessler's tables
