@@ -127,8 +127,8 @@ def links(grid: Grid, step: Step, boundaries: Sequence[str], separable: bool) ->
     dim, shape = len(step), middle.shape[:-1]
     length = reduce(np.minimum, across(lengths))
     through = reduce(np.logical_and, across(alive))
-    places = (part.reshape(-1, dim) for part in (start, end, middle))
-    return Links(*places, shape, length, through, tuple(up), tuple(down))
+    begins, stops, middles = (part.reshape(-1, dim) for part in (start, end, middle))
+    return Links(begins, stops, middles, shape, length, through, tuple(up), tuple(down))
 
 
 def across(lines: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

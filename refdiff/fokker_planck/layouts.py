@@ -23,33 +23,33 @@ from refdiff.fokker_planck.sweeps import Line
 class Layout(NamedTuple):
     """Where the cells of lines along a step are.
 
-    `shape` is that of the grid and `axis` the one along which lines run; `index` are the flat cells (n, m) of m lines,
+    `shape` is that of the grid and `axis` the one along which lines run; `cells` are the flat cells (n, m) of m lines,
     the number of cells for an empty place, or None where lines are columns or rows of the grid; `wrap` says whether
     they close to rings, and `turned` whether they run against the step.
     """
 
     shape: tuple[int, ...]
     axis: int
-    index: NDArray[np.intp] | None
+    cells: NDArray[np.intp] | None
     wrap: bool
     turned: bool = False
 
     def take(self, density: Array) -> Array:
         """The lines (n, m) of a density (*cells), or of rates that broadcast to one: then perhaps only one line."""
-        if self.index is None:
+        if self.cells is None:
             return np.moveaxis(density, self.axis, 0).reshape(density.shape[self.axis], -1)
         flat = np.append(np.broadcast_to(density, self.shape).ravel(), 0.0)
-        return np.asarray(flat[self.index])
+        return np.asarray(flat[self.cells])
 
     def put(self, lines: Array) -> Array:
         """The density (*cells) of lines (n, m)."""
-        if self.index is None:
+        if self.cells is None:
             moved = [self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :]]
             return np.ascontiguousarray(np.moveaxis(lines.reshape(moved), 0, self.axis))
-        cells = int(np.prod(self.shape))
-        found = np.empty(cells + 1)
-        found[self.index] = lines
-        return found[:cells].reshape(self.shape)
+        count = int(np.prod(self.shape))
+        found = np.empty(count + 1)
+        found[self.cells] = lines
+        return found[:count].reshape(self.shape)
 
     def line(self, rates: Rates) -> Line:
         """The rates along the lines."""
@@ -86,5 +86,5 @@ def layout(shape: tuple[int, ...], step: Step, boundaries: Sequence[str]) -> Lay
         columns = np.arange(first, first + n + m - 1) + slope * rows
         inside = (columns >= 0) & (columns < m)
     places = (rows, columns) if along == 0 else (columns, rows)
-    index = np.where(inside, places[0] * shape[1] + places[1], shape[0] * shape[1])
-    return Layout(shape, along, index, all(rings), turned=step[along] < 0)
+    cells = np.where(inside, places[0] * shape[1] + places[1], shape[0] * shape[1])
+    return Layout(shape, along, cells, all(rings), turned=step[along] < 0)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array
 
 from refdiff import operators
@@ -211,7 +211,7 @@ class FokkerPlanck:
         return found
 
     def _rates(self, step: Step, t: float, sign: float) -> Rates | None:
-        along = links(self.grid, step, self.boundary, self.separable)  # type: ignore[arg-type]
+        along = links(self.grid, step, self.boundary, self.separable)
         starts, ends = self._spreading(along.start, t), self._spreading(along.end, t)
         ends_weights = weights(starts, step), weights(ends, step)
         if sum(map(abs, step)) == 2 and not any(weight.any() for weight in ends_weights):
@@ -276,7 +276,7 @@ class FokkerPlanck:
         size = int(np.prod(self.grid.shape))
         return csr_array(coo_array((values, (rows, columns)), shape=(size, size)))
 
-    def _entries(self, rates: Rates) -> Iterator[tuple[Array, Array, Array]]:
+    def _entries(self, rates: Rates) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
         """Rows, columns and values of the entries that the rates along one step make."""
         shape = self.grid.shape
         cells = np.arange(int(np.prod(shape))).reshape(shape)

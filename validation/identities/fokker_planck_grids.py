@@ -42,7 +42,8 @@ def coarsened(values: Array, shape: tuple[int, ...]) -> Array:
 def refined(lower: Array, upper: Array, cells: int, answer: Callable[[Grid], Array], first: int = 1) -> Array:
     """The limit of an answer (*cells) on grids of more and more cells of a box, as means over `cells` coarse ones.
 
-    The first grid has `first` times as many: extrapolation asks for cells in which the drift is no more than the noise.
+    The box has the corners `lower` and `upper` (d,). The first grid has `first` times as many cells: extrapolation asks
+    for cells in which the drift is no more than the noise.
     """
     dim = len(lower)
     found = [coarsened(answer(Grid(lower, upper, cells * first * 2**k)), (cells,) * dim) for k in range(LEVELS)]
