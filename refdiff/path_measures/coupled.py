@@ -7,7 +7,7 @@ this one's is bounded by `wasserstein_bound`. Three ways of having it:
 
     affine       Gaussian data and s^ = -A (x - c): (x, y) is Gaussian, and its equation linear         `coupled_law`
     flows        k = 0: no noise, so every pair of points is a solution of its own                      `coupled_flows`
-    paths        any k and any score: Heun's method on drawn paths, with a standard error               `coupled_paths`
+    paths        any k and any score: drawn, by `stochastic.solve`, with a standard error              `coupled_paths`
 
 Optimal at first are x = S_p^(1/2) z and y = S_q^(1/2) O z, O the orthogonal part of S_q^(1/2) S_p^(1/2), singular or
 not. On the line increasing maps are optimal, flows increase, and therefore E |x_0 - y_0|^2 of flows is W2^2 itself.
@@ -33,9 +33,9 @@ from refdiff.expectations import Estimate, MonteCarlo, Quadrature, Route, checke
 from refdiff.model import ExactModel
 from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval, pieces
 from refdiff.processes.transition import Linear, identity, over
-from refdiff.random import normals
+from refdiff.random import SEEDS, seed_key
+from refdiff.stochastic import StochasticEquation, solve
 
-FIRST_DRAW = 2  # of the noise; the draws before it are those of `expectations.draws`
 TOGETHER = 8192  # points that share their steps: what a step costs is mostly not for the points
 
 
@@ -195,11 +195,11 @@ def coupled_paths(
     *,
     stochasticity: float = 1.0,
     prior: GaussianMixture | None = None,
+    method: str = "heun",
 ) -> tuple[Array, Array, Estimate]:
     """Drawn pairs (x, y) at the last of falling times, each (n, d), and E |x - y|^2 with its standard error.
 
-    Heun's method, whose error is of second order in the steps for laws and of first for paths; the noise of both is
-    the same, so that the distance has none.
+    The noise of both is the same, so that their distance has none; what the steps err by is not in the error.
 
     Args:
         model: the data and their noising.
@@ -208,11 +208,12 @@ def coupled_paths(
         times: from noise to data, shape (m,), m > 1; at all of them p_t has a density.
         stochasticity: k >= 0.
         prior: q at the first time: p unless given, on the line any law, else a Gaussian under Gaussian data.
+        method: of `stochastic.solve`, one for additive noise.
 
     Raises:
         TypeError: the model is no ExactModel, or the route no MonteCarlo.
-        ValueError: times that do not fall, dimensions that differ, a negative stochasticity, or priors without an
-            optimal map.
+        ValueError: an unknown method, times that do not fall, dimensions that differ, a negative stochasticity, or
+            priors without an optimal map.
     """
     when = real_array("times", times, ndim=(1,))
     if len(when) < 2 or (np.diff(when) >= 0).any():
@@ -220,27 +221,26 @@ def coupled_paths(
     interval(model, score, float(when[-1]), float(when[0]))
     if not isinstance(route, MonteCarlo):
         raise TypeError(f"route must be a MonteCarlo, got {route!r}")
-    k, process = real_scalar("stochasticity", stochasticity, low=0), model.process
+    k, process, d = real_scalar("stochasticity", stochasticity, low=0), model.process, model.dim
     law = model.marginal(float(when[0]))
     x = draws(law, route.samples, route.seed)
     y = optimal_map(law, prior, x)
 
-    def fields(x: Array, y: Array, t: float) -> tuple[Array, Array]:
-        spread, half = np.asarray(process.diffusion(t)), 0.5 * k * k
-        slope = model.velocity(x, t) - half * operators.apply(spread, model.score(x, t))
-        # velocity = F x + u - D s / 2, of which the second half is the model's own
-        other = model.velocity(y, t) + operators.apply(spread, 0.5 * model.score(y, t) - (0.5 + half) * score.at(y, t))
-        return np.asarray(slope), np.asarray(other)
+    def drift(z: Array, t: float) -> Array:
+        u, v = z[:, :d], z[:, d:]
+        spread = np.asarray(process.diffusion(t))
+        # velocity = F x + u - D s / 2, of which the last part is of the model's own score
+        own = model.velocity(u, t) - 0.5 * k * k * operators.apply(spread, model.score(u, t))
+        other = 0.5 * model.score(v, t) - 0.5 * (1 + k * k) * score.at(v, t)
+        return np.hstack([own, model.velocity(v, t) + operators.apply(spread, other)])
 
-    for i in range(len(when) - 1):
-        t, later = float(when[i]), float(when[i + 1])
-        h = later - t
-        spread = operators.root(np.asarray(process.diffusion(t + h / 2)))
-        dw = np.sqrt(-h) * normals(route.seed, route.samples, FIRST_DRAW + i, model.dim)
-        kick = k * operators.apply(spread, dw)
-        a, b = fields(x, y, t)
-        a2, b2 = fields(x + h * a + kick, y + h * b + kick, later)
-        x, y = x + h * (a + a2) / 2 + kick, y + h * (b + b2) / 2 + kick
+    def noise(t: float) -> Array:
+        return np.tile(k * operators.dense(operators.root(np.asarray(process.diffusion(t))), d), (2, 1))
+
+    equation = StochasticEquation(drift, noise, 2 * d, motions=d)
+    # a seed of its own: of the starts the first draws are taken
+    found = solve(equation, np.hstack([x, y]), when, method, seed=(seed_key(route.seed) + 1) % SEEDS)
+    x, y = found[:, :d], found[:, d:]
     return x, y, _mean(((x - y) ** 2).sum(axis=1), route)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Protocol
 
@@ -81,10 +82,9 @@ class AffineScore:
         """
         if not isinstance(model, ExactModel) or model.distribution.count != 1:
             raise ValueError(f"model must be an ExactModel of Gaussian data, got {model!r}")
+        law = lru_cache(maxsize=16)(model.marginal)  # both parts are asked for at one time after the other
         return AffineScore(
-            lambda t: operators.inverse(model.marginal(t).covariances.operator()),
-            lambda t: model.marginal(t).means[0],
-            model.dim,
+            lambda t: operators.inverse(law(t).covariances.operator()), lambda t: law(t).means[0], model.dim
         )
 
     def precision_at(self, t: float) -> Operator:
