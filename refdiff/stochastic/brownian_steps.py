@@ -88,7 +88,7 @@ class Increments:
     @property
     def motions(self) -> int:
         """m, how many independent motions there are."""
-        return self.dw.shape[2]
+        return int(self.dw.shape[2])
 
     @property
     def unit(self) -> Array:

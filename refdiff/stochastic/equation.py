@@ -112,7 +112,7 @@ class StochasticEquation:
             return answered("slope", self.slope(x, t), shape if len(shape) == 2 else (*shape, self.dim), finite=True)
         step = np.cbrt(np.finfo(float).eps) * (1 + np.abs(x))
         if self.noise_at(x[:1], t).ndim == 2:  # of each axis alone: all move at once
-            return (self.noise_at(x + step, t) - self.noise_at(x - step, t)) / (2 * step)
+            return np.asarray((self.noise_at(x + step, t) - self.noise_at(x - step, t)) / (2 * step))
         columns = []
         for axis in range(self.dim):
             moved = np.where(np.arange(self.dim) == axis, step, 0.0)

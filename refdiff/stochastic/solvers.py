@@ -165,7 +165,7 @@ def solve(
     if not trajectory:
         return restore(rows)
     kept[-1] = single_precision(rows) if single else rows
-    return np.stack([restore(y) for y in kept])
+    return kept.reshape(len(grid), *np.shape(x))
 
 
 def advanced(method: Method, equation: StochasticEquation, x: Array, s: float, t: float, piece: Piece) -> Array:

@@ -42,8 +42,8 @@ def milstein(leg: Leg, x: Array) -> Array:
         return plain
     g, slope = leg.noise(x), leg.equation.noise_slope(x, leg.s)
     if g.ndim == 2:
-        return plain + 0.5 * g * slope * (leg.dw**2 - leg.h)
-    return plain + 0.5 * np.einsum("njki,njk->ni", transported(g, slope), _products(leg))
+        return np.asarray(plain + 0.5 * g * slope * (leg.dw**2 - leg.h))
+    return np.asarray(plain + 0.5 * np.einsum("njki,njk->ni", transported(g, slope), _products(leg)))
 
 
 def explicit_milstein(leg: Leg, x: Array) -> Array:

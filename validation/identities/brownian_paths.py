@@ -130,7 +130,7 @@ def areas(case: Case, wrong: bool) -> list[Sides]:
         return found
 
     nothing = np.zeros(2)
-    mean = made(*seen, nothing)
+    mean = made(float(seen[0]), float(seen[1]), nothing)
     noise = np.stack([made(0.0, 0.0, e) for e in np.eye(2)])
     return [
         Sides(mean, posterior.mean(), scale=np.sqrt(h) + np.abs(seen).max()),

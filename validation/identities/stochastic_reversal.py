@@ -19,7 +19,7 @@ import numpy as np
 
 from refdiff import operators
 from refdiff.arguments import Array
-from refdiff.distributions import Gaussian
+from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.processes import LinearProcess, critically_damped_langevin, ornstein_uhlenbeck
 from refdiff.processes.motion import Process
@@ -36,7 +36,7 @@ COUNTS = (3, 6, 12, 24)
 
 
 def limit(
-    equation: StochasticEquation, method: str, span: tuple[float, float], law: Gaussian, first: int
+    equation: StochasticEquation, method: str, span: tuple[float, float], law: GaussianMixture, first: int
 ) -> tuple[Array, Array]:
     """The mean (d,) and covariance (d, d) at the end of a span of points that a method takes along an equation.
 
