@@ -27,7 +27,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.operators import Operator
 from refdiff.path_measures.scores import AffineScore
-from refdiff.processes import Process
+from refdiff.processes import LinearProcess, Process
 from refdiff.processes.transition import Linear, over
 from refdiff.stochastic.equation import StochasticEquation
 
@@ -205,6 +205,8 @@ def reverse_joint(model: ExactModel, s: float, t: float, stochasticity: float = 
 
 def _force(process: Process, t: float, dim: int) -> Array:
     """u = b' - F b, shape (d,)."""
+    if isinstance(process, LinearProcess):  # which knows u, and integrates it for b
+        return process.force(t)
     offset = process.offset(t)
     moved = operators.apply(process.drift(t), np.broadcast_to(offset.value, (dim,)))
     return np.asarray(offset.rate - moved)

@@ -135,7 +135,7 @@ def solved(noise: Operator, x: Array) -> Array:
     """
     if operators.singular(noise):
         raise ValueError(f"t must be so long before the end that noise reaches every direction, got the noise {noise}")
-    return np.linalg.solve(noise, x.T).T if noise.ndim == 2 else x / noise
+    return np.asarray(np.linalg.solve(noise, x.T).T if noise.ndim == 2 else x / noise)
 
 
 def bridge_paths(

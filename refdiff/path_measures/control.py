@@ -77,7 +77,15 @@ class AffineControl:
 
     def __call__(self, x: Array, t: float) -> Array:
         """u at points x (n, d) of a time t, shape (n, m)."""
-        return x @ real_array("gain", self.gain(t), ndim=(2,)).T + real_array("offset", self.offset(t), ndim=(1,))
+        return np.asarray(x @ self.gain_at(t).T + self.offset_at(t))
+
+    def gain_at(self, t: float) -> Array:
+        """K at a time t, shape (m, d)."""
+        return real_array("gain", self.gain(t), ndim=(2,))
+
+    def offset_at(self, t: float) -> Array:
+        """k at a time t, shape (m,)."""
+        return real_array("offset", self.offset(t), ndim=(1,))
 
 
 def controlled(equation: StochasticEquation, control: Control) -> StochasticEquation:
@@ -181,7 +189,7 @@ def linear_cost(
 
     def rates(t: float, state: Array) -> Array:
         mean, cov = state[:d], state[d:-2].reshape(d, d)
-        gain, offset = real_array("gain", control.gain(t)), real_array("offset", control.offset(t))
+        gain, offset = control.gain_at(t), control.offset_at(t)
         noise = operators.dense(equation.noise_at(t), d)
         m = operators.dense(equation.linear_at(t), d) + noise @ gain
         moved = m @ cov

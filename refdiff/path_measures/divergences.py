@@ -107,7 +107,7 @@ def path_kl(
     closed = model.distribution.count == 1 and wrong is not None
     way = None if closed and route is None else checked(route)
     head, head_error = prior_kl(model.marginal(last), prior, way)
-    if closed and way is None:
+    if wrong is not None and closed and way is None:
         body, error = _over_time(model, partial(_closed_rate, model, wrong), first, last, way)
     else:
         energies = _energies(model, approximate, k)
@@ -169,7 +169,8 @@ def conditional_kl(
             ((1 - k * k) / 2, exact.precision_at(t), law.means[0]),
             (k * k, np.linalg.inv(cov), mean),
         )
-        gain, shift = np.zeros(()), np.zeros(dim)
+        gain: Operator = np.zeros(())
+        shift: Array = np.zeros(dim)
         for share, precision, centre in parts:
             gain = operators.add(gain, share * precision)
             shift = shift + share * operators.apply(precision, law.means[0] - centre)

@@ -17,7 +17,7 @@ from refdiff.distributions import Empirical, Gaussian, kl_divergence, random_mix
 from refdiff.model import ExactModel
 from refdiff.path_measures.affine import AffineEquation
 from refdiff.path_measures.bridges import PinnedBridge, solved
-from refdiff.path_measures.doob import EndLaw, EndWeight, doob
+from refdiff.path_measures.doob import EndLaw, EndWeight, Weight, doob
 from refdiff.processes import AffineProcess, LinearProcess, Process
 from refdiff.schedules import VEPower, VPLinear
 from refdiff.stochastic import forward_equation, marginal_family
@@ -44,6 +44,28 @@ def references(rng: np.random.Generator) -> dict[str, Process]:
     }
 
 
+def pulled_equation(process: Process, end: Array, share: float) -> AffineEquation:
+    """The bridge of a process on the plane to a point, with that share of its pull."""
+
+    def pull(u: float) -> tuple[Array, Array]:
+        """D K' N^-1 and K of the channel to the end."""
+        step = process.channel(u, process.T)
+        weight = operators.apply(step.gain.T, solved(step.noise, np.eye(2)))
+        return operators.dense(process.diffusion(u), 2) @ weight.T, operators.dense(step.gain, 2)
+
+    def linear(u: float) -> Array:
+        reach, gain = pull(u)
+        return np.asarray(operators.dense(process.drift(u), 2) - share * reach @ gain)
+
+    def force(u: float) -> Array:
+        left = end - np.broadcast_to(process.channel(u, process.T).offset, (2,))
+        offset = process.offset(u)
+        own = offset.rate - operators.apply(process.drift(u), np.broadcast_to(offset.value, (2,)))
+        return np.asarray(own + share * pull(u)[0] @ left)
+
+    return AffineEquation(linear, force, lambda u: operators.root(process.diffusion(u)), 2)
+
+
 @identity(
     "A pinned bridge solves its equation",
     topic=TOPIC,
@@ -59,25 +81,7 @@ def bridge_equation(case: Case, wrong: bool) -> list[Sides]:
     start, end = rng.standard_normal((2, 2))
     for name, process in references(rng).items():
         bridge, last = PinnedBridge(process, start, end, s), process.T
-
-        def pull(u: float, process: Process = process, last: float = last) -> tuple[Array, Array]:
-            """D K' N^-1 as rows, and the channel's offset left to the end."""
-            step = process.channel(u, last)
-            weight = operators.apply(step.gain.T, solved(step.noise, np.eye(2)))
-            reach = operators.dense(process.diffusion(u), 2) @ weight.T
-            return reach, operators.dense(step.gain, 2)
-
-        def linear(u: float, process: Process = process) -> Array:
-            reach, gain = pull(u, process)
-            return operators.dense(process.drift(u), 2) - share * reach @ gain
-
-        def force(u: float, process: Process = process) -> Array:
-            left = end - np.broadcast_to(process.channel(u, process.T).offset, (2,))
-            offset = process.offset(u)
-            own = offset.rate - operators.apply(process.drift(u), np.broadcast_to(offset.value, (2,)))
-            return np.asarray(own + share * pull(u, process)[0] @ left)
-
-        equation = AffineEquation(linear, force, lambda u, p=process: operators.root(p.diffusion(u)), 2)
+        equation = pulled_equation(process, end, share)
         law, by_steps = bridge.at(t), equation.transition(s, t).at(start)
         found += [Sides(by_steps.mean(), law.mean()), Sides(by_steps.cov(), law.cov())]
         if name == "Brownian motion":
@@ -103,24 +107,29 @@ def backward_equation(case: Case, wrong: bool) -> list[Sides]:
     ends = random_mixture(2, 3, rng, "full")
     start = rng.standard_normal(2)
     for process in references(rng).values():
-        equation = forward_equation(process, 2)
         for weight in (EndWeight(process, ends), EndLaw(process, ends, start)):
             x = process.kernel(t).at(start).sample(3, rng)
-            pull = weight.gradient(x, t)
-            rate = numeric.derivative(lambda u, w=weight, x=x: np.asarray(w.log_h(x, t + u)), 0.0, 0.01)
-            bend = numeric.jacobian(lambda y, w=weight: np.asarray(w.gradient(y, t)), x, 0.02)
-            d = operators.dense(process.diffusion(t), 2)
-            terms = [
-                rate,
-                (equation.drift_at(x, t) * pull).sum(axis=1),
-                0.5 * np.einsum("ij,nij->n", d, bend),
-                0.5 * np.einsum("ni,ij,nj->n", pull, d, pull),
-            ]
-            left = sum(terms[:3]) if wrong else sum(terms)
-            found.append(Sides(left, 0.0, scale=sum(np.abs(term) for term in terms)))
-            slopes = numeric.jacobian(lambda y, w=weight: np.asarray(w.log_h(y, t)), x, 0.02)
-            found.append(Sides(slopes, pull, scale=np.abs(pull).max() + 1))
+            found += backward_terms(weight, process, x, t, wrong)
     return found
+
+
+def backward_terms(weight: Weight, process: Process, x: Array, t: float, wrong: bool) -> list[Sides]:
+    """The terms of the backward equation of log h at points x (n, 2), which add up to 0, and the gradient."""
+    pull, d = weight.gradient(x, t), operators.dense(process.diffusion(t), 2)
+    bend = numeric.jacobian(lambda y: np.asarray(weight.gradient(y, t)), x, 0.02)
+    terms = np.stack(
+        [
+            numeric.derivative(lambda u: np.asarray(weight.log_h(x, t + u)), 0.0, 0.01),
+            (forward_equation(process, 2).drift_at(x, t) * pull).sum(axis=1),
+            0.5 * np.einsum("ij,nij->n", d, bend),
+            0.5 * np.einsum("ni,ij,nj->n", pull, d, pull),
+        ]
+    )
+    slopes = numeric.jacobian(lambda y: np.asarray(weight.log_h(y, t)), x, 0.02)
+    return [
+        Sides((terms[:3] if wrong else terms).sum(axis=0), 0.0, scale=np.abs(terms).sum(axis=0)),
+        Sides(slopes, pull, scale=np.abs(pull).max() + 1),
+    ]
 
 
 @identity(

@@ -15,7 +15,7 @@ import numpy as np
 
 from refdiff import operators
 from refdiff.arguments import Array
-from refdiff.distributions import Gaussian, random_mixture
+from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.path_measures.affine import AffineEquation, affine_forward
 from refdiff.path_measures.control import AffineControl, affine_control, linear_cost
 from refdiff.path_measures.doob import EndWeight
@@ -118,7 +118,7 @@ def equations(case: Case, wrong: bool) -> list[Sides]:
         return np.asarray(np.exp(formula.log_h(y, time) - at_x))
 
     def gradient(y: Array) -> Array:
-        return u(y)[:, None] * formula.gradient(y, t)
+        return np.asarray(u(y)[:, None] * formula.gradient(y, t))
 
     d, drift = operators.dense(equation.diffusion_at(t), 2), equation.equation().drift_at(x, t)
     slope, bend = formula.gradient(x, t), numeric.jacobian(gradient, x, 0.02)
@@ -162,7 +162,7 @@ def least_cost(case: Case, wrong: bool) -> list[Sides]:
     formula = FeynmanKac(equation, potential, terminal, 0.0, 1.0)
     best = affine_control(equation, formula)
     gain, offset = 0.4 * rng.standard_normal((2, 2)), rng.standard_normal(2)
-    other = AffineControl(lambda t: best.gain(t) + gain * t, lambda t: best.offset(t) + offset)
+    other = AffineControl(lambda t: best.gain_at(t) + gain * t, lambda t: best.offset_at(t) + offset)
     least = float(formula.log_h(law.means[0], 0.0))
     first = linear_cost(equation, best, potential, terminal, law, 0.0, 1.0)
     second = linear_cost(equation, other, potential, terminal, law, 0.0, 1.0)
@@ -170,7 +170,7 @@ def least_cost(case: Case, wrong: bool) -> list[Sides]:
     apart = linear_cost(
         equation,
         other,
-        lambda t: Quadratic(t * t * gain.T @ gain, -t * gain.T @ offset, -0.5 * offset @ offset),
+        lambda t: Quadratic(t * t * gain.T @ gain, -t * gain.T @ offset, -0.5 * float(offset @ offset)),
         Quadratic(np.zeros((2, 2))),
         law,
         0.0,
@@ -203,13 +203,13 @@ def controlled_law(case: Case, wrong: bool) -> list[Sides]:
     best, share = affine_control(equation, formula), 0.5 if wrong else 1.0
 
     def linear(t: float) -> Array:
-        return equation.linear_at(t) + share * equation.noise_at(t) @ best.gain(t)
+        return np.asarray(equation.linear_at(t) + share * equation.noise_at(t) @ best.gain_at(t))
 
     def force(t: float) -> Array:
-        return equation.force_at(t) + share * equation.noise_at(t) @ best.offset(t)
+        return np.asarray(equation.force_at(t) + share * equation.noise_at(t) @ best.offset_at(t))
 
-    steered, law = AffineEquation(linear, force, equation.noise, 2), Gaussian(start, 0.0)
-    found = []
+    steered, found = AffineEquation(linear, force, equation.noise, 2), []
+    law: GaussianMixture = Gaussian(start, 0.0)
     for s, t in pairwise((0.0, 0.5, 1.0)):
         law = steered.transition(s, t).push(law)
         known = EndWeight(process, ends).marginal(t, start)

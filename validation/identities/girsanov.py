@@ -5,8 +5,9 @@ r"""Girsanov's theorem and what follows from it for laws of paths: ratios, their
 The source prints the first form and says that both equations share "the same w". The noise that drives an observed path
 is another one under each of them, w_P = w_Q - int theta dt, and with that of the numerator the printed formula is off
 by exp(-int |theta|^2 dt): its logarithm has the mean -KL under P, and its mean under P is 1 where that of the ratio is
-E_P dP/dQ >= 1. Left sides are the library's sums; right sides are densities of steps, quadrature over their noises and
-Gaussian chains.
+E_P dP/dQ >= 1. Nor is the formula a ratio for any two drifts: with a drift of 1 / x, which keeps paths from 0, against
+none its mean is less than 1, since paths of the numerator reach 0 and those of the denominator do not. Left sides are
+the library's sums; right sides are densities of steps, quadrature over their noises and Gaussian chains.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import erf
 
 from refdiff.arguments import Array
 from refdiff.channels import Channel
@@ -36,7 +38,7 @@ def drifts(rng: np.random.Generator, dim: int, size: float = 1.0) -> tuple[Drift
     one, other = size * rng.standard_normal((2, dim, dim)) / np.sqrt(dim)
 
     def b(x: Array, t: float) -> Array:
-        return np.sin(x @ one.T + t) - x
+        return np.asarray(np.sin(x @ one.T + t) - x)
 
     def c(x: Array, t: float) -> Array:
         return np.asarray(np.cos(x @ other.T) * (1 + t))
@@ -191,9 +193,7 @@ def constant_drifts(case: Case, wrong: bool) -> list[Sides]:
         g = well_conditioned(rng, dim)
         if dim == 1:
             b, c, g = np.array([0.8]), np.zeros(1), np.eye(1)
-        p, q = (
-            StochasticEquation(lambda x, t, b=b: np.broadcast_to(b, x.shape), lambda t, g=g: g, dim) for b in (b, c)
-        )
+        p, q = (constant(each, g) for each in (b, c))
         times = np.linspace(0.0, horizon, 8)
         paths = np.concatenate([np.zeros((1, 3, dim)), rng.standard_normal((7, 3, dim))])
         parts = girsanov(p, q, paths, times)
@@ -277,4 +277,48 @@ def likelihood_by_reweighting(case: Case, wrong: bool) -> list[Sides]:
     return [
         Sides(np.log(w @ np.exp(ratio + last)), exact, scale=1.0),
         Sides(exact - w @ ratio, gap, scale=w @ np.abs(ratio)),
+    ]
+
+
+@identity(
+    "Girsanov's exponential is no ratio without a condition",
+    topic=TOPIC,
+    formula=r"dx = \tfrac{dt}{x} + dw\ (Q),\ dx = dw\ (P):\quad"
+    r" \exp\big(\int \theta\, dw - \tfrac12 \int \theta^2 dt\big) = \frac{x_0}{x_T},"
+    r"\quad \mathbb{E}_Q \frac{x_0}{x_T} = \mathrm{erf}\frac{x_0}{\sqrt{2 T}} < 1",
+    covers=["PODD-89"],
+    refutes=["PODD-89"],
+    over="once",
+    evidence=QUADRATURE,
+    control="a likelihood ratio for any two drifts, as printed: a mean of 1",
+)
+def without_condition(case: Case, wrong: bool) -> list[Sides]:
+    """The radius of three-dimensional Brownian motion against a line of it, which reaches 0: mass is lost."""
+    start, horizon = case.rng.uniform(0.5, 1.0), case.rng.uniform(0.7, 1.5)
+    std = np.sqrt(horizon)
+    centre = np.array([start, 0.0, 0.0])
+    # E 1 / |x| in spherical coordinates around 0, where 1 / r cancels in r^2 dr; the angle by its cosine
+    cosine, weight = numeric.legendre(60)
+    axis = 2 * cosine - 1
+
+    def shell(r: Array) -> Array:
+        points = np.stack([r[:, None] * axis, r[:, None] * np.sqrt(1 - axis**2), 0 * r[:, None] * axis], axis=-1)
+        density = np.exp(log_normal(points.reshape(-1, 3), centre, horizon * np.eye(3))).reshape(len(r), -1)
+        return np.asarray(4 * np.pi * r * (density @ weight))
+
+    mean = start * float(numeric.integral(shell, 0.0, start + 9 * std, 80))
+    # a step's exponent less log x_0 / x_1 has mean 0 and variance h^2 / (2 x^4): over a path the sum is log x_0 / x_T
+    radius = StochasticEquation(lambda x, t: 1 / x, lambda t: 1.0, 1)
+    z, w = numeric.hermite(30)
+    first, second = [], []
+    for h in 2e-3 * start**2 / 2.0 ** np.arange(5):
+        path = walked(radius, np.full((len(z), 1), start), np.array([0.0, h]), z[None, :, None])
+        exponent = log_ratio(constant(np.zeros(1), np.eye(1)), radius, path, np.array([0.0, h]))
+        apart = exponent - np.log(start / path[1, :, 0])
+        first.append(np.array(w @ apart / h))
+        second.append(np.array(w @ apart**2 / h**2))
+    return [
+        Sides(mean, 1.0 if wrong else erf(start / np.sqrt(2 * horizon))),
+        Sides(numeric.extrapolate(first), 0.0, scale=1 / start**2),
+        Sides(numeric.extrapolate(second), 0.5 / start**4),
     ]
