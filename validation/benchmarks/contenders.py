@@ -15,12 +15,13 @@ from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import Problem
 
 HERE = "refdiff.validation.benchmarks"
-FLOW, MAP, SDE, POINTS, DENSITY = (
+FLOW, MAP, SDE, POINTS, DENSITY, GRID = (
     "probability_flow",
     "flow_map",
     "reverse_diffusion",
     "point_set_score",
     "log_density",
+    "grid_density",
 )
 
 
@@ -59,14 +60,15 @@ class Contender:
         return build(problem, threads)
 
 
-IMPORTED: Mapping[str, str] = MappingProxyType({"scikit-learn": "sklearn"})
+IMPORTED: Mapping[str, str] = MappingProxyType({"scikit-learn": "sklearn", "py-pde": "pde"})
 
-OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSITY), peer=False)
+OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSITY, GRID), peer=False)
 
 CONTENDERS: Sequence[Contender] = (
     OWN,
     Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY), peer=False),
     Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY), peer=False),
+    Contender("SciPy, banded matrices", (), "peers_grid:scipy_candidates", (GRID,), peer=False),
     Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,)),
     Contender("JAX", ("jax",), "peers_jax:plain", (FLOW, SDE, DENSITY)),
     Contender("diffrax", ("jax", "diffrax"), "peers_jax:diffrax", (MAP, SDE)),
@@ -77,6 +79,7 @@ CONTENDERS: Sequence[Contender] = (
     Contender("torchsde", ("torch", "torchsde"), "peers_torch:torchsde", (SDE,)),
     Contender("pykeops", ("pykeops",), "peers_keops:candidates", (POINTS,)),
     Contender("scikit-learn", ("scikit-learn",), "peers_sklearn:candidates", (DENSITY,)),
+    Contender("py-pde", ("py-pde",), "peers_grid:pde_candidates", (GRID,)),
 )
 
 

@@ -19,11 +19,12 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 from refdiff.arguments import Array
-from refdiff.validation.benchmarks import formulas
+from refdiff.validation.benchmarks import formulas, peers_grid
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
     FlowMap,
+    GridDensity,
     LogDensity,
     PointSetScore,
     ProbabilityFlow,
@@ -79,6 +80,8 @@ def scipy_candidates(problem: Problem, threads: int) -> list[Candidate]:
 
 def reference(problem: Problem, threads: int) -> Array:
     """The answer, or that for the first points, by the most accurate route."""
+    if isinstance(problem, GridDensity):
+        return peers_grid.closed(problem)
     if isinstance(problem, PointSetScore):
         return point_set_score(problem, slice(0, len(problem.x)))
     if isinstance(problem, FlowMap):

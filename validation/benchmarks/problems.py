@@ -12,6 +12,7 @@ with responsibilities r_k. The problems ask for one of these many times, or once
     ReverseDiffusion   dx = (f x - g^2 grad log p) dt + g dw,  Euler-Maruyama on a fixed grid (VP)
     PointSetScore      grad log p of points without variance, at one noise level (alpha = 1)
     LogDensity         log p of the mixture itself
+    GridDensity        the law of dx = F x dt + sqrt(2) dw from that mixture, on the cells of a square
 
 Useful work counts what no method can avoid per evaluation of n points: 4 n K d floating-point operations (a distance
 and a weighted mean, one multiply-add for each element of each), n K exponentials, and the points read and written.
@@ -26,15 +27,19 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refdiff.arguments import Array
-from refdiff.distributions import random_mixture
+from refdiff.distributions import GaussianMixture, random_mixture
 from refdiff.distributions.covariances import Diagonal
+from refdiff.processes import LinearProcess
 from refdiff.samplers.times import karras, uniform
 from refdiff.schedules import VEPower, VPLinear
 
 # EDM's range of noise levels (Karras et al. 2022); score-SDE's smallest time.
 SIGMA_MAX, SIGMA_MIN, FIRST_TIME = 80.0, 0.002, 1e-3
+# Half the side of the square, beyond which less than 1e-7 of any density is; a drift with as much turning as decay.
+SIDE, TURNING = 8.0, ((-1.0, 1.5), (-1.5, -1.0))
 
 AnyProblem = TypeVar("AnyProblem", bound="Problem")
 
@@ -97,6 +102,11 @@ class Problem:
             return Work()
         products = self.evaluations * len(self.x) * self.mixture.count
         return Work(4.0 * products * self.mixture.dim, float(products), 2.0 * self.x.nbytes)
+
+    @property
+    def allowed(self) -> float | None:
+        """The relative error that the problem asks for; None where the workload says it."""
+        return None
 
     def part(self: AnyProblem, n: int) -> AnyProblem:
         """The same for the first n points."""
@@ -186,6 +196,31 @@ class LogDensity(Problem):
         return Work(flops / 2, exponentials, self.x.nbytes + 8.0 * len(self.x))
 
 
+@dataclass(frozen=True, eq=False)
+class GridDensity(Problem):
+    """The density at a time on cells of [-SIDE, SIDE]^2 from `start` (cells, cells), that at their centres at time 0.
+
+    `x` are the centres where it will be at least a hundredth of its peak, and `places` their flat numbers; there the
+    relative error is to be at most `error`. `drift` is F, which turns: nothing separates into one axis and the other.
+    """
+
+    start: Array
+    places: NDArray[np.intp]
+    drift: Array
+    time: float
+    error: float
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The cells along each axis, and K."""
+        return {"cells": len(self.start), "K": self.mixture.count}
+
+    @property
+    def allowed(self) -> float:
+        """As asked."""
+        return self.error
+
+
 # ---------------------------------------------------------------------- made from sizes
 
 
@@ -237,6 +272,19 @@ def log_density(*, n: int, K: int, d: int, seed: int = 0) -> LogDensity:
     return LogDensity(Mixture.random(d, K, seed), x)
 
 
+def grid_density(*, cells: int, K: int, error: float, seed: int = 0) -> GridDensity:
+    """Components of deviation 1/2 around the middle of the square, until half a unit of time."""
+    rng = np.random.default_rng(seed)
+    mixture = Mixture(2 * rng.standard_normal((K, 2)), np.full(K, 0.25), np.log(rng.dirichlet(np.ones(K))))
+    line = SIDE * ((2 * np.arange(cells) + 1) / cells - 1)
+    x = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1)
+    law = GaussianMixture.isotropic(mixture.means, mixture.variances, np.exp(mixture.log_weights))
+    end = np.exp(LinearProcess(TURNING, np.sqrt(2) * np.eye(2), T=1.0).kernel(0.5).push(law).logpdf(x))
+    seen = end > 0.01 * end.max()
+    start = np.exp(law.logpdf(x))
+    return GridDensity(mixture, x[seen], start, np.flatnonzero(seen), np.array(TURNING), 0.5, error)
+
+
 MAKERS: Mapping[str, Callable[..., Problem]] = MappingProxyType(
     {
         "probability_flow": probability_flow,
@@ -244,6 +292,7 @@ MAKERS: Mapping[str, Callable[..., Problem]] = MappingProxyType(
         "reverse_diffusion": reverse_diffusion,
         "point_set_score": point_set_score,
         "log_density": log_density,
+        "grid_density": grid_density,
     }
 )
 
@@ -260,6 +309,7 @@ KINDS: Mapping[type[Problem], str] = MappingProxyType(
         ReverseDiffusion: "reverse_diffusion",
         PointSetScore: "point_set_score",
         LogDensity: "log_density",
+        GridDensity: "grid_density",
     }
 )
 

@@ -176,9 +176,9 @@ def measure(
 
 def _check(workload: Workload, problem: Problem, threads: int) -> Callable[[Any], Agreement]:
     reference = peers_numpy.reference(problem, threads)
-    if workload.allowed is None:
+    allowed = workload.allowed if problem.allowed is None else problem.allowed
+    if allowed is None:
         return lambda answer: agreement.of_samples(answer, reference)
-    allowed = workload.allowed
     return lambda answer: agreement.of_numbers(answer, reference, allowed)
 
 
