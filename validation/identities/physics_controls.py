@@ -27,7 +27,7 @@ from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.conditions import smooth, spread_out
 from refdiff.validation.identities.ancestral_samplers import controlled
 from refdiff.validation.identity import ORDER, Sides, identity
-from refdiff.validation.numeric import extrapolate
+from refdiff.validation.numeric import dot, extrapolate
 
 TOPIC = "Controls of diffusion"
 
@@ -145,3 +145,26 @@ def expansion(case: Case, wrong: bool) -> Iterator[Sides]:
         yield Sides(slow, fast)
         yield Sides(slow, (x - start[0]) / (2 * t))
         yield Sides(expansion_velocity(Empirical(start), start[0], 1e-9 * t, 1.0), 0.0, scale=1.0)
+
+
+@identity(
+    "Continuity does not single out the expansion, Fick's law does",
+    topic=TOPIC,
+    formula=r"v = \frac{x}{2t} + \Omega x:\quad \nabla \cdot v - \frac{x \cdot v}{\beta t}"
+    r" = -\frac{1}{2t} \Big( \frac{|x|^{2}}{\beta t} - d \Big)\;\text{for every}\; \Omega^{\top} = -\Omega,"
+    r"\quad v = -\tfrac{\beta}{2} \nabla \log k \;\text{only for}\; \Omega = 0",
+    covers=["PHY-91"],
+    over="once",
+    control="a symmetric matrix in place of the turning one",
+)
+def rotating_expansions(case: Case, wrong: bool) -> Iterator[Sides]:
+    """(89) for fields that turn, which the derivation passes over; the velocity of Fick's law has no rotation."""
+    rng = case.rng
+    for dim in (2, 3, 5):
+        beta, t, root = rng.uniform(0.5, 2.0), rng.uniform(0.1, 1.0), rng.standard_normal((dim, dim))
+        field = np.eye(dim) / (2 * t) + (root + root.T if wrong else root - root.T)
+        x = np.sqrt(beta * t) * rng.standard_normal((4, dim))
+        squares, size = dot(x, x) / (beta * t), (dim + dot(x, x) / (beta * t)) * np.linalg.norm(field, 2)
+        yield Sides(np.trace(field) - dot(x, x @ field.T) / (beta * t), -(squares - dim) / (2 * t), scale=size)
+        flow = diffusive_velocity(Gaussian(np.zeros(dim), beta * t), x, beta / 2)
+        yield Sides(flow, x / (2 * t))
