@@ -37,9 +37,12 @@ from refdiff.physics.kernel_density import log_roughness
 
 # The step of the trapezoidal rule in u = log s: its integrand is analytic for |Im u| < pi / 2, so that it errs by
 # e^(-pi^2 / STEP)
-STEP, BLOCK = 0.25, 64
+STEP = 0.25
+# How many u go together, and with how many nodes: 130 MB on the line, and where a lattice has more axes.
+LINE, SPACE = (64, 2**17), (8, 2**20)
+CHANGE = 1e-6  # of the last halving: what is left is of the size of its square
 LEFT_OUT = 1e-16  # of the integral, on either side
-MOST = 4000  # blocks: u up to 64 000, so kernels down to 1/350 of the distances within a class
+MOST = 64_000  # the largest u / 2: kernels down to 1/350 of the distances within a class
 
 
 def class_posterior(laws: Sequence[GaussianMixture], x: ArrayLike, priors: ArrayLike | None = None) -> Array:
@@ -148,7 +151,8 @@ def expected_posterior(
         kernel: H, of all classes, not singular.
         counts: N_c, one for each class.
         priors: pi_c > 0, shape (C,), equal when left out.
-        rule: how expectations over one point are summed, to 1e-11 when left out; f^ has N times that error.
+        rule: how expectations over one point are summed, until they change by CHANGE when left out; f^ has N times
+            their error.
 
     Raises:
         TypeError: a law is none of this library's, or a count no whole number.
@@ -163,7 +167,7 @@ def expected_posterior(
     if operators.singular(h):
         raise ValueError(f"kernel must not be singular, got {h.tolist()}")
     rows, restore = points("x", x, laws[0].dim)
-    way = Quadrature(1e-11) if rule is None else rule
+    way = Quadrature(CHANGE, (LINE if laws[0].dim == 1 else SPACE)[1]) if rule is None else rule
     return restore(np.array([_expected(laws, row, h, logs - np.log(n), n, way) for row in rows]).reshape(-1, len(laws)))
 
 
@@ -171,11 +175,11 @@ def _expected(
     laws: Sequence[GaussianMixture], x: Array, kernel: Operator, logs: Array, counts: Array, rule: Quadrature
 ) -> Array:
     """E f^_c at one point x (d,), by blocks of the trapezoidal rule in u; `logs` are log pi_c / N_c."""
-    white = Dense(operators.dense(kernel, len(x))[None]).whitener[0]
+    white, many = Dense(operators.dense(kernel, len(x))[None]).whitener[0], (LINE if len(x) == 1 else SPACE)[0]
 
     def block(first: int) -> Array:
-        u = STEP * np.arange(first, first + BLOCK)
-        phi, psi = np.empty((2, len(laws), BLOCK))
+        u = STEP * np.arange(first, first + many)
+        phi, psi = np.empty((2, len(laws), many))
         for c, law in enumerate(laws):
             phi[c], psi[c] = integral(law, partial(_transforms, x=x, white=white, u=u + logs[c]), rule, 1.0)[0]
         phi = np.maximum(phi, np.finfo(float).tiny)  # where no kernel is left, as log 0 of what counts for nothing
@@ -185,8 +189,8 @@ def _expected(
     # E y <= e^u pi / N: below this u all kernels together are less than what is left out
     start = int(np.floor((np.log(LEFT_OUT) - np.log(len(laws)) - (logs + np.log(counts)).max()) / STEP))
     total = np.zeros(len(laws))
-    for step in range(MOST):
-        found = block(start + step * BLOCK)
+    for first in range(start, int(2 * MOST / STEP), many):
+        found = block(first)
         total += found.sum(axis=1)
         if total.sum() > 0.5 and found[:, -1].sum() <= LEFT_OUT * STEP:
             return total

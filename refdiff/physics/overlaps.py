@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
-from refdiff.distributions.covariances import NO_DENSITY, Diagonal
+from refdiff.distributions.covariances import NO_DENSITY, Diagonal, tiles
 from refdiff.metrics.compared import same_space
 from refdiff.operators import Operator
 
@@ -59,19 +59,20 @@ def _bends(law: GaussianMixture, x: Array, h: Array) -> Array:
     """L^2 of the density of `law` at points x (n, d), shape (n,)."""
     if law.covariances.singular:
         raise ValueError(NO_DENSITY.format(what="a covariance of p and q together"))
-    precision = np.broadcast_to(law.covariances.inverse().dense(law.dim), (law.count, law.dim, law.dim))
-    turned = h @ precision  # H V^-1, (K, d, d)
+    inverse = law.covariances.inverse().dense(law.dim)
+    turned = h @ inverse  # H V^-1, shape (K or 1, d, d)
     trace, square = np.einsum("kii->k", turned), np.einsum("kij,kji->k", turned, turned)
-    log_det = np.broadcast_to(law.covariances.log_det(law.dim), law.count)
+    log_det = law.covariances.log_det(law.dim) + law.dim * np.log(2 * np.pi)
+    logs = law.log_weights - 0.5 * (law.covariances.squared_distance(x, law.means) + log_det)
     result = np.zeros(len(x))
-    for k in range(law.count):
-        g = (x - law.means[k]) @ precision[k]
+    for ks in tiles(len(x), *law.means.shape):
+        own = (slice(0, 1) if len(part) == 1 else ks for part in (inverse, trace, square))
+        precision, traced, squared = (part[k] for part, k in zip((inverse, trace, square), own, strict=True))
+        g = np.squeeze(precision @ (x[:, None, :] - law.means[ks])[..., None], axis=-1)
         hg = g @ h
-        first = (g * hg).sum(axis=1) - trace[k]
-        bend = first**2 - 4 * np.einsum("ni,ij,nj->n", hg, precision[k], hg) + 2 * square[k]
-        distance = (g * (x - law.means[k])).sum(axis=1)
-        logs = law.log_weights[k] - 0.5 * (distance + law.dim * np.log(2 * np.pi) + log_det[k])
-        result += bend * np.exp(logs)
+        turning = np.squeeze(precision @ hg[..., None], axis=-1)
+        bend = ((g * hg).sum(axis=2) - traced) ** 2 - 4 * (hg * turning).sum(axis=2) + 2 * squared
+        result += (bend * np.exp(logs[:, ks])).sum(axis=1)
     return result
 
 
