@@ -65,8 +65,8 @@ class CoupledLaw:
     def distance(self) -> float:
         """(E |x - y|^2)^(1/2), from the root, so that a small distance keeps its digits."""
         d = len(self.mean) // 2
-        gaps = self.mean[:d] - self.mean[d:], self.root[:d] - self.root[d:]
-        return float(np.hypot(*(np.linalg.norm(gap) for gap in gaps)))
+        shift, spread = self.mean[:d] - self.mean[d:], self.root[:d] - self.root[d:]
+        return float(np.hypot(np.linalg.norm(shift), np.linalg.norm(spread)))
 
     @property
     def wasserstein(self) -> float:

@@ -187,6 +187,11 @@ def extra_term(case: Case, wrong: bool) -> list[Sides]:
     return sides
 
 
+def curled(v0: float, omega: float) -> AffineScore:
+    """s^ = -x / (v0 + t^2) + omega J x in the plane, points of shape (n, 2), with omega the curl."""
+    return AffineScore(lambda t: np.eye(2) / (v0 + t * t) - omega * CURL, lambda _: 0.0, 2)
+
+
 @identity(
     "Flows of a score with a curl come apart by more than the bound",
     topic=TOPIC,
@@ -203,7 +208,7 @@ def flows_turn(case: Case, wrong: bool) -> list[Sides]:
     for _ in range(2):
         v0, end, omega = rng.uniform(0.2, 0.5), rng.uniform(1.0, 1.5), rng.uniform(0.1, 0.3)
         model = ExactModel(Gaussian([0.0, 0.0], v0), VEPower(1.0, T=end))
-        score = AffineScore(lambda t, v0=v0, omega=omega: np.eye(2) / (v0 + t * t) - omega * CURL, lambda _: 0.0, 2)
+        score = curled(v0, omega)
         bound = wasserstein_bound(model, score, stochasticity=1.0).value
         shared = coupled_law(model, score, stochasticity=1.0)
 

@@ -51,6 +51,11 @@ def pushed_kl(q: GaussianMixture, p: GaussianMixture, eps: float, slope: float =
     return float(weight @ (q.logpdf(x) - np.log1p(eps * dv) - p.logpdf(moved)))
 
 
+def falling(q: GaussianMixture, p: GaussianMixture, slope: float) -> Array:
+    """d/d eps of `pushed_kl` of two laws at eps = 0, a scalar, with its `slope`."""
+    return numeric.derivative(lambda eps: np.asarray(pushed_kl(q, p, eps, slope)), 0.0, 0.01)
+
+
 @identity(
     "Gradient flow of KL between Gaussians, particles and all",
     topic=TOPIC,
@@ -134,7 +139,7 @@ def mixture_flow(case: Case, wrong: bool) -> list[Sides]:
     flux = -bend - (here.score(at) * u)[:, 0]  # -div(q u) / q
     rate = model.log_density_rate(at, 0.3)
     return [
-        Sides(numeric.derivative(lambda e: np.asarray(pushed_kl(q, p, e, 0.0)), 0.0, 0.01), -square),
+        Sides(falling(q, p, 0.0), -square),
         Sides(numeric.derivative(falls, 0.0, 0.01), -dissipation(target, here, route=Quadrature()).value),
         Sides(rate, flux, scale=np.abs(bend) + np.abs(rate) + 1),
     ]
@@ -196,7 +201,8 @@ def projected_step(case: Case, wrong: bool) -> list[Sides]:
     sides = []
     for kinds, parameters in (((0, 1), theta[:2]), ((0, 1, 2), theta)):
         part = basis[list(kinds)]
-        x, slope = parameters @ part, parameters[1:] @ np.stack([np.ones_like(z), 3 * z**2])[: len(kinds) - 1]
+        steep = np.stack([np.ones_like(z), 3 * z**2])[: len(kinds) - 1]
+        x, slope = parameters @ part, parameters[1:] @ steep
         # log q(g(z)) = log phi(z) - log g'(z), so grad log q = [-z - g''/g'] / g'
         bend = 6 * z * parameters[2] if len(kinds) == 3 else 0 * z
         pull = -(x - mean) / std**2 - (-z - bend / slope) / slope
@@ -205,15 +211,11 @@ def projected_step(case: Case, wrong: bool) -> list[Sides]:
         least = np.linalg.lstsq((part * root).T, root * (x + eps * pull), rcond=None)[0]
         expected = parameters + eps * (force if wrong else np.linalg.solve(gram, force))
 
-        def kl(q: Array, part: Array = part, kinds: tuple[int, ...] = kinds) -> float:
-            slope = q[1] + (3 * q[2] * z**2 if len(kinds) == 3 else 0)
-            at = q @ part
-            return float(w @ (-(z**2) / 2 - np.log(slope) + (at - mean) ** 2 / (2 * std**2)))
+        def kl(q: Array, part: Array = part, steep: Array = steep) -> Array:
+            """But for constants, at parameters (n, k)."""
+            return np.asarray((-np.log(q[:, 1:] @ steep) + (q @ part - mean) ** 2 / (2 * std**2)) @ w)
 
-        gradient = np.array([
-            float(numeric.derivative(lambda u, e=e, q=parameters, kl=kl: np.asarray(kl(q + u * e)), 0.0, 3e-3))
-            for e in np.eye(len(kinds))
-        ])  # fmt: skip
+        gradient = numeric.jacobian(kl, parameters[None], 3e-3)[0]
         sides += [Sides(least, expected), Sides(-2 * eps * force, 2 * eps * gradient)]
         if len(kinds) == 2:
             a, b = parameters
@@ -240,16 +242,15 @@ def monotone_functions(case: Case, wrong: bool) -> list[Sides]:
     sides = []
     for k in (0.5, 1.0, 3.0):
         rate = -weight @ (square if wrong else expit(k * ratio) * square)
-        found = numeric.derivative(lambda e, k=k: np.asarray(pushed_kl(q, p, e, k)), 0.0, 0.01)
-        sides += [Sides(found, rate), below(float(rate), 0.0)]
+        sides += [Sides(falling(q, p, k), rate), below(float(rate), 0.0)]
     q, p = Gaussian([-2.0], 1.7**2), Gaussian([1.0], 0.8**2)
     x, step = line(p, q)
     weight, ratio = np.exp(q.logpdf(x)) * step, p.logpdf(x) - q.logpdf(x)
     square = (p.score(x) - q.score(x))[:, 0] ** 2
     slopes = (np.ones_like(ratio), np.cosh(np.clip(ratio, -300, 300)) ** -2.0, expit(ratio))
-    found = [float(-weight @ (one * square)) for one in slopes]
+    rates = [float(-weight @ (one * square)) for one in slopes]
     # as the spec prints them
-    return [*sides, Sides(np.round(found[0], 2), -26.25), Sides(np.round(found[1:], 3), [-0.733, -0.706])]
+    return [*sides, Sides(np.round(rates[0], 2), -26.25), Sides(np.round(rates[1:], 3), [-0.733, -0.706])]
 
 
 @identity(

@@ -165,7 +165,8 @@ def three_ways(case: ProcessCase, wrong: bool) -> list[Sides]:
     wide, process, s, t = with_gaussian_data(case, 2), case.process, case.s, case.t
     model = wide.model
     target, exact = model.marginal(s), AffineScore.exact(model)
-    laws = [gaussian_flow(wide.law, process, t, s).push(model.marginal(t))]
+    data = Gaussian(wide.law.mean(), wide.law.cov())
+    laws: list[GaussianMixture] = [gaussian_flow(data, process, t, s).push(model.marginal(t))]
     laws += [coupled_law(model, exact, stochasticity=k, start=s, end=t).generated for k in (0.6, 1.0)]
     line_model = ExactModel(PEAKS, process)
     one, other = line_model.marginal(s), line_model.marginal(t)
@@ -173,7 +174,8 @@ def three_ways(case: ProcessCase, wrong: bool) -> list[Sides]:
     if wrong:  # what is left of it for one data point
         step = process.channel(s, t).reverse(process.kernel(s).push(Gaussian(wide.law.mean(), 0.0)))
     laws.append(step.push(model.marginal(t)))
-    x, cell = (part[::4] if np.ndim(part) else 4 * part for part in line(other))  # an eighth of a deviation
+    x, cell = line(other)
+    x, cell = x[::4], 4 * cell  # steps of an eighth of a deviation
     at = quantile(one, np.array([0.2, 0.5, 0.8]))
     weight = np.exp(other.logpdf(x)) * cell
     channel = process.channel(s, t)

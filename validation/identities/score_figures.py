@@ -86,6 +86,11 @@ def few_samples(case: Case, wrong: bool) -> list[Sides]:
     return [below(10 * (between if wrong else inside), inside if wrong else between)]
 
 
+def slope(law: GaussianMixture, x: Array, e: Array, h: float) -> Array:
+    """d/du log p(x + u e) at points x (n, d) along e (n, d) by a stencil of width h, shape (n,)."""
+    return numeric.derivative(lambda u: law.logpdf(x + u * e), 0.0, h)
+
+
 @identity(
     "What the arrows of scores and of Langevin's steps mean",
     topic=TOPIC,
@@ -105,7 +110,7 @@ def arrows(case: LawCase, wrong: bool) -> list[Sides]:
     other = rng.standard_normal(x.shape)
     other /= np.linalg.norm(other, axis=1, keepdims=True)
     h = 0.02 * smallest_std(law)
-    along, aside = (numeric.derivative(lambda u, e=e: law.logpdf(x + u * e), 0.0, h) for e in (ahead, other))
+    along, aside = (slope(law, x, e, h) for e in (ahead, other))
     # rounding of log p over the step, beside the slopes themselves
     scale = size + np.abs(law.logpdf(x)) + 1 / smallest_std(law)
     return [Sides(along, size, scale=scale), Sides(np.minimum(size - aside, 0), 0.0, scale=scale)]
@@ -132,14 +137,14 @@ def energies(case: Case, wrong: bool) -> list[Sides]:
 
     def loss(parameters: Array) -> Array:
         energy = parameters @ powers
-        partition = np.log(np.exp(-energy).sum() * (x[1] - x[0]))
-        return np.asarray(weight @ energy + partition)
+        partition = np.log(np.exp(-energy).sum(axis=1) * (x[1] - x[0]))
+        return np.asarray(energy @ weight + partition)
 
     model = np.exp(-phi @ powers)
     model /= model.sum()
     at_data, at_model = powers @ weight, powers @ model
     right = at_data - (0.0 if wrong else 1.0) * at_model
-    left = [numeric.derivative(lambda u, e=e: loss(phi + u * e), 0.0, 0.01) for e in np.eye(4)]
+    left = numeric.jacobian(loss, phi[None], 0.01)[0]
     return [Sides(left, right, scale=np.abs(at_data).max() + np.abs(at_model).max())]
 
 

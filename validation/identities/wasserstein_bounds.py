@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.integrate import quad, solve_ivp
 
+from refdiff import operators
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, wasserstein
 from refdiff.expectations import Quadrature
@@ -40,6 +41,11 @@ def below(less: float, more: float) -> Sides:
     return Sides(min(more - less, 0.0), 0.0, scale=abs(less) + abs(more))
 
 
+def scaled(std: float, a: float, b: float) -> AffineScore:
+    """s^ = -a (x - b) / (s^2 + t^2) on the line, of data of the deviation `std`, shape (n, 1)."""
+    return AffineScore(lambda t: a / (std**2 + t * t), lambda _: b, 1)
+
+
 @identity(
     "The Wasserstein bound in closed form, for flow and equation",
     topic=TOPIC,
@@ -58,7 +64,7 @@ def closed_bound(case: Case, wrong: bool) -> list[Sides]:
     for k, a in ((0.0, 1.0), (1.0, 1.0), (0.0, rng.uniform(0.7, 1.4)), (rng.uniform(0.3, 1.2), rng.uniform(0.7, 1.4))):
         std, end, b = rng.uniform(0.3, 1.0), rng.uniform(2.0, 6.0), rng.uniform(0.2, 0.6)
         model = ExactModel(Gaussian([0.0], std**2), VEPower(1.0, T=end))
-        score = AffineScore(lambda t, a=a, v=std**2: a / (v + t * t), lambda _, b=b: b, 1)
+        score = scaled(std, a, b)
         v0, vt, half = std**2, std**2 + end**2, (1 + k * k) / 2
         grown = (v0 / vt) ** (a * half)
         noise = quad(lambda v, a=a, k=k, v0=v0, half=half: k * k * (v0 / v) ** (2 * a * half), v0, vt)[0]
@@ -91,15 +97,18 @@ def systems(rng: np.random.Generator) -> list[tuple[ExactModel, AffineScore, Gau
     found = []
     for process, end in processes:
         model = ExactModel(gaussian(rng, 2), process)
-        exact, shear, shift = AffineScore.exact(model), rng.standard_normal((2, 2)), rng.standard_normal(2)
-
-        def steep(t: float, exact: AffineScore = exact, shear: Array = shear) -> Array:
-            a = exact.precision_at(t)
-            return np.asarray(a * np.eye(2) if a.ndim < 2 else a) + 0.5 * shear
-
-        score = AffineScore(steep, lambda t, exact=exact, shift=shift: exact.centre_at(t) + 0.2 * shift, 2)
+        score = sheared(AffineScore.exact(model), rng.standard_normal((2, 2)), rng.standard_normal(2))
         found.append((model, score, gaussian(rng, 2), end))
     return found
+
+
+def sheared(exact: AffineScore, shear: Array, shift: Array) -> AffineScore:
+    """An affine score in the plane, `exact` but for a shear (2, 2) and a shift (2,) of its centre."""
+
+    def steep(t: float) -> Array:
+        return np.asarray(operators.dense(exact.precision_at(t), 2) + 0.5 * shear)
+
+    return AffineScore(steep, lambda t: exact.centre_at(t) + 0.2 * shift, 2)
 
 
 @identity(
