@@ -7,7 +7,7 @@ from refdiff import BetaTable, ExactModel, Gaussian, GaussianMixture
 from refdiff.distributions import kl_divergence
 from refdiff.expectations import MonteCarlo, Quadrature
 from refdiff.path_measures import AffineScore, affine_reverse, conditional_kl, path_kl
-from refdiff.processes import LinearProcess
+from refdiff.processes import AffineProcess, LinearProcess
 from refdiff.schedules import FlowMatching, VPLinear
 from refdiff.stochastic import StochasticEquation, marginal_family
 
@@ -93,6 +93,32 @@ def test_two_models_of_one_process_differ_by_their_data(process):
     last = p.process.T
     found = path_kl(p, q, prior=q.marginal(last))
     np.testing.assert_allclose(found.value, kl_divergence(one, other), rtol=1e-10)
+
+
+AXES = AffineProcess([VPLinear(0.5, 4.0), VPLinear(1.0, 9.0)])
+
+
+@pytest.mark.parametrize(
+    "process",
+    [AXES, LinearProcess([[0.0, 1.0], [-1.0, -2.0]], [[0.0], [1.5]], force=[0.2, -0.1])],
+    ids=["axes", "singular noise and a force"],
+)
+def test_every_kind_of_process_has_its_own_norm(process):
+    one, other = Gaussian([0.3, 0.1], [[0.5, 0.1], [0.1, 0.4]]), Gaussian([-0.2, 0.0], [[0.8, -0.2], [-0.2, 0.5]])
+    p, q = ExactModel(one, process), ExactModel(other, process)
+    exact = path_kl(p, q, prior=q.marginal(1.0))
+    np.testing.assert_allclose(exact.value, kl_divergence(one, other), rtol=1e-10)
+    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(1000, 5))
+    assert abs(drawn.value - exact.value) < 4.5 * drawn.error
+    # with a score that is not of any data: from both ends
+    score, k = AffineScore(lambda t: [[1.5, 0.3], [0.1, 1.2]], lambda t: [0.1, 0.2], 2), 0.7
+    made = affine_reverse(p.process, score, k).transition(1.0, 0.1).push(q.marginal(1.0))
+    here = p.marginal(0.1)
+    ends = kl_divergence(Gaussian(here.mean(), here.cov()), Gaussian(made.mean(), made.cov()))
+    prior = Gaussian(q.marginal(1.0).mean(), q.marginal(1.0).cov())
+    given = conditional_kl(p, score, start=0.1, stochasticity=k, prior=prior)
+    whole = path_kl(p, score, start=0.1, stochasticity=k, prior=prior).value
+    np.testing.assert_allclose(whole, ends + given, rtol=1e-8)
 
 
 def test_mixtures_differ_by_their_data_too():

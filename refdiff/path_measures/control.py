@@ -117,7 +117,7 @@ def optimal_control(equation: StochasticEquation, weight: Weight) -> Control:
         g, pull = equation.noise_at(x, t), np.asarray(weight.gradient(x, t))
         if equation.additive:
             return operators.apply(g.T, pull)
-        return g * pull if g.ndim == 2 else np.einsum("nij,ni->nj", g, pull)
+        return np.asarray(g * pull if g.ndim == 2 else np.einsum("nij,ni->nj", g, pull))
 
     return control
 

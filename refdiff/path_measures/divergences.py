@@ -164,7 +164,7 @@ def conditional_kl(
         mean, cov = state[:dim], state[dim:-1].reshape(dim, dim)
         moved = operators.dense(back.linear_at(t), dim) @ cov
         grown = moved + moved.T - k * k * operators.dense(diffusion, dim)
-        parts = (
+        parts: tuple[tuple[float, Operator, Array], ...] = (
             (-(1 + k * k) / 2, score.precision_at(t), score.centre_at(t)),
             ((1 - k * k) / 2, exact.precision_at(t), law.means[0]),
             (k * k, np.linalg.inv(cov), mean),
@@ -172,8 +172,8 @@ def conditional_kl(
         gain: Operator = np.zeros(())
         shift: Array = np.zeros(dim)
         for share, precision, centre in parts:
-            gain = operators.add(gain, share * precision)
-            shift = shift + share * operators.apply(precision, law.means[0] - centre)
+            gain = operators.add(gain, np.asarray(share * precision))
+            shift = np.asarray(shift + share * operators.apply(precision, law.means[0] - centre))
         energy = -_affine_energy(gain, shift, law, diffusion)
         return np.concatenate([operators.apply(back.linear_at(t), mean) + back.force_at(t), grown.ravel(), [energy]])
 

@@ -45,7 +45,7 @@ def references(rng: np.random.Generator) -> dict[str, Process]:
 
 
 def pulled_equation(process: Process, end: Array, share: float) -> AffineEquation:
-    """The bridge of a process on the plane to a point, with that share of its pull."""
+    """The bridge of a process on the plane to a point, its `end` (2,), with that share of its pull."""
 
     def pull(u: float) -> tuple[Array, Array]:
         """D K' N^-1 and K of the channel to the end."""
@@ -109,11 +109,11 @@ def backward_equation(case: Case, wrong: bool) -> list[Sides]:
     for process in references(rng).values():
         for weight in (EndWeight(process, ends), EndLaw(process, ends, start)):
             x = process.kernel(t).at(start).sample(3, rng)
-            found += backward_terms(weight, process, x, t, wrong)
+            found += _backward_terms(weight, process, x, t, wrong)
     return found
 
 
-def backward_terms(weight: Weight, process: Process, x: Array, t: float, wrong: bool) -> list[Sides]:
+def _backward_terms(weight: Weight, process: Process, x: Array, t: float, wrong: bool) -> list[Sides]:
     """The terms of the backward equation of log h at points x (n, 2), which add up to 0, and the gradient."""
     pull, d = weight.gradient(x, t), operators.dense(process.diffusion(t), 2)
     bend = numeric.jacobian(lambda y: np.asarray(weight.gradient(y, t)), x, 0.02)

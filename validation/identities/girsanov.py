@@ -34,7 +34,7 @@ Drift = Callable[[Array, float], Array]
 
 
 def drifts(rng: np.random.Generator, dim: int, size: float = 1.0) -> tuple[Drift, Drift]:
-    """Two drifts that are not affine, from random matrices of a size."""
+    """Two drifts on R^d, d = `dim`, that are not affine, from random matrices of a size."""
     one, other = size * rng.standard_normal((2, dim, dim)) / np.sqrt(dim)
 
     def b(x: Array, t: float) -> Array:
@@ -47,7 +47,7 @@ def drifts(rng: np.random.Generator, dim: int, size: float = 1.0) -> tuple[Drift
 
 
 def walked(equation: StochasticEquation, start: Array, times: Array, noises: Array) -> Array:
-    """The Euler-Maruyama chain from start (n, d) driven by unit normals (N, n, m), shape (N + 1, n, d)."""
+    """The chain of an `equation` at `times` (N + 1,) from start (n, d) driven by unit `noises` (N, n, m)."""
     path = [start]
     for t, h, z in zip(times[:-1], np.diff(times), noises, strict=True):
         x = path[-1]
@@ -56,7 +56,7 @@ def walked(equation: StochasticEquation, start: Array, times: Array, noises: Arr
 
 
 def noises(rng: np.random.Generator, dim: int) -> dict[str, StochasticEquation]:
-    """Equations without drift, one for each kind of noise: of time alone or of the state, with a root of full rank."""
+    """Equations on R^d, d = `dim`, without drift, one for each kind of noise, with roots of full rank."""
     variances, matrix = rng.uniform(0.5, 2.0, dim), well_conditioned(rng, dim)
 
     def still(x: Array, t: float) -> Array:  # noqa: ARG001
@@ -78,7 +78,7 @@ def noises(rng: np.random.Generator, dim: int) -> dict[str, StochasticEquation]:
 
 
 def with_drift(equation: StochasticEquation, drift: Drift) -> StochasticEquation:
-    """The same noise with a drift."""
+    """The noise of an `equation` with another drift."""
     return StochasticEquation(drift, equation.noise, equation.dim, equation.additive, equation.motions)
 
 
@@ -88,7 +88,7 @@ def constant(drift: Array, g: Array) -> StochasticEquation:
 
 
 def step_densities(equation: StochasticEquation, paths: Array, times: Array) -> tuple[Array, Array]:
-    """sum log N(x_{i+1}; x_i + b h, D |h|) of paths (N + 1, n, d) by eigenvectors, (n,), and the size of its terms."""
+    """sum log N(x_{i+1}; x_i + b h, D |h|) of an `equation` for paths (N + 1, n, d) at `times`, and the terms' size."""
     total, size = np.zeros(paths.shape[1]), np.zeros(paths.shape[1])
     for i, h in enumerate(np.diff(times)):
         x = paths[i]

@@ -29,7 +29,7 @@ TOPIC = "Ito's calculus"
 
 
 def square(dim: int) -> Smooth:
-    """|x|^2."""
+    """|x|^2 on R^d, d = `dim`."""
     return Smooth(
         lambda x, t: (x * x).sum(axis=1),
         lambda x, t: 2 * x,
