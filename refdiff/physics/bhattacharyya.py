@@ -9,7 +9,7 @@ Gaussians N(m, P) and N(n, Q), with M = (P + Q) / 2 and u = m - n, have closed f
     B       = u' M^-1 u / 8 + sum_i log cosh(log(r_i) / 2) / 2,     r_i the eigenvalues of P^-1 Q
     int F   = -(U / 4) M^-1 u = -dU/dn
 
-so that the total force pulls along Fisher's discriminant direction M^-1 u exactly, for different covariances too (at
+so that the total force pushes along Fisher's discriminant direction M^-1 u exactly, for different covariances too (at
 every point F has that direction where P = Q), but away from p: U falls. PHY-111 leaves the sign open. Mixtures are
 summed under (p + q) / 2, where all is bounded: U = E 1 / cosh(log(p / q) / 2). Sources: PHY-103, PHY-108, PHY-110,
 PHY-111.
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, answered, points
+from refdiff.arguments import Array, answered, points, real_array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY, Dense
 from refdiff.expectations import Estimate, Quadrature, Route, checked, draws, integral, name_of
@@ -133,8 +133,9 @@ def affine_rate(p: Gaussian, q: Gaussian, gain: ArrayLike, offset: ArrayLike = 0
     a = operators.operator("gain", gain)
     operators.fits("gain", a, p.dim)
     moved = operators.dense(a, p.dim) @ q.cov()
-    grown, shift = moved + moved.T, operators.apply(a, q.mean()) + np.asarray(offset, dtype=np.float64)
-    operators.fits("offset", shift, p.dim)
+    b = real_array("offset", offset, ndim=(0, 1))
+    operators.fits("offset", b, p.dim)
+    grown, shift = moved + moved.T, operators.apply(a, q.mean()) + b
     middle, w = (p.cov() + q.cov()) / 2, fisher_direction(p, q)
     volume = np.trace(np.linalg.solve(q.cov(), grown)) - np.trace(np.linalg.solve(middle, grown))
     return float(np.exp(-_distance(p, q)) * (w @ shift / 4 + w @ grown @ w / 16 + volume / 4))

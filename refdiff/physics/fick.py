@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, points
+from refdiff.arguments import Array, points, real_array
 from refdiff.distributions import GaussianMixture
 from refdiff.operators import Operator
 
@@ -41,18 +41,19 @@ def flux(law: GaussianMixture, x: ArrayLike, diffusivity: ArrayLike, control: Ar
         control: u at the points, shape (..., d), or one velocity (d,) or number everywhere.
 
     Raises:
-        TypeError: law is none of this library's.
+        TypeError: law is none of this library's, or u no numbers.
         ValueError: the law has no density, D does not fit it, or u not the points.
     """
     d = _diffusivity(law, diffusivity)
     rows, restore = points("x", x, law.dim)
-    u = np.asarray(control, dtype=np.float64)
-    if u.ndim > 1 and u.shape != np.shape(x):
-        raise ValueError(f"control must have the shape of x, {np.shape(x)}, got {u.shape}")
-    operators.fits("control", u if u.ndim < 2 else u.reshape(rows.shape)[0], law.dim)
-    if not np.isfinite(u).all():
-        raise ValueError(f"control must be finite, got {u[~np.isfinite(u)].flat[0]}")
-    total = (u if u.ndim < 2 else u.reshape(rows.shape)) - operators.apply(d, law.score(rows))
+    u = real_array("control", control)
+    if u.ndim > 1:
+        if u.shape != np.shape(x):
+            raise ValueError(f"control must have the shape of x, {np.shape(x)}, got {u.shape}")
+        u = u.reshape(rows.shape)
+    else:
+        operators.fits("control", u, law.dim)
+    total = u - operators.apply(d, law.score(rows))
     return restore(np.exp(law.logpdf(rows))[:, None] * total)
 
 

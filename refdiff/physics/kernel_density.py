@@ -228,7 +228,7 @@ def optimal_bandwidth(law: GaussianMixture, count: int, shape: ArrayLike = 1.0, 
     def error(log_h: float) -> float:
         return float(np.log(mise(law, np.exp(2 * log_h) * h1, n)))
 
-    tried = np.log(leading) + np.linspace(*np.log(RANGE), TRIED)
+    tried = np.log(leading * np.geomspace(*RANGE, TRIED))
     best = int(np.argmin([error(log_h) for log_h in tried.tolist()]))
     bracket = tried[max(best - 1, 0)], tried[min(best + 1, TRIED - 1)]
     return float(np.exp(minimize_scalar(error, bounds=bracket, method="bounded", options={"xatol": 1e-9}).x))

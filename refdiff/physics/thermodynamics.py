@@ -71,7 +71,8 @@ class EntropyBalance:
     def under_control(self, rate: float) -> tuple[Estimate, Estimate, Estimate]:
         """Production, rate of entropy and heat where a control carries the density at the `rate` r of its clock.
 
-        r^2 Pi, r dS/dt and r^2 Pi - r dS/dt, with the same noise; nothing is produced while it is stopped.
+        r^2 Pi, r dS/dt and r^2 Pi - r dS/dt, with the same noise; nothing is produced while it is stopped. Not for a
+        balance with a parity, whose Pi counts a part of v only.
         """
         r = real_scalar("rate", rate)
         made, gained = self.production, self.rate
