@@ -9,11 +9,11 @@ from refdiff.kernels.numba import pair_sums
 from refdiff.kernels.numba.compiling import blocks
 
 
-def sums_of(x, y, w, name, scale, power, threads=None):
+def sums_of(x, y, w, name, scale, power, threads=None, products=False):
     sums, squares = np.empty(len(x)), np.empty(len(x))
     kind = getattr(pair_sums, name)
     count = -(-len(x) // pair_sums.LANES)
-    blocks(pair_sums.row_sums, count, x, y, w, kind, scale, power, sums, squares, threads=threads)
+    blocks(pair_sums.row_sums, count, x, y, w, kind, scale, power, products, sums, squares, threads=threads)
     return sums, squares
 
 
@@ -64,3 +64,23 @@ def test_many_terms_err_by_their_number_of_tiles_at_most():
     assert (
         abs(sums[0] / exact - 1) < 1e-13
     )  # 32 + 3125 additions in a row would at worst err by 3.5e-13, one by one 1e-11
+
+
+@pytest.mark.parametrize("kind", [("GAUSSIAN", -0.02, 1.0), ("POWER", 0.02, 0.5), ("POWER", 0.02, 2.3)])
+def test_products_serve_where_points_are_near_their_middle(kind):
+    rng = np.random.default_rng(3)
+    x, y, w = rng.normal(size=(140, 30)), rng.normal(size=(75, 30)), rng.random(75)
+    x[:75] = y
+    code = getattr(pair_sums, kind[0])
+    assert pair_sums.by_products(y, code, kind[1])
+    exact = (
+        FUNCTIONS[kind] if kind in FUNCTIONS else {"GAUSSIAN": np.exp2, "POWER": lambda l: (1 + l) ** -kind[2]}[kind[0]]
+    )
+    values = exact(kind[1] * ((x[:, None] - y) ** 2).sum(axis=2))
+    sums, squares = sums_of(x, y, w, *kind, products=True)
+    # 2 |l| + 3 p |y|^2 is 7 at most: some tens of roundings with those of the products' sums
+    np.testing.assert_allclose(sums, values @ w, rtol=1e-14)
+    np.testing.assert_allclose(squares, values**2 @ w, rtol=2e-14)
+    assert not pair_sums.by_products(40 * y, code, kind[1])
+    assert not pair_sums.by_products(y[:, :3], code, kind[1])
+    assert not pair_sums.by_products(y, pair_sums.LAPLACE, kind[1])

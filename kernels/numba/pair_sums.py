@@ -7,9 +7,11 @@ r"""Sums of a kernel over all pairs of two sets of points, without the array of 
     POWER      k = (1 + l)^-a                l = p r^2,  p > 0,  with a root or a reciprocal where a is 1/2 or 1
     DISTANCE   k = sqrt l                    l = r^2
 
-Lanes are points x; points y come in tiles that stay in cache. Squares are those of differences: they keep their digits
-where points are near each other, which matters in a square root. Partial sums of a tile are added once, so that
-rounding errors grow with the number of tiles and the length of one. A point's sums depend on nothing but y and w.
+Lanes are points x; points y come in tiles that stay in cache. Squares of differences keep their digits where points
+are near each other, which matters in a square root. |x|^2 - 2 x.y + |y|^2 takes fewer instructions where axes are
+many, and errs by roundings of p (|x|^2 + |y|^2) <= 2 |l| + 3 p |y|^2: it serves the two functions that are smooth at
+l = 0 while p |y|^2 is below the number of axes (`by_products`). Partial sums of a tile are added once, so that rounding
+errors grow with the number of tiles and the length of one. A point's sums depend on nothing but y and w.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ import numpy as np
 
 from refdiff.kernels.numba.compiling import compiled, shared, wide_vectors
 from refdiff.kernels.numba.lanes import aligned, borrowed, keep, load, store_line
-from refdiff.kernels.numba.tiles import LANES, logits
+from refdiff.kernels.numba.tiles import LANES, inner_logits, logits
 from refdiff.kernels.numba.vector_math import LOG2_E, exp2_nonpositive, log
 
 GAUSSIAN, LAPLACE, POWER, DISTANCE = range(4)
 TILE = 32  # points y at a time: their squares to a block of lanes are 32 kB
+MANY = 12  # axes from which products are faster
 LEAST = -500.0  # a power of two below it is nothing: its square would be a subnormal number, which takes long
 
 
@@ -37,7 +40,8 @@ def _kernel(kind: int, power: float, size: int, rows: Any) -> None:
         for k in range(size):
             row = rows[k]
             for i in range(LANES):
-                row[i] = exp2_nonpositive(row[i]) if row[i] > LEAST else 0.0
+                l = min(row[i], 0.0)  # a product may have rounded above
+                row[i] = exp2_nonpositive(l) if l > LEAST else 0.0
     elif kind == LAPLACE:
         for k in range(size):
             row = rows[k]
@@ -85,6 +89,13 @@ def _sum(rows: Any, weights: Any, begin: int, size: int, part: Any, total: Any) 
             total[m, i] += part[m, i]
 
 
+def by_products(y: Any, kind: int, scale: float) -> bool:
+    """Whether products serve for points y (m, d), which should be about 0, a kind of kernel and its scale p."""
+    if y.shape[1] < MANY or kind not in (GAUSSIAN, POWER):
+        return False
+    return bool(abs(scale) * (y * y).sum(axis=1).max() <= y.shape[1])
+
+
 @compiled
 def row_sums(
     first: int,
@@ -95,6 +106,7 @@ def row_sums(
     kind: int,
     scale: float,
     power: float,
+    products: bool,
     sums: Any,
     squares: Any,
 ) -> None:
@@ -107,6 +119,7 @@ def row_sums(
         kind: GAUSSIAN, LAPLACE, POWER or DISTANCE.
         scale: p, what a squared distance is multiplied with.
         power: a.
+        products: whether products serve.
         sums: for S.
         squares: for T.
     """
@@ -117,18 +130,34 @@ def row_sums(
         aligned((TILE, LANES), x.dtype),
         aligned((2, LANES), x.dtype),
         aligned((2, LANES), x.dtype),
-        aligned((LANES,), x.dtype),
+        aligned((2, LANES), x.dtype),
         np.full((TILE, 1), scale, x.dtype),
         np.zeros(TILE, x.dtype),
+        np.zeros((TILE, dim), x.dtype),
     )
-    lanes, rows, part, total, top, scales, offsets = borrowed(owned)
+    lanes, rows, part, total, spare, scales, offsets, table = borrowed(owned)
     points, masses = borrowed(y), borrowed(weights)
+    lengths, top = spare[0], spare[1]
     for block in range(first, last):
         held = load(x, block * LANES, lanes)
         total[:] = 0
+        lengths[:] = 0
+        for j in range(dim):
+            for i in range(LANES):
+                lengths[i] += lanes[j, i] * lanes[j, i]
         for begin in range(0, count, TILE):
             size = min(TILE, count - begin)
-            logits(lanes, points[begin : begin + size], scales, offsets, size, rows, top)
+            if products:
+                for k in range(size):
+                    length = 0.0
+                    for j in range(dim):
+                        value = points[begin + k, j]
+                        length += value * value
+                        table[k, j] = -2 * scale * value
+                    offsets[k] = scale * length
+                inner_logits(lanes, table, scales, offsets, lengths, size, rows, top)
+            else:
+                logits(lanes, points[begin : begin + size], scales, offsets, size, rows, top)
             _kernel(kind, power, size, rows)
             _sum(rows, masses, begin, size, part, total)
         store_line(total[0], held, block * LANES, sums)

@@ -27,10 +27,12 @@ def row_sums(kernel: Kernel, x: Array, y: Array, weights: Array) -> tuple[Array,
         from refdiff.kernels.numba.tiles import LANES
 
         name, scale, power = kernel.compiled
-        sums, squares = np.empty(len(x)), np.empty(len(x))
-        points = [np.ascontiguousarray(part) for part in (x, y, weights)]
-        settings = getattr(pair_sums, name), scale, power
-        blocks(pair_sums.row_sums, -(-len(x) // LANES), *points, *settings, sums, squares)
+        kind, sums, squares = getattr(pair_sums, name), np.empty(len(x)), np.empty(len(x))
+        centre = y.mean(axis=0)  # lengths of points are not to be those of their middle
+        x, y = np.ascontiguousarray(x - centre), np.ascontiguousarray(y - centre)
+        settings = kind, scale, power, pair_sums.by_products(y, kind, scale)
+        weights = np.ascontiguousarray(weights)
+        blocks(pair_sums.row_sums, -(-len(x) // LANES), x, y, weights, *settings, sums, squares)
         return (-sums if kernel is DISTANCE else sums), squares
     from scipy.spatial.distance import cdist  # late: a quarter of the time to import this package
 
