@@ -90,9 +90,11 @@ def sign_of_the_rate(case: Case, wrong: bool) -> list[Sides]:
         away = expm(-end * np.array([[-k, c], [0.0, 0.0]]))[0, 1]
         rate = -k if wrong else k
         u, weight = numeric.legendre()
-        bound = float(end * weight @ (c * np.exp(rate * end * u)))
+        bound, printed = (float(end * weight @ (c * np.exp(one * end * u))) for one in (rate, -k))
         sides += [Sides(abs(away), c * np.expm1(k * end) / k), below(abs(away), bound)]
         sides.append(Sides(abs(away), bound))  # attained
+        if k == 1:
+            sides.append(Sides(np.round([abs(away), printed], 4), [1.7408, 0.3884]))
     return sides
 
 
@@ -100,26 +102,32 @@ def sign_of_the_rate(case: Case, wrong: bool) -> list[Sides]:
     "Stability of flows: both fields at one point",
     topic=TOPIC,
     formula=r"\tilde{\mathcal{W}}_0 = C_0 e^{\int_0^T \mathcal{L}_s ds}"
-    r" \le \int_0^T I_t \big(\mathbb{E} \|f_t(x_t) - g_t(x_t)\|^2\big)^{1/2} dt;\quad"
+    r" \le \int_0^T I_t \big(\mathbb{E} \|f_t(x_t) - g_t(x_t)\|^2\big)^{1/2} dt + I_T \mathcal{W}_2[p_T, q_T];\quad"
     r" f = -c,\ g = \ell y,\ z = 1,\ \mathcal{L} = -\ell",
-    covers=["TOPB-60"],
-    refutes=["TOPB-60"],
+    covers=["TOPB-60", "TOPB-61"],
+    refutes=["TOPB-60", "TOPB-61"],
     over="once",
     evidence=QUADRATURE,
     control="f(x_t) - g(y_t) under the integral, as printed",
 )
 def one_point(case: Case, wrong: bool) -> list[Sides]:
-    """A point as prior: with l = 2, c = 1/2, T = 3/2 the spec's 1.7002 against the printed integral's 0.3869."""
+    """Points as priors, a gap apart: with l = 2, c = 1/2, T = 3/2 and no gap the spec's 1.7002, printed 0.3869.
+
+    The last line is an equality for the least L alone: printed is W~_0 <= C_0 e^(int L) = the integral.
+    """
     rng, sides = case.rng, []
-    for c, l, end in ((0.5, 2.0, 1.5), (rng.uniform(0.3, 1.0), rng.uniform(1.0, 2.5), rng.uniform(1.0, 2.0))):
+    free = (rng.uniform(0.3, 1.0), rng.uniform(1.0, 2.5), rng.uniform(1.0, 2.0), rng.uniform(0.2, 0.8))
+    for c, l, end, gap in ((0.5, 2.0, 1.5, 0.0), free):
         u, weight = numeric.legendre()
         t = end * u
-        x, y = 1 + c * (end - t), np.exp(l * (t - end))
-        distance = 1 + c * end - np.exp(-l * end)
-        bound = float(end * weight @ (np.exp(-l * t) * np.abs(-c - l * (y if wrong else x))))
-        # the coefficient C_t = w_t exp(-int_t^T L): C_0 e^(int L) is w_0 itself
-        constant = distance * np.exp(l * end)
-        sides += [below(distance, bound), Sides(constant * np.exp(-l * end), distance), Sides(bound, distance)]
-        if c == 0.5:
-            sides.append(Sides(round(distance, 4), 1.7002))
+        x, y = 1 + c * (end - t), (1 - gap) * np.exp(l * (t - end))
+        distance = 1 + c * end - (1 - gap) * np.exp(-l * end)
+        sound, printed, loose = (
+            float(end * weight @ (np.exp(rate * t) * np.abs(-c - l * at)) + np.exp(rate * end) * gap)
+            for rate, at in ((-l, x), (-l, y), (0.5 - l, x))
+        )
+        bound = printed if wrong else sound
+        sides += [below(distance, bound), Sides(bound, distance), below(1.05 * distance, loose)]
+        if gap == 0:
+            sides.append(Sides(np.round([distance, sound, printed], 4), [1.7002, 1.7002, 0.3869]))
     return sides

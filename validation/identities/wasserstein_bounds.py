@@ -119,7 +119,6 @@ def sheared(exact: AffineScore, shear: Array, shift: Array) -> AffineScore:
     r" + I_T \mathcal{W}_2[p_T, q_T],\quad"
     r" \mathcal{L}_t = \lambda_{\max} \operatorname{sym}\big(-F + \tfrac{1 + k^2}{2} D\, \partial \hat s\big)",
     covers=["TOPB-61", "TOPB-66"],
-    refutes=["TOPB-61"],
     over="once",
     evidence=QUADRATURE,
     control="the priors taken for equal, as in practice is said to be: their term left out",
