@@ -156,5 +156,6 @@ def chain(case: Case, wrong: bool) -> Iterator[Sides]:
     yield Sides(moved, told, scale=size + np.abs(rates).max() * apart(np.eye(count)))
     before = apart(np.eye(count))
     for step in (0.1, 1.0, 10.0):
-        for way in (expm(step * rates), np.linalg.inv(np.eye(count) - step * rates)):
+        exact, implicit = expm(step * rates), np.linalg.inv(np.eye(count) - step * rates)
+        for way in (np.asarray(exact), np.asarray(implicit, dtype=np.float64)):
             yield Sides(max(apart(way) - before, 0.0), 0.0, scale=before)

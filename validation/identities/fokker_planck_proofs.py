@@ -161,13 +161,13 @@ def moving_test_functions(case: ModelCase, wrong: bool) -> list[Sides]:
     bend = np.einsum("nii->ni", model.hessian(x, t)) + nodes.score**2  # d_i^2 p / p
     sign = -1.0 if wrong else 1.0
     parts = [omega * -np.sin(phase), dot(slope, f * x), -0.5 * (k**2 @ g2) * phi]
-    size += sum(nodes.mean(np.abs(part)) for part in parts)
+    size += float(sum(nodes.mean(np.abs(part)) for part in parts))
     on_density = phi * (-f - f * x * nodes.score + 0.5 * sign * g2 * bend).sum(axis=1)
     by_parts = nodes.mean(phi[:, None] * g2 * bend)
     drawn = 2 * f * (np.diag(here.cov()) + here.mean() ** 2)
     squares = drawn + g2
     return [
-        Sides(rate, nodes.mean(sum(parts)), scale=size),
+        Sides(rate, nodes.mean(np.sum(parts, axis=0)), scale=size),
         Sides(rate, nodes.mean(parts[0] + on_density), scale=size + nodes.mean(np.abs(on_density))),
         Sides(-g2 * k**2 * nodes.mean(phi), sign * by_parts, scale=nodes.mean(np.abs(g2 * bend))),
         Sides(_rate_of_squares(case), 0.0 * squares if wrong else squares, scale=np.abs(drawn) + g2),
