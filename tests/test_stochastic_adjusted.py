@@ -7,6 +7,7 @@ from scipy.stats import multivariate_normal
 
 from refdiff import operators
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
+from refdiff.random import normals
 from refdiff.stochastic import Kinetics, Preconditioner, Target, gaussian_acceptance, hmc, mala, target_of, warm_up
 from refdiff.stochastic.adjusted import Proposal
 from refdiff.stochastic.hamiltonian import Leapfrog
@@ -176,6 +177,32 @@ def test_where_there_is_no_density_nothing_is_accepted():
         assert 0.1 < found.accepted.mean() < 0.9
     with pytest.raises(ValueError, match="x must start where the density is positive"):
         mala(box, [[2.0, 0.5]], step_size=0.1, steps=1, seed=0)
+
+
+def test_a_momentum_turns_where_the_step_is_refused():
+    """The density is positive at the start only, so that every step is refused."""
+
+    def point(x):
+        return np.where((x == 0).all(axis=1), 0.0, -np.inf)
+
+    p, c = np.array([[1.0, -2.0]]), 0.8
+    found = hmc(Target(np.zeros_like, 2, point), np.zeros((1, 2)), p, step_size=0.3, steps=1, seed=6, persistence=c)
+    np.testing.assert_array_equal(found.x, 0.0)
+    np.testing.assert_allclose(found.momentum, -(c * p + 0.6 * normals(6, 1, 0, 2)), rtol=1e-14)
+    assert found.accepted == found.probability == 0.0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_remembers_nothing_but_where_it_is(name):
+    """Ten steps at once and one by one, refused ones among them."""
+    by, truncation = CASES[name]
+    x = LAW.sample(30, 1)
+    options = {"step_size": 0.9, "seed": 4, "preconditioner": by, "truncation": truncation}
+    whole, y = mala(LAW, x, steps=10, **options), x
+    for k in range(10):
+        y = mala(LAW, y, steps=1, draw=2 * k, **options).x
+    np.testing.assert_allclose(whole.x, y, rtol=1e-12, atol=1e-13)
+    assert 0 < whole.accepted.mean() < 1
 
 
 def test_runs_go_on_and_split_and_keep_precision_and_shape():

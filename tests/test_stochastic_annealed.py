@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from refdiff import ExactModel, VEPower, VPLinear
+from refdiff import ExactModel, VEPower, VPLinear, operators
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
 from refdiff.processes import AffineProcess, critically_damped_langevin
 from refdiff.samplers import run
 from refdiff.samplers.langevin import PREDICTORS, annealed_langevin, predictor_corrector
-from refdiff.stochastic import adjusted_predictor_corrector, annealed_chains
+from refdiff.stochastic import adjusted_predictor_corrector, annealed_chains, mala
 
 SIGMAS = np.geomspace(4.0, 0.3, 5)
 MODEL = ExactModel(GaussianMixture.isotropic([[-1.5, 0.0], [1.0, 0.5]], [0.04, 0.2], [0.4, 0.6]), VEPower(T=10.0))
@@ -79,6 +79,20 @@ def test_any_process_may_be_annealed(name):
     assert (found.probability > 0.5).all()
 
 
+def test_between_levels_points_are_carried_as_a_point_mass_is():
+    """Without steps: x = A x_0 + b at the first time is A x_0 + b at the last one."""
+    clean = np.random.default_rng(4).standard_normal((5, 2))
+    for process in (
+        AffineProcess([VPLinear(), VPLinear(0.1, 5.0)], offset=lambda t: (t * t, 2 * t, 2.0)),
+        critically_damped_langevin(1),
+    ):
+        first, last = (process.kernel(t * process.T) for t in (0.7, 0.2))
+        x, wanted = (operators.apply(k.gain, clean) + k.offset for k in (first, last))
+        model = ExactModel(random_mixture(2, 2, 3), process)
+        found = annealed_chains(model, [0.7 * process.T, 0.2 * process.T], x, step_size=0.1, steps=0, seed=0)
+        np.testing.assert_allclose(found.x, wanted, rtol=1e-11, atol=1e-12)
+
+
 def test_correcting_repairs_what_a_coarse_predictor_leaves():
     data = ExactModel(Gaussian([0.5], 0.2), VPLinear())
     times, x = [0.9, 0.5, 0.25], data.sample(4000, 0.9, 1)
@@ -112,3 +126,14 @@ def test_grids_and_noises_that_do_not_fit_are_refused():
         annealed_chains(MODEL, [1.0, 0.0], x, step_size=0.1, steps=1, seed=0)
     with pytest.raises(ValueError, match="predictor must be one of"):
         adjusted_predictor_corrector(MODEL, SIGMAS, x, predictor="heun", seed=0)
+
+
+def test_annealing_finds_the_weights_of_far_modes_and_steps_at_the_data_do_not():
+    """Modes at +-6 of weights .8 and .2, which relax in 2e7: 500 chains from far out, 500 steps either way."""
+    law = GaussianMixture.isotropic([[-6.0], [6.0]], 1.0, [0.8, 0.2])
+    levels, x = np.geomspace(12.0, 0.3, 10), np.random.default_rng(1).standard_normal((500, 1)) * 12
+    found = annealed_chains(ExactModel(law, VEPower(T=40.0)), levels, x, step_size=0.15, steps=50, seed=3)
+    stuck = mala(law, x, step_size=0.15, steps=500, seed=3)
+    error = np.sqrt(0.2 * 0.8 / 500)
+    assert abs((found.x > 0).mean() - 0.2) < 4.5 * error
+    assert abs((stuck.x > 0).mean() - 0.5) < 4.5 * np.sqrt(0.25 / 500)  # as the start has them
