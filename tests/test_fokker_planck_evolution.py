@@ -10,7 +10,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.fokker_planck import FokkerPlanck, Grid, evolve
 from refdiff.fokker_planck.sweeps import METHODS
 from refdiff.model import ExactModel
-from refdiff.processes import AffineProcess, ornstein_uhlenbeck
+from refdiff.processes import AffineProcess, critically_damped_langevin, ornstein_uhlenbeck
 from refdiff.schedules import FlowMatching, Schedule, VEPower, VPLinear
 from refdiff.stochastic import marginal_family
 
@@ -163,6 +163,47 @@ def test_every_reversal_has_the_marginals_of_the_process(k, order):
     assert np.max(errors[1]) < 0.04
 
 
+def without_noise():
+    """The probability flow, and positions that only velocities move: laws, times, and how to make the equation."""
+    model = ExactModel(LINE, VPLinear(0.1, 8.0))
+    yield (
+        model.marginal,
+        (0.5, 0.1),
+        lambda grid: FokkerPlanck.of_equation(marginal_family(model, 0.0), grid, fit="limited"),
+    )
+    langevin = critically_damped_langevin(1, beta=2.0, T=3.0)
+    start = GaussianMixture.isotropic([[-1.0, 0.0], [1.0, 0.0]], [0.3, 0.4])
+    yield ExactModel(start, langevin).marginal, (0.0, 0.4), lambda grid: FokkerPlanck.of(langevin, grid, fit="limited")
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["flow", "Langevin"])
+def test_limited_fluxes_are_positive_and_of_second_order_without_noise(case):
+    law_at, times, make = list(without_noise())[case]
+    errors = []
+    for n in (100, 200) if case == 0 else (32, 64):
+        grid = Grid.around([law_at(t) for t in times], n, 1e-10)
+        found = evolve(make(grid), law_at(times[0]), times, step=1 / n)
+        errors.append(distance(found.densities[-1], grid.averages(law_at(times[-1]))))
+        assert (found.densities >= 0).all()
+        assert found.drift < 1e-13
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.25)
+    # upwind fluxes are off by a twentieth and more
+    assert errors[1] < 0.01
+
+
+@pytest.mark.parametrize("boundary", ["no-flux", "periodic", "absorbing"])
+def test_limited_fluxes_stay_positive_from_one_cell_alone(boundary):
+    grid = Grid([-1, -1], [1, 1], 9)
+    turn = lambda x, _: 30 * np.stack([x[:, 1], -x[:, 0]], -1)  # noqa: E731
+    operator = FokkerPlanck(grid, turn, lambda *_: 0.0, fit="limited", boundary=boundary, steady=True)
+    start = np.zeros(grid.shape)
+    start[6, 2] = 1.0
+    for step in (1e-3, 0.03, 10.0):
+        found = evolve(operator, start, [0, 3 * step], step=step)
+        assert (found.densities >= 0).all()
+        assert found.drift < 1e-13 or boundary == "absorbing"
+
+
 def test_the_reversed_drift_with_the_wrong_sign_leads_elsewhere():
     model = ExactModel(LINE, VPLinear(0.1, 8.0))
     grid = Grid.around([model.marginal(0.1), model.marginal(0.5)], 100, 1e-10)
@@ -222,6 +263,9 @@ def test_times_precision_and_laws():
     assert only.steps == 0
 
 
+LIMITED = FokkerPlanck(Grid(-1, 1, 10), lambda x, _: -x, lambda *_: 1.0, fit="limited")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -234,6 +278,7 @@ def test_times_precision_and_laws():
         ({"times": 1.0}, ValueError, "times"),
         ({"step": 0.0}, ValueError, "step"),
         ({"method": "leapfrog"}, ValueError, "method must be one of"),
+        ({"operator": LIMITED, "method": "euler"}, ValueError, "method must be patankar"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, error, words):

@@ -13,7 +13,10 @@ S_k carries every line along step k by itself, over its own interval of time and
 sums of products of numbers that are not negative: of order 2, and without an error in time where A does not depend on
 it; its cost grows as dt / h^2. What each method promises is in METHODS: euler, patankar and exponential keep p >= 0 for
 every step, crank-nicolson and tr-bdf2, which are linear and of order 2 at half the cost, for short ones only. All keep
-the mass up to rounding, but for what absorbing walls take. Sources: PODD-76, PODD-107, PODD-108.
+the mass up to rounding, but for what absorbing walls take.
+
+Where there is little noise or none, in a probability flow or in the positions of Langevin dynamics, all are of first
+order in space unless fluxes are limited. Sources: PODD-76, PODD-107, PODD-108.
 """
 
 from __future__ import annotations
@@ -81,12 +84,14 @@ def evolve(
 
     Raises:
         TypeError: no FokkerPlanck.
-        ValueError: an unknown method, times that turn round, a density with negative values where the method is
-            patankar, or no step.
+        ValueError: an unknown method, times that turn round, no step, a density with negative values where the method
+            is patankar, or another method where fluxes are limited.
     """
     if not isinstance(operator, FokkerPlanck):
         raise TypeError(f"operator must be a FokkerPlanck, got {operator!r}")
     one_of("method", method, [*METHODS, EXPONENTIAL])
+    if operator.fit == "limited" and method != "patankar":
+        raise ValueError(f"method must be patankar where fluxes are limited, got {method!r}")
     grid, longest = operator.grid, real_scalar("step", step, low=0, open_low=True)
     single = getattr(start, "dtype", None) == np.float32
     p = grid.averages(start) if isinstance(start, GaussianMixture) else grid.check("start", start)

@@ -19,7 +19,9 @@ linear fluxes have to be (Godunov). A correlated D has all w_e >= 0 only if |a_x
 which for one matrix D cells of the right aspect always have: |D_xy| / D_xx <= h_y / h_x <= D_yy / |D_xy|.
 
 In place of w B(|P|) `central` has w - w |P| / 2, negative for |P| > 2, `hybrid` the positive part of that (Spalding),
-which spreads less but keeps no e^(-phi), and `upwind` w, of first order. Sources: PODD-76, DMI-59.
+which spreads less but keeps no e^(-phi), and `upwind` w, of first order. `limited` is hybrid, and where |P| > 2 it is
+corrected by the slopes of p (`sweeps`): positive, of second order without any noise too, but not linear.
+Sources: PODD-76, DMI-59.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ def _bernoulli(weight: Array, speed: Array) -> Array:
 FITS: dict[str, Callable[[Array, Array], Array]] = {
     "fitted": _bernoulli,
     "hybrid": lambda weight, speed: np.maximum(weight - speed / 2, 0.0),
+    "limited": lambda weight, speed: np.maximum(weight - speed / 2, 0.0),
     "upwind": lambda weight, speed: weight + 0 * speed,
     "central": lambda weight, speed: weight - speed / 2,
 }
@@ -61,12 +64,15 @@ FITS: dict[str, Callable[[Array, Array], Array]] = {
 class Rates(NamedTuple):
     """Rates of jumps along one step e, in shapes that broadcast to the cells; what leaves the grid is lost.
 
-    `up` is that from every cell to the one at +e, and `down` to the one at -e.
+    `up` is that from every cell to the one at +e, and `down` to the one at -e; where fluxes are limited, `ahead` and
+    `behind` are what these spread too much, |b| / 2 - w where that is positive.
     """
 
     step: Step
     up: Array
     down: Array
+    ahead: Array | None = None
+    behind: Array | None = None
 
 
 def steps(dim: int, correlated: bool) -> tuple[Step, ...]:
@@ -176,8 +182,8 @@ def _solved(a: Array, b: Array) -> Array:
     return np.where(singular[:, None], flat, regular)
 
 
-def fitted(drift: Array, ends: tuple[Array, Array], length: Array, theta: float, fit: str) -> tuple[Array, Array]:
-    """k+ and k- of links (...), in units of the sides.
+def fitted(drift: Array, ends: tuple[Array, Array], length: Array, theta: float, fit: str) -> tuple[Array, ...]:
+    """k+ and k- of links (...), in units of the sides, and where fluxes are limited what they spread too much.
 
     Args:
         drift: along the step, shape (...).
@@ -190,7 +196,11 @@ def fitted(drift: Array, ends: tuple[Array, Array], length: Array, theta: float,
     weight = _logarithmic_mean(start, end) / length
     carried = drift - theta * (end - start) / length
     spread = FITS[fit](weight, np.abs(carried))
-    return np.maximum(carried, 0.0) + spread, np.maximum(-carried, 0.0) + spread
+    rates = np.maximum(carried, 0.0) + spread, np.maximum(-carried, 0.0) + spread
+    if fit != "limited":
+        return rates
+    excess = np.maximum(np.abs(carried) / 2 - weight, 0.0)
+    return *rates, np.where(carried > 0, excess, 0.0), np.where(carried < 0, excess, 0.0)
 
 
 def _logarithmic_mean(u: Array, v: Array) -> Array:

@@ -53,8 +53,11 @@ class Layout(NamedTuple):
 
     def line(self, rates: Rates) -> Line:
         """The rates along the lines."""
-        up, down = (np.ascontiguousarray(self.take(part)) for part in (rates.up, rates.down))
-        return Line(down, up, self.wrap) if self.turned else Line(up, down, self.wrap)
+        given = [part for part in rates[1:] if part is not None]
+        taken = [np.ascontiguousarray(self.take(part)) for part in given]
+        # pairs of what goes up and what goes down
+        up, down, *excess = [taken[k ^ self.turned] for k in range(len(taken))]
+        return Line(up, down, self.wrap, *excess)
 
 
 def layout(shape: tuple[int, ...], step: Step, boundaries: Sequence[str]) -> Layout:

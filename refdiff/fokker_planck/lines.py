@@ -42,7 +42,7 @@ class Sweep:
 
     def __init__(self, layout: Layout, line: Line, method: str, compiled: bool) -> None:
         self.layout, self.line, self.method = layout, line, method
-        self.compiled = compiled and not line.wrap
+        self.compiled = compiled and not line.wrap and line.ahead is None
         self._pivots: dict[float, Array] = {}
 
     def advance(self, density: Array, dt: float, room: Array) -> Array:
@@ -60,7 +60,7 @@ class Sweep:
         from refdiff.kernels.numba import tridiagonal  # late: Numba takes a third of a second to import
         from refdiff.kernels.numba.compiling import blocks, ready
 
-        up, down, _ = self.line
+        up, down = self.line.up, self.line.down
         count = -(-lines.shape[0 if rows else 1] // tridiagonal.WIDTH)
         number = list(METHODS).index(self.method)
         arguments: Any = (lines, rows, up, down, dt, number, self._pivots_of(dt), out)
@@ -73,7 +73,7 @@ class Sweep:
 
     def _pivots_of(self, dt: float) -> Array:
         """What all lines have in common where they are alike, shape (3, n), made once for every length of step."""
-        up, down, _ = self.line
+        up, down = self.line.up, self.line.down
         if up.shape[1] > 1:
             return np.zeros((3, 0))
         if dt not in self._pivots:

@@ -69,7 +69,8 @@ class FokkerPlanck:
         boundary: no-flux, periodic or absorbing, for all axes or one for each.
         steady: whether b and D do not depend on t: what is made of them is then made once.
         separable: whether b_i and D_ii depend on x_i and t alone, and D is diagonal: then all lines are alike.
-        fit: fitted or hybrid; for comparison upwind, of first order, and central, not positive where |b| h > D.
+        fit: fitted, hybrid, or limited, which is of second order without noise too (`evolve` with patankar, in NumPy;
+            `matrix` has its linear part); for comparison upwind, of first order, and central, negative for |b| h > D.
 
     Raises:
         TypeError: no grid, or no functions.
@@ -229,9 +230,10 @@ class FokkerPlanck:
                 "sense must be ito or fick where D(x) is a matrix, got stratonovich: it depends on the root"
             )
         theta = THETA[self.sense]
-        up, down = fitted(shaped[0], (shaped[1], shaped[2]), along.length, theta, self.fit)
-        up, down = np.where(along.alive, up, 0.0), np.where(along.alive, down, 0.0)
-        return Rates(step, up[along.up], down[along.down])
+        found = fitted(shaped[0], (shaped[1], shaped[2]), along.length, theta, self.fit)
+        # up, down, and so on in turns
+        cells = (along.up, along.down) * 2
+        return Rates(step, *(np.where(along.alive, one, 0.0)[part] for one, part in zip(found, cells, strict=False)))
 
     def _spreading(self, x: Array, t: float) -> Array:
         """a = D / 2 in units of the sides at points x (n, d): (n, d) or (n, 2, 2), or with one row for all points."""

@@ -19,7 +19,9 @@ the last u are what walls absorb.) On a ring the last cell is kept to the end, a
 
 No linear method y = R(dt A) x, R rational, is positive for every step and of second order (Bolley and Crouzeix 1978).
 That of Burchard, Deleersnijder and Meister (2003), after Patankar, is not linear in x: it weighs the jumps out of a
-cell with the mean of what the cell held before and will hold, over what the first stage says. Sources: PODD-76.
+cell with the mean of what the cell held before and will hold, over what the first stage says. Where fluxes are limited
+the rates u and d depend on p themselves, by its slopes: on those of x at first, of y_1 for the other half of the second
+stage. Sources: PODD-76.
 """
 
 from __future__ import annotations
@@ -33,11 +35,16 @@ from refdiff.arguments import Array
 
 
 class Line(NamedTuple):
-    """Rates `up` and `down` lines of n cells, shapes (n, m) or (n, 1), and whether they `wrap` to rings."""
+    """Rates `up` and `down` lines of n cells, shapes (n, m) or (n, 1), and whether they `wrap` to rings.
+
+    Where fluxes are limited `ahead` and `behind` are what upwind rates up and down spread too much, of the same shapes.
+    """
 
     up: Array
     down: Array
     wrap: bool
+    ahead: Array | None = None
+    behind: Array | None = None
 
 
 def solve(x: Array, dt: float, line: Line) -> Array:
@@ -99,10 +106,26 @@ def euler(x: Array, dt: float, line: Line) -> Array:
 
 def patankar(x: Array, dt: float, line: Line) -> Array:
     """Lines x (n, m) >= 0 after a step `dt` of the modified Patankar method, (n, m); `line` has the rates."""
-    first = solve(x, dt, line)
+    up, down = _limited(x, line)
+    first = solve(x, dt, Line(up, down, line.wrap))
     # where the first stage underflows there is nothing to weigh
-    weight = np.divide(0.5 * (x + first), first, out=np.ones_like(first), where=first > 0)
-    return solve(x, dt, Line(line.up * weight, line.down * weight, line.wrap))
+    weight = np.divide(x, first, out=np.ones_like(first), where=first > 0)
+    later_up, later_down = _limited(first, line)
+    return solve(x, dt, Line(0.5 * (up * weight + later_up), 0.5 * (down * weight + later_down), line.wrap))
+
+
+def _limited(x: Array, line: Line) -> tuple[Array, Array]:
+    """Rates up and down lines x (n, m) >= 0: upwind ones, and what the slopes of x take back of them (Fromm).
+
+    The slope of a cell is the mean of the differences on its two sides, and no more than twice what the cell holds, so
+    that no rate turns negative. Limits that keep from every overshoot flatten maxima, where they are of first order.
+    """
+    if line.ahead is None or line.behind is None:
+        return line.up, line.down
+    around = np.concatenate([x[-1:], x, x[:1]] if line.wrap else [x[:1], x, x[-1:]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.nan_to_num(np.clip(0.5 * (around[2:] - around[:-2]) / x, -2.0, 2.0), nan=0.0)
+    return line.up + line.ahead * slope, line.down - line.behind * slope
 
 
 def crank_nicolson(x: Array, dt: float, line: Line) -> Array:
