@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.linalg import eigh_tridiagonal
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
 
 from refdiff import ExactModel, VEPower
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
@@ -73,6 +76,17 @@ def test_the_rate_lies_between_the_bounds():
     for law in (THREE, pair(1.0), pair(3.0, (0.9, 0.1)), pair(8.0), Gaussian([1.0], 0.3)):
         low, high = muckenhoupt(law)
         assert low <= 1 / spectral_gap(law) <= high
+        assert high == 8 * low
+
+
+def test_of_a_gaussian_the_bound_is_its_supremum():
+    """sup (1 - F(x)) int_0^x 1 / p by SciPy's quadrature and search; M divides it."""
+
+    def product(x):
+        return -norm.sf(x) * np.sqrt(2 * np.pi) * quad(lambda y: np.exp(y * y / 2), 0, x, epsabs=1e-13)[0]
+
+    wanted = -minimize_scalar(product, bounds=(0.1, 4), method="bounded").fun
+    assert muckenhoupt(Gaussian([0.0], 1.0), 2.0)[1] == pytest.approx(2 * wanted, rel=2e-3)  # between two nodes
 
 
 def test_rates_beyond_rounding_are_refused_and_times_beyond_numbers_are_infinite():
@@ -118,6 +132,8 @@ def test_noise_takes_the_barrier_away():
     assert times[0] > 1e6
     # in units of the variance of the noise, which steps may be in proportion to
     assert ((times / np.array([1.0, 4.0, 16.0, 64.0]))[2:] < 4).all()
+    assert relaxation_times(model, 4.0).shape == ()
+    np.testing.assert_array_equal(relaxation_times(model, [[1.0], [4.0]]), times[[0, 2], None])
 
 
 # ---------------------------------------------------------------------- chains as matrices
@@ -185,5 +201,7 @@ def test_what_is_not_on_the_line_or_leaves_it_is_refused():
         adjusted_chain(pair(20.0), 1e-4)
     with pytest.raises(ValueError, match="mobility must be positive"):
         spectral_gap(THREE, lambda x: x)
+    with pytest.raises(ValueError, match="law must need at most"):
+        spectral_gap(pair(60.0))
     with pytest.raises(TypeError, match="model must be an ExactModel"):
         relaxation_times(THREE, [0.1])

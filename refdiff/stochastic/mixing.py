@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import eigs
 
-from refdiff.arguments import Array, whole_number
-from refdiff.distributions import GaussianMixture, log_cdf
+from refdiff.arguments import Array, real_array, whole_number
+from refdiff.distributions import GaussianMixture, log_cdf, quantile
 from refdiff.model import ExactModel
-from refdiff.stochastic.line import ORDER, Mobility, cumulative, mobilities, panels
+from refdiff.stochastic.line import ORDER, Mobility, cumulative, mobilities, panels, stds
 
+MOST = 6000  # nodes: a matrix of 288 MB
 LEAST = 1e-9  # what rounding of the largest eigenvalue leaves of a smaller one: a part in a million
 
 
@@ -33,13 +34,16 @@ def relaxation_rates(law: GaussianMixture, count: int = 1, mobility: Mobility = 
     Args:
         law: p, a mixture with a density, d = 1.
         count: how many, at most 20. A rate loses as many digits as it is times larger than the first.
-        mobility: M > 0, a number or a function of x (n, 1) with values (n, 1).
+        mobility: M > 0, a number or a function of x (n, 1) with values (n, 1), no rougher than log p.
 
     Raises:
         TypeError: no law.
-        ValueError: it is not on the line, has no density, M is not positive, or a rate is 1e9 times the first.
+        ValueError: it is not on the line, has no density, M is not positive, it needs too many nodes, or a rate is
+            1e9 times the first.
     """
     x, weights, edges = panels(law)
+    if len(x) > MOST:
+        raise ValueError(f"law must need at most {MOST} nodes, got one that needs {len(x)}")
     wanted = whole_number("count", count, low=1, high=20)
     half = 0.5 * (law.logpdf(x) + np.log(mobilities(mobility, x)))
     panel = np.arange(len(x)) // ORDER
@@ -70,40 +74,44 @@ def relaxation_times(model: ExactModel, times: ArrayLike, mobility: float = 1.0)
 
     Args:
         model: an ExactModel with d = 1.
-        times: in [0, T], shape (n,), at each of which there is a density.
+        times: in [0, T], any shape (...), at each of which there is a density.
         mobility: M > 0.
 
     Returns:
-        shape (n,).
+        shape (...).
 
     Raises:
         TypeError: no model.
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")
-    return np.array([1 / spectral_gap(model.marginal(float(t)), mobility) for t in np.atleast_1d(times)])
+    when = real_array("times", times)
+    gaps = np.array([spectral_gap(model.marginal(float(t)), mobility) for t in when.flat]).reshape(when.shape)
+    with np.errstate(divide="ignore"):  # a gap below the range of numbers is 0, and its time infinite
+        return np.asarray(1 / gaps)
 
 
 def muckenhoupt(law: GaussianMixture, mobility: Mobility = 1.0) -> tuple[float, float]:
     """Bounds B / 2 <= 1 / lambda_1 <= 4 B of the relaxation time on the line, as (B / 2, 4 B).
 
-    B = max over both sides of sup_x (1 - F(x)) int_median^x dy / (M p(y)), over the nodes of a quadrature.
+    B is the larger one of sup_x (1 - F(x)) int_m^x dy / (M p(y)) right of the median m and its like on the left, over
+    the nodes of a quadrature.
 
     Args:
         law: p, a mixture with a density, d = 1.
-        mobility: M > 0, a number or a function of x (n, 1) with values (n, 1).
+        mobility: M > 0, a number or a function of x (n, 1) with values (n, 1), no rougher than log p.
 
     Raises:
         TypeError: no law.
         ValueError: it is not on the line, has no density, or M is not positive.
     """
-    x, weights, _ = panels(law)
-    lower, upper = log_cdf(law, x), log_cdf(law, x, upper=True)
-    with np.errstate(divide="ignore"):
-        resist = np.log(weights) - law.logpdf(x) - np.log(mobilities(mobility, x))
-    right = lower >= upper
-    sides = []
-    for order, tail in ((np.flatnonzero(right), upper), (np.flatnonzero(~right)[::-1], lower)):
-        if order.size:
-            sides.append(float(np.exp(np.max(np.logaddexp.accumulate(resist[order]) + tail[order]))))
+    stds(law)
+    median, sides = float(quantile(law, 0.5)[0]), []
+    for right in (True, False):
+        x, weights, edges = panels(law, median, None) if right else panels(law, None, median)
+        logs = -law.logpdf(x) - np.log(mobilities(mobility, x))
+        peak, inner = float(logs.max()), cumulative(weights, edges)
+        found = (inner if right else weights - inner) @ np.exp(logs - peak)
+        with np.errstate(divide="ignore", over="ignore"):  # bounds beyond the range of numbers are infinite
+            sides.append(float(np.exp(np.max(np.log(np.maximum(found, 0.0)) + peak + log_cdf(law, x, upper=right)))))
     return max(sides) / 2, 4 * max(sides)
