@@ -8,7 +8,7 @@ r"""Steering an equation at a cost: Hopf and Cole's logarithm, linear controls, 
 The first line of that is the Hamilton-Jacobi-Bellman equation d_t S + b . grad S + 1/2 tr(D Hess S) - 1/2 |G' grad S|^2
 + l = 0 of S = -log h, made linear; the second is Girsanov. Under the best control int l + g + log dP^*/dP is the same
 for every path. Where b, u are affine and l, g quadratic all of it is a matter of moments.
-Sources: PODD-89, PODD-91; Hopf 1950, Cole 1951; Fleming 1978; Kappen 2005.
+Sources: PODB-77, PODD-89, PODD-91; Hopf 1950, Cole 1951; Fleming 1978; Kappen 2005.
 """
 
 from __future__ import annotations

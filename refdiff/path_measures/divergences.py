@@ -167,7 +167,7 @@ def conditional_kl(
         parts: tuple[tuple[float, Operator, Array], ...] = (
             (-(1 + k * k) / 2, score.precision_at(t), score.centre_at(t)),
             ((1 - k * k) / 2, exact.precision_at(t), law.means[0]),
-            (k * k, np.linalg.inv(cov), mean),
+            (k * k, operators.inverse(cov), mean),
         )
         gain: Operator = np.zeros(())
         shift: Array = np.zeros(dim)

@@ -12,7 +12,7 @@ For linear processes, (K, k, N) the channel from t to e, and an end
 and in each case grad log h = K' N^-1 (E[x_e | x_t = x] - K x - k): the pull of the bridge to the expected end. The last
 makes any law from a point (Schroedinger and Foellmer's process, at the least KL(P^h || P) = KL(q || p_e)). Reversed
 diffusion with h = p(x_0 | x_t = x) is the reversal for the data point x_0: that posterior is Doob's transform.
-Sources: PODB-07, PODA-213, PODD-89, PODD-92; Doob 1957; Foellmer 1985.
+Sources: PODB-07, PODB-76, PODB-80, PODA-213, PODD-89; Doob 1957; Foellmer 1985.
 """
 
 from __future__ import annotations

@@ -146,15 +146,15 @@ def reweighted(values: ArrayLike, log_ratios: ArrayLike, *, normalized: bool = F
         raise ValueError(f"values must have shape (n, ...) for the n > 1 log_ratios, got {f.shape} and {logs.shape}")
     if np.isnan(logs).any() or np.isposinf(logs).any() or np.isneginf(logs).all():
         raise ValueError("log_ratios must be finite, or -inf, and not all -inf")
-    peak = logs.max() if normalized else 0.0
+    peak = logs.max()
     w = np.exp(logs - peak)
     effective = float(np.exp(2 * _log_sum(logs) - _log_sum(2 * logs)))
-    weighted = w.reshape(-1, *[1] * (f.ndim - 1)) * f
-    total = w.mean() if normalized else 1.0
-    value = weighted.mean(axis=0) / total
-    if normalized:
-        weighted = w.reshape(-1, *[1] * (f.ndim - 1)) * (f - value) / total
-    error = weighted.std(axis=0, ddof=1) / np.sqrt(len(f))
+    columns = w.reshape(-1, *[1] * (f.ndim - 1))
+    with np.errstate(over="ignore"):
+        total = w.mean() if normalized else np.exp(-peak)
+        value = (columns * f).mean(axis=0) / total
+        spread = columns * (f - value) if normalized else columns * f
+        error = spread.std(axis=0, ddof=1) / np.sqrt(len(f)) / total
     return Reweighted(precise_as(values, value), precise_as(values, error), effective)
 
 
