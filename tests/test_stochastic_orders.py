@@ -79,7 +79,9 @@ def starts(path, dim):
     return np.full((path.dw.shape[1], dim), 0.7)
 
 
-@pytest.mark.parametrize("method", ["euler-maruyama", "milstein", "explicit-milstein", "heun", "sri1", "platen"])
+@pytest.mark.parametrize(
+    "method", ["euler-maruyama", "milstein", "explicit-milstein", "heun", "sri1", "sri2", "platen"]
+)
 def test_strong_orders_on_an_equation_with_a_solution(method, line):
     """Black and Scholes': x = exp((mu - s^2 / 2) T + s w_T) x_0."""
     exact = np.exp(MU - S * S / 2 + S * line.dw.sum(axis=0)) * starts(line, 1)
@@ -95,7 +97,7 @@ def test_strong_orders_with_additive_noise(method, back, line):
     holds(found, METHODS[method].strong["additive"])
 
 
-@pytest.mark.parametrize("method", ["milstein", "heun", "sri1"])
+@pytest.mark.parametrize("method", ["milstein", "heun", "sri1", "sri2"])
 def test_strong_orders_with_one_motion_that_moves_two_axes(method, line):
     path = line.reversed()
     found = strong_order(followed(TURNED, starts(path, 2), method), path, (16, 32, 64))

@@ -131,7 +131,9 @@ def test_without_noise_every_method_is_one_for_ordinary_equations(kind):
     euler = X + h * a
     heun = X + h / 2 * (a + drift(euler, end))
     three = X + h / 3 * (a + 2 * drift(X + 0.75 * h * a, start + 0.75 * h))
-    wanted = {"euler-maruyama": euler, "milstein": euler, "explicit-milstein": euler, "sri1": three}
+    middle = start + 0.5 * h
+    third = X + h / 6 * (a + drift(euler, end) + 4 * drift(X + h / 4 * (a + drift(euler, end)), middle))
+    wanted = {"euler-maruyama": euler, "milstein": euler, "explicit-milstein": euler, "sri1": three, "sri2": third}
     for name, method in METHODS.items():
         if noise_kind(quiet, X, start) in method.strong:
             found = solve(quiet, X, [start, end], name, seed=1)

@@ -92,6 +92,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Roessler 2010, SRIW1",
             ),
             Method(
+                "sri2",
+                steps.diagonal_runge_kutta(steps.SRI2),
+                _SRI,
+                _orders(diagonal=2.0, scalar=2.0),
+                "Roessler 2010, SRID2: of order 3 without noise",
+            ),
+            Method(
                 "platen",
                 steps.platen,
                 _PLATEN,

@@ -11,7 +11,7 @@ r"""One step of every method, for a force b and noise G over a step of length h 
 
 Platen's method asks for two-point variables V_jk = +-h: the signs of H_j H_k are such, independent of all increments.
 Of three of them, V_12 V_13 V_23 = h^3 is no zero, which is of the order that weak order 2 leaves out.
-Sources: PODD-62, PODD-64; Kloeden and Platen 1992; Roessler 2010 (SRA1, SRA3, SRIW1).
+Sources: PODD-62, PODD-64; Kloeden and Platen 1992; Roessler 2010 (SRA1, SRA3, SRIW1, SRID2).
 """
 
 from __future__ import annotations
@@ -147,6 +147,16 @@ SRI1 = RungeKutta(
     ((), (1 / 2,), (-1, 0), (-5, 3, 1 / 2)),
     (1 / 3, 2 / 3, 0, 0),
     ((-1, 4 / 3, 2 / 3, 0), (-1, 4 / 3, -1 / 3, 0), (2, -4 / 3, -2 / 3, 0), (-2, 5 / 3, -2 / 3, 1)),
+)
+SRI2 = RungeKutta(
+    (0, 1, 1 / 2, 0),
+    ((), (1,), (1 / 4, 1 / 4), (0, 0, 0)),
+    ((), (0,), (1, 1 / 2), (0, 0, 0)),
+    (0, 1 / 4, 1, 1 / 4),
+    ((), (1 / 4,), (1, 0), (0, 0, 1 / 4)),
+    ((), (-1 / 2,), (1, 0), (2, -1, 1 / 2)),
+    (1 / 6, 1 / 6, 2 / 3, 0),
+    ((-1, 4 / 3, 2 / 3, 0), (1, -4 / 3, 1 / 3, 0), (2, -4 / 3, -2 / 3, 0), (-2, 5 / 3, -2 / 3, 1)),
 )
 
 
