@@ -10,6 +10,7 @@ from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.dynamics import Relaxation
 from refdiff.stochastic import Kinetics, Target, kinetic_equation, kinetic_step, underdamped_langevin
 from refdiff.stochastic.kinetic import SCHEMES, letters
+from refdiff.validation.numeric import divergence
 
 RNG = np.random.default_rng(5)
 SPD = [a @ a.T + 0.2 * np.eye(3) for a in RNG.standard_normal((3, 3, 3))]
@@ -154,6 +155,28 @@ def test_the_equation_is_the_linear_one_on_gaussian_data():
         centre = np.append(TARGET.mean(), np.zeros(3))
         np.testing.assert_allclose(equation.drift_at(y, 0.0), (y - centre) @ drift.T, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(equation.covariance_rate(y, 0.0), diffusion, atol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [1.0, 1.1])
+def test_a_mixture_with_momenta_in_equilibrium_does_not_change(noise):
+    """-div(b q) + div(D grad q) / 2 over q by stencils of the log density of (x, p): 0 with the right noise alone."""
+    mass, friction = np.array([[1.0, 0.3], [0.3, 0.7]]), np.array([[0.8, -0.2], [-0.2, 0.5]])
+    law = random_mixture(2, 3, 4)
+    spreads = law.covariances.dense(2)
+    both = GaussianMixture.full(
+        np.pad(law.means, ((0, 0), (0, 2))),
+        np.stack([np.block([[s, np.zeros((2, 2))], [np.zeros((2, 2)), mass]]) for s in spreads]),
+        law.weights,
+    )
+    equation, y = kinetic_equation(law, Kinetics(mass, friction)), both.sample(4, 1)
+    here, spread = both.logpdf(y), noise**2 * equation.covariance_rate(y, 0.0) / 2
+
+    def flux(z):
+        ratio = np.exp(both.logpdf(z) - here)[:, None]
+        return ratio * (equation.drift_at(z, 0.0) - both.score(z) @ spread)
+
+    changed = np.abs(divergence(flux, y, 0.01)).max()
+    assert changed < 1e-9 if noise == 1 else changed > 1e-2
 
 
 def test_words_and_kinetics_that_are_none_are_refused():
