@@ -14,7 +14,7 @@ from refdiff import (
     VEPower,
     VPLinear,
 )
-from refdiff.distributions import monotone_map, random_mixture
+from refdiff.distributions import monotone_map, random_mixture, wasserstein
 from refdiff.expectations import MonteCarlo, Quadrature, integral
 from refdiff.path_measures import (
     AffineScore,
@@ -27,7 +27,7 @@ from refdiff.path_measures import (
     score_rate,
     wasserstein_bound,
 )
-from refdiff.processes import beta_table, critically_damped_langevin
+from refdiff.processes import LinearProcess, beta_table, critically_damped_langevin
 
 TURN = np.array([[0.0, 1.0], [-1.0, 0.0]])
 LAW = Gaussian([1.0, -1.0], [[1.0, 0.3], [0.3, 0.2]])
@@ -121,6 +121,28 @@ def test_bounds_over_times_compose():
         np.testing.assert_allclose(whole.growth, near.growth * far.growth, rtol=1e-9)
 
 
+@pytest.mark.parametrize(("k", "metric"), [(0.0, [[0.27, -0.05], [-0.05, 1.0]]), (1.0, [[1.15, -0.87], [-0.87, 1.66]])])
+def test_a_metric_is_a_change_of_coordinates_and_suits_langevin_dynamics(k, metric):
+    model = ExactModel(LAW, critically_damped_langevin(1))
+    score, prior = wrong_score(model), Gaussian([0.1, 0.0], 0.4)
+    how = {"stochasticity": k, "tolerance": 1e-5}
+    plain, own = (wasserstein_bound(model, score, prior=prior, metric=p, **how) for p in (1.0, metric))
+    pair = coupled_law(model, score, stochasticity=k, prior=prior)
+    values, axes = np.linalg.eigh(metric)
+    root = (axes * np.sqrt(values)) @ axes.T
+    assert pair.wasserstein < own.euclidean < 0.4 * plain.euclidean
+    assert plain.value == plain.euclidean
+    np.testing.assert_allclose(own.euclidean, own.value / np.sqrt(values[0]), rtol=1e-12)
+    apart = wasserstein(pair.exact.affine(root), pair.generated.affine(root))
+    assert apart < own.value
+    # the same process, data and score in y = R x
+    inverse, process = np.linalg.inv(root), model.process
+    turned = ExactModel(LAW.affine(root), LinearProcess(root @ process.drift(0.0) @ inverse, root @ process.noise(0.0)))
+    there = AffineScore(lambda t: inverse @ score.precision_at(t) @ inverse, lambda t: root @ score.centre_at(t), 2)
+    again = wasserstein_bound(turned, there, prior=prior.affine(root), **how)
+    np.testing.assert_allclose([again.value, again.growth], [own.value, own.growth], rtol=1e-4)
+
+
 def test_growth_is_the_integral_of_the_largest_eigenvalue():
     model = ExactModel(LAW, VPLinear())
     score = wrong_score(model)
@@ -146,7 +168,7 @@ def test_another_laws_score_leads_to_that_law():
     assert np.sqrt(square) < bound.value
     drawn = wasserstein_bound(model, score, prior=prior, route=MonteCarlo(500, 1), tolerance=1e-4)
     assert abs(drawn.value - bound.value) < 4.5 * drawn.error
-    times = np.linspace(1.0, 0.0, 81)
+    times = np.linspace(1.0, 0.0, 41)
     x, y, found = coupled_paths(model, score, MonteCarlo(500, 2), times, prior=prior)
     assert found.value > square - 4.5 * found.error
     for points, law in ((x, PEAKS), (y, OTHER)):
@@ -158,7 +180,7 @@ def test_drawn_pairs_follow_the_closed_law():
     model, score = example(1.2, 0.2)
     law = coupled_law(model, score, stochasticity=1.0)
     assert abs(law.wasserstein - 0.2137) < 5e-5
-    times = 5.0 * np.linspace(1.0, 0.0, 201) ** 2
+    times = 5.0 * np.linspace(1.0, 0.0, 101) ** 2
     x, y, found = coupled_paths(model, score, MonteCarlo(1000, 5), times)
     assert abs(found.value - law.distance**2) < 4.5 * found.error + 1e-4  # and the error of Heun's steps
     gaps = (x - y)[:, 0]
@@ -224,6 +246,8 @@ def test_an_exact_score_and_one_time_leave_nothing():
     (lambda m, s: wasserstein_bound(m, s, stochasticity=-1), "stochasticity"),
     (lambda m, s: wasserstein_bound(m, s, start=2, end=1), "start"),
     (lambda m, s: wasserstein_bound(m, s, prior=-1.0), "prior"),
+    (lambda m, s: wasserstein_bound(m, s, metric=0.0), "metric"),
+    (lambda m, s: wasserstein_bound(m, s, metric=np.eye(2)), "metric"),
     (lambda m, s: wasserstein_bound(m, s, prior=LAW), "prior"),
     (lambda m, _: wasserstein_bound(m, AffineScore(lambda _: 1.0, lambda _: 0.0, 3)), "score"),
     (lambda m, _: wasserstein_bound(m, AffineScore(lambda _: np.eye(2), lambda _: 0.0, 1)), "precision"),

@@ -45,8 +45,11 @@ class ApproximateScore(Protocol):
     def at(self, x: Array, t: float) -> Array:
         """s at points x (n, d), shape (n, d)."""
 
-    def growth(self, against: Operator, pull: Operator, diffusion: Operator, t: float) -> float:
-        """A one-sided Lipschitz rate of (M + N D s)(x), for `against` M and `pull` N, a number, and `diffusion` D."""
+    def growth(self, against: Operator, pull: float, diffusion: Operator, root: Operator, t: float) -> float:
+        """A one-sided Lipschitz rate of M x + N D s(x, t), `against` M, `pull` N, `diffusion` D, in the norm |R x|.
+
+        R is the `root` of a metric; M, D and R are numbers, (d,) or (d, d).
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +116,13 @@ class AffineScore:
         """s at points x (n, d), shape (n, d)."""
         return -operators.apply(self.precision_at(t), x - self.centre_at(t))
 
-    def growth(self, against: Operator, pull: Operator, diffusion: Operator, t: float) -> float:
-        """The largest eigenvalue of the symmetric part of M - N D A, `against` M, `pull` N, `diffusion` D at t."""
+    def growth(self, against: Operator, pull: float, diffusion: Operator, root: Operator, t: float) -> float:
+        """The largest eigenvalue of sym R (M - N D A) R^-1, `against` M, `pull` N, `diffusion` D at t, `root` R.
+
+        M, D and R are numbers, (d,) or (d, d).
+        """
         pulled = operators.product(np.asarray(pull * diffusion), self.precision_at(t))
-        return largest(operators.add(against, -pulled))
+        return largest(turned(operators.add(against, -pulled), root))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +131,8 @@ class LipschitzScore:
 
     Args:
         score: (x, t) -> s at points x (n, d), shape (n, d).
-        rate: t -> Lambda with (D s(x) - D s(y)).(x - y) <= Lambda |x - y|^2; where D = g^2, g^2 times that of s.
+        rate: t -> Lambda with (D s(x) - D s(y)).(x - y) <= Lambda |x - y|^2; where D = g^2, g^2 times that of s. In
+            another metric than Euclid's both sides are in that metric.
         dim: d.
 
     Raises:
@@ -168,9 +175,12 @@ class LipschitzScore:
         """
         return answered("score", self.score(x, t), x.shape, finite=True)
 
-    def growth(self, against: Operator, pull: Operator, diffusion: Operator, t: float) -> float:  # noqa: ARG002
-        """The largest eigenvalue of sym M, `against` M, and `pull` times the rate at t, with the `diffusion` in it."""
-        return largest(against) + float(pull) * real_scalar("rate", self.rate(t))
+    def growth(self, against: Operator, pull: float, diffusion: Operator, root: Operator, t: float) -> float:  # noqa: ARG002
+        """The largest eigenvalue of sym R M R^-1, `against` M, `root` R, and `pull` times the rate at t.
+
+        M and R are numbers, (d,) or (d, d); the `diffusion` is in the rate.
+        """
+        return largest(turned(against, root)) + pull * real_scalar("rate", self.rate(t))
 
 
 def score_rate(law: GaussianMixture, diffusion: ArrayLike = 1.0) -> float:
@@ -229,6 +239,15 @@ def pieces(process: Process, start: float, end: float) -> list[float]:
     if not any(isinstance(schedule, BetaTable) for schedule in schedules):
         return [start, end]
     return [start, *(float(t) for t in range(int(start) + 1, int(np.ceil(end)))), end]
+
+
+def turned(a: Operator, root: Operator) -> Operator:
+    """R A R^-1 of operators a and `root`: A as it acts on R x."""
+    if max(a.ndim, root.ndim) < 2:
+        return a
+    dim = len(a) if a.ndim == 2 else len(root)
+    r = operators.dense(root, dim)
+    return np.asarray(np.linalg.solve(r.T, (r @ operators.dense(a, dim)).T).T)
 
 
 def largest(a: Operator) -> float:

@@ -13,6 +13,8 @@ Lipschitz rate of -[F x - (1 + k^2)/2 D s^], the field as it is run, and I_t = e
 where p_T and q_T are coupled optimally at first. The printed bound has the weight g^2 of k = 1 for both ends of the
 family: twice what a flow needs, and with the I_t of another field. The largest eigenvalue of the symmetric part of the
 derivative stands for L in every dimension. A bound over times composes: over [0, a] and [a, T] it is B_a + I_a B_T.
+All of it holds in any norm |P^(1/2) x|, with R = P^(1/2), L the eigenvalue for R (.) R^-1 and R D (s - s^) for the
+error: Langevin's dynamics shrink no Euclidean distance, and its bound is many times better in a norm of its own.
 Sources: TOPB-56, TOPB-59, TOPB-60, TOPB-61, TOPB-63, TOPB-66.
 """
 
@@ -25,6 +27,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from refdiff import operators
 from refdiff.arguments import Array, real_scalar
@@ -33,11 +36,13 @@ from refdiff.distributions.divergences import wasserstein
 from refdiff.distributions.quantiles import monotone_map
 from refdiff.expectations import Estimate, Quadrature, Route, checked, draws, integral, name_of
 from refdiff.model import ExactModel
-from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval, pieces
+from refdiff.operators import Operator
+from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval, largest, pieces
 
 NODES = 10  # of Gauss-Legendre in one part of the time
 FLOOR = 1e-14  # of W2, beside the spread of the data: what rounding leaves of a score that is exact
 DEEPEST = 40  # halvings of a part, after which a jump is no longer than rounding
+EUCLIDEAN = np.ones(())  # the root of the metric
 MOST = 1000  # parts, beside those between jumps
 
 Rates = Callable[[float], tuple[float, float, float]]  # t -> L, the size of the error of the field, its error
@@ -45,10 +50,11 @@ Rates = Callable[[float], tuple[float, float, float]]  # t -> L, the size of the
 
 @dataclass(frozen=True)
 class Stability:
-    """A bound on W2 and what it is made of.
+    """A bound on W2 and what it is made of, all in the norm of the metric.
 
     Attributes:
         value: the bound.
+        euclidean: a bound on the Euclidean W2, the value over the least root of the metric's eigenvalues.
         matching: the part of the score errors, the integral over time.
         prior: the part of the priors, I_T W2(p_T, q_T).
         growth: I_T, what becomes of a distance of 1 at the end.
@@ -58,6 +64,7 @@ class Stability:
     """
 
     value: float
+    euclidean: float
     matching: float
     prior: float
     growth: float
@@ -82,7 +89,11 @@ def score_error(
         ValueError: dimensions that differ, or no closed form and no route.
     """
     when, _ = interval(model, score, t, t)
-    weight = np.asarray(model.process.diffusion(when)) if weighted else np.ones(())
+    return _error(model, score, when, np.asarray(model.process.diffusion(when)) if weighted else np.ones(()), route)
+
+
+def _error(model: ExactModel, score: ApproximateScore, when: float, weight: Operator, route: Route | None) -> Estimate:
+    """E |M (s - s^)|^2 with the weight M."""
     if isinstance(score, AffineScore) and model.distribution.count == 1:
         law = model.marginal(when)
         p, a = law.covariances.operator(), score.precision_at(when)
@@ -130,6 +141,7 @@ def wasserstein_bound(
     prior: GaussianMixture | float | None = None,
     start: float = 0.0,
     end: float | None = None,
+    metric: ArrayLike = 1.0,
     route: Route | None = None,
     tolerance: float = 1e-10,
 ) -> Stability:
@@ -142,30 +154,36 @@ def wasserstein_bound(
         prior: q_end, a law, or W2(p_end, q_end) itself (or more); p_end unless given.
         start: the time nearer to data at which there is still a density for the score to be of.
         end: the time at which the way to data begins, T unless given; only times between the two are asked for.
+        metric: P, whose norm (x' P x)^(1/2) measures distances, a number, (d,) or (d, d); Euclid's unless given.
         route: how expectations over p_t are taken; None in closed form, for Gaussian data and an AffineScore.
         tolerance: relative, of the integral over time.
 
     Raises:
         TypeError: the model is no ExactModel, or the prior no law.
-        ValueError: times out of order, dimensions that differ, a negative stochasticity, no route where one is needed,
-            a prior whose distance has no closed form, or rates that vary on all scales.
+        ValueError: times out of order, dimensions that differ, a negative stochasticity, a metric that is not positive
+            definite, no route where one is needed, a prior whose distance has no closed form, or rates that vary on
+            all scales.
     """
     first, last = interval(model, score, start, end)
     pull, tol = _pull(stochasticity), real_scalar("tolerance", tolerance, low=0, high=1, open_low=True)
     closed = isinstance(score, AffineScore) and model.distribution.count == 1
-    distance = prior_distance(model, prior, last, route)
+    root = _root(metric, model.dim)
+    distance = prior_distance(model, prior, last, route, root)
 
     def rates(t: float) -> tuple[float, float, float]:
-        found = score_error(model, score, t, weighted=True, route=route)
+        weight = operators.product(root, np.asarray(model.process.diffusion(t)))
+        found = _error(model, score, t, weight, route)
         size = pull * float(np.sqrt(max(found.value, 0.0)))
         slack = pull**2 * float(found.error) / (2 * size) if size else 0.0
-        return _growth(model, score, t, pull), size, slack
+        return _growth(model, score, t, pull, root), size, slack
 
-    floor = FLOOR * float(np.sqrt(np.trace(model.distribution.cov()) + 1e-300))
+    floor = FLOOR * largest(root) * float(np.sqrt(np.trace(model.distribution.cov()) + 1e-300))
     whole = _over(rates, pieces(model.process, first, last), tol, floor)
     carried = float(np.exp(whole.log_growth))
+    value, least = whole.distance + carried * distance, -largest(-root)
     return Stability(
-        whole.distance + carried * distance,
+        value,
+        value / least,
         whole.distance,
         carried * distance,
         carried,
@@ -174,10 +192,17 @@ def wasserstein_bound(
     )
 
 
-def prior_distance(model: ExactModel, prior: GaussianMixture | float | None, t: float, route: Route | None) -> float:
+def prior_distance(
+    model: ExactModel,
+    prior: GaussianMixture | float | None,
+    t: float,
+    route: Route | None,
+    root: Operator = EUCLIDEAN,
+) -> float:
     """W2(p_t, q) of a model at a time t and a `prior` q: 0 for None, and a number is the distance itself.
 
-    Closed for Gaussians; on the line by the monotone map, with a quadrature for `route`.
+    Closed for Gaussians; on the line by the monotone map, with a quadrature for `route`. It is that of R x, for a
+    symmetric `root` R of the metric, a number, (d,) or (d, d).
 
     Raises:
         TypeError: the prior is neither a law nor a number.
@@ -189,7 +214,7 @@ def prior_distance(model: ExactModel, prior: GaussianMixture | float | None, t: 
         return real_scalar("prior", prior, low=0)
     if prior.dim != model.dim:
         raise ValueError(f"prior must have the dimension {model.dim} of the data, got {prior.dim}")
-    law = model.marginal(t)
+    law, prior = model.marginal(t).affine(root), prior.affine(root)
     if law.count == 1 and prior.count == 1:
         one, other = (Gaussian(each.means[0], each.covariances.operator()) for each in (law, prior))
         return wasserstein(one, other)
@@ -265,10 +290,23 @@ def _gauss() -> tuple[Array, Array, Array]:
     return nodes, weights, inner @ coefficients
 
 
-def _growth(model: ExactModel, score: ApproximateScore, t: float, pull: float) -> float:
+def _root(metric: ArrayLike, dim: int) -> Operator:
+    """The symmetric root of a metric.
+
+    Raises:
+        ValueError: it does not act on R^dim, or is not positive definite.
+    """
+    p = operators.covariance("metric", metric)
+    operators.fits("metric", p, dim)
+    if operators.singular(p):
+        raise ValueError(f"metric must be positive definite, got {p.tolist()}")
+    return operators.root(p)
+
+
+def _growth(model: ExactModel, score: ApproximateScore, t: float, pull: float, root: Operator = EUCLIDEAN) -> float:
     """The one-sided Lipschitz rate of -F x + (1 + k^2)/2 D s^, with `pull` (1 + k^2)/2."""
     drift, diffusion = (np.asarray(part) for part in (model.process.drift(t), model.process.diffusion(t)))
-    return score.growth(-drift, np.asarray(pull), diffusion, t)
+    return score.growth(-drift, pull, diffusion, root, t)
 
 
 def _pull(stochasticity: float) -> float:
