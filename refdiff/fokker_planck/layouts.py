@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refdiff.arguments import Array
 from refdiff.fokker_planck.fluxes import Rates, Step
@@ -23,33 +22,43 @@ from refdiff.fokker_planck.sweeps import Line
 class Layout(NamedTuple):
     """Where the cells of lines along a step are.
 
-    `shape` is that of the grid and `axis` the one along which lines run; `cells` are the flat cells (n, m) of m lines,
-    the number of cells for an empty place, or None where lines are columns or rows of the grid; `wrap` says whether
-    they close to rings, and `turned` whether they run against the step.
+    `shape` is that of the grid and `axis` the one along which lines run, `count` of them. Of a row across them `starts`
+    are the lines of its first cells, shape (n,), or None where lines are columns or rows of the grid; `wrap` says
+    whether lines close to rings, and `turned` whether they run against the step.
     """
 
     shape: tuple[int, ...]
     axis: int
-    cells: NDArray[np.intp] | None
     wrap: bool
+    count: int = 0
+    starts: tuple[int, ...] | None = None
     turned: bool = False
 
     def take(self, density: Array) -> Array:
         """The lines (n, m) of a density (*cells), or of rates that broadcast to one: then perhaps only one line."""
-        if self.cells is None:
+        if self.starts is None:
             return np.moveaxis(density, self.axis, 0).reshape(density.shape[self.axis], -1)
-        flat = np.append(np.broadcast_to(density, self.shape).ravel(), 0.0)
-        return np.asarray(flat[self.cells])
+        rows = np.moveaxis(np.broadcast_to(density, self.shape), self.axis, 0)
+        found = np.zeros((len(rows), self.count))
+        for line, row, start in zip(found, rows, self.starts, strict=True):
+            end = start + len(row)
+            line[start:end] = row[: self.count - start]
+            if end > self.count:  # round the ring
+                line[: end - self.count] = row[self.count - start :]
+        return found
 
     def put(self, lines: Array) -> Array:
         """The density (*cells) of lines (n, m)."""
-        if self.cells is None:
-            moved = [self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :]]
+        moved = (self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :])
+        if self.starts is None:
             return np.ascontiguousarray(np.moveaxis(lines.reshape(moved), 0, self.axis))
-        count = int(np.prod(self.shape))
-        found = np.empty(count + 1)
-        found[self.cells] = lines
-        return found[:count].reshape(self.shape)
+        found = np.empty(moved)
+        for line, row, start in zip(lines, found, self.starts, strict=True):
+            end = start + len(row)
+            row[: self.count - start] = line[start:end]
+            if end > self.count:
+                row[self.count - start :] = line[: end - self.count]
+        return np.ascontiguousarray(np.moveaxis(found, 0, self.axis))
 
     def line(self, rates: Rates) -> Line:
         """The rates along the lines."""
@@ -69,7 +78,7 @@ def layout(shape: tuple[int, ...], step: Step, boundaries: Sequence[str]) -> Lay
     rings = [kind == "periodic" for kind in boundaries]
     if sum(map(abs, step)) == 1:
         axis = step.index(1)
-        return Layout(shape, axis, None, rings[axis])
+        return Layout(shape, axis, rings[axis])
     slope = step[0] * step[1]
     # lines run along an axis that is no ring, or else along one that has a multiple of the other one's cells
     along = 0 if not rings[0] or (rings[1] and shape[0] % shape[1] == 0) else 1
@@ -80,14 +89,8 @@ def layout(shape: tuple[int, ...], step: Step, boundaries: Sequence[str]) -> Lay
             f"boundary must not be periodic along both axes of {shape[0]} x {shape[1]} cells with correlated noise, as "
             "diagonals do not close: take cells of which one number is a multiple of the other, or method exponential"
         )
-    rows = np.arange(n)[:, None]
     if rings[across]:
-        columns = (np.arange(m) + slope * rows) % m
-        inside = np.ones(columns.shape, dtype=bool)
+        count, starts = m, [-slope * i % m for i in range(n)]
     else:
-        first = -(n - 1) if slope > 0 else 0
-        columns = np.arange(first, first + n + m - 1) + slope * rows
-        inside = (columns >= 0) & (columns < m)
-    places = (rows, columns) if along == 0 else (columns, rows)
-    cells = np.where(inside, places[0] * shape[1] + places[1], shape[0] * shape[1])
-    return Layout(shape, along, cells, all(rings), turned=step[along] < 0)
+        count, starts = n + m - 1, [n - 1 - i if slope > 0 else i for i in range(n)]
+    return Layout(shape, along, all(rings), count, tuple(starts), turned=step[along] < 0)

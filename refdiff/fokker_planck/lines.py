@@ -49,7 +49,7 @@ class Sweep:
         """A density (*cells) after the time dt, a new array or, where kernels do it, in `room` (*cells)."""
         if not self.compiled:
             return self.layout.put(METHODS[self.method].step(self.layout.take(density), dt, self.line))
-        if self.layout.cells is not None:
+        if self.layout.starts is not None:
             lines = self.layout.take(density)
             return self.layout.put(self._on_kernel(lines, False, dt, np.empty_like(lines)))
         columns = (len(density), -1)
