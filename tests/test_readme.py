@@ -13,7 +13,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 # what a reader runs one after the other; the other blocks are tests and an identity
-RUN = ("ring(count", "step = model", "impulse_response", "LinearProcess", "import flow", "log_likelihood", "objectives")
+RUN = (
+    "ring(count",
+    "step = model",
+    "impulse_response",
+    "LinearProcess",
+    "import flow",
+    "log_likelihood",
+    "objectives",
+    "marginal_family",
+    "path_kl",
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +64,15 @@ def test_processes_with_matrices_are_sampled_and_objectives_hold_what_they_say(r
     assert abs(names["weights"].log_density.value - names["data"].logpdf(names["x"])).max() < 1e-10
     assert names["gap"] > 0
     assert (names["bound"].total > -names["data"].logpdf(names["x"])).all()
+
+
+def test_equations_densities_and_paths_hold_what_they_say(reader):
+    names, _ = reader
+    # a third of a standard error is the error of the steps; a normal is beyond 5 once in 10^6 seeds, and there is one
+    assert abs(names["apart"].value) < 5 * names["apart"].error
+    exact = names["cells"].averages(names["model"].marginal(0.1))
+    assert abs(names["grown"].densities[-1] - exact).max() < 0.05 * exact.max()  # steps and cells of this size
+    assert 0.01 < names["ends"].wasserstein < 1  # a score of 1.1 the size ends with less variance, by some hundredths
 
 
 def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refuses_its_negative():
