@@ -9,8 +9,9 @@ most a quarter of its length squared (Popoviciu), so that the largest eigenvalue
 
     max_jk lambda_max(-P^-1 + v v' / 4),      v = P^-1 (m_j - m_k),
 
-and for two components it is attained. Components of different covariances in more than one dimension have no such
-rate: far out, where two of them weigh the same, their gradients differ without bound. Sources: TOPB-59, TOPB-65.
+and for two components it is attained. A point set under noise is such a mixture. Components whose precisions differ by
+an indefinite matrix have no such rate: far out, where they weigh the same, their gradients differ without bound.
+Sources: TOPB-59, TOPB-65.
 """
 
 from __future__ import annotations
