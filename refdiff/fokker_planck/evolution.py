@@ -139,12 +139,13 @@ def _split(operator: FokkerPlanck, p: Array, nodes: Array, method: str) -> Array
 
 def _pieces(operator: FokkerPlanck, nodes: Array, order: int) -> Iterator[tuple[Step, float, float]]:
     """Which lines move over which intervals of time, one after the other."""
-    steps = operator.steps(float(nodes[:2].mean()))
+    middles = (nodes[1:] + nodes[:-1]) / 2
+    # noise may be correlated for a part of the time only
+    steps = max((operator.steps(t) for t in (middles[:1] if operator.steady else middles).tolist()), key=len)
     first, last = steps[0], steps[-1]
     if order == 1 or len(steps) == 1:
         yield from ((step, a, b) for a, b in pairwise(nodes.tolist()) for step in steps)
         return
-    middles = (nodes[1:] + nodes[:-1]) / 2
     begin = float(nodes[0])
     for a, middle, b in zip(nodes[:-1].tolist(), middles.tolist(), nodes[1:].tolist(), strict=True):
         yield first, begin, middle

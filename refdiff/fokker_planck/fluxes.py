@@ -146,7 +146,7 @@ def weights(a: Array, step: Step) -> Array:
     """w_e >= 0, shape (m,), along a `step` of `a` in units of the sides: variances (m, d) or matrices (m, 2, 2)."""
     axis = step.index(1)
     if a.ndim == 2:
-        return np.asarray(a[:, axis])
+        return np.asarray(a[:, axis] if sum(map(abs, step)) == 1 else np.zeros(len(a)))
     if step in ((1, 0), (0, 1)):
         return np.asarray(np.maximum(a[:, axis, axis] - np.abs(a[:, 0, 1]), 0.0))
     return np.asarray(np.maximum(step[0] * step[1] * a[:, 0, 1], 0.0))
