@@ -15,12 +15,13 @@ from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import Problem
 
 HERE = "refdiff.validation.benchmarks"
-FLOW, MAP, SDE, POINTS, DENSITY, GRID = (
+FLOW, MAP, SDE, POINTS, DENSITY, PAIRS, GRID = (
     "probability_flow",
     "flow_map",
     "reverse_diffusion",
     "point_set_score",
     "log_density",
+    "pair_sums",
     "grid_density",
 )
 
@@ -62,22 +63,22 @@ class Contender:
 
 IMPORTED: Mapping[str, str] = MappingProxyType({"scikit-learn": "sklearn", "py-pde": "pde"})
 
-OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSITY, GRID), peer=False)
+OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSITY, PAIRS, GRID), peer=False)
 
 CONTENDERS: Sequence[Contender] = (
     OWN,
-    Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY), peer=False),
+    Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY, PAIRS), peer=False),
     Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY), peer=False),
     Contender("SciPy, banded matrices", (), "peers_grid:scipy_candidates", (GRID,), peer=False),
     Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,)),
     Contender("JAX", ("jax",), "peers_jax:plain", (FLOW, SDE, DENSITY)),
     Contender("diffrax", ("jax", "diffrax"), "peers_jax:diffrax", (MAP, SDE)),
-    Contender("PyTorch", ("torch",), "peers_torch:eager", (FLOW, SDE, POINTS, DENSITY)),
-    Contender("PyTorch compiled", ("torch",), "peers_torch:compiled", (FLOW, SDE, DENSITY)),
+    Contender("PyTorch", ("torch",), "peers_torch:eager", (FLOW, SDE, POINTS, DENSITY, PAIRS)),
+    Contender("PyTorch compiled", ("torch",), "peers_torch:compiled", (FLOW, SDE, DENSITY, PAIRS)),
     Contender("k-diffusion style", ("torch",), "peers_torch:kdiffusion_style", (FLOW,)),
     Contender("azula", ("torch", "azula"), "peers_torch:azula", (FLOW,)),
     Contender("torchsde", ("torch", "torchsde"), "peers_torch:torchsde", (SDE,)),
-    Contender("pykeops", ("pykeops",), "peers_keops:candidates", (POINTS,)),
+    Contender("pykeops", ("pykeops",), "peers_keops:candidates", (POINTS, PAIRS)),
     Contender("scikit-learn", ("scikit-learn",), "peers_sklearn:candidates", (DENSITY,)),
     Contender("py-pde", ("py-pde",), "peers_grid:pde_candidates", (GRID,)),
 )

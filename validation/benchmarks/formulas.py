@@ -83,6 +83,12 @@ def log_density(xp: Any, law: Arrays, x: Any, form: str) -> Any:
     return peak + xp.log(xp.exp(logits - peak).sum(0))
 
 
+def pair_sums(xp: Any, law: Arrays, x: Any, form: str) -> Any:
+    """sum_k w_k exp(-|x - m_k|^2 / 2 v_k), shape (n,)."""
+    at = level(xp, law, 1.0, 0.0)._replace(offset=law.log_weights[:, None])
+    return xp.exp(log_joint(xp, at, x, form)).sum(0)
+
+
 def average(xp: Any, at: Level, x: Any, a: Any, b: Any, form: str) -> Any:
     """sum_k r_k (a_k + b_k x) with a (K, d) and b (K, 1)."""
     logits = log_joint(xp, at, x, form)

@@ -14,6 +14,8 @@ from refdiff.arguments import Array
 from refdiff.distributions import Empirical, GaussianMixture
 from refdiff.dynamics import flow
 from refdiff.fokker_planck import FokkerPlanck, Grid, evolve
+from refdiff.metrics import gaussian_kernel
+from refdiff.metrics.pairs import row_sums
 from refdiff.model import ExactModel
 from refdiff.processes import LinearProcess
 from refdiff.samplers.edm import edm_heun
@@ -28,6 +30,7 @@ from refdiff.validation.benchmarks.problems import (
     GridDensity,
     LogDensity,
     Mixture,
+    PairSums,
     PointSetScore,
     ProbabilityFlow,
     Problem,
@@ -109,6 +112,13 @@ def log_density(problem: LogDensity) -> Callable[[Array], Array]:
     return lambda x: model.log_density(x, 0.0)
 
 
+def pair_sums(problem: PairSums) -> Callable[[Array], Array]:
+    """The rows of a Gaussian kernel, and of its square, which a standard error takes."""
+    kernel = gaussian_kernel(np.sqrt(problem.mixture.variances[0]))
+    weights = np.exp(problem.mixture.log_weights)
+    return lambda x: row_sums(kernel, x, problem.mixture.means, weights)[0]
+
+
 def grid_density(problem: GridDensity) -> Callable[[Array], Array]:
     """Finite volumes, TR-BDF2 along the axes by turns; rates are made anew in every run."""
     process = LinearProcess(problem.drift, np.sqrt(2) * np.eye(2), T=1.0)
@@ -129,6 +139,7 @@ SOLVE: Mapping[str, Callable[[Any], Callable[[Array], Array]]] = MappingProxyTyp
         "reverse_diffusion": reverse_diffusion,
         "point_set_score": point_set_score,
         "log_density": log_density,
+        "pair_sums": pair_sums,
         "grid_density": grid_density,
     }
 )

@@ -1,4 +1,8 @@
-r"""KeOps: sum_k softmax_k(-|x - m_k|^2 / 2 sigma^2) m_k as one reduction that keeps no matrix."""
+r"""KeOps: sums over all pairs of points as one reduction that keeps no matrix.
+
+score of a point set    sum_k softmax_k(-|x - m_k|^2 / 2 sigma^2) m_k
+pair sums               sum_k w_k exp(-|x - m_k|^2 / 2 v)
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from pykeops.numpy import LazyTensor, Vi, Vj  # type: ignore[import-not-found,un
 
 from refdiff.arguments import Array
 from refdiff.validation.benchmarks.measuring import Candidate
-from refdiff.validation.benchmarks.problems import PointSetScore
+from refdiff.validation.benchmarks.problems import PairSums, PointSetScore
 
 
-def candidates(problem: PointSetScore, threads: int) -> list[Candidate]:  # noqa: ARG001
+def candidates(problem: PointSetScore | PairSums, threads: int) -> list[Candidate]:  # noqa: ARG001
     """Squared differences, or products and norms known beforehand."""
     n = len(problem.x)
+    if isinstance(problem, PairSums):
+        return [Candidate("differences", partial(_sums, problem), n)]
     return [Candidate(form, partial(_solve, problem, form), n) for form in ("differences", "products")]
 
 
@@ -29,3 +35,10 @@ def _solve(problem: PointSetScore, form: str, n: int) -> Array:
         logits = ((i | j) - half) / variance
     mean = logits.sumsoftmaxweight(j, axis=1, backend="CPU")
     return np.asarray((mean - x) / variance)
+
+
+def _sums(problem: PairSums, n: int) -> Array:
+    mixture = problem.mixture
+    weights = Vj(np.exp(mixture.log_weights)[:, None])
+    values = (((Vi(problem.x[:n]) - Vj(mixture.means)) ** 2).sum(-1) * (-0.5 / mixture.variances[0])).exp() * weights
+    return np.asarray(values.sum(axis=1, backend="CPU"))[:, 0]

@@ -26,6 +26,7 @@ from refdiff.validation.benchmarks.problems import (
     FlowMap,
     GridDensity,
     LogDensity,
+    PairSums,
     PointSetScore,
     ProbabilityFlow,
     Problem,
@@ -154,6 +155,12 @@ def log_density(problem: LogDensity, part: slice, form: str) -> Array:
     return np.asarray(formulas.log_density(np, law, np.ascontiguousarray(problem.x[part].T), form))
 
 
+def pair_sums(problem: PairSums, part: slice, form: str) -> Array:
+    """The sums of a chunk."""
+    law = Arrays.of(problem.mixture, np.asarray)
+    return np.asarray(formulas.pair_sums(np, law, np.ascontiguousarray(problem.x[part].T), form))
+
+
 def point_set_score(problem: PointSetScore, part: slice) -> Array:
     """(sum_k r_k m_k - x) / sigma^2 with |m|^2 - 2 x.m by products of matrices; all logits are kept, n x K numbers."""
     x, points, variance = problem.x[part], problem.mixture.means, problem.sigma**2
@@ -175,4 +182,5 @@ SOLVE: dict[str, Callable[..., Array]] = {
     "flow_map": flow_map,
     "reverse_diffusion": reverse_diffusion,
     "log_density": log_density,
+    "pair_sums": pair_sums,
 }

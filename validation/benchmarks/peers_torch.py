@@ -20,6 +20,7 @@ from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
     LogDensity,
+    PairSums,
     PointSetScore,
     ProbabilityFlow,
     Problem,
@@ -167,10 +168,18 @@ def log_density(problem: LogDensity, form: str, through: Through = as_it_is) -> 
     return lambda part: function(x[part].T.contiguous())
 
 
+def pair_sums(problem: PairSums, form: str, through: Through = as_it_is) -> Work:
+    """The sums of a chunk."""
+    law, x = Arrays.of(problem.mixture, torch.tensor), torch.tensor(problem.x)
+    function = through(lambda y: formulas.pair_sums(torch, law, y, form))
+    return lambda part: function(x[part].T.contiguous())
+
+
 WORK: dict[str, Callable[..., Work]] = {
     "probability_flow": probability_flow,
     "reverse_diffusion": reverse_diffusion,
     "log_density": log_density,
+    "pair_sums": pair_sums,
 }
 
 

@@ -12,6 +12,7 @@ with responsibilities r_k. The problems ask for one of these many times, or once
     ReverseDiffusion   dx = (f x - g^2 grad log p) dt + g dw,  Euler-Maruyama on a fixed grid (VP)
     PointSetScore      grad log p of points without variance, at one noise level (alpha = 1)
     LogDensity         log p of the mixture itself
+    PairSums           sum_k w_k exp(-|x - m_k|^2 / 2 v), the rows of which a discrepancy of samples is made
     GridDensity        the law of dx = F x dt + sqrt(2) dw from that mixture, on the cells of a square
 
 Useful work counts what no method can avoid per evaluation of n points: 4 n K d floating-point operations (a distance
@@ -197,6 +198,23 @@ class LogDensity(Problem):
 
 
 @dataclass(frozen=True, eq=False)
+class PairSums(Problem):
+    """Sums of a kernel of variance v over all pairs of x and the means, shape (n,); v is every component's."""
+
+    @property
+    def evaluations(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def work(self) -> Work:
+        """Distances only, as for a log density, and both sets of points are read."""
+        flops, exponentials, _ = super().work
+        assert flops is not None
+        return Work(flops / 2, exponentials, self.x.nbytes + self.mixture.means.nbytes + 8.0 * len(self.x))
+
+
+@dataclass(frozen=True, eq=False)
 class GridDensity(Problem):
     """The density at a time on cells of [-SIDE, SIDE]^2 from `start` (cells, cells), that at their centres at time 0.
 
@@ -272,6 +290,12 @@ def log_density(*, n: int, K: int, d: int, seed: int = 0) -> LogDensity:
     return LogDensity(Mixture.random(d, K, seed), x)
 
 
+def pair_sums(*, n: int, d: int, seed: int = 0) -> PairSums:
+    """n draws of N(0, I) with themselves, under a Gaussian kernel as wide as half of their mean squared distance."""
+    x = np.random.default_rng(seed).standard_normal((n, d))
+    return PairSums(Mixture(x, np.full(n, float(d)), np.full(n, -np.log(n))), x)
+
+
 def grid_density(*, cells: int, K: int, error: float, seed: int = 0) -> GridDensity:
     """Components of deviation 1/2 around the middle of the square, until half a unit of time."""
     rng = np.random.default_rng(seed)
@@ -292,6 +316,7 @@ MAKERS: Mapping[str, Callable[..., Problem]] = MappingProxyType(
         "reverse_diffusion": reverse_diffusion,
         "point_set_score": point_set_score,
         "log_density": log_density,
+        "pair_sums": pair_sums,
         "grid_density": grid_density,
     }
 )
@@ -309,6 +334,7 @@ KINDS: Mapping[type[Problem], str] = MappingProxyType(
         ReverseDiffusion: "reverse_diffusion",
         PointSetScore: "point_set_score",
         LogDensity: "log_density",
+        PairSums: "pair_sums",
         GridDensity: "grid_density",
     }
 )

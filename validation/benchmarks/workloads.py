@@ -183,6 +183,19 @@ WORKLOADS: Sequence[Workload] = (
         base={"n": 50_000, "K": 64, "d": 8},
         grows={"n": (50_000, 100_000, 200_000), "K": (32, 64, 128, 256), "d": (2, 4, 8, 16)},
     ),
+    *(
+        Workload(
+            f"pair_sums_d{dim}",
+            "sums of a Gaussian kernel over all pairs",
+            "pair_sums",
+            {"n": 20_000, "d": dim},
+            {"n": 3000},
+            {"n": 150},
+            goals=(Goal(least, ("NumPy", "PyTorch", "PyTorch compiled")), Goal(3, ("pykeops",))),
+            limit=limit,
+        )
+        for dim, least, limit in ((2, 2, {"exponentials": 0.5}), (64, 1.5, {"flops": 0.5}))
+    ),
     Workload(
         "fokker_planck",
         "Fokker-Planck equation in the plane, a drift that turns, to 0.2% of the density or of a usual one",
