@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from refdiff.path_measures import PathRatio, girsanov, log_ratio, reweighted
+from refdiff import ExactModel, Gaussian
+from refdiff.path_measures import AffineScore, PathRatio, affine_reverse, girsanov, log_ratio, reweighted
+from refdiff.schedules import VPLinear
 from refdiff.stochastic import StochasticEquation, solve
 
 TIMES = np.linspace(0.0, 1.0, 11)
@@ -45,6 +47,27 @@ def test_the_mean_of_the_ratio_is_one_under_the_denominator():
         spread = np.hypot(found.error, direct.std(axis=0) / np.sqrt(len(direct)))
         assert (np.abs(found.value - direct.mean(axis=0)) < 4.5 * spread).all()
     assert 1 < found.effective < len(weights)
+
+
+def test_weights_correct_a_wrong_score_and_a_wrong_prior():
+    # paths of a score that is too weak, from N(0, 1), weighted to those of the exact one from p_T
+    model, unit = ExactModel(Gaussian([0.0], 4.0), VPLinear(1.0, 1.0, T=2.0)), Gaussian([0.0], 1.5)
+    wrong = affine_reverse(model.process, AffineScore(lambda t: 0.8 / (1 + 3 * np.exp(-t)), lambda t: 0.1, 1))
+    exact = affine_reverse(model.process, AffineScore.exact(model))
+    times = np.linspace(2.0, 0.0, 41)
+    start = unit.sample(20_000, 1)
+    paths = solve(wrong.equation(), start, times, seed=3, trajectory=True)
+    logs = log_ratio(exact.equation(), wrong.equation(), paths, times)
+    logs = logs + model.log_density(start, 2.0) - unit.logpdf(start)
+    found = reweighted(paths[-1, :, 0] ** 2, logs)
+    # the second moment of the exact chain, step by step
+    square = model.marginal(2.0).cov()[0, 0]
+    for t, h in zip(times[:-1], np.diff(times), strict=True):
+        square = (1 + h * exact.linear_at(t).item()) ** 2 * square - h
+    assert abs(found.value - square) < 4.5 * found.error
+    assert abs((paths[-1] ** 2).mean() - square) > 10 * found.error
+    ones = reweighted(np.ones(len(logs)), logs)
+    assert abs(ones.value - 1) < 4.5 * ones.error
 
 
 def test_equal_weights_are_as_many_as_they_are_and_one_weight_alone_is_one():
