@@ -107,6 +107,8 @@ def from_the_prior(case: Case, wrong: bool) -> list[Sides]:
     ended = flow(model, start, end, 0.0).x
     levels = np.asarray(cdf(prior if wrong else law, start)).reshape(-1)
     expected = quantile(PEAKS, levels)
+    if wrong:
+        return [Sides(ended, expected, scale=1.0)]
     one = ExactModel(Gaussian([0.7, -0.4], [0.2, 0.5]), VEPower(1.0, T=end))
     exact, wide = AffineScore.exact(one), Gaussian([0.0, 0.0], end**2)
     apart = wasserstein(one.marginal(end), wide)
@@ -204,11 +206,13 @@ def moved_density(case: Case, wrong: bool) -> list[Sides]:
     model, s, t = ExactModel(ring(4, 2.0, 0.5), VPLinear()), 0.2, 0.6
     x = model.sample(2, s, case.rng)
     middle = 0.5 * (s + t)
-    moved = flow_jacobian(model, x, s, t)
-    halfway = flow_jacobian(model, x, s, middle)
-    onward = flow_jacobian(model, halfway.x, middle, t)
-    sign = 1.0 if wrong else -1.0
+    moved = flow_jacobian(model, x, s, t, rtol=1e-9)
     change = model.log_density(moved.x, t) - model.log_density(x, s)
+    volume = np.linalg.slogdet(moved.jacobian)[1]
+    if wrong:
+        return [Sides(change, volume, scale=np.abs(change).max() + 1)]
+    halfway = flow_jacobian(model, x, s, middle, rtol=1e-9)
+    onward = flow_jacobian(model, halfway.x, middle, t, rtol=1e-9)
     h = 0.02 * smallest_std(model.marginal(s))
     # the stencil's sixteen neighbours of the first point go with the flow together
     offsets = np.array([k * h * e for e in np.eye(2) for k in (1, 2, 3, 4, -1, -2, -3, -4)])
@@ -222,7 +226,7 @@ def moved_density(case: Case, wrong: bool) -> list[Sides]:
     rate = -2 * c.f - c.f * (x * score).sum(axis=1) + 0.5 * c.g2 * curvature
     size = np.abs(c.f) * (2 + np.abs(x * score).sum(axis=1)) + c.g2 * np.abs(curvature)
     return [
-        Sides(change, sign * np.linalg.slogdet(moved.jacobian)[1], scale=np.abs(change).max() + 1),
+        Sides(change, -volume, scale=np.abs(change).max() + 1),
         Sides(onward.jacobian @ halfway.jacobian, moved.jacobian),
         Sides(onward.x, moved.x),
         Sides(cells, moved.jacobian[0]),
