@@ -181,6 +181,7 @@ def test_a_set_that_is_never_reached_is_refused():
             ValueError,
             "method",
         ),
+        (lambda: mean_hitting_time(FokkerPlanck.of(VPLinear(), LINE, fit="limited")), ValueError, "linear"),
         (lambda: expectation(waves("periodic"), np.ones((2, 60)), [1, 0], step=0.1), ValueError, "payoff"),
         (lambda: expectation(waves("periodic"), np.ones(60), [1, 0, 0.5], step=0.1), ValueError, "times"),
         (lambda: expectation(waves("periodic"), np.ones(60), [1, 0], step=0.0), ValueError, "step"),

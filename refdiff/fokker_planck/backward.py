@@ -51,8 +51,8 @@ def expectation(
 
     Raises:
         TypeError: no FokkerPlanck.
-        ValueError: an unknown method or one that is not linear, times that turn round, a payoff of another shape, or no
-            step.
+        ValueError: an unknown method or one that is not linear, as limited fluxes are not, times that turn round, a
+            payoff of another shape, or no step.
     """
     grid = _operator(operator).grid
     one_of("method", method, LINEAR)
@@ -122,6 +122,8 @@ def mean_hitting_time(operator: FokkerPlanck, target: ArrayLike | None = None, t
 def _operator(operator: Any) -> FokkerPlanck:
     if not isinstance(operator, FokkerPlanck):
         raise TypeError(f"operator must be a FokkerPlanck, got {operator!r}")
+    if operator.fit == "limited":
+        raise ValueError("operator must have fluxes that are linear in the density, got limited ones")
     return operator
 
 
