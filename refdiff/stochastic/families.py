@@ -83,8 +83,13 @@ def marginal_family(
     def drift(x: Array, t: float) -> Array:
         h = root(t)
         spread = h @ h.T if h.ndim == 2 else h * h
-        carried = np.asarray(model.velocity(x, t))
-        return carried + sign * operators.apply(spread, model.score(x, t)) if spread.any() else carried
+        if not spread.any():
+            return np.asarray(model.velocity(x, t))
+        # v = A' D + b' - S s has the score in it: asked for once
+        m = model.process.motion(t)
+        carried = operators.apply(m.dgain, model.denoiser(x, t)) + m.offset.rate
+        pull = operators.add(m.spread, -sign * spread)
+        return np.asarray(carried - operators.apply(pull, model.score(x, t)))
 
     def euler(x: Array, times: Array, seed: int, particle: int, trajectory: bool) -> Array:
         table = euler_maruyama(model.process, times, noise=k)
