@@ -17,8 +17,16 @@ from scipy.integrate import solve_ivp
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, monotone_map, random_mixture, wasserstein
+from refdiff.expectations import Quadrature
 from refdiff.model import ExactModel
-from refdiff.path_measures import AffineScore, coupled_law, score_rate, wasserstein_bound
+from refdiff.path_measures import (
+    AffineScore,
+    LipschitzScore,
+    coupled_flows,
+    coupled_law,
+    score_rate,
+    wasserstein_bound,
+)
 from refdiff.path_measures.coupled import optimal_map, optimal_roots
 from refdiff.schedules import VEPower, VPLinear
 from refdiff.validation.cases import Case
@@ -241,3 +249,36 @@ def flows_turn(case: Case, wrong: bool) -> list[Sides]:
             below(bound, shared.distance if wrong else apart),
         ]
     return sides
+
+
+@identity(
+    "Another law's score, from its own prior, makes that law",
+    topic=TOPIC,
+    formula=r"\hat s = \nabla \log q_t:\quad \mathbb{E} \|x_0 - y_0\|^2_{\text{flows}} = \int_0^1 \big(F_p^{-1}(u)"
+    r" - F_q^{-1}(u)\big)^2 du = \mathcal{W}_2[p_0, q_0]^2 \le \text{bound}^2",
+    covers=["TOPB-56", "TOPB-59", "TOPB-63"],
+    over="once",
+    tolerance=1e-6,  # of the flow's steps, rtol = 1e-8, and of the sum over their starts
+    control="q started from p_T",
+    most=1,
+)
+def another_law(case: Case, wrong: bool) -> list[Sides]:
+    """Mixtures on the line, where flows couple optimally: their distance by quantiles, the bound for any noise."""
+    rng, rule = case.rng, Quadrature(1e-2)
+    p = GaussianMixture.isotropic([[-0.8], [0.8]], 0.6, rng.dirichlet([9, 9]))
+    q = GaussianMixture.isotropic([[-0.5], [rng.uniform(0.9, 1.2)]], 0.5, rng.dirichlet([9, 9]))
+    model, other = ExactModel(p, VPLinear()), ExactModel(q, VPLinear())
+    score, end = LipschitzScore.exact(other), 0.5
+    prior = None if wrong else other.marginal(end)
+    flows = coupled_flows(model, score, rule, prior=prior, end=end, rtol=1e-8).value
+    x, step = line(p)
+    square = float(step * np.exp(p.logpdf(x)) @ ((x - monotone_map(p, q, x)) ** 2)[:, 0])
+    if wrong:
+        return [Sides(flows, square)]
+    bounds = [
+        wasserstein_bound(
+            model, score, stochasticity=k, prior=other.marginal(end), end=end, route=rule, tolerance=1e-4
+        ).value
+        for k in (0.0, 1.0)
+    ]
+    return [Sides(flows, square), *(below(float(np.sqrt(square)), bound) for bound in bounds)]
