@@ -59,6 +59,18 @@ def test_the_kind_of_noise_is_found(kind):
     assert noise_kind(EQUATIONS[kind], X, 0.4) == kind
 
 
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+def test_the_kind_of_noise_does_not_depend_on_its_size(size):
+    for kind in ("commutative", "general"):
+        whole = EQUATIONS[kind]
+        scaled = StochasticEquation(drift, lambda x, t, e=whole: size * e.noise_at(x, t), 2, False, 2)
+        assert noise_kind(scaled, X, 0.4) == kind
+    still = StochasticEquation(
+        drift, lambda x, t: size * np.broadcast_to([[1.0, 2.0], [0.0, 1.0]], (len(x), 2, 2)), 2, False
+    )
+    assert noise_kind(still, X, 0.4) == "commutative"
+
+
 def test_a_diagonal_whose_entries_see_other_axes_is_refused_whichever_they_are():
     dim = 5
     for own in range(dim):
