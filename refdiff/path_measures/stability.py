@@ -178,7 +178,7 @@ def wasserstein_bound(
         return _growth(model, score, t, pull, root), size, slack
 
     floor = FLOOR * largest(root) * float(np.sqrt(np.trace(model.distribution.cov()) + 1e-300))
-    whole = _over(rates, pieces(model.process, first, last), tol, floor)
+    whole = _Part(*map(float, _over(rates, pieces(model.process, first, last), tol, floor)))
     carried = float(np.exp(whole.log_growth))
     value, least = whole.distance + carried * distance, -largest(-root)
     return Stability(
