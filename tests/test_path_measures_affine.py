@@ -18,6 +18,7 @@ from refdiff.stochastic import forward_equation, marginal_family
 
 TURNING = LinearProcess([[0.0, 2.0], [-1.0, -1.0]], [[0.4, 0.0], [0.3, 1.1]], force=[0.3, -0.2])
 AXES = AffineProcess([VPLinear(), VPLinear(0.5, 3.0)])
+MOVED = AffineProcess(VPLinear(0.5, 3.0), offset=lambda t: ([t, t * t], [1.0, 2 * t], [0.0, 2.0]))
 DATA = Gaussian([0.5, -0.3], [[0.7, 0.2], [0.2, 0.4]])
 
 
@@ -31,7 +32,7 @@ def test_the_printed_covariances():
     np.testing.assert_allclose(equation, forward_joint(model, 0.0, 1.0).cov(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("process", [TURNING, AXES], ids=["matrices", "axes"])
+@pytest.mark.parametrize("process", [TURNING, AXES, MOVED], ids=["matrices", "axes", "offset"])
 def test_the_reverse_has_the_joint_law_of_the_process_for_one_amount_of_noise(process):
     model = ExactModel(DATA, process)
     forward = forward_joint(model, 0.2, 0.7)
@@ -55,7 +56,7 @@ def test_the_joint_law_of_a_mixture_has_the_marginals_and_the_kernel():
     np.testing.assert_allclose(given, TURNING.channel(0.2, 0.7).logpdf(y, x[None]), rtol=1e-11)
 
 
-@pytest.mark.parametrize("process", [TURNING, AXES], ids=["matrices", "axes"])
+@pytest.mark.parametrize("process", [TURNING, AXES, MOVED], ids=["matrices", "axes", "offset"])
 def test_equations_are_those_of_the_process_and_its_family(process):
     model, x = ExactModel(DATA, process), np.random.default_rng(0).standard_normal((4, 2))
     forward = affine_forward(process, 2)

@@ -46,6 +46,16 @@ def test_both_forms_of_the_pull_agree_where_they_change(process):
     np.testing.assert_allclose(before, after, rtol=1e-6, atol=1e-7)
 
 
+@PROCESSES
+def test_the_pull_keeps_its_digits_at_both_ends_of_the_way(process):
+    # near the end it is the difference of two scores there, near the start that of the middle of all ends
+    made, x = EndLaw(process, ENDS, [0.3, -0.2]), np.random.default_rng(6).standard_normal((4, 2))
+    free = process.kernel(1.0).at(np.array([0.3, -0.2]))
+    np.testing.assert_allclose(made.gradient(x, 1 - 1e-7), ENDS.score(x) - free.score(x), rtol=1e-4, atol=1e-4)
+    soon = process.kernel(1e-6).at(np.array([0.3, -0.2])).mean()
+    np.testing.assert_allclose(made.gradient(soon, 1e-6), made.gradient([0.3, -0.2], 0.0), rtol=1e-4, atol=1e-4)
+
+
 def test_a_weight_of_one_changes_nothing_and_the_free_end_needs_no_pull():
     x = np.random.default_rng(3).standard_normal((4, 2))
     free = Gaussian([0.3, -0.2], 1.0)
