@@ -22,7 +22,7 @@ from refdiff.validation.numeric import derivative
 RULE = Quadrature(1e-11)
 MIXTURE = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.2, 1.0, 0.3], [0.5, 0.3, 0.2])
 OTHER = GaussianMixture.isotropic([[-1.0], [2.0]], [0.8, 1.5], [0.4, 0.6])
-FULL = random_mixture(2, 3, 1, "full")
+FULL = random_mixture(2, 3, 1, "full").convolve(0.2)
 
 
 def gaussian(dim, seed):
@@ -72,15 +72,15 @@ def test_mixtures_agree_with_adaptive_quadrature():
 
 
 def test_fisher_information_is_minus_the_mean_hessian():
-    x = FULL.sample(40_000, 3)
+    x = FULL.sample(10_000, 3)
     drawn = -FULL.hessian(x)
-    z = (drawn.mean(axis=0) - fisher_information(FULL, RULE).value) / (drawn.std(axis=0) / 200)
+    z = (drawn.mean(axis=0) - fisher_information(FULL, RULE).value) / (drawn.std(axis=0) / 100)
     assert np.abs(z).max() < 4.5  # four numbers: a false alarm in 4e4 seeds
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_draws_agree_with_quadrature_within_their_errors(seed):
-    way = MonteCarlo(20_000, seed)
+    way = MonteCarlo(4000, seed)
     pairs = [
         (ask(way), ask(RULE))
         for ask in (
@@ -134,6 +134,22 @@ def test_the_entropy_rate_is_finite_where_drift_and_diffusion_are_not():
     model = ExactModel(MIXTURE, FlowMatching())
     # x_1 is N(0, 1) and dx/dt = eps - x_0 there: dP/dt = 2, so dH/dt = 1, whatever the data
     np.testing.assert_allclose(entropy_rate(model, 1.0, RULE).value, 1.0, rtol=1e-12)
+
+
+def test_many_dimensions_take_draws():
+    law = random_mixture(64, 3, 0, "isotropic")
+    found, way = fisher_information(law, MonteCarlo(2000, 1)), MonteCarlo(2000, 2)
+    assert found.value.shape == found.error.shape == (64, 64)
+    x = law.sample(2000, 3)
+    other = -law.hessian(x)
+    spread = np.hypot(found.error, other.std(axis=0) / 2000**0.5)
+    # 2080 numbers, of which one is beyond 5.5 deviations in one of 1e4 seeds
+    assert np.abs((found.value - other.mean(axis=0)) / spread).max() < 5.5
+    model = ExactModel(law, VPLinear())
+    c, rate = model.affine.coefficients(0.5), entropy_rate(model, 0.5, way)
+    s = model.marginal(0.5).score(model.sample(2000, 0.5, 4))
+    known = 64 * c.f + c.g2 / 2 * (s**2).sum(axis=1)
+    assert abs(rate.value - known.mean()) < 4.5 * np.hypot(rate.error, known.std() / 2000**0.5)
 
 
 def test_laws_without_a_density_are_refused():
