@@ -68,7 +68,7 @@ OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSIT
 CONTENDERS: Sequence[Contender] = (
     OWN,
     Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY, PAIRS), peer=False),
-    Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY), peer=False),
+    Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY, PAIRS), peer=False),
     Contender("SciPy, banded matrices", (), "peers_grid:scipy_candidates", (GRID,), peer=False),
     Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,)),
     Contender("JAX", ("jax",), "peers_jax:plain", (FLOW, SDE, DENSITY)),

@@ -64,19 +64,25 @@ def candidates(problem: Problem, threads: int) -> list[Candidate]:
 
 def scipy_candidates(problem: Problem, threads: int) -> list[Candidate]:
     """SciPy's own functions where it has them."""
-    if not isinstance(problem, LogDensity):  # solve_ivp on NumPy's formulas is all that SciPy adds
+    if not isinstance(problem, (LogDensity, PairSums)):  # solve_ivp on NumPy's formulas is all that SciPy adds
         return candidates(problem, threads)
     n, mixture = len(problem.x), problem.mixture
+    weights, summed = np.exp(mixture.log_weights), isinstance(problem, PairSums)
 
     def part(rows: slice) -> Array:
-        logits = -0.5 * cdist(problem.x[rows], mixture.means, "sqeuclidean") / mixture.variances
+        logits = cdist(problem.x[rows], mixture.means, "sqeuclidean")
+        logits *= -0.5 / mixture.variances
+        if summed:
+            return np.asarray(np.exp(logits, out=logits) @ weights)
         logits += mixture.log_weights - mixture.dim / 2 * np.log(2 * np.pi * mixture.variances)
         return np.asarray(logsumexp(logits, axis=1))
 
     def build(form: str, size: int, team: int) -> Callable[[int], Array]:  # noqa: ARG001
         return lambda points: np.concatenate(in_team(part, min(n, points), size, team))
 
-    return combinations(build, ["cdist, logsumexp"], chunk_sizes(n, mixture.count), (1, threads), n)
+    return combinations(
+        build, ["cdist" if summed else "cdist, logsumexp"], chunk_sizes(n, mixture.count), (1, threads), n
+    )
 
 
 def reference(problem: Problem, threads: int) -> Array:

@@ -191,7 +191,7 @@ WORKLOADS: Sequence[Workload] = (
             {"n": 20_000, "d": dim},
             {"n": 3000},
             {"n": 150},
-            goals=(Goal(least, ("NumPy", "PyTorch", "PyTorch compiled")), Goal(3, ("pykeops",))),
+            goals=(Goal(least, ("NumPy", "SciPy", "PyTorch", "PyTorch compiled")), Goal(3, ("pykeops",))),
             limit=limit,
         )
         for dim, least, limit in ((2, 2, {"exponentials": 0.5}), (64, 1.5, {"flops": 0.5}))
