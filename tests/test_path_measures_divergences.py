@@ -122,7 +122,7 @@ def test_every_kind_of_process_has_its_own_norm(process):
     p, q = ExactModel(one, process), ExactModel(other, process)
     exact = path_kl(p, q, prior=q.marginal(1.0))
     np.testing.assert_allclose(exact.value, kl_divergence(one, other), rtol=1e-10)
-    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(1000, 5))
+    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(200, 5))
     assert abs(drawn.value - exact.value) < 4.5 * drawn.error
     # with a score that is not of any data: from both ends
     score, k = AffineScore(lambda t: [[1.5, 0.3], [0.1, 1.2]], lambda t: [0.1, 0.2], 2), 0.7
@@ -142,7 +142,7 @@ def test_mixtures_differ_by_their_data_too():
     x = np.linspace(-8, 8, 4001)[:, None]
     density = np.exp(PEAKS.logpdf(x)) * (x[1, 0] - x[0, 0])
     np.testing.assert_allclose(found.value, density @ (PEAKS.logpdf(x) - other.logpdf(x)), rtol=1e-9)
-    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(1000, 1))
+    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(300, 1))
     assert abs(drawn.value - found.value) < 4.5 * drawn.error
 
 

@@ -50,10 +50,10 @@ def test_constants_and_slopes_along_a_line():
 def test_without_a_potential_it_is_doobs_function(process):
     ends = GaussianMixture.full([[1.0, 0.0], [-1.0, 0.5]], [0.2 * np.eye(2), [[0.3, 0.1], [0.1, 0.2]]], [0.4, 0.6])
     terms = Quadratic.log_densities(ends)
-    formula = FeynmanKac(affine_forward(process, 2), Quadratic(np.zeros((2, 2))), terms, 0.3, 1.0)
+    formula = FeynmanKac(affine_forward(process, 2), Quadratic(np.zeros((2, 2))), terms, 0.6, 1.0)
     weight, x = EndWeight(process, ends), np.random.default_rng(0).standard_normal((5, 2))
-    np.testing.assert_allclose(formula.log_h(x, 0.3), weight.log_h(x, 0.3), rtol=1e-10)
-    np.testing.assert_allclose(formula.gradient(x, 0.3), weight.gradient(x, 0.3), rtol=1e-10)
+    np.testing.assert_allclose(formula.log_h(x, 0.7), weight.log_h(x, 0.7), rtol=1e-10)
+    np.testing.assert_allclose(formula.gradient(x, 0.7), weight.gradient(x, 0.7), rtol=1e-10)
     np.testing.assert_allclose(formula.log_h(x, 1.0), ends.logpdf(x), rtol=1e-12)
 
 
