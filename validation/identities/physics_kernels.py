@@ -12,6 +12,7 @@ and with two it is a quadruple one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -28,8 +29,9 @@ from refdiff.physics import (
 )
 from refdiff.validation import laws
 from refdiff.validation.cases import Case
-from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import dot, extrapolate
+from refdiff.validation.steps import FINE, relative_rate
 
 TOPIC = "Densities and scores"
 
@@ -137,6 +139,36 @@ def gap(case: Case, wrong: bool) -> Sides:
     found = [n * (expected_posterior(classes, x, h2, (n, 2 * n, n), priors) - plain) for n in counts]
     leading = counting_bias(classes, x, h2, (1, 2, 1), priors)
     return Sides(extrapolate(found), 0 * leading if wrong else leading, scale=np.abs(leading).max())
+
+
+def log_later(law: GaussianMixture, x: Array, d: float, after: float, contracts: bool, u: float) -> Array:
+    """The log density at x (n, d) of a `law` that has diffused (D = `d`) for `after` + u, and `contracts` with u."""
+    return law.affine(np.exp(-u / 2) if contracts else 1.0).convolve(2 * d * (after + u)).logpdf(x)
+
+
+@identity(
+    "The bias of a class posterior is a difference of rates, where nothing drifts",
+    topic=TOPIC,
+    formula=r"\frac{\Delta \rho_1}{\rho_1} - \frac{\Delta \rho_2}{\rho_2} = \frac1D \Big("
+    r" \frac{1}{\rho_1} \frac{\partial \rho_1}{\partial t} - \frac{1}{\rho_2} \frac{\partial \rho_2}{\partial t} \Big),"
+    r"\quad \partial_t \rho_j = D \Delta \rho_j",
+    covers=["PHY-102"],
+    over="once",
+    evidence=DERIVATIVE,
+    control="the rates of the source's own update (54), which contracts besides",
+)
+def rates(case: Case, wrong: bool) -> Iterator[Sides]:
+    """Stencils in time of both densities, which diffuse and, in the control, contract, against the bias in space."""
+    rng, d = case.rng, 0.3
+    for dim in (1, 3):
+        classes = [random_mixture(dim, 2, rng, "full", 1.0) for _ in range(2)]
+        x, h = classes[0].sample(4, rng), FINE * min(laws.smallest_std(law) for law in classes) ** 2
+        here = [law.convolve(20 * d * h) for law in classes]
+        told = [relative_rate(partial(log_later, law, x, d, 10 * h, wrong), h) / d for law in classes]
+        f = class_posterior(here, x)
+        bias = smoothing_bias(here, x, 2.0)[:, 0] / (f[:, 0] * f[:, 1])
+        size = max(np.abs(law.laplacian(x)).max() + dot(law.score(x), law.score(x)).max() for law in here)
+        yield Sides(told[0] - told[1], bias, scale=size)
 
 
 @identity(
