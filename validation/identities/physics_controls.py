@@ -87,7 +87,7 @@ def reflected_clock(case: Case, wrong: bool) -> Iterator[Sides]:
     # some 30 steps of 1e-12 on either way, whose errors the way back stretches by less than ten
     tolerance=1e-10,
     control="velocities replayed in the order of their recording",
-    needs=lambda case: smooth(case) and spread_out(case) and case.law.dim <= 3 and case.law.count <= 8,
+    needs=lambda case: smooth(case) and spread_out(case) and case.law.dim <= 3 and case.law.count <= 3,
     most=4,
 )
 def reversed_velocity(case: ModelCase, wrong: bool) -> Sides:
