@@ -150,7 +150,7 @@ def cells_lose(case: Case, wrong: bool) -> list[Sides]:
         values = []
         for count in (40, 80, 160):
             grid = Grid.around(laws[0], count)  # what q has beyond, p does not see
-            densities = [np.maximum(grid.averages(law), 1e-300) for law in laws]
-            values.append(np.asarray(divergence_loss(FokkerPlanck.of(process, grid), *densities, t)))
+            first, second = (np.maximum(grid.averages(law), 1e-300) for law in laws)
+            values.append(np.asarray(divergence_loss(FokkerPlanck.of(process, grid), first, second, t)))
         found.append(Sides(extrapolate(values, first=2, step=2), (2.0 if wrong else 1.0) * rate))
     return found
