@@ -22,7 +22,7 @@ from refdiff.fokker_planck.sweeps import Line
 class Layout(NamedTuple):
     """Where the cells of lines along a step are.
 
-    `shape` is that of the grid and `axis` the one along which lines run, `count` of them. Of a row across them `starts`
+    `shape` is that of the grid and `axis` the one along which lines run, `lines` of them. Of a row across them `starts`
     are the lines of its first cells, shape (n,), or None where lines are columns or rows of the grid; `wrap` says
     whether lines close to rings, and `turned` whether they run against the step.
     """
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     axis: int
     wrap: bool
-    count: int = 0
+    lines: int = 0
     starts: tuple[int, ...] | None = None
     turned: bool = False
 
@@ -39,12 +39,12 @@ class Layout(NamedTuple):
         if self.starts is None:
             return np.moveaxis(density, self.axis, 0).reshape(density.shape[self.axis], -1)
         rows = np.moveaxis(np.broadcast_to(density, self.shape), self.axis, 0)
-        found = np.zeros((len(rows), self.count))
+        found = np.zeros((len(rows), self.lines))
         for line, row, start in zip(found, rows, self.starts, strict=True):
             end = start + len(row)
-            line[start:end] = row[: self.count - start]
-            if end > self.count:  # round the ring
-                line[: end - self.count] = row[self.count - start :]
+            line[start:end] = row[: self.lines - start]
+            if end > self.lines:  # round the ring
+                line[: end - self.lines] = row[self.lines - start :]
         return found
 
     def put(self, lines: Array) -> Array:
@@ -55,9 +55,9 @@ class Layout(NamedTuple):
         found = np.empty(moved)
         for line, row, start in zip(lines, found, self.starts, strict=True):
             end = start + len(row)
-            row[: self.count - start] = line[start:end]
-            if end > self.count:
-                row[self.count - start :] = line[: end - self.count]
+            row[: self.lines - start] = line[start:end]
+            if end > self.lines:
+                row[self.lines - start :] = line[: end - self.lines]
         return np.ascontiguousarray(np.moveaxis(found, 0, self.axis))
 
     def line(self, rates: Rates) -> Line:
@@ -90,7 +90,7 @@ def layout(shape: tuple[int, ...], step: Step, boundaries: Sequence[str]) -> Lay
             "diagonals do not close: take cells of which one number is a multiple of the other, or method exponential"
         )
     if rings[across]:
-        count, starts = m, [-slope * i % m for i in range(n)]
+        many, starts = m, [-slope * i % m for i in range(n)]
     else:
-        count, starts = n + m - 1, [n - 1 - i if slope > 0 else i for i in range(n)]
-    return Layout(shape, along, all(rings), count, tuple(starts), turned=step[along] < 0)
+        many, starts = n + m - 1, [n - 1 - i if slope > 0 else i for i in range(n)]
+    return Layout(shape, along, all(rings), many, tuple(starts), turned=step[along] < 0)
