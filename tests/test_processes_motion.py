@@ -36,6 +36,8 @@ def test_motions_are_of_the_kernel_and_the_equation(name):
     f, d = dense(process.drift(t)), dense(process.diffusion(t))
     np.testing.assert_allclose(dense(m.dgain), f @ dense(m.gain), atol=1e-12)
     np.testing.assert_allclose(dense(m.spread), f @ dense(m.noise) + d / 2, atol=1e-12)
+    b = process.offset(t)
+    np.testing.assert_allclose(process.force(t) * np.ones(2), b.rate - f @ (b.value * np.ones(2)), atol=1e-12)
     for found, part in (
         (dense(m.dgain), lambda u: dense(process.motion(u).gain)),
         (dense(m.d2gain), lambda u: dense(process.motion(u).dgain)),

@@ -117,6 +117,15 @@ def test_an_offset_may_be_one_number_on_per_axis_processes():
     assert process.centred == AffineProcess([VPLinear(), FlowMatching()])
 
 
+def test_the_force_is_what_the_equation_has_beside_its_drift():
+    returning = AffineProcess(VPLinear(2.6, 2.6), lambda t: (2 - 2 * np.exp(-1.3 * t), 2.6 * np.exp(-1.3 * t), 0.0))
+    for t in (0.0, 0.3, 1.0):
+        assert abs(returning.force(t) - 1.3 * 2) < 1e-14
+    assert AffineProcess(FlowMatching()).force(1.0) == 0.0  # where the drift is infinite
+    moved = AffineProcess(FlowMatching(), lambda t: ([t, 0.0], [1.0, 0.0], 0.0))
+    assert not np.isfinite(moved.force(1.0)).any()
+
+
 def test_what_is_no_offset_is_said():
     with pytest.raises(TypeError, match=r"offset must be a function of time, got 3"):
         AffineProcess(VPLinear(), 3)

@@ -123,8 +123,7 @@ class FokkerPlanck:
             raise ValueError(f"process must have {grid.dim} axes like the grid, got {process.axes}")
 
         def drift(x: Array, t: float) -> Array:
-            offset = process.offset(t)
-            return np.asarray(operators.apply(process.drift(t), x - offset.value) + offset.rate)
+            return np.asarray(operators.apply(process.drift(t), x) + process.force(t))
 
         steady = isinstance(process, LinearProcess) and process.steady
         separable = isinstance(process, AffineProcess) or grid.dim == 1

@@ -27,7 +27,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.operators import Operator
 from refdiff.path_measures.scores import AffineScore
-from refdiff.processes import LinearProcess, Process
+from refdiff.processes import Process
 from refdiff.processes.transition import Linear, over
 from refdiff.stochastic.equation import StochasticEquation
 
@@ -101,12 +101,12 @@ class AffineEquation:
         return g @ g.T if g.ndim == 2 else g * g
 
     def equation(self) -> StochasticEquation:
-        """The same as functions of points and time."""
+        """The same as functions of points and time, with M for what exponential methods take exactly."""
 
         def drift(x: Array, t: float) -> Array:
             return operators.apply(self.linear_at(t), x) + self.force_at(t)
 
-        return StochasticEquation(drift, self.noise_at, self.dim, motions=self.motions)
+        return StochasticEquation(drift, self.noise_at, self.dim, motions=self.motions, linear=self.linear_at)
 
     def transition(self, start: float, end: float) -> Channel:
         """The channel from time `start` to time `end`, in either order."""
@@ -134,7 +134,7 @@ def affine_forward(process: Process, dim: int) -> AffineEquation:
         raise ValueError(f"dim must be the process's number of axes {process.axes}, got {dim}")
     return AffineEquation(
         process.drift,
-        lambda t: _force(process, t, dim),
+        process.force,
         lambda t: operators.root(process.diffusion(t)),
         dim,
     )
@@ -167,7 +167,7 @@ def affine_reverse(process: Process, score: AffineScore, stochasticity: float = 
 
     def force(t: float) -> Array:
         centre = operators.apply(score.precision_at(t), score.centre_at(t))
-        return _force(process, t, score.dim) - share * operators.apply(process.diffusion(t), centre)
+        return process.force(t) - share * operators.apply(process.diffusion(t), centre)
 
     return AffineEquation(linear, force, lambda t: k * operators.root(process.diffusion(t)), score.dim)
 
@@ -201,15 +201,6 @@ def reverse_joint(model: ExactModel, s: float, t: float, stochasticity: float = 
     joint = _joint(model.marginal(t), equation.transition(t, s))
     turned = np.roll(np.arange(2 * model.dim), model.dim)
     return Gaussian(joint.means[0][turned], joint.cov()[np.ix_(turned, turned)])
-
-
-def _force(process: Process, t: float, dim: int) -> Array:
-    """u = b' - F b, shape (d,)."""
-    if isinstance(process, LinearProcess):  # which knows u, and integrates it for b
-        return process.force(t)
-    offset = process.offset(t)
-    moved = operators.apply(process.drift(t), np.broadcast_to(offset.value, (dim,)))
-    return np.asarray(offset.rate - moved)
 
 
 def _joint(law: GaussianMixture, channel: Channel) -> GaussianMixture:

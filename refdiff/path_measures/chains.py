@@ -34,8 +34,8 @@ from refdiff.objectives.reverse import posterior_logpdf
 from refdiff.path_measures.affine import affine_reverse
 from refdiff.path_measures.divergences import PathDivergence, affine_score, prior_kl, score_function
 from refdiff.path_measures.scores import AffineScore
-from refdiff.processes import Process
 from refdiff.random import normals
+from refdiff.stochastic.families import forward_equation
 
 
 def chain_kl(
@@ -132,6 +132,7 @@ def _closed(model: ExactModel, score: AffineScore, when: Array, k: float) -> flo
 def _drawn(model: ExactModel, approximate: Any, when: Array, route: MonteCarlo) -> Array:
     """sum_i log q(x_{i+1} | x_i) - log N(x_{i+1}; x_i + b^ h, D |h|) of exact paths, shape (n,)."""
     process, score, dim = model.process, score_function(approximate), model.dim
+    forward = forward_equation(process, dim)
     first = process.kernel(float(when[-1]))
     start = draws(model.distribution, route.samples, route.seed)
     x = operators.apply(first.gain, start) + first.offset
@@ -144,13 +145,7 @@ def _drawn(model: ExactModel, approximate: Any, when: Array, route: MonteCarlo) 
             return np.full(route.samples, np.inf)
         y = operators.apply(channel.gain, x) + channel.offset
         y = y + coloured(channel, normals(route.seed, route.samples, draw, dim))
-        mean = y + h * (_forward_drift(process, y, t) - operators.apply(process.diffusion(t), score(y, t)))
+        mean = y + h * (forward.drift_at(y, t) - operators.apply(process.diffusion(t), score(y, t)))
         total += posterior_logpdf(channel, model.marginal(s), x, y) - noise.logpdf(x - mean)
         x = y
     return total
-
-
-def _forward_drift(process: Process, x: Array, t: float) -> Array:
-    """F x + u at points x (n, d)."""
-    offset = process.offset(t)
-    return np.asarray(operators.apply(process.drift(t), x - offset.value) + offset.rate)

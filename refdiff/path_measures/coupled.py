@@ -120,9 +120,7 @@ def coupled_law(
     def parts(t: float) -> tuple[Array, Array]:
         """Drift and force of (x, y), shapes (2 d, 2 d) and (2 d,), which are asked for one after the other."""
         f, spread = (operators.dense(np.asarray(part(t)), d) for part in (model.process.drift, model.process.diffusion))
-        offset = model.process.offset(t)
-        own = offset.rate - f @ np.broadcast_to(offset.value, (d,))
-        joint, push = np.zeros((2 * d, 2 * d)), np.tile(own, 2)
+        joint, push = np.zeros((2 * d, 2 * d)), np.tile(np.broadcast_to(model.process.force(t), (d,)), 2)
         for one, part in ((exact, slice(0, d)), (score, slice(d, None))):
             pulled = 0.5 * (1 + k * k) * spread @ operators.dense(one.precision_at(t), d)
             joint[part, part] = f + pulled

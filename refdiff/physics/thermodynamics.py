@@ -94,10 +94,8 @@ def frozen(model: ExactModel, t: float) -> Relaxation:
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")
     process, dim = model.process, model.dim
-    drift, offset = process.drift(t), process.offset(t)
-    with np.errstate(invalid="ignore"):  # an infinite drift at the end of time is refused below
-        force = offset.rate - operators.apply(drift, np.broadcast_to(offset.value, dim))
-    return Relaxation(operators.dense(drift, dim), operators.dense(process.diffusion(t), dim), force)
+    drift, diffusion = (operators.dense(part, dim) for part in (process.drift(t), process.diffusion(t)))
+    return Relaxation(drift, diffusion, np.broadcast_to(process.force(t), (dim,)))
 
 
 def entropy_balance(

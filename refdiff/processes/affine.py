@@ -164,6 +164,14 @@ class AffineProcess:
         """f(t) = alpha'/alpha."""
         return self.coefficients(t).f
 
+    def force(self, t: float) -> Array:
+        """b' - f b, a number or (d,); 0 without an offset, also where f is infinite."""
+        offset = self.offset(t)
+        if offset is NO_OFFSET:
+            return offset.rate
+        with np.errstate(invalid="ignore"):  # at the end of time f may be infinite, and so is the force
+            return np.asarray(offset.rate - self.drift(t) * offset.value)
+
     def diffusion(self, t: float) -> Operator:
         """g2(t)."""
         return self.coefficients(t).g2

@@ -87,5 +87,8 @@ class Process(Protocol):
     def drift(self, t: float) -> Operator:
         """F(t)."""
 
+    def force(self, t: float) -> Array:
+        """u(t) = b' - F b, a number or (d,)."""
+
     def diffusion(self, t: float) -> Operator:
         """D(t) = G G'."""

@@ -95,6 +95,10 @@ class PrincipalAxes:
         """F(t), shape (d, d) or a scalar."""
         return self._turned(self.along.drift(t))
 
+    def force(self, t: float) -> Array:
+        """E u(t), shape (d,)."""
+        return self._vector(self.along.force(t))
+
     def diffusion(self, t: float) -> Operator:
         """D(t), shape (d, d) or a scalar."""
         return self._turned(self.along.diffusion(t))

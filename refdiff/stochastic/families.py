@@ -43,8 +43,7 @@ def forward_equation(process: Process | Schedule, dim: int) -> StochasticEquatio
         raise ValueError(f"dim must be the process's number of axes {process.axes}, got {dim}")
 
     def drift(x: Array, t: float) -> Array:
-        offset = process.offset(t)
-        return np.asarray(operators.apply(process.drift(t), x - offset.value) + offset.rate)
+        return np.asarray(operators.apply(process.drift(t), x) + process.force(t))
 
     return StochasticEquation(drift, lambda t: operators.root(process.diffusion(t)), dim, linear=process.drift)
 

@@ -59,9 +59,7 @@ def pulled_equation(process: Process, end: Array, share: float) -> AffineEquatio
 
     def force(u: float) -> Array:
         left = end - np.broadcast_to(process.channel(u, process.T).offset, (2,))
-        offset = process.offset(u)
-        own = offset.rate - operators.apply(process.drift(u), np.broadcast_to(offset.value, (2,)))
-        return np.asarray(own + share * pull(u)[0] @ left)
+        return np.asarray(process.force(u) + share * pull(u)[0] @ left)
 
     return AffineEquation(linear, force, lambda u: operators.root(process.diffusion(u)), 2)
 
