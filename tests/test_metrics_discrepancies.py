@@ -145,3 +145,27 @@ def test_the_median_distance_is_that_of_all_pairs():
     np.testing.assert_allclose(median_distance(many[:2000], many[2000:]), 1.665, rtol=0.05)
     with pytest.raises(ValueError, match="median distance of 0"):
         median_distance(np.zeros((5, 2)), np.ones((1, 2)))
+
+
+def test_the_error_of_two_samples_is_the_one_of_their_centred_tables():
+    kernel, n, m = KERNELS["laplace"], len(X), len(Y)
+    kxx, kyy, kxy = (kernel.values(cdist(a, b, "sqeuclidean")) for a, b in ((X, X), (Y, Y), (X, Y)))
+
+    def left_within(k):
+        """The mean square of U-centred entries (Szekely and Rizzo 2014, definition 2)."""
+        count, off = len(k), ~np.eye(len(k), dtype=bool)
+        k = np.where(off, k, 0.0)
+        rows = k.sum(axis=1)
+        centred = k - (rows[:, None] + rows) / (count - 2) + k.sum() / ((count - 1) * (count - 2))
+        return (centred[off] ** 2).sum() / (count * (count - 3))
+
+    centred = kxy - kxy.mean(axis=1, keepdims=True) - kxy.mean(axis=0) + kxy.mean()
+    between = (centred**2).sum() / ((n - 1) * (m - 1))
+    second = 2 * left_within(kxx) / (n * (n - 1)) + 2 * left_within(kyy) / (m * (m - 1)) + 4 * between / (n * m)
+    a = (kxx.sum(axis=1) - 1) / (n - 1) - kxy.mean(axis=1)
+    b = (kyy.sum(axis=1) - 1) / (m - 1) - kxy.mean(axis=0)
+    first = 4 / n * a.var(ddof=1) + 4 / m * b.var(ddof=1)
+    np.testing.assert_allclose(mmd_squared(X, Y, kernel).error ** 2, first - second, rtol=1e-10)
+    against = mmd_squared(X, Empirical(Y), kernel).error ** 2
+    a_law = 4 / n * a.var(ddof=1) - 2 * left_within(kxx) / (n * (n - 1))
+    np.testing.assert_allclose(against, a_law, rtol=1e-10)

@@ -112,6 +112,12 @@ def test_total_variation_on_the_line_is_exact():
     np.testing.assert_allclose(far.value, 1, rtol=1e-14)
 
 
+def test_crossings_on_the_grid_itself_count():
+    # equal deviations cross in the middle, which is a node
+    found = divergence(*(GaussianMixture.isotropic([[m], [m]], 1.0) for m in (-1.0, 1.0)), "total-variation")
+    np.testing.assert_allclose(found.value, total_variation(Gaussian([-1.0], 1.0), Gaussian([1.0], 1.0)), rtol=1e-14)
+
+
 POINTS = Empirical([[0.0], [1.0], [1.0], [3.0]], [0.2, 0.3, 0.5, 0.0])
 OTHERS = Empirical([[0.0], [1.0], [2.0]], [0.5, 0.25, 0.25])
 
