@@ -13,7 +13,7 @@ SHAPES = [(3, 1), (9, 5), (20, tridiagonal.WIDTH + 1), (17, 2 * tridiagonal.WIDT
 
 
 def advanced(x, rows, line, dt, method, threads=1):
-    up, down, _ = line
+    up, down = line.up, line.down
     number = list(METHODS).index(method)
     pivots = np.zeros((3, len(up)))
     if up.shape[1] == 1:
