@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from refdiff import ExactModel, VEPower
-from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture, log_cdf, random_mixture
 from refdiff.stochastic import (
     adjusted_chain,
     mala,
@@ -109,6 +109,16 @@ def test_a_passage_time_solves_its_equation():
         assert passage_time(THREE, end, end) == 0.0
 
 
+@pytest.mark.parametrize("place", [0.5, 0.5 + 1e-4])
+def test_short_passages_take_their_time_too(place):
+    """tau(a, b) / (b - a) -> F / (M p), at a mean, where panels end, and beside it; and parts of a way add up."""
+    wanted = np.exp(log_cdf(THREE, [[place]])[0] - THREE.logpdf([[place]])[0])
+    for width in (1e-3, 1e-4, 1e-7):
+        assert passage_time(THREE, place, place + width) / width == pytest.approx(wanted, rel=3 * width + 1e-9)
+    parts = passage_time(THREE, place - 1e-4, place) + passage_time(THREE, place, 2.0)
+    assert passage_time(THREE, place - 1e-4, 2.0) == pytest.approx(parts, rel=1e-12)
+
+
 def test_wells_are_where_the_score_vanishes_and_their_chain_is_reversible():
     wells = wells_of(THREE)
     assert len(wells.bottoms) == 3
@@ -203,5 +213,12 @@ def test_what_is_not_on_the_line_or_leaves_it_is_refused():
         spectral_gap(THREE, lambda x: x)
     with pytest.raises(ValueError, match="law must need at most"):
         spectral_gap(pair(60.0))
+    with pytest.raises(ValueError, match="law must need at most"):
+        muckenhoupt(pair(100.0))
+    narrow = GaussianMixture.isotropic([[-1.0], [1.0]], 1e-12)
+    with pytest.raises(ValueError, match="law must need at most 50000 panels"):
+        passage_time(narrow, -1.0, 1.0)
+    with pytest.raises(ValueError, match="law must need at most"):
+        wells_of(narrow)
     with pytest.raises(TypeError, match="model must be an ExactModel"):
         relaxation_times(THREE, [0.1])

@@ -22,6 +22,7 @@ from refdiff.samplers.numbers import gauss_legendre, lagrange_integrals
 REACH = 10.0  # standard deviations: eigenfunctions reach farther than p, e^-50 of their square lies beyond
 # In a panel log p changes by at most so much, and bends on no shorter a scale: twelve nodes leave 1e-13 of an integral.
 SLOPE, BEND, ORDER, HALVINGS = 6.0, 1.2, 12, 40
+MOST = 50_000  # panels
 
 Mobility = float | Callable[[Array], ArrayLike]
 
@@ -54,13 +55,14 @@ def panels(law: GaussianMixture, low: float | None = None, high: float | None = 
 
     Raises:
         TypeError: no law.
-        ValueError: it is not on the line, or has no density.
+        ValueError: it is not on the line, has no density, or needs too many panels.
     """
     std = stds(law)
     marks = np.unique(np.concatenate([law.means[:, 0] + k * std for k in (-REACH, 0, REACH)]))
     start, end = marks[0] if low is None else low, marks[-1] if high is None else high
-    marks = np.concatenate([[start], marks[(marks > start) & (marks < end)], [end]])
-    edges = np.append(marks[:-1][np.diff(marks) > 1e-3 * std.min()], end)
+    near = 1e-3 * std.min()  # marks that near to the next one need no panel of their own
+    marks = marks[(marks > start + near) & (marks < end - near)]
+    edges = np.concatenate([[start], marks[np.diff(marks, prepend=start) > near], [end]])
     places = np.linspace(0, 1, 9)
     for _ in range(HALVINGS):
         width = np.diff(edges)
@@ -72,6 +74,8 @@ def panels(law: GaussianMixture, low: float | None = None, high: float | None = 
         coarse = np.maximum(slope, bend) > 1
         if not coarse.any():
             break
+        if len(edges) + coarse.sum() > MOST:
+            raise ValueError(f"law must need at most {MOST} panels, got one whose score is too steep between its modes")
         edges = np.sort(np.concatenate([edges, (edges[:-1] + width / 2)[coarse]]))
     nodes, weights = gauss_legendre(ORDER)
     width = np.diff(edges)[:, None]

@@ -41,9 +41,7 @@ def relaxation_rates(law: GaussianMixture, count: int = 1, mobility: Mobility = 
         ValueError: it is not on the line, has no density, M is not positive, it needs too many nodes, or a rate is
             1e9 times the first.
     """
-    x, weights, edges = panels(law)
-    if len(x) > MOST:
-        raise ValueError(f"law must need at most {MOST} nodes, got one that needs {len(x)}")
+    x, weights, edges = _nodes(law)
     wanted = whole_number("count", count, low=1, high=20)
     half = 0.5 * (law.logpdf(x) + np.log(mobilities(mobility, x)))
     panel = np.arange(len(x)) // ORDER
@@ -103,15 +101,23 @@ def muckenhoupt(law: GaussianMixture, mobility: Mobility = 1.0) -> tuple[float, 
 
     Raises:
         TypeError: no law.
-        ValueError: it is not on the line, has no density, or M is not positive.
+        ValueError: it is not on the line, has no density, M is not positive, or it needs too many nodes.
     """
     stds(law)
     median, sides = float(quantile(law, 0.5)[0]), []
     for right in (True, False):
-        x, weights, edges = panels(law, median, None) if right else panels(law, None, median)
+        x, weights, edges = _nodes(law, median, None) if right else _nodes(law, None, median)
         logs = -law.logpdf(x) - np.log(mobilities(mobility, x))
         peak, inner = float(logs.max()), cumulative(weights, edges)
         found = (inner if right else weights - inner) @ np.exp(logs - peak)
         with np.errstate(divide="ignore", over="ignore"):  # bounds beyond the range of numbers are infinite
             sides.append(float(np.exp(np.max(np.log(np.maximum(found, 0.0)) + peak + log_cdf(law, x, upper=right)))))
     return max(sides) / 2, 4 * max(sides)
+
+
+def _nodes(law: GaussianMixture, low: float | None = None, high: float | None = None) -> tuple[Array, Array, Array]:
+    """Panels of which a matrix can be made."""
+    x, weights, edges = panels(law, low, high)
+    if len(x) > MOST:
+        raise ValueError(f"law must need at most {MOST} nodes, got one that needs {len(x)}")
+    return x, weights, edges

@@ -26,6 +26,7 @@ from refdiff.distributions import GaussianMixture, log_cdf
 from refdiff.stochastic.line import panels, stds
 
 FINE = 24  # places in the least standard deviation at which the sign of the score is looked at
+MOST = 1_000_000  # places
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +81,20 @@ class Wells:
 
 
 def wells_of(law: GaussianMixture) -> Wells:
-    """The wells of a mixture on the line.
+    """The wells of a mixture on the line; those nearer than 1/24 of the least standard deviation count as one.
 
     Args:
         law: a mixture with a density, d = 1.
 
     Raises:
         TypeError: no law.
-        ValueError: it is not on the line, or has no density.
+        ValueError: it is not on the line, has no density, or its modes are too narrow for their distance.
     """
     std = stds(law)
     step = float(std.min()) / FINE
     low, high = float(law.means.min()) - step, float(law.means.max()) + step  # U falls towards the means from outside
+    if (high - low) / step > MOST:
+        raise ValueError(f"law must need at most {MOST} places to be looked at, got {(high - low) / step:.3g}")
     x = np.linspace(low, high, int((high - low) / step) + 3)
     s = law.score(x[:, None])[:, 0]
     found = [_root(law, x[i], x[i + 1]) for i in np.flatnonzero((s[:-1] > 0) != (s[1:] > 0))]
@@ -108,7 +111,7 @@ def passage_time(law: GaussianMixture, start: float, end: float, mobility: float
 
     Raises:
         TypeError: no law.
-        ValueError: it is not on the line, or has no density.
+        ValueError: it is not on the line, has no density, or its score is too steep between its modes.
     """
     a, b = real_scalar("start", start), real_scalar("end", end)
     m = real_scalar("mobility", mobility, low=0, open_low=True)
