@@ -114,6 +114,14 @@ def test_it_may_end_without_noise_where_nothing_is_corrected():
     assert single.x.dtype == np.float32
 
 
+def test_no_chains_are_chains_too():
+    x = np.zeros((0, 2))
+    found = annealed_chains(MODEL, SIGMAS, x, step_size=0.1, steps=2, seed=0)
+    assert found.x.shape == (0, 2)
+    assert np.isnan(found.probability).all()
+    assert adjusted_predictor_corrector(MODEL, SIGMAS, x, seed=0).x.shape == (0, 2)
+
+
 def test_grids_and_noises_that_do_not_fit_are_refused():
     x = np.zeros((1, 2))
     with pytest.raises(TypeError, match="model must be an ExactModel"):

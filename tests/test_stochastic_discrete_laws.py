@@ -80,7 +80,7 @@ def test_the_limits_of_stability_are_where_the_radius_is_one():
         limit = largest_unadjusted_step(TARGET, by)
         assert unadjusted_step(TARGET, limit, by).spectral_radius == pytest.approx(1.0, abs=1e-12)
         assert largest_step(lambda h, b=by: unadjusted_step(TARGET, h, b), 1e-6) == pytest.approx(limit, rel=1e-8)
-        with pytest.raises(ValueError, match="step_size must keep the chain bounded"):
+        with pytest.raises(ValueError, match="step must make all distances shrink"):
             _ = unadjusted_step(TARGET, 1.001 * limit, by).stationary
     for scheme in ("BAOAB", "OBABO", "ABOBA"):
         found = largest_step(lambda h, s=scheme: kinetic_step(TARGET, h, s, KINETICS), 1e-3)
@@ -143,3 +143,11 @@ def test_what_is_no_gaussian_or_has_no_limit_is_refused():
         largest_step(lambda h: unadjusted_step(TARGET, h), 1e6)
     with pytest.raises(ValueError, match="step must have a largest stable size"):
         largest_step(lambda h: unadjusted_step(TARGET, 1e-3), 1e-3)
+    step = kinetic_step(TARGET, 0.1)
+    with pytest.raises(ValueError, match="start must be a law on all 6 coordinates of the step, got 3"):
+        step.after(2, TARGET)
+    with pytest.raises(TypeError, match="start must be a Gaussian"):
+        step.steps_to(1.0, random_mixture(6, 2, 1))
+    for friction in (0.0, [1.0, 0.0, 2.0]):  # energy, or a part of it, is kept for ever
+        with pytest.raises(ValueError, match=r"spectral radius of 1$"):
+            _ = kinetic_step(Gaussian(np.zeros(3), 1.0), 0.1, "BAOAB", Kinetics(1.0, friction)).stationary

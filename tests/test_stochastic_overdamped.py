@@ -43,6 +43,7 @@ PRECONDITIONERS = {
     "matrix that varies": Preconditioner(bent, 0.0, bent_divergence),
     "all varies": Preconditioner(bent, turning, lambda x: bent_divergence(x) + turning_divergence(x)),
     "skew alone varies": Preconditioner(MATRIX, turning, turning_divergence),
+    "singular and a skew that varies": Preconditioner([1.0, 0.0], turning, turning_divergence),
 }
 
 
@@ -81,7 +82,8 @@ def test_without_the_divergence_it_does(name):
     assert np.abs(rate_of_change(langevin_equation(LAW, dropped), LAW.sample(4, 1))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["none", "diagonal", "matrix", "skew", "diagonal that varies", "matrix that varies"])
+@pytest.mark.parametrize("name", ["none", "diagonal", "matrix", "skew", "diagonal that varies", "matrix that varies",
+                                  "skew alone varies", "singular and a skew that varies"])  # fmt: skip
 def test_a_step_is_euler_s_of_the_equation_with_the_chain_s_own_normals(name):
     x, equation = LAW.sample(5, 2), langevin_equation(LAW, PRECONDITIONERS[name])
     wanted = x

@@ -34,7 +34,8 @@ class Annealed:
 
     Attributes:
         x: the points, shape (..., d).
-        probability: the mean probability of acceptance at each time, shape (n,): 1 where nothing is rejected.
+        probability: the mean probability of acceptance at each time, shape (n,): 1 where nothing is
+            rejected, nan where there was no step or no chain.
         draw: the number of the next draw.
     """
 
@@ -80,7 +81,7 @@ def annealed_chains(
         y = _handed_on(model, y, grid[i - 1], t) if i else y
         found = _corrected(model, y, t, size, count, key, adjusted, particle, draw)
         y, draw = found.x, found.draw
-        probability.append(float(np.mean(found.probability)))
+        probability.append(_mean(found.probability))
     return Annealed(restore(y), np.array(probability), draw)
 
 
@@ -131,8 +132,13 @@ def adjusted_predictor_corrector(
         clean = not np.any(process.kernel(t).noise)
         found = _corrected(model, y, t, size, 0 if clean else count, key, adjusted, particle, draw)
         y, draw = found.x, found.draw
-        probability.append(float(np.mean(found.probability)))
+        probability.append(_mean(found.probability))
     return Annealed(restore(y), np.array(probability), draw)
+
+
+def _mean(probability: Array) -> float:
+    """The mean over chains (n,), nan where there are none."""
+    return float(np.mean(probability)) if probability.size else np.nan
 
 
 def _corrected(

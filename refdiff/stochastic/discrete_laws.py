@@ -33,7 +33,7 @@ from refdiff.dynamics.equilibrium import stationary_covariance
 from refdiff.stochastic.kinetic import Kinetics, letters
 from refdiff.stochastic.preconditioner import Preconditioner, constant, preconditioner_of
 
-UNSTABLE = "step_size must keep the chain bounded, got one at which it grows by {radius:.6g} a step"
+UNSTABLE = "step must make all distances shrink to keep a law, got one with a spectral radius of {radius:.6g}"
 MOST_STEPS = 2**40
 
 
@@ -87,14 +87,19 @@ class AffineStep:
         """The law that the step keeps, on all coordinates.
 
         Raises:
-            ValueError: the step is not stable, and keeps none.
+            ValueError: the step is not stable, or turns for ever where there is no friction, and keeps none.
         """
+        problem = UNSTABLE.format(radius=self.spectral_radius)
         if not self.spectral_radius < 1:
-            raise ValueError(UNSTABLE.format(radius=self.spectral_radius))
+            raise ValueError(problem)
         w = np.eye(len(self.centre)) + self.deviation / 2
         drift = np.linalg.solve(w, self.deviation)
         noise = np.linalg.solve(w, np.linalg.solve(w, self.noise).T)
-        return Gaussian(self.centre, stationary_covariance(drift, (noise + noise.T) / 2))
+        try:
+            found = stationary_covariance(drift, (noise + noise.T) / 2)
+        except ValueError:  # a radius of 1 up to rounding
+            raise ValueError(problem) from None
+        return Gaussian(self.centre, found)
 
     @cached_property
     def positions(self) -> Gaussian:
@@ -112,7 +117,13 @@ class AffineStep:
         return kl_divergence(self.positions, self.target)
 
     def after(self, steps: int, start: GaussianMixture) -> GaussianMixture:
-        """The law after so many `steps` from the law `start`, on all coordinates."""
+        """The law after so many `steps` from the law `start`, on all coordinates.
+
+        Raises:
+            ValueError: the start is on the positions alone, or on another dimension.
+        """
+        if start.dim != len(self.centre):
+            raise ValueError(f"start must be a law on all {len(self.centre)} coordinates of the step, got {start.dim}")
         return self.power(steps).channel.push(start)
 
     def steps_to(self, distance: float, start: GaussianMixture) -> int:
@@ -126,8 +137,11 @@ class AffineStep:
             start: a Gaussian on all coordinates.
 
         Raises:
+            TypeError: the start is no Gaussian.
             ValueError: the bias alone is as large, or 2^40 steps do not do.
         """
+        if not isinstance(start, Gaussian):
+            raise TypeError(f"start must be a Gaussian, whose distances have a closed form, got {start!r}")
         goal = real_scalar("distance", distance, low=0, open_low=True)
         if self.wasserstein >= goal:
             raise ValueError(f"distance must be above the stationary law's {self.wasserstein:.6g}, got {goal}")

@@ -53,7 +53,7 @@ class Local(NamedTuple):
                           else np.linalg.solve(self.root, x.T).T)  # fmt: skip
 
     def log_det(self) -> Array:
-        """log det M / 2 = log det R where M varies, shape (n,); 0 where it does not, as it cancels there."""
+        """log det M / 2 where M varies, shape (n,), up to a constant where it does not, which cancels."""
         if not self.varies:
             return np.zeros(())
         diagonal = self.root if self.root.ndim == 2 else np.diagonal(self.root, axis1=1, axis2=2)
@@ -133,8 +133,10 @@ class Preconditioner:
         if not self.varies:
             matrix, skew = np.asarray(self.matrix), np.asarray(self.skew)
             return Local(matrix, operators.root(matrix), skew, np.zeros(()), False)
-        matrix = self._evaluated("matrix", x)
-        if matrix.ndim == 2:
+        matrix, root = self._evaluated("matrix", x), None
+        if not callable(self.matrix):  # it may be singular
+            root = np.broadcast_to(operators.root(np.asarray(self.matrix)), matrix.shape)
+        elif matrix.ndim == 2:
             if not (matrix > 0).all():
                 raise ValueError(f"matrix must answer with positive diagonals, got {matrix.min()}")
             root = np.sqrt(matrix)
