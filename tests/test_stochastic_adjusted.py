@@ -93,10 +93,10 @@ def test_hamiltonian_chains_stay_there_too(options):
 
 
 def test_a_whole_step_with_momenta_keeps_the_law_and_without_the_turn_it_would_not():
-    """E f after a step from (x, p) in equilibrium by sums over a lattice; the kink of min(1, .) leaves 1e-5."""
+    """E f after a step from (x, p) in equilibrium by sums over a lattice; the kink of min(1, .) leaves 1e-6."""
     law = GaussianMixture.isotropic([[-1.5], [1.5]], [0.6, 1.0])
     step = Leapfrog(target_of(law), 1.1, 1, Kinetics())
-    u = np.arange(-7, 7, 0.02)
+    u = np.arange(-7, 7, 0.05)
     x, p = (part.reshape(-1, 1) for part in np.meshgrid(u, u))
     weight = np.exp(law.logpdf(x) - p[:, 0] ** 2 / 2)
     y, q, _, there = step(x, p, law.score(x))
@@ -108,8 +108,8 @@ def test_a_whole_step_with_momenta_keeps_the_law_and_without_the_turn_it_would_n
 
     before = weight @ f(x, p) / weight.sum()
     after, unturned = ((weight @ (accept * f(y, q) + (1 - accept) * f(x, s * p))) / weight.sum() for s in (-1, 1))
-    assert after == pytest.approx(before, abs=3e-5)
-    assert abs(unturned - before) > 3e-3
+    assert after == pytest.approx(before, abs=4e-6)
+    assert abs(unturned - before) > 0.015
 
 
 def test_one_leapfrog_without_persistence_is_the_langevin_step():
@@ -149,15 +149,15 @@ def test_acceptance_scales_with_the_cube_root_of_the_dimension_and_is_best_at_57
 
 
 def test_warming_up_finds_the_step_that_is_accepted_as_often_as_wanted():
-    x = LAW.sample(300, 1)
+    x = LAW.sample(100, 1)
 
     def sampler(y, h, k):
         return mala(LAW, y, step_size=h, steps=2, seed=1, draw=k)
 
     for start in (1e-3, 10.0):
-        h, chains = warm_up(sampler, x, step_size=start, rounds=60, goal=0.574)
-        assert chains.draw == 60 * 2 * 2
-        found = mala(LAW, chains.x, step_size=h, steps=4, seed=2)
+        h, chains = warm_up(sampler, x, step_size=start, rounds=40, goal=0.574)
+        assert chains.draw == 40 * 2 * 2
+        found = mala(LAW, LAW.sample(1000, 3), step_size=h, steps=1, seed=2)
         assert found.probability.mean() == pytest.approx(0.574, abs=0.03)
 
 
