@@ -111,6 +111,29 @@ def draws(law: GaussianMixture, samples: int, key: int) -> Array:
     return np.asarray(law.means[labels] + law.covariances.colour(normals(key, samples, START, law.dim), labels))
 
 
+def expectation(
+    law: GaussianMixture, function: Callable[[Array], Array], route: Route | None, scale: float = 1.0
+) -> Estimate:
+    """E f(x) over a law for f from (n, d) to (n, ...), with its error, both of shape (...).
+
+    Args:
+        law: of x.
+        function: f.
+        route: how it is taken.
+        scale: the size of f, as of `integral`.
+
+    Raises:
+        ValueError: there is no route, or its tolerance is not met within the nodes that may be taken.
+        TypeError: the route is something else.
+    """
+    way = checked(route)
+    if isinstance(way, Quadrature):
+        value, change = integral(law, function, way, scale)
+        return Estimate(value[()], np.full(value.shape, change)[()], name_of(way))
+    values = function(draws(law, way.samples, way.seed))
+    return Estimate(values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(way.samples), name_of(way))
+
+
 def integral(
     law: GaussianMixture, function: Callable[[Array], Array], rule: Quadrature, scale: float
 ) -> tuple[Array, float]:

@@ -12,15 +12,13 @@ Sources: DMI-56, PODA-101, PODA-103, RDX-46, PODD-107.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, real_scalar
 from refdiff.distributions import Gaussian, GaussianMixture, entropy
 from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.expectations import Estimate, MonteCarlo, Route, checked, draws, integral, name_of
+from refdiff.expectations import Estimate, MonteCarlo, Route, draws, expectation, name_of
 from refdiff.metrics import fisher_divergence
 from refdiff.model import ExactModel
 
@@ -39,7 +37,7 @@ def differential_entropy(law: GaussianMixture, route: Route | None = None) -> Es
     p = _with_density("law", law)
     if route is None and (alone := _gaussian(p)) is not None:
         return _closed(entropy(alone))
-    return _mean(p, lambda x: -p.logpdf(x), checked(route), _size(p))
+    return expectation(p, lambda x: -p.logpdf(x), route, _size(p))
 
 
 def fisher_information(law: GaussianMixture, route: Route | None = None) -> Estimate:
@@ -56,13 +54,11 @@ def fisher_information(law: GaussianMixture, route: Route | None = None) -> Esti
     p = _with_density("law", law)
     if route is None and _gaussian(p) is not None:
         return _closed(p.covariances.inverse().dense(p.dim)[0])
-    way = checked(route)
-    if isinstance(way, MonteCarlo):
-        s = p.score(draws(p, way.samples, way.seed))
+    if isinstance(route, MonteCarlo):  # without the array of all draws' squares
+        s = p.score(draws(p, route.samples, route.seed))
         mean, square = s.T @ s / len(s), (s**2).T @ s**2 / len(s)
-        return Estimate(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (len(s) - 1)), name_of(way))
-    found, change = integral(p, lambda x: _outer(p.score(x)), way, _stiffness(p))
-    return Estimate(found, np.full_like(found, change), name_of(way))
+        return Estimate(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (len(s) - 1)), name_of(route))
+    return expectation(p, lambda x: _outer(p.score(x)), route, _stiffness(p))
 
 
 def entropy_rate(model: ExactModel, t: float, route: Route | None = None) -> Estimate:
@@ -82,7 +78,7 @@ def entropy_rate(model: ExactModel, t: float, route: Route | None = None) -> Est
         return _closed(model.velocity_divergence(pushed.means[0], when))
     motion = model.process.motion(when)
     size = np.abs(motion.spread).max() * _stiffness(pushed) + np.abs(motion.dgain).max()
-    return _mean(pushed, lambda x: model.velocity_divergence(x, when), checked(route), float(size))
+    return expectation(pushed, lambda x: model.velocity_divergence(x, when), route, float(size))
 
 
 def divergence_rate(model: ExactModel, other: GaussianMixture, t: float, route: Route | None = None) -> Estimate:
@@ -131,15 +127,6 @@ def _gaussian(law: GaussianMixture) -> Gaussian | None:
 def _closed(value: ArrayLike) -> Estimate:
     found = np.asarray(value, dtype=np.float64)
     return Estimate(found[()], np.zeros_like(found)[()], name_of(None))
-
-
-def _mean(law: GaussianMixture, function: Callable[[Array], Array], route: Route, scale: float) -> Estimate:
-    """E f over a law for f from (n, d) to (n,), of which `scale` is the size."""
-    if isinstance(route, MonteCarlo):
-        values = function(draws(law, route.samples, route.seed))
-        return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), name_of(route))
-    found, change = integral(law, function, route, scale)
-    return Estimate(float(found), change, name_of(route))
 
 
 def _outer(s: Array) -> Array:

@@ -26,7 +26,7 @@ from refdiff import operators
 from refdiff.arguments import Array, answered, points, real_array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY, Dense
-from refdiff.expectations import Estimate, Quadrature, Route, checked, draws, integral, name_of
+from refdiff.expectations import Estimate, Route, expectation
 from refdiff.metrics import divergence
 from refdiff.metrics.compared import merged, same_space
 
@@ -43,7 +43,7 @@ def affinity(p: GaussianMixture, q: GaussianMixture, route: Route | None = None)
     _pair(p, q)
     if _both_gaussian(p, q, route):
         return Estimate(float(np.exp(-_distance(p, q))), 0.0, "closed")
-    return _mean(p, q, lambda x: _shared(p, q, x), route, 1.0)
+    return expectation(_middle(p, q), lambda x: _shared(p, q, x), route)
 
 
 def distance(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
@@ -87,7 +87,7 @@ def total_force(p: GaussianMixture, q: GaussianMixture, route: Route | None = No
     if _both_gaussian(p, q, route):
         pull = -0.25 * np.exp(-_distance(p, q)) * fisher_direction(p, q)
         return Estimate(pull, np.zeros(p.dim), "closed")
-    return _mean(p, q, lambda x: _per_mass(p, q, x), route, _steepest(p, q))
+    return expectation(_middle(p, q), lambda x: _per_mass(p, q, x), route, _steepest(p, q))
 
 
 def potential_rate(p: GaussianMixture, q: GaussianMixture, velocity: Velocity, route: Route | None = None) -> Estimate:
@@ -108,7 +108,7 @@ def potential_rate(p: GaussianMixture, q: GaussianMixture, velocity: Velocity, r
     def power(x: Array) -> Array:
         return np.asarray(-(_per_mass(p, q, x) * answered("velocity", velocity(x), x.shape)).sum(axis=1))
 
-    return _mean(p, q, power, route, _steepest(p, q))
+    return expectation(_middle(p, q), power, route, _steepest(p, q))
 
 
 def affine_rate(p: Gaussian, q: Gaussian, gain: ArrayLike, offset: ArrayLike = 0.0) -> float:
@@ -170,6 +170,11 @@ def _distance(p: GaussianMixture, q: GaussianMixture) -> float:
     return float(u @ np.linalg.solve((one + two) / 2, u) / 8 + spread.sum() / 2)
 
 
+def _middle(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
+    """(p + q) / 2."""
+    return merged((p, q), (0.5, 0.5))
+
+
 def _shared(p: GaussianMixture, q: GaussianMixture, x: Array) -> Array:
     """sqrt(p q) over (p + q) / 2 at points x (n, d), shape (n,): 1 / cosh(log(p / q) / 2)."""
     half = np.exp(-np.abs(p.logpdf(x) - q.logpdf(x)) / 2)
@@ -197,16 +202,3 @@ def _pair(p: GaussianMixture, q: GaussianMixture) -> None:
 def _both_gaussian(p: GaussianMixture, q: GaussianMixture, route: Route | None) -> bool:
     """Whether there is a closed form, and it is asked for."""
     return route is None and isinstance(p, Gaussian) and isinstance(q, Gaussian)
-
-
-def _mean(
-    p: GaussianMixture, q: GaussianMixture, function: Callable[[Array], Array], route: Route | None, scale: float
-) -> Estimate:
-    """The mean under (p + q) / 2 of a function of points (n, d) with values (n, ...) of the size `scale`."""
-    law, way = merged((p, q), (0.5, 0.5)), checked(route)
-    if isinstance(way, Quadrature):
-        value, change = integral(law, function, way, scale)
-        return Estimate(value[()], np.full(np.shape(value), change)[()], name_of(way))
-    values = function(draws(law, way.samples, way.seed))
-    spread = values.std(axis=0, ddof=1) / np.sqrt(way.samples)
-    return Estimate(values.mean(axis=0)[()], spread[()], name_of(way))
