@@ -15,14 +15,14 @@ Kinderlehrer and Otto 1998.
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY
-from refdiff.expectations import Estimate, Quadrature, Route, checked, draws, integral, name_of
+from refdiff.expectations import Estimate, Route
+from refdiff.metrics import fisher_divergence
 from refdiff.model import ExactModel
 from refdiff.processes import ornstein_uhlenbeck
 
@@ -73,31 +73,7 @@ def dissipation(
     for name, one in (("target", target), ("law", law)):
         if one.covariances.singular:
             raise ValueError(NO_DENSITY.format(what=f"{name}'s covariance"))
-    if target.count == 1 and law.count == 1:
-        return Estimate(_closed(target, law, m), 0.0, "closed")
-
-    def squares(x: Array) -> Array:
-        u = target.score(x) - law.score(x)
-        return np.asarray((u * operators.apply(m, u)).sum(axis=1))
-
-    how = checked(route)
-    if isinstance(how, Quadrature):
-        size = float(np.trace(operators.dense(m, law.dim)) / np.trace(law.cov()))
-        value, error = integral(law, squares, how, size)
-        return Estimate(float(value), error, name_of(how))
-    values = squares(draws(law, how.samples, how.seed))
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(how.samples)), name_of(how))
-
-
-def _closed(target: GaussianMixture, law: GaussianMixture, m: Array) -> float:
-    """For Gaussians grad log p/q = G (x - a) - S^-1 (a - m), G = B^-1 - S^-1."""
-    inverse = operators.inverse(target.covariances.operator())
-    gap = operators.add(operators.inverse(law.covariances.operator()), -inverse)
-    shift = operators.apply(inverse, law.means[0] - target.means[0])
-    root = operators.product(operators.root(m), gap)
-    spread = operators.sandwich(root, law.covariances.operator())
-    trace = np.trace(spread) if spread.ndim == 2 else np.broadcast_to(spread, law.dim).sum()
-    return float(trace + shift @ operators.apply(m, shift))
+    return fisher_divergence(law, target, route, weight=m)
 
 
 def _mobility(mobility: ArrayLike, target: GaussianMixture, law: GaussianMixture) -> Array:

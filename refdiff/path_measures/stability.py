@@ -34,7 +34,7 @@ from refdiff.arguments import Array, real_scalar
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.divergences import wasserstein
 from refdiff.distributions.quantiles import monotone_map
-from refdiff.expectations import Estimate, Quadrature, Route, checked, draws, integral, name_of
+from refdiff.expectations import Estimate, Quadrature, Route, expectation, integral, name_of
 from refdiff.model import ExactModel
 from refdiff.operators import Operator
 from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval, largest, pieces
@@ -107,13 +107,9 @@ def _error(model: ExactModel, score: ApproximateScore, when: float, weight: Oper
         wrong = operators.apply(weight, model.score(x, when) - score.at(x, when))
         return np.asarray((wrong**2).sum(axis=1))
 
-    law, how = model.marginal(when), checked(route)
-    if isinstance(how, Quadrature):
-        size = float((operators.dense(weight, model.dim) ** 2).sum() / np.trace(law.cov()))
-        value, error = integral(law, squares, how, size)
-        return Estimate(float(value), error, name_of(how))
-    values = squares(draws(law, how.samples, how.seed))
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(how.samples)), name_of(how))
+    law = model.marginal(when)
+    size = float((operators.dense(weight, model.dim) ** 2).sum() / np.trace(law.cov()))
+    return expectation(law, squares, route, size)
 
 
 def growth_rate(model: ExactModel, score: ApproximateScore, t: float, *, stochasticity: float = 0.0) -> float:
