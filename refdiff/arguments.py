@@ -7,6 +7,7 @@ where it is no such thing at all, ValueError where it is one that does not fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ def real_scalar(name: str, value: Any, *, low: float = -np.inf, high: float = np
         TypeError: it is no real number.
         ValueError: it is several numbers, or not in that interval.
     """
+    if isinstance(value, float) and isfinite(value) and low <= value <= high and not (open_low and value == low):
+        return float(value)  # times are checked so often that making an array of each would cost more than its use
     array = real_array(name, value)
     if array.ndim != 0:
         raise ValueError(f"{name} must be one number, got shape {array.shape}")

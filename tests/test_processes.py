@@ -119,3 +119,19 @@ def test_no_time_passes_between_equal_times():
         channel = process.channel(process.T, process.T)
         assert channel.gain == 1
         assert channel.noise == 0
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_what_is_kept_of_a_time_is_what_the_schedules_say_and_no_one_can_change_it(hashed):
+    class Own(VPLinear):
+        __hash__ = VPLinear.__hash__ if hashed else None
+
+    for process in (AffineProcess(Own(0.2, 3.0)), AffineProcess([Own(0.2, 3.0), FlowMatching()])):
+        wanted = [schedule.coefficients(0.4) for schedule in process.schedules]
+        for _ in range(2):
+            found = process.coefficients(0.4)
+            for part, values in zip(found, zip(*wanted, strict=True), strict=True):
+                np.testing.assert_array_equal(np.ravel(part), values)
+                part += 1.0
+        np.testing.assert_array_equal(np.ravel(process.log_snr(0.4)), [one.log_snr for one in wanted])
+        assert process.coefficients(0.4).alpha.flags.c_contiguous

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,14 @@ from refdiff.channels import Channel
 from refdiff.operators import Operator
 from refdiff.processes.motion import NO_OFFSET, Motion, Offset
 from refdiff.schedules import Coefficients, Schedule
+
+# times that are kept, of all processes: what is kept are numbers, which no one can change
+KEPT = 256
+
+
+@lru_cache(maxsize=KEPT)
+def _kept(schedules: tuple[Schedule, ...], t: float) -> tuple[Coefficients, ...]:
+    return tuple(schedule.coefficients(t) for schedule in schedules)
 
 
 def motion(c: Coefficients, offset: Offset = NO_OFFSET) -> Motion:
@@ -80,15 +89,22 @@ class AffineProcess:
     def coefficients(self, t: float) -> Coefficients:
         """alpha, sigma and the rest at one time, each a scalar or, per axis, a diagonal (d,)."""
         t = real_scalar("t", t)
-        each = [schedule.coefficients(t) for schedule in self.schedules]
+        each = self._numbers(t)
         if not self.per_axis:
             return Coefficients(*(np.asarray(value) for value in each[0]))
-        return Coefficients(*(np.array(values) for values in zip(*each, strict=True)))
+        return Coefficients(*np.array(each).T.copy())
 
     def log_snr(self, t: float) -> Array:
         """lambda(t), a scalar or one per axis."""
-        values = np.array([schedule.log_snr(t) for schedule in self.schedules])
+        values = np.array([one.log_snr for one in self._numbers(real_scalar("t", t))])
         return values if self.per_axis else values[0]
+
+    def _numbers(self, t: float) -> tuple[Coefficients, ...]:
+        """What each schedule says at a time: kernel, drift and diffusion are asked for one after the other."""
+        try:
+            return _kept(self.schedules, t)
+        except TypeError:  # of a schedule that cannot be hashed nothing is kept
+            return _kept.__wrapped__(self.schedules, t)
 
     def offset(self, t: float) -> Offset:
         """b_t, b'_t and b''_t, each a number or (d,).
