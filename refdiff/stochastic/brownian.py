@@ -14,7 +14,8 @@ Backwards, a step has the increment -W and the same area H. Split at r, with S =
 which has the law of two independent steps, given what they make. So a path is a tree: the steps between its own times
 are independent, each is halved again and again, and the normals of a node are a draw of its own. Nothing is stored;
 what a particle sees does not depend on who else is asked for. Times within `depth` halvings are told apart by the
-exact law; closer ones share a last piece, which is one smooth function for all who ask.
+exact law; closer ones share a last piece, which each of them splits by that law, with the same normals: between them
+the increment is smooth in time, and the area not below that of the piece.
 
 Sources: PODA-403, PODD-63, PODD-64; Foster, Lyons and Oberhauser 2020, "An optimal polynomial approximation of Brownian
 motion"; Roessler 2010, whose I_(1,0) is h (W / 2 + H).
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,7 +77,7 @@ class BrownianPath:
         """w_t - w_s and the area between for any two times within the path's, for particles (n,), each (n, m).
 
         Raises:
-            ValueError: s = t, or one lies outside the path's times.
+            ValueError: s = t up to rounding, or one lies outside the path's times.
         """
         return next(self.steps([s, t], particles))
 
@@ -123,15 +125,22 @@ class BrownianPath:
         near = np.rint(place)
         place = np.where(np.abs(place - near) <= slack / width * count, near, place)
         over = place == count
-        return list(zip((cell + over).tolist(), np.where(over, 0.0, place).tolist(), strict=True))
+        found = list(zip((cell + over).tolist(), np.where(over, 0.0, place).tolist(), strict=True))
+        for k, (one, two) in enumerate(pairwise(found)):
+            if one == two:
+                raise ValueError(f"times must be apart by more than rounding, got {times[k]} and {times[k + 1]}")
+        return found
 
     def _walk(self, places: Sequence[tuple[int, float]], who: NDArray[np.uint64], forth: bool) -> Iterator[Piece]:
         """The steps between increasing places, from the last one where not `forth`, and backwards."""
         sought = places if forth else places[::-1]
         made, length, aim = None, 0.0, 1
+        within: dict[int, list[float]] = {}
+        for cell, place in places:  # they increase
+            if place > 0:
+                within.setdefault(cell, []).append(place)
         for cell in range(places[0][0], places[-1][0] + 1)[:: 1 if forth else -1]:
-            cuts = sorted({place for at, place in places if at == cell and place > 0})
-            for start, end, piece in self._cell(cell, cuts, who, forth) if cell < self.cells else ():
+            for start, end, piece in self._cell(cell, within.get(cell, []), who, forth) if cell < self.cells else ():
                 first, last = (cell, start), (cell, end) if end < 2.0**self.depth else (cell + 1, 0.0)
                 if first < places[0] or last > places[-1]:
                     continue
