@@ -11,7 +11,7 @@ from refdiff.expectations import MonteCarlo, Quadrature
 from refdiff.physics import (
     affine_rate,
     affinity,
-    distance,
+    bhattacharyya_distance,
     fisher_direction,
     force,
     potential_rate,
@@ -38,9 +38,9 @@ def test_gaussians_have_the_printed_closed_form(seed, dim):
     middle, u = (p.cov() + q.cov()) / 2, p.mean() - q.mean()
     log_dets = [np.linalg.slogdet(c)[1] for c in (middle, p.cov(), q.cov())]
     exact = u @ np.linalg.solve(middle, u) / 8 + log_dets[0] / 2 - (log_dets[1] + log_dets[2]) / 4
-    np.testing.assert_allclose(distance(p, q).value, exact, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(bhattacharyya_distance(p, q).value, exact, rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(affinity(p, q).value, np.exp(-exact), rtol=1e-12)
-    np.testing.assert_allclose(distance(q, p).value, exact, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(bhattacharyya_distance(q, p).value, exact, rtol=1e-10, atol=1e-13)
 
 
 @given(SEEDS, st.integers(1, 6), st.floats(0.1, 10.0))
@@ -49,7 +49,7 @@ def test_equal_covariances_have_mahalanobis_over_eight(seed, dim, scale):
     p = gaussian(dim, rng).affine(scale)
     q = p.affine(1.0, rng.normal(size=dim))
     u = p.mean() - q.mean()
-    np.testing.assert_allclose(distance(p, q).value, u @ np.linalg.solve(p.cov(), u) / 8, rtol=1e-11)
+    np.testing.assert_allclose(bhattacharyya_distance(p, q).value, u @ np.linalg.solve(p.cov(), u) / 8, rtol=1e-11)
     # the field itself has Fisher's direction at every point, away from p
     x = p.sample(4, rng)
     pushes = force(p, q, x)
@@ -65,7 +65,7 @@ def test_quadrature_and_draws_agree_with_closed_forms(dim):
     rate = affine_rate(p, q, a, b)
     for found, exact in (
         (affinity(p, q, RULE), affinity(p, q).value),
-        (distance(p, q, RULE), distance(p, q).value),
+        (bhattacharyya_distance(p, q, RULE), bhattacharyya_distance(p, q).value),
         (total_force(p, q, RULE), total_force(p, q).value),
         (potential_rate(p, q, lambda x: x @ a.T + b, RULE), rate),
     ):
@@ -84,16 +84,18 @@ def test_near_each_other_no_digit_is_lost():
     for e in (1e-3, 2.0**-30, 2.0**-40):
         q = Gaussian([e], 1 + e)
         # u^2 / 8 M + (log cosh(log(1 + e) / 2)) / 2 -> e^2 (1/8 + 1/16) (1 + O(e))
-        np.testing.assert_allclose(distance(p, q).value, e * e * 3 / 16, rtol=2 * e)
-        np.testing.assert_allclose(distance(p, q, Quadrature(1e-12)).value, distance(p, q).value, rtol=1e-7)
-    assert distance(p, p).value == 0
+        np.testing.assert_allclose(bhattacharyya_distance(p, q).value, e * e * 3 / 16, rtol=2 * e)
+        np.testing.assert_allclose(
+            bhattacharyya_distance(p, q, Quadrature(1e-12)).value, bhattacharyya_distance(p, q).value, rtol=1e-7
+        )
+    assert bhattacharyya_distance(p, p).value == 0
     assert affinity(p, p).value == 1
 
 
 def test_far_from_each_other_the_distance_has_its_digits():
     p, q = Gaussian([0.0], 1.0), Gaussian([12.0], 1.0)
-    np.testing.assert_allclose(distance(p, q, RULE).value, 18.0, rtol=1e-7)
-    assert distance(Gaussian([0.0], 1e-200), Gaussian([1.0], 1e-200)).value == pytest.approx(1e200 / 8)
+    np.testing.assert_allclose(bhattacharyya_distance(p, q, RULE).value, 18.0, rtol=1e-7)
+    assert bhattacharyya_distance(Gaussian([0.0], 1e-200), Gaussian([1.0], 1e-200)).value == pytest.approx(1e200 / 8)
 
 
 def test_the_force_is_the_gradient_of_a_ratio():
@@ -172,7 +174,7 @@ def test_equal_covariances_turn_fishers_direction_only_off_their_axes():
 
 
 def test_refusals_name_the_argument():
-    for function in (affinity, distance, total_force):
+    for function in (affinity, bhattacharyya_distance, total_force):
         with pytest.raises(TypeError, match="q must be"):
             function(P, None)
         with pytest.raises(ValueError, match="same dimension"):

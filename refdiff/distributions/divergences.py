@@ -40,18 +40,28 @@ def kl_divergence(p: GaussianMixture, q: GaussianMixture) -> float:
     p, q = _gaussian("p", p), _gaussian("q", q)
     if p.dim != q.dim:
         raise ValueError(f"p and q must have the same dimension, got {p.dim} and {q.dim}")
-    difference = operators.add(p.covariance, -q.covariance)
+    excess, ratio, squares = relative_spectrum(p, q)
+    return float(0.5 * (squares.sum() + excess_minus_log(excess, ratio).sum()))
+
+
+def relative_spectrum(p: Gaussian, q: Gaussian) -> tuple[Array, Array, Array]:
+    """The Gaussian p in units of q, along the axes that both covariances have in them: e, 1 + e and squares, (d,) each.
+
+    e are the eigenvalues of L^-1 (S_P - S_Q) L^-T, S_Q = L L', and the squares those of L^-1 (m_P - m_Q). e has its
+    digits where P and Q are close, 1 + e where P is narrow.
+
+    Both covariances have to have inverses.
+    """
+    shift = p.means[0] - q.means[0]
     if max(p.covariance.ndim, q.covariance.ndim) < 2:
-        ratio, excess = (np.broadcast_to(s / q.covariance, p.dim) for s in (p.covariance, difference))
-        distance = (p.means[0] - q.means[0]) ** 2 / q.covariance
-    else:
-        white = Dense(operators.dense(q.covariance, q.dim)[None]).whitener[0]
-        # both lists increase along the same eigenvectors
-        ratio, excess = (
-            np.linalg.eigvalsh(white @ operators.dense(s, p.dim) @ white.T) for s in (p.covariance, difference)
-        )
-        distance = (white @ (p.means[0] - q.means[0])) ** 2
-    return float(0.5 * (distance.sum() + _excess_minus_log(excess, ratio).sum()))
+        excess, ratio = (np.broadcast_to(s / q.covariance, p.dim) for s in (p.covariance - q.covariance, p.covariance))
+        return excess, ratio, np.asarray(shift**2 / q.covariance)
+    one, two = (operators.dense(g.covariance, p.dim) for g in (p, q))
+    white = Dense(two[None]).whitener[0]
+    excess, axes = np.linalg.eigh(white @ (one - two) @ white.T)
+    # 1 + e by singular values, which have twice the range of eigenvalues; both lists increase along the same axes
+    ratio = np.linalg.svd(white @ np.linalg.cholesky(one), compute_uv=False)[::-1] ** 2
+    return excess, ratio, np.asarray((axes.T @ (white @ shift)) ** 2)
 
 
 def wasserstein(p: GaussianMixture, q: GaussianMixture) -> float:
@@ -115,8 +125,8 @@ def total_variation(p: GaussianMixture, q: GaussianMixture) -> float:
     return float(inside)
 
 
-def _excess_minus_log(e: Array, ratio: Array) -> Array:
-    """e - log(ratio) with ratio = 1 + e, as e^2 2F1(1, 2; 3; -e) / 2 where the difference cancels."""
+def excess_minus_log(e: Array, ratio: Array) -> Array:
+    """e - log(ratio) for e (d,) and `ratio` = 1 + e (d,), shape (d,): e^2 2F1(1, 2; 3; -e) / 2 where it would cancel."""
     small = np.abs(e) < 0.5
     e_small = np.where(small, e, 0.0)
     return np.where(small, 0.5 * e_small**2 * hyp2f1(1, 2, 3, -e_small), e - np.log(np.where(small, 1.0, ratio)))

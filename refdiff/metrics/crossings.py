@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import elementwise
 
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture, cdf
@@ -42,6 +41,8 @@ def _grid(p: GaussianMixture, q: GaussianMixture, step: int) -> Array:
 
 
 def _crossings(excess: Callable[[Array], Array], x: Array) -> Array:
+    from scipy.optimize import elementwise  # late: a third of the time to import this package
+
     values = excess(x)
     changes = np.flatnonzero(values[:-1] * values[1:] < 0)
     roots = elementwise.find_root(excess, (x[changes], x[changes + 1])).x if len(changes) else np.zeros(0)

@@ -3,6 +3,10 @@ r"""Overlaps of Gaussians: int p^a q^(1 - a), its normalised integrand, and wher
     log int p^a q^(1 - a) = -[ a (1 - a) d' S^-1 d + log det S - (1 - a) log det S_p - a log det S_q ] / 2
     S = (1 - a) S_p + a S_q,   d = m_p - m_q                infinite unless S is positive, as it is for 0 <= a <= 1
 
+With r the eigenvalues of S_q^-1 S_p the determinants are a sum of log(a + (1 - a) r) - (1 - a) log r, which is of
+second order in r - 1 and vanishes with a and with 1 - a. It is the same for a and 1 - a exchanged and 1/r in place of
+r; with b the smaller of both numbers and x = r - 1 or 1/r - 1 it is b k(x) - k(b x), k(x) = x - log(1 + x).
+
 p^a q^(1 - a) is then a Gaussian of precision a P + (1 - a) Q = P S Q. For mixtures and a > 1, p^a is at most a multiple
 of the sum of the p_k^a, and q^(1 - a) at most (v_l q_l)^(1 - a) for every l: with one such l for every k, the Gaussians
 p_k^a q_l^(1 - a) bound the whole, and a mean under them has a variance. Sources: PODA-104, PHY-103 (a = 1/2).
@@ -13,29 +17,36 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from scipy.linalg import eigh
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import Dense
+from refdiff.distributions.divergences import excess_minus_log, relative_spectrum
 from refdiff.distributions.mixture import law as law_of
 from refdiff.distributions.moments import log_total
 
 EPS = float(np.finfo(float).eps)
 
 
-def log_overlap(p: GaussianMixture, q: GaussianMixture, a: float) -> float:
+def log_overlap(p: Gaussian, q: Gaussian, a: float) -> float:
     """log int p^a q^(1 - a) of two Gaussians p and q with densities, for any real a; infinite where it is."""
-    spread, target = p.covariances.dense(p.dim)[0], q.covariances.dense(q.dim)[0]
-    white = Dense(target[None]).whitener[0]
-    # S and S_p in the units of S_q are 1 + (1 - a) e and 1 + e: near each other little cancels
-    e, axes = np.linalg.eigh(white @ (spread - target) @ white.T)
-    between = 1 + (1 - a) * e
-    if between.min() <= EPS * np.abs(e).max() * abs(1 - a):
+    if a < 0:
+        return log_overlap(q, p, 1 - a)
+    e, r, squares = relative_spectrum(p, q)
+    near = np.abs(e) < 0.5
+    between = np.where(near, 1 + (1 - a) * e, a + (1 - a) * r)
+    if a > 1 and between.min() <= EPS * (a - 1) * np.abs(e).max():
         return np.inf
-    shift = axes.T @ (white @ (p.means[0] - q.means[0]))
-    logs = np.log1p((1 - a) * e) - (1 - a) * np.log1p(e)
-    return float(-0.5 * (a * (1 - a) * shift**2 / between + logs).sum())
+    return float(-0.5 * (a * (1 - a) * squares / between + _spreads(e, r, a)).sum())
+
+
+def _spreads(e: Array, r: Array, a: float) -> Array:
+    """log(a + (1 - a) r) - (1 - a) log r for r = 1 + e, shape (d,)."""
+    b, near = min(a, 1 - a), np.abs(e) < 0.5
+    x, ratio = (e, r) if b < a else (-e / r, 1 / r)
+    small, far = np.where(near, x, 0.0), np.where(near, 1.0, ratio)
+    close = b * excess_minus_log(small, 1 + small) - excess_minus_log(b * small, 1 + b * small)
+    return np.where(near, close, np.log1p(b * (far - 1)) - b * np.log(far))
 
 
 def bounding(p: GaussianMixture, q: GaussianMixture, a: float) -> GaussianMixture | None:
@@ -58,11 +69,11 @@ def bounding(p: GaussianMixture, q: GaussianMixture, a: float) -> GaussianMixtur
     return law_of(weights - log_total(weights[None]), means, Dense(matrices))
 
 
-def _component(law: GaussianMixture, k: int) -> GaussianMixture:
+def _component(law: GaussianMixture, k: int) -> Gaussian:
     return Gaussian(law.means[k], law.covariances[slice(k, k + 1)].operator())
 
 
-def _product(p: GaussianMixture, q: GaussianMixture, a: float) -> tuple[Array, Array]:
+def _product(p: Gaussian, q: Gaussian, a: float) -> tuple[Array, Array]:
     """Mean and covariance of the Gaussian that p^a q^(1 - a) is a multiple of."""
     one, two = (law.covariances.inverse().dense(law.dim)[0] for law in (p, q))
     precision = a * one - (a - 1) * two
@@ -72,6 +83,8 @@ def _product(p: GaussianMixture, q: GaussianMixture, a: float) -> tuple[Array, A
 
 def _infinite(p: GaussianMixture, q: GaussianMixture, a: float) -> bool:
     """Whether along some direction v, a v' P_k v is below (a - 1) v' P_l v for all l: a half-line of no decay."""
+    from scipy.linalg import eigh  # late: a tenth of a second
+
     ones, twos = (law.covariances.inverse().dense(law.dim) for law in (p, q))
     for one, two in product(ones, twos):
         v = eigh(two, one)[1]  # the extremes of their ratio among them

@@ -6,13 +6,13 @@ expansion     from a point, at no rate in particular: `point_velocity`, `expansi
 entropy       `entropy_balance` and `total_production`: production, heat, housekeeping, excess
 kernels       `density_estimate`, its exact mean, variance and errors, `optimal_bandwidth`; `overlap` of mixtures
 classes       `class_posterior`, and that of kernel estimates: its biases, and `expected_posterior` at any N
-potentials    Bhattacharyya's `affinity`, `force`, `total_force`, `separate`
+potentials    Bhattacharyya's `affinity`, `bhattacharyya_distance`, `force`, `total_force`, `separate`
 """
 
 from refdiff.physics.bhattacharyya import (
     affine_rate,
     affinity,
-    distance,
+    bhattacharyya_distance,
     fisher_direction,
     force,
     potential_rate,
@@ -59,6 +59,7 @@ __all__ = [
     "affinity",
     "amise",
     "bend_overlap",
+    "bhattacharyya_distance",
     "class_posterior",
     "control",
     "controlled_equation",
@@ -66,7 +67,6 @@ __all__ = [
     "counting_bias",
     "density_estimate",
     "diffusive_velocity",
-    "distance",
     "entropy_balance",
     "estimate_bias",
     "estimate_mean",

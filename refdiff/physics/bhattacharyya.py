@@ -25,10 +25,11 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, answered, points, real_array
 from refdiff.distributions import Gaussian, GaussianMixture
-from refdiff.distributions.covariances import NO_DENSITY, Dense
+from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.expectations import Estimate, Route, expectation
 from refdiff.metrics import divergence
 from refdiff.metrics.compared import merged, same_space
+from refdiff.metrics.overlaps import log_overlap
 
 Velocity = Callable[[Array], ArrayLike]
 
@@ -42,11 +43,11 @@ def affinity(p: GaussianMixture, q: GaussianMixture, route: Route | None = None)
     """
     _pair(p, q)
     if _both_gaussian(p, q, route):
-        return Estimate(float(np.exp(-_distance(p, q))), 0.0, "closed")
+        return Estimate(float(np.exp(log_overlap(p, q, 0.5))), 0.0, "closed")
     return expectation(_middle(p, q), lambda x: _shared(p, q, x), route)
 
 
-def distance(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
+def bhattacharyya_distance(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
     """B = -log U of two laws p and q, by a `route`; in closed form for two Gaussians and None, to its last digits.
 
     Raises:
@@ -55,7 +56,7 @@ def distance(p: GaussianMixture, q: GaussianMixture, route: Route | None = None)
     """
     _pair(p, q)
     if _both_gaussian(p, q, route):
-        return Estimate(_distance(p, q), 0.0, "closed")
+        return Estimate(-log_overlap(p, q, 0.5), 0.0, "closed")
     kept = affinity(p, q, route)
     if kept.value < 0.5:
         return Estimate(-np.log(kept.value), kept.error / kept.value, kept.route)
@@ -85,7 +86,7 @@ def total_force(p: GaussianMixture, q: GaussianMixture, route: Route | None = No
     """
     _pair(p, q)
     if _both_gaussian(p, q, route):
-        pull = -0.25 * np.exp(-_distance(p, q)) * fisher_direction(p, q)
+        pull = -0.25 * np.exp(log_overlap(p, q, 0.5)) * fisher_direction(p, q)
         return Estimate(pull, np.zeros(p.dim), "closed")
     return expectation(_middle(p, q), lambda x: _per_mass(p, q, x), route, _steepest(p, q))
 
@@ -138,7 +139,7 @@ def affine_rate(p: Gaussian, q: Gaussian, gain: ArrayLike, offset: ArrayLike = 0
     grown, shift = moved + moved.T, operators.apply(a, q.mean()) + b
     middle, w = (p.cov() + q.cov()) / 2, fisher_direction(p, q)
     volume = np.trace(np.linalg.solve(q.cov(), grown)) - np.trace(np.linalg.solve(middle, grown))
-    return float(np.exp(-_distance(p, q)) * (w @ shift / 4 + w @ grown @ w / 16 + volume / 4))
+    return float(np.exp(log_overlap(p, q, 0.5)) * (w @ shift / 4 + w @ grown @ w / 16 + volume / 4))
 
 
 def fisher_direction(p: GaussianMixture, q: GaussianMixture) -> Array:
@@ -153,21 +154,6 @@ def fisher_direction(p: GaussianMixture, q: GaussianMixture) -> Array:
     if operators.singular(middle):
         raise ValueError("p and q must spread along every direction together, got a singular mean of covariances")
     return np.asarray(np.linalg.solve(middle, p.mean() - q.mean()))
-
-
-def _distance(p: GaussianMixture, q: GaussianMixture) -> float:
-    """B of two Gaussians: nothing cancels where they are close."""
-    one, two = p.cov(), q.cov()
-    u = p.means[0] - q.means[0]
-    white = Dense(one[None]).whitener[0]
-    excess = np.linalg.eigvalsh(white @ (two - one) @ white.T)  # r - 1
-    ratio = np.linalg.eigvalsh(white @ two @ white.T)
-    half = 0.5 * np.where(np.abs(excess) < 0.5, np.log1p(np.maximum(excess, -0.5)), np.log(ratio))
-    # log cosh a = log1p(2 sinh(a / 2)^2), or |a| - log 2 + log1p(e^(-2 |a|))
-    size = np.abs(half)
-    spread = np.where(size < 1, np.log1p(2 * np.sinh(np.minimum(size, 1) / 2) ** 2), size - np.log(2))
-    spread = spread + np.where(size < 1, 0.0, np.log1p(np.exp(-2 * size)))
-    return float(u @ np.linalg.solve((one + two) / 2, u) / 8 + spread.sum() / 2)
 
 
 def _middle(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
