@@ -126,7 +126,7 @@ def total_variation(p: GaussianMixture, q: GaussianMixture) -> float:
 
 
 def excess_minus_log(e: Array, ratio: Array) -> Array:
-    """e - log(ratio) for e (d,) and `ratio` = 1 + e (d,), shape (d,): e^2 2F1(1, 2; 3; -e) / 2 where it would cancel."""
+    """e - log(ratio) for e and `ratio` = 1 + e, shape (d,): e^2 2F1(1, 2; 3; -e) / 2 where that cancels."""
     small = np.abs(e) < 0.5
     e_small = np.where(small, e, 0.0)
     return np.where(small, 0.5 * e_small**2 * hyp2f1(1, 2, 3, -e_small), e - np.log(np.where(small, 1.0, ratio)))
