@@ -17,7 +17,7 @@ PATHS = {
     "a grid": BrownianPath(4, [0.0, 0.3, 0.4, 1.9], 2),
     "to data": BrownianPath(5, [1.9, 0.5, 0.1], 2),
 }
-WHO = np.array([7, 2, 10**12], dtype=np.uint64)
+WHO = np.array([7, 2, 10**12, 2**64 - 1], dtype=np.uint64)
 
 
 def ends(path):
@@ -96,6 +96,7 @@ def test_a_particle_sees_its_path_in_any_batch(name):
     alone, together = path.increments(grid, WHO[1:2]), path.increments(grid, WHO)
     np.testing.assert_array_equal(alone.dw[:, 0], together.dw[:, 1])
     np.testing.assert_array_equal(alone.area[:, 0], together.area[:, 1])
+    np.testing.assert_array_equal(path.increments(grid, WHO.tolist()).dw, together.dw)
 
 
 def test_increments_and_areas_are_independent_with_variances_h_and_h_over_12():

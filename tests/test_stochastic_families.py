@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from refdiff import ExactModel, VPLinear, operators
+from refdiff import ExactModel, FlowMatching, VPLinear, operators
 from refdiff.distributions import random_mixture
 from refdiff.processes import AffineProcess, critically_damped_langevin
-from refdiff.stochastic import forward_equation, marginal_family
+from refdiff.stochastic import forward_equation, marginal_family, solve
 
 DIM = 2
 LAW = random_mixture(DIM, 3, 5)
@@ -47,6 +47,22 @@ def test_noise_of_one_s_own_may_have_more_motions_than_axes():
 def test_without_noise_it_is_the_probability_flow():
     model = ExactModel(LAW, VPLinear())
     np.testing.assert_array_equal(marginal_family(model, 0.0).drift_at(POINTS, 0.5), model.velocity(POINTS, 0.5))
+
+
+def test_flow_matching_has_a_flow_from_its_end_and_no_reversal():
+    """D = 2 t / (1 - t): the probability flow is finite at T = 1, and so are equations with other noise."""
+    model = ExactModel(LAW, FlowMatching())
+    found = solve(marginal_family(model, 0.0), POINTS, [1.0, 0.8], "heun", seed=0)
+    first = POINTS - 0.2 * model.velocity(POINTS, 1.0)
+    wanted = POINTS - 0.1 * (model.velocity(POINTS, 1.0) + model.velocity(first, 0.8))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    for method in ("euler-maruyama", "heun", "sra1"):
+        with pytest.raises(ValueError, match=r"finite, got (1\.0 where f = -inf|inf)"):
+            solve(marginal_family(model), POINTS, [1.0, 0.5], method, seed=0)
+    with pytest.raises(ValueError, match=r"drift at t = 1\.0 must be finite"):
+        marginal_family(model).drift_at(POINTS, 1.0)
+    late = marginal_family(model, noise=lambda t: np.sqrt(t / (1 - t)) * np.ones((2, 3)) if t < 1 else np.inf)
+    assert late.motions == 3
 
 
 def test_what_is_no_model_or_no_process_is_refused():

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 from refdiff import ExactModel, VPLinear
 from refdiff.distributions import Gaussian, GaussianMixture
@@ -109,6 +110,27 @@ def test_general_noise_costs_half_an_order(method):
     assert noise_kind(GENERAL, np.ones((1, 2)), 0.0) == "general"
     path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 129), 1000)
     holds(strong_order(followed(GENERAL, starts(path, 2), method), path, (16, 32, 64)), 0.5)
+
+
+TURN = np.array([[0.2, -0.5], [0.5, 0.2]])
+SHEAR = np.array([[0.4, 0.3], [-0.3, 0.4]])  # they commute, and neither is symmetric
+COMMUTING = StochasticEquation(
+    lambda x, t: -0.3 * x, lambda x, t: np.stack([x @ TURN.T, x @ SHEAR.T], axis=2), 2, additive=False
+)
+
+
+@pytest.mark.parametrize("method", ["milstein", "explicit-milstein", "heun", "stratonovich-heun"])
+def test_noise_of_two_motions_that_commute_has_a_solution_and_order_one(method):
+    """x = exp(F T + A w + B w') x_0, F the drift in Stratonovich's sense: -(A^2 + B^2) / 2 more where it is Ito's."""
+    assert noise_kind(COMMUTING, np.ones((1, 2)), 0.0) == "commutative"
+    path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 129), 400)
+    drift = -0.3 * np.eye(2)
+    if METHODS[method].sense == "ito":
+        drift = drift - (TURN @ TURN + SHEAR @ SHEAR) / 2
+    w = path.dw.sum(axis=0)
+    exact = expm(drift + w[:, 0, None, None] * TURN + w[:, 1, None, None] * SHEAR) @ np.full(2, 0.7)
+    found = strong_order(followed(COMMUTING, starts(path, 2), method), path, (32, 64, 128), exact)
+    holds(found, METHODS[method].strong["commutative"])
 
 
 TABLES = {

@@ -59,6 +59,28 @@ def test_the_kind_of_noise_is_found(kind):
     assert noise_kind(EQUATIONS[kind], X, 0.4) == kind
 
 
+def test_noise_that_commutes_where_chains_start_and_not_beside_it_is_general():
+    """G_1 = (1, 0), G_2 = (0, x_1^2): L^1 G_2 = (0, 2 x_1), which is 0 on one axis alone, where Milstein starts."""
+    turning = StochasticEquation(
+        lambda x, t: 0 * x,
+        lambda x, t: np.stack([np.ones_like(x[:, 0]), x[:, 0] ** 2], 1)[:, :, None] * np.eye(2),
+        2,
+        False,
+    )
+    assert noise_kind(turning, np.zeros((3, 2)), 0.0) == "general"
+
+
+def test_noise_that_ends_where_points_may_not_go_is_probed_near_them():
+    """sqrt(x (1 - x)) of both axes, as a diagonal and as matrices."""
+
+    def root(x, t):  # noqa: ARG001
+        return np.sqrt(x * (1 - x))
+
+    for noise in (root, lambda x, t: root(x, t)[:, :, None] * np.eye(2)):
+        equation = StochasticEquation(lambda x, t: 0.5 - x, noise, 2, additive=False)
+        assert noise_kind(equation, np.array([[0.02, 0.98]]), 0.0) in ("diagonal", "commutative")
+
+
 @pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
 def test_the_kind_of_noise_does_not_depend_on_its_size(size):
     for kind in ("commutative", "general"):

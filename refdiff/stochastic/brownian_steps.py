@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refdiff.arguments import Array, real_array, whole_number
+from refdiff.random import PARTICLES
 
 SAME = 8 * np.finfo(float).eps  # times are the same up to this, relative to the largest: w moves by the root of it
 
@@ -172,6 +173,9 @@ def numbers(particles: Particles) -> NDArray[np.uint64]:
     if isinstance(particles, (int, np.integer)):
         return np.arange(whole_number("particles", particles), dtype=np.uint64)
     found = np.asarray(particles, dtype=None if len(particles) else np.uint64)  # type: ignore[arg-type]
+    # NumPy takes whole numbers on both sides of 2^63 for floats
+    if isinstance(particles, (list, tuple)) and all(isinstance(one, int) and 0 <= one < PARTICLES for one in particles):
+        found = np.array(particles, dtype=np.uint64)
     if found.ndim != 1 or found.dtype.kind not in "iu" or (found.size and found.min() < 0):
         raise ValueError(f"particles must be whole numbers (n,) that are not negative, got {particles!r}")
     return found.astype(np.uint64)

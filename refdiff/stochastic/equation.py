@@ -63,7 +63,7 @@ class StochasticEquation:
         Raises:
             ValueError: the answer has another shape, or is not finite.
         """
-        return answered("drift", self.drift(x, t), x.shape, finite=True)
+        return answered(f"drift at t = {t}", self.drift(x, t), x.shape, finite=True)
 
     def noise_at(self, x: Array, t: float) -> Array:
         """G at points x (n, d): an operator where the noise is additive, else (n, d) or (n, d, m).
@@ -72,10 +72,10 @@ class StochasticEquation:
             ValueError: the answer does not fit d and m, or is not finite.
         """
         if self.additive:
-            return self._operator(self.noise(t))  # type: ignore[call-arg, arg-type]
+            return self._operator(self.noise(t), t)  # type: ignore[call-arg, arg-type]
         found = np.asarray(self.noise(x, t))  # type: ignore[call-arg, arg-type]
         diagonal = found.ndim == 2 and self.motions == self.dim
-        return answered("noise", found, x.shape if diagonal else (*x.shape, self.motions), finite=True)
+        return answered(f"noise at t = {t}", found, x.shape if diagonal else (*x.shape, self.motions), finite=True)
 
     def scattered(self, x: Array, t: float, dw: Array) -> Array:
         """G dw at points x (n, d) for increments dw (n, m), shape (n, d)."""
@@ -127,9 +127,9 @@ class StochasticEquation:
             return g @ g.T if g.ndim == 2 else g * g
         return g * g if g.ndim == 2 else np.einsum("nik,njk->nij", g, g)
 
-    def _operator(self, value: ArrayLike) -> Operator:
-        g = operators.operator("noise", value)
+    def _operator(self, value: ArrayLike, t: float) -> Operator:
+        g = operators.operator(f"noise at t = {t}", value)
         shapes = [(self.dim, self.motions), *([(), (self.dim,)] if self.motions == self.dim else [])]
         if g.shape not in shapes:
-            raise ValueError(f"noise must answer with one of the shapes {shapes}, got {g.shape}")
+            raise ValueError(f"noise at t = {t} must answer with one of the shapes {shapes}, got {g.shape}")
         return g

@@ -77,7 +77,8 @@ def marginal_family(
     def root(t: float) -> Array:
         if noise is not None:
             return operators.operator("noise", noise(t))
-        return k * operators.root(model.process.diffusion(t))
+        # D may have no limit at T, where the probability flow has one
+        return k * operators.root(model.process.diffusion(t)) if k else np.zeros(())
 
     def drift(x: Array, t: float) -> Array:
         h = root(t)
@@ -94,7 +95,7 @@ def marginal_family(
         table = euler_maruyama(model.process, times, noise=k)
         return run(table, model, x, seed if k else None, particle=particle, trajectory=trajectory)
 
-    columns = () if noise is None else root(model.process.T).shape[1:]
+    columns = () if noise is None else root(0.5 * model.process.T).shape[1:]
     motions = columns[0] if columns else model.dim
     fast = euler if to_data and noise is None and model is model.centred else None
     return StochasticEquation(drift, root, model.dim, motions=motions, linear=model.process.drift, euler=fast)

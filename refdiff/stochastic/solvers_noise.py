@@ -23,10 +23,11 @@ from refdiff.stochastic.equation import StochasticEquation
 
 KINDS = ("additive", "diagonal", "scalar", "commutative", "general")
 SYMMETRIC = 1e-6  # relative, of what central differences of ten digits commute to
+BESIDE = 1e-3  # how far off noise is probed: near, as roots of x and of 1 - x have an end
 
 
 def noise_kind(equation: StochasticEquation, x: Array, t: float) -> str:
-    """The kind of an equation's noise, one of KINDS, as probed at points x (n, d) and time t.
+    """The kind of an equation's noise, one of KINDS, as probed at points x (n, d), beside them, and time t.
 
     Raises:
         ValueError: the noise answers with a diagonal (n, d) whose entries depend on other axes: such noise must be
@@ -40,6 +41,9 @@ def noise_kind(equation: StochasticEquation, x: Array, t: float) -> str:
         return "diagonal"
     if equation.motions == 1:
         return "scalar"
+    # beside x too: where chains start, at 0 say, much commutes that does not elsewhere
+    x = np.concatenate([x, x + BESIDE * (1 + np.abs(x)) * (2 + np.cos(np.arange(x.size).reshape(x.shape)))])
+    g = equation.noise_at(x, t)
     moved = transported(g, equation.noise_slope(x, t))
     gap = np.abs(moved - np.swapaxes(moved, 1, 2)).max(initial=0.0)
     # the slope of what does not change is rounding: 1e-11 |G| on lengths of 1 and more
@@ -52,7 +56,7 @@ def _each_axis_alone(equation: StochasticEquation, x: Array, t: float, g: Array)
     for digit in range(max(equation.dim - 1, 0).bit_length()):
         for chosen in (0, 1):
             moves = (np.arange(equation.dim) >> digit & 1) == chosen
-            there = equation.noise_at(x + np.where(moves, 0.1 * (1 + np.abs(x)), 0.0), t)
+            there = equation.noise_at(x + np.where(moves, BESIDE * (1 + np.abs(x)), 0.0), t)
             if (np.abs(there - g)[:, ~moves] > 1e-12 * np.abs(g).max(initial=0.0)).any():
                 raise ValueError("noise must answer with matrices (n, d, d) where G_i depends on other axes than its "
                                  "own, got a diagonal (n, d)")  # fmt: skip
@@ -109,7 +113,7 @@ class Leg:
         if self.equation.additive:
             return self.force(x, part)
         g, slope = self.noise(x, part), self.equation.noise_slope(x, self.time(part))
-        own = g * slope if g.ndim == 2 else np.einsum("njji->ni", transported(g, slope))
+        own = g * slope if g.ndim == 2 else np.einsum("nlj,nijl->ni", g, slope)
         return self.force(x, part) - 0.5 * own
 
     def linear(self, part: float = 0.0) -> Operator:
