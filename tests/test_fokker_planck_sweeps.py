@@ -94,11 +94,19 @@ def test_the_mass_is_kept_over_a_thousand_steps(name, wrap):
     x, up, down = lines(1, n=6, m=1, scale=300.0)
     if not wrap:
         up[-1] = down[0] = 0
-    y = x
+    y, line = x, Line(up, down, wrap)
     for _ in range(1000):
-        y = METHODS[name].step(y, 0.02, Line(up, down, wrap))
-    # the same roundings of pivots a thousand times: up to some eps each
-    assert abs(y.sum() / x.sum() - 1) < 1000 * np.finfo(float).eps
+        y = METHODS[name].step(y, 0.02, line)
+    # pivots of linear methods are rounded alike every time, up to an eps a step; those of patankar follow the density
+    assert abs(y.sum() / x.sum() - 1) < (1e-14 if name == "patankar" else 1000 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_still_stays_still_to_rounding(name):
+    # weights of x and S x that sum to 1 up to rounding alone would show here: rates of zero leave nothing else
+    x = lines(3)[0]
+    still = Line(np.zeros_like(x), np.zeros_like(x), False)
+    assert np.array_equal(METHODS[name].step(x, 0.1, still), x)
 
 
 def test_what_walls_absorb_is_lost():

@@ -35,8 +35,7 @@ NEXT = np.uintp(WIDTH * ROWS)  # from a cell of a line to the next one
 TURNED = 8  # numbers of a cache line
 
 GAMMA = 2 - np.sqrt(2.0)  # with which both stages of TR-BDF2 have one matrix
-BEFORE = (1 - GAMMA) ** 2
-SCALE = 1 / (GAMMA * (2 - GAMMA))
+STRETCH = 2 / (GAMMA * (2 - GAMMA))
 
 
 @inlined
@@ -203,12 +202,13 @@ def weigh(z: Any, rest: Any, n: int) -> None:
 
 
 @inlined
-def combine(z: Any, a: float, rest: Any, b: float, n: int) -> None:
-    """a y + b x in place of y in `z` (n * WIDTH,), with x in `rest` (n * ROWS * WIDTH,)."""
+def extend(z: Any, factor: float, rest: Any, n: int) -> None:
+    """x + factor (y - x) in place of y in `z` (n * WIDTH,), with x in `rest` (n * ROWS * WIDTH,)."""
     for k in range(n):
         at, own = np.uintp(k) * NEXT, np.uintp(k) * LANES
         for j in range(LANES):
-            z[own + j] = a * z[own + j] + b * rest[at + KEPT + j]
+            before = rest[at + KEPT + j]
+            z[own + j] = before + factor * (z[own + j] - before)
 
 
 @compiled
@@ -255,7 +255,7 @@ def advance(
             if weighted:
                 weigh(z, rest, n)
             elif stage == 1:
-                combine(z, 2 * SCALE, rest, -(1 + BEFORE) * SCALE, n)
+                extend(z, STRETCH, rest, n)
             if alike and not weighted:
                 solve_alike(z, pivots)
             else:
@@ -263,5 +263,5 @@ def advance(
                     even(rest, n)
                 solve(z, rest, up, down, part, first, rates)
         if method == CRANK_NICOLSON:
-            combine(z, 2.0, rest, -1.0, n)
+            extend(z, 2.0, rest, n)
         store(z, rows, first, width, out)

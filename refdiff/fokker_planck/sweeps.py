@@ -13,9 +13,12 @@ the last u are what walls absorb.) On a ring the last cell is kept to the end, a
 
     euler            y = S x,  S = (I - dt A)^-1                                order 1, positive for every step
     patankar         y_1 = S x,  then (I - dt A W) y = x, W = (x + y_1) / (2 y_1)    order 2, positive for every step
-    crank-nicolson   y = 2 S x - x,  S of dt / 2                                order 2, where dt (u_i + d_i) <= 2
-    tr-bdf2          y = S [(2 S x - x) - (1 - g)^2 x] / (g (2 - g)),  S of g dt / 2,  g = 2 - sqrt(2)
+    crank-nicolson   y = x + 2 (S x - x),  S of dt / 2                          order 2, where dt (u_i + d_i) <= 2
+    tr-bdf2          y = S [x + 2 (S x - x) / (g (2 - g))],  S of g dt / 2,  g = 2 - sqrt(2)
                                                                 order 2, L-stable, where dt (u_i + d_i) <= 1 + sqrt(2)
+
+The last two add what has no mass to x: weights of x and S x that sum to 1 only up to rounding would change the mass by
+as much in every step.
 
 No linear method y = R(dt A) x, R rational, is positive for every step and of second order (Bolley and Crouzeix 1978).
 That of Burchard, Deleersnijder and Meister (2003), after Patankar, is not linear in x: it weighs the jumps out of a
@@ -130,16 +133,22 @@ def _limited(x: Array, line: Line) -> tuple[Array, Array]:
 
 def crank_nicolson(x: Array, dt: float, line: Line) -> Array:
     """Lines x (n, m) after a step `dt` of the trapezoidal rule, shape (n, m); `line` has the rates."""
-    return 2 * solve(x, dt / 2, line) - x
+    return extended(x, solve(x, dt / 2, line), 2.0)
+
+
+def extended(x: Array, y: Array, factor: float) -> Array:
+    """x (n, m) and a scalar `factor` of the way from it to y (n, m), shape (n, m)."""
+    return x + factor * (y - x)
 
 
 GAMMA = 2 - np.sqrt(2.0)  # with which both stages of TR-BDF2 have one matrix
+STRETCH = 2 / (GAMMA * (2 - GAMMA))
 
 
 def tr_bdf2(x: Array, dt: float, line: Line) -> Array:
     """Lines x (n, m) after a step `dt` of TR-BDF2, shape (n, m); `line` has the rates."""
-    middle = crank_nicolson(x, GAMMA * dt, line)
-    return solve((middle - (1 - GAMMA) ** 2 * x) / (GAMMA * (2 - GAMMA)), GAMMA * dt / 2, line)
+    part = GAMMA * dt / 2
+    return solve(extended(x, solve(x, part, line), STRETCH), part, line)
 
 
 class Method(NamedTuple):
