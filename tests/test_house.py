@@ -34,6 +34,7 @@ MATHEMATICS = (
     "refdiff.dynamics.",
     "refdiff.expectations",
     "refdiff.fokker_planck.",
+    "refdiff.langevin.",
     "refdiff.metrics.",
     "refdiff.model",
     "refdiff.normalizing.",

@@ -23,7 +23,8 @@ FLOORS = (
     ("moving", "predictions"),
     ("model",),
     ("dynamics", "normalizing", "objectives", "samplers"),
-    ("fokker_planck", "stochastic"),
+    ("stochastic",),
+    ("fokker_planck", "langevin"),
     ("path_measures", "physics"),
     ("plotting",),
 )

@@ -21,7 +21,8 @@ from scipy.linalg import expm
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, GaussianMixture, wasserstein
 from refdiff.dynamics import Relaxation
-from refdiff.stochastic import Preconditioner, StochasticEquation, langevin_equation, wells_of
+from refdiff.langevin import Preconditioner, langevin_equation, wells_of
+from refdiff.stochastic import StochasticEquation
 from refdiff.validation import laws, numeric
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identities.langevin_steps import skew, spd

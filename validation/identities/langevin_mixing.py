@@ -19,9 +19,7 @@ from scipy.linalg import eigvalsh
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, GaussianMixture
-from refdiff.model import ExactModel
-from refdiff.schedules import VEPower
-from refdiff.stochastic import (
+from refdiff.langevin import (
     adjusted_chain,
     passage_time,
     relaxation_rates,
@@ -30,6 +28,8 @@ from refdiff.stochastic import (
     unadjusted_chain,
     wells_of,
 )
+from refdiff.model import ExactModel
+from refdiff.schedules import VEPower
 from refdiff.validation import laws, numeric
 from refdiff.validation.cases import Case
 from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity

@@ -17,7 +17,7 @@ from scipy.linalg import solve_discrete_lyapunov
 
 from refdiff.arguments import Array
 from refdiff.distributions import GaussianMixture
-from refdiff.stochastic import (
+from refdiff.langevin import (
     Kinetics,
     Preconditioner,
     kinetic_step,
@@ -26,8 +26,8 @@ from refdiff.stochastic import (
     unadjusted_chain,
     unadjusted_step,
 )
-from refdiff.stochastic.adjusted import Proposal
-from refdiff.stochastic.kinetic import SCHEMES
+from refdiff.langevin.adjusted import Proposal
+from refdiff.langevin.kinetic import SCHEMES
 from refdiff.validation import laws, numeric
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identity import ORDER, Sides, identity

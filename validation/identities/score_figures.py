@@ -16,13 +16,13 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.langevin import unadjusted_step
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, BetaTable, Chain
 from refdiff.samplers.langevin import annealed_langevin
 from refdiff.samplers.propagation import propagate
 from refdiff.samplers.running import run
 from refdiff.schedules import VEPower
-from refdiff.stochastic import unadjusted_step
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case, LawCase
 from refdiff.validation.identities.wasserstein_bounds import below

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 from refdiff import random
 from refdiff.arguments import Array, points, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
+from refdiff.langevin.preconditioner import Preconditioner, preconditioner_of
+from refdiff.langevin.target import Target, target_of
 from refdiff.stochastic.equation import StochasticEquation
-from refdiff.stochastic.preconditioner import Preconditioner, preconditioner_of
-from refdiff.stochastic.target import Target, target_of
 
 
 def langevin_equation(

@@ -7,10 +7,10 @@ from scipy.stats import multivariate_normal
 
 from refdiff import operators
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
+from refdiff.langevin import Kinetics, Preconditioner, Target, gaussian_acceptance, hmc, mala, target_of, warm_up
+from refdiff.langevin.adjusted import Proposal
+from refdiff.langevin.hamiltonian import Leapfrog
 from refdiff.random import normals
-from refdiff.stochastic import Kinetics, Preconditioner, Target, gaussian_acceptance, hmc, mala, target_of, warm_up
-from refdiff.stochastic.adjusted import Proposal
-from refdiff.stochastic.hamiltonian import Leapfrog
 
 LAW = random_mixture(2, 3, 4, "full")
 TURN = np.array([[0.0, 0.7], [-0.7, 0.0]])

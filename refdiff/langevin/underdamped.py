@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, points, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
+from refdiff.langevin.draws import Draws
+from refdiff.langevin.kinetic import Flight, Kinetics, letters
+from refdiff.langevin.target import Target, target_of
 from refdiff.operators import Operator
-from refdiff.stochastic.draws import Draws
 from refdiff.stochastic.equation import StochasticEquation
-from refdiff.stochastic.kinetic import Flight, Kinetics, letters
-from refdiff.stochastic.target import Target, target_of
 
 
 @dataclass(frozen=True, eq=False)

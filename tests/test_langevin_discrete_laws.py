@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_discrete_lyapunov
 
 from refdiff.distributions import Gaussian, random_mixture, wasserstein
-from refdiff.stochastic import (
+from refdiff.langevin import (
     Kinetics,
     Preconditioner,
     kinetic_step,
@@ -16,7 +16,7 @@ from refdiff.stochastic import (
     unadjusted_langevin,
     unadjusted_step,
 )
-from refdiff.stochastic.kinetic import SCHEMES
+from refdiff.langevin.kinetic import SCHEMES
 
 RNG = np.random.default_rng(2)
 DIM = 3

@@ -21,8 +21,8 @@ from scipy.sparse.linalg import eigs
 
 from refdiff.arguments import Array, real_array, whole_number
 from refdiff.distributions import GaussianMixture, log_cdf, quantile
+from refdiff.langevin.line import ORDER, Mobility, cumulative, mobilities, panels, stds
 from refdiff.model import ExactModel
-from refdiff.stochastic.line import ORDER, Mobility, cumulative, mobilities, panels, stds
 
 MOST = 6000  # nodes: a matrix of 288 MB
 LEAST = 1e-9  # what rounding of the largest eigenvalue leaves of a smaller one: a part in a million

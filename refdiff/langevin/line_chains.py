@@ -19,10 +19,10 @@ from scipy.sparse.linalg import eigs
 
 from refdiff.arguments import Array, real_array, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
-from refdiff.stochastic.adjusted import Place, Proposal
-from refdiff.stochastic.line import stds
-from refdiff.stochastic.preconditioner import Preconditioner
-from refdiff.stochastic.target import target_of
+from refdiff.langevin.adjusted import Place, Proposal
+from refdiff.langevin.line import stds
+from refdiff.langevin.preconditioner import Preconditioner
+from refdiff.langevin.target import target_of
 
 REACH = 9.0
 SMOOTH, KINKED = 1.5, 8.0  # nodes in a standard deviation of the step: e^(-2 pi^2 1.5^2) = 5e-20

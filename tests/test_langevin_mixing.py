@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from refdiff import ExactModel, VEPower
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, log_cdf, random_mixture
-from refdiff.stochastic import (
+from refdiff.langevin import (
     adjusted_chain,
     mala,
     muckenhoupt,

@@ -5,8 +5,8 @@ import pytest
 
 from refdiff import ExactModel, VPLinear
 from refdiff.distributions import Empirical, Gaussian, random_mixture
+from refdiff.langevin import Preconditioner, Target, langevin_equation, target_of, unadjusted_langevin
 from refdiff.random import normals
-from refdiff.stochastic import Preconditioner, Target, langevin_equation, target_of, unadjusted_langevin
 from refdiff.validation.numeric import divergence, jacobian
 
 LAW = random_mixture(2, 3, 4, "full")

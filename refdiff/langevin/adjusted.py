@@ -27,9 +27,9 @@ from scipy.special import betainc
 from refdiff import operators
 from refdiff.arguments import Array, points, real_array, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
-from refdiff.stochastic.draws import Draws
-from refdiff.stochastic.preconditioner import Local, Preconditioner, preconditioner_of
-from refdiff.stochastic.target import Target, target_of
+from refdiff.langevin.draws import Draws
+from refdiff.langevin.preconditioner import Local, Preconditioner, preconditioner_of
+from refdiff.langevin.target import Target, target_of
 
 Mask = NDArray[np.bool_]
 

@@ -8,8 +8,8 @@ from scipy.linalg import expm
 from refdiff import operators
 from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.dynamics import Relaxation
-from refdiff.stochastic import Kinetics, Target, kinetic_equation, kinetic_step, underdamped_langevin
-from refdiff.stochastic.kinetic import SCHEMES, letters
+from refdiff.langevin import Kinetics, Target, kinetic_equation, kinetic_step, underdamped_langevin
+from refdiff.langevin.kinetic import SCHEMES, letters
 from refdiff.validation.numeric import divergence
 
 RNG = np.random.default_rng(5)

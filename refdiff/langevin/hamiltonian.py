@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, points, real_scalar, whole_number
 from refdiff.distributions import GaussianMixture
-from refdiff.stochastic.adjusted import Chains, Tally, inside
-from refdiff.stochastic.draws import Draws
-from refdiff.stochastic.kinetic import Kinetics
-from refdiff.stochastic.target import Target, target_of
+from refdiff.langevin.adjusted import Chains, Tally, inside
+from refdiff.langevin.draws import Draws
+from refdiff.langevin.kinetic import Kinetics
+from refdiff.langevin.target import Target, target_of
 
 
 class Leapfrog:

@@ -5,10 +5,10 @@ import pytest
 
 from refdiff import ExactModel, VEPower, VPLinear, operators
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
+from refdiff.langevin import adjusted_predictor_corrector, annealed_chains, mala
 from refdiff.processes import AffineProcess, critically_damped_langevin
 from refdiff.samplers import run
 from refdiff.samplers.langevin import PREDICTORS, annealed_langevin, predictor_corrector
-from refdiff.stochastic import adjusted_predictor_corrector, annealed_chains, mala
 
 SIGMAS = np.geomspace(4.0, 0.3, 5)
 MODEL = ExactModel(GaussianMixture.isotropic([[-1.5, 0.0], [1.0, 0.5]], [0.04, 0.2], [0.4, 0.6]), VEPower(T=10.0))

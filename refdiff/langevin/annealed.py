@@ -19,13 +19,13 @@ from numpy.typing import ArrayLike
 
 from refdiff import operators, random
 from refdiff.arguments import Array, one_of, points, real_array, real_scalar, whole_number
+from refdiff.langevin.adjusted import Chains, mala
+from refdiff.langevin.overdamped import unadjusted_langevin
+from refdiff.langevin.preconditioner import Preconditioner
+from refdiff.langevin.target import target_of
 from refdiff.model import ExactModel, without_offset
 from refdiff.samplers.langevin import PREDICTORS, predictor_corrector
 from refdiff.samplers.running import run
-from refdiff.stochastic.adjusted import Chains, mala
-from refdiff.stochastic.overdamped import unadjusted_langevin
-from refdiff.stochastic.preconditioner import Preconditioner
-from refdiff.stochastic.target import target_of
 
 
 @dataclass(frozen=True, eq=False)

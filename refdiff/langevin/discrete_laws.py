@@ -30,8 +30,8 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture, kl_divergence, wasserstein
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.dynamics.equilibrium import stationary_covariance
-from refdiff.stochastic.kinetic import Kinetics, letters
-from refdiff.stochastic.preconditioner import Preconditioner, constant, preconditioner_of
+from refdiff.langevin.kinetic import Kinetics, letters
+from refdiff.langevin.preconditioner import Preconditioner, constant, preconditioner_of
 
 UNSTABLE = "step must make all distances shrink to keep a law, got one with a spectral radius of {radius:.6g}"
 MOST_STEPS = 2**40

@@ -23,7 +23,7 @@ from scipy.optimize import brentq
 
 from refdiff.arguments import Array, real_scalar
 from refdiff.distributions import GaussianMixture, log_cdf
-from refdiff.stochastic.line import panels, stds
+from refdiff.langevin.line import panels, stds
 
 FINE = 24  # places in the least standard deviation at which the sign of the score is looked at
 MOST = 1_000_000  # places
