@@ -22,6 +22,7 @@ from refdiff.validation.numeric import derivative, jacobian
 
 SEEDS = st.integers(0, 2**32 - 1)
 RULE = Quadrature(1e-10)
+LOOSE = Quadrature(1e-6)  # of sums that gain as many digits with the last halving as they had
 P = Gaussian([0.3, -0.2], [[1.0, 0.3], [0.3, 0.5]])
 Q = Gaussian([1.0, 0.4], [[0.6, -0.2], [-0.2, 0.7]])
 
@@ -62,12 +63,12 @@ def test_quadrature_and_draws_agree_with_closed_forms(dim):
     rng = np.random.default_rng(dim)
     p, q = gaussian(dim, rng), gaussian(dim, rng)
     a, b = rng.normal(size=(dim, dim)), rng.normal(size=dim)
-    rate = affine_rate(p, q, a, b)
+    rate, rule = affine_rate(p, q, a, b), RULE if dim == 1 else LOOSE
     for found, exact in (
-        (affinity(p, q, RULE), affinity(p, q).value),
-        (bhattacharyya_distance(p, q, RULE), bhattacharyya_distance(p, q).value),
-        (total_force(p, q, RULE), total_force(p, q).value),
-        (potential_rate(p, q, lambda x: x @ a.T + b, RULE), rate),
+        (affinity(p, q, rule), affinity(p, q).value),
+        (bhattacharyya_distance(p, q, rule), bhattacharyya_distance(p, q).value),
+        (total_force(p, q, rule), total_force(p, q).value),
+        (potential_rate(p, q, lambda x: x @ a.T + b, rule), rate),
     ):
         np.testing.assert_allclose(found.value, exact, rtol=1e-9, atol=1e-12)
         assert found.route == "quadrature"
@@ -77,6 +78,17 @@ def test_quadrature_and_draws_agree_with_closed_forms(dim):
         (total_force(p, q, route), total_force(p, q).value),
     ):
         assert (np.abs(found.value - exact) < 4.5 * found.error).all()
+
+
+@pytest.mark.parametrize("apart", [0.3, 3.0])
+def test_errors_of_the_distance_are_the_scatter_of_seeds(apart):
+    # below and above U = 1/2, where -log U is taken of 1 - U and of U
+    p, q = Gaussian([0.0], 1.0), Gaussian([apart], 1.0)
+    found = [bhattacharyya_distance(p, q, MonteCarlo(200, seed)) for seed in range(100)]
+    z = np.array([(one.value - apart**2 / 8) / one.error for one in found])
+    # 100 z-scores, of a mean and of a variance: 7e-6 of false alarms each; 0.05 for the skewness of 200 terms
+    assert abs(z.mean()) < 4.5 / np.sqrt(100) + 0.05
+    assert abs(z.var(ddof=1) - 1) < 4.5 * np.sqrt(2 / 99)
 
 
 def test_near_each_other_no_digit_is_lost():
@@ -158,9 +170,10 @@ def test_a_rigid_mass_keeps_its_energy_and_friction_leads_downhill():
     assert thrown.potentials.max() > thrown.potentials[0]  # it climbs before it falls
     slow = separate(P, Q, times, friction=True)
     assert (np.diff(slow.potentials) < 0).all()
-    rates = [-(v @ v) for v in slow.velocities]
-    exact = [potential_rate(P, Q.affine(1.0, s), lambda x, v=v: np.tile(v, (len(x), 1)), RULE).value
-             for s, v in zip(slow.shifts, slow.velocities, strict=True)]  # fmt: skip
+    seen = slice(0, None, 3)
+    rates = [-(v @ v) for v in slow.velocities[seen]]
+    exact = [potential_rate(P, Q.affine(1.0, s), lambda x, v=v: np.tile(v, (len(x), 1)), LOOSE).value
+             for s, v in zip(slow.shifts[seen], slow.velocities[seen], strict=True)]  # fmt: skip
     np.testing.assert_allclose(rates, exact, rtol=1e-7)
 
 

@@ -29,8 +29,8 @@ LINE = GaussianMixture.isotropic([[-2.0], [0.5], [3.0]], [0.09, 1.0, 0.25], [0.5
 STORAGES = ("isotropic", "diagonal", "shared", "full")
 
 
-def plane(reach=8.0, step=0.1):
-    """A grid (n, 2) and its cell; the least deviation of a random mixture is 0.316, three steps."""
+def plane(reach=8.0, step=0.15):
+    """A grid (n, 2) and its cell; the least deviation of a random mixture is 0.316, two steps."""
     axis = np.arange(-reach, reach, step)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2), step**2
 
@@ -67,6 +67,18 @@ def test_mean_and_variance_are_those_of_samples():
     assert (np.abs(squares.mean(axis=1) - variance) < 4.5 * squares.std(axis=1) / np.sqrt(20_000)).all()
     one = density_estimate(data[0][:, None], h)
     np.testing.assert_allclose(np.exp(one.logpdf(x)), drawn[:, 0], rtol=1e-12)
+
+
+def test_a_kernel_so_wide_that_it_hardly_varies_has_no_negative_variance():
+    x = np.linspace(-3, 3, 7)[:, None]
+    d, v = x - LINE.means[:, 0], LINE.covariances.variances[:, 0]
+    second, fourth = (d**2 + v) @ LINE.weights, (d**4 + 6 * d**2 * v + 3 * v**2) @ LINE.weights
+    for h in (1e3, 1e6, 1e10, 1e20):
+        found, square = estimate_variance(LINE, x, h, 5), estimate_mean(LINE, x, h) ** 2
+        assert (found >= 0).all()
+        # k(x - X) / k(0) = 1 - (x - X)^2 / 2 h + ..., with (x - X)^2 of up to 60; logarithms of up to 50 round by 1e-14
+        leading = square * (fourth - second**2) / (4 * h**2) / 5
+        np.testing.assert_allclose(found, leading, rtol=60 / h, atol=2e-14 * square.max())
 
 
 @given(SEEDS, st.integers(1, 4), st.sampled_from(STORAGES))
@@ -119,13 +131,13 @@ def test_the_bandwidth_of_a_gaussian_is_silvermans(dim, count, std):
     np.testing.assert_allclose(optimal_bandwidth(law, count, criterion="amise"), silverman, rtol=1e-12)
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(SEEDS, st.sampled_from([1, 7, 300, 10**5]))
 def test_no_other_bandwidth_has_less_error(seed, count):
     law = random_mixture(1, 3, seed)
     best = optimal_bandwidth(law, count)
     least = mise(law, best**2, count)
-    others = best * np.geomspace(0.02, 50, 24)
+    others = best * np.geomspace(0.02, 50, 12)
     assert all(mise(law, h * h, count) >= least * (1 - 1e-12) for h in others)
 
 

@@ -80,7 +80,7 @@ def estimate_variance(law: GaussianMixture, x: ArrayLike, kernel: ArrayLike, cou
     rows, restore = points("x", x, law.dim)
     mean = law.convolve(h).logpdf(rows)
     excess = log_roughness(h, law.dim) + law.convolve(h / 2).logpdf(rows) - 2 * mean
-    # E k^2 - (E k)^2 = (E k)^2 expm1(.) keeps its digits where the kernel is so wide that it hardly varies
+    # E k^2 - (E k)^2 = (E k)^2 expm1(.), where k hardly varies no more than rounding, which is cut below 0
     return restore(np.exp(2 * mean) * np.maximum(np.expm1(excess), 0.0) / n)
 
 
