@@ -101,6 +101,38 @@ def test_distance_is_below_the_coupling_is_below_the_bound_for_every_process(nam
         assert np.linalg.matrix_rank(pair.root @ pair.root.T, tol=1e-6) == 2
 
 
+@pytest.mark.parametrize(
+    ("k", "centre"), [(0.0, lambda t: 0.0), (0.7, lambda t: [0.1, t, -0.3])], ids=["flow", "noise"]
+)
+def test_axes_of_their_own_have_the_law_that_matrices_have(k, centre):
+    process = AffineProcess([VPLinear(), FlowMatching(), VPLinear(1.0, 3.0)], lambda t: (t * t, 2 * t, 2.0))
+    model, prior = ExactModel(Gaussian([1.0, -1.0, 0.0], [0.4, 1.0, 0.0]), process), Gaussian([0.0, 0.1, 0.0], 0.7)
+    own = AffineScore(lambda t: [1.2, 0.9 / (1.1 - t), 1 / (t + 0.1)], centre, 3)
+    dense = AffineScore(lambda t: np.diag(own.precision_at(t)), centre, 3)
+    found, wanted = (
+        coupled_law(model, each, stochasticity=k, prior=prior, start=0.05, end=0.9) for each in (own, dense)
+    )
+    assert (found.root.shape[:2], wanted.root.shape[0]) == ((3, 2), 6)
+    assert found.generated.covariances.operator().shape == (3,)
+    for one, other in ((found.exact, wanted.exact), (found.generated, wanted.generated)):
+        np.testing.assert_allclose(one.mean(), other.mean(), rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(one.cov(), other.cov(), rtol=1e-12, atol=1e-13)
+    for what in ("distance", "wasserstein", "kl"):
+        np.testing.assert_allclose(getattr(found, what), getattr(wanted, what), rtol=1e-10)
+
+
+def test_many_axes_cost_what_each_does():
+    model = ExactModel(Gaussian(np.linspace(-1, 1, 400), 0.5), VPLinear())
+    score = AffineScore(lambda t: 1.2, lambda t: 0.1, 400)
+    whole = coupled_law(model, score, stochasticity=1.0)
+    line = coupled_law(
+        ExactModel(Gaussian([-1.0], 0.5), VPLinear()), AffineScore(score.precision, score.centre, 1), stochasticity=1.0
+    )
+    np.testing.assert_allclose(whole.generated.covariances.operator(), line.generated.cov()[0, 0], rtol=1e-12)
+    with pytest.raises(ValueError, match="score must have matrices"):
+        coupled_law(model, AffineScore(lambda t: 1.0 if t > 0.5 else np.eye(400), lambda t: 0.0, 400))
+
+
 @pytest.mark.parametrize("k", [0.0, 1.0])
 def test_bound_is_attained_by_a_shifted_score_of_isotropic_data(k):
     model = ExactModel(Gaussian([0.3, -1.0], 0.4), VPLinear())

@@ -253,3 +253,23 @@ def test_digits_of_little_noise_may_be_of_no_use():
     equation = Linear(lambda _: np.zeros((2, 2)), lambda _: STILL, noise)
     assert len(transition.steps(equation, 0.0, 1.0, least=1.0)) == 2
     np.testing.assert_allclose(transition.over(equation, 0.0, 1.0, least=1.0).root[0, 0] ** 2, 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_many_equations_at_once_are_each_its_own(constant):
+    many = [matrices.Coefficients(2, seed) for seed in range(4)]
+
+    def stacked(name):
+        return lambda t: np.stack([getattr(one, name)(0.1 if constant else t) for one in many])
+
+    whole = Linear(*map(stacked, ("drift", "force", "noise")))
+    found = transition.constant(whole, 3.0) if constant else transition.over(whole, 0.9, 0.1)
+    for i in range(4):
+        one = Linear(*(lambda t, part=part, i=i: part(t)[i] for part in whole))
+        alone = transition.over(one, 0.0, 3.0) if constant else transition.over(one, 0.9, 0.1)
+        for part, wanted in (
+            (found.gain[i], alone.gain),
+            (found.offset[i], alone.offset),
+            (found.root[i] @ found.root[i].T, alone.root @ alone.root.T),
+        ):
+            np.testing.assert_allclose(part, wanted, atol=1e-12 * np.abs(wanted).max())

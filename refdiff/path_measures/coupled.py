@@ -17,7 +17,7 @@ Sources: TOPB-59, TOPB-61, TOPB-64, TOPB-66.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -32,7 +32,7 @@ from refdiff.dynamics import VelocityField, field_flow
 from refdiff.expectations import Estimate, MonteCarlo, Quadrature, Route, checked, draws, integral, name_of
 from refdiff.model import ExactModel
 from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval, pieces
-from refdiff.processes.transition import Linear, identity, over
+from refdiff.processes.transition import Linear, over
 from refdiff.random import SEEDS, seed_key
 from refdiff.stochastic import StochasticEquation, solve
 
@@ -45,7 +45,8 @@ class CoupledLaw:
 
     Attributes:
         mean: of (x, y), shape (2 d,).
-        root: W with W W' their covariance, shape (2 d, m).
+        root: W with W W' their covariance, shape (2 d, m); where the axes are independent of each other, that of each
+            pair (x_i, y_i), shape (d, 2, m).
     """
 
     mean: Array
@@ -54,18 +55,19 @@ class CoupledLaw:
     @property
     def exact(self) -> Gaussian:
         """The law of x, the data's own."""
-        return self._marginal(slice(0, len(self.mean) // 2))
+        return self._marginal(0)
 
     @property
     def generated(self) -> Gaussian:
         """The law of y."""
-        return self._marginal(slice(len(self.mean) // 2, None))
+        return self._marginal(1)
 
     @property
     def distance(self) -> float:
         """(E |x - y|^2)^(1/2), from the root, so that a small distance keeps its digits."""
         d = len(self.mean) // 2
-        shift, spread = self.mean[:d] - self.mean[d:], self.root[:d] - self.root[d:]
+        x, y = (self.root[:, 0], self.root[:, 1]) if self.root.ndim == 3 else (self.root[:d], self.root[d:])
+        shift, spread = self.mean[:d] - self.mean[d:], x - y
         return float(np.hypot(np.linalg.norm(shift), np.linalg.norm(spread)))
 
     @property
@@ -78,7 +80,11 @@ class CoupledLaw:
         """KL(law of x || law of y)."""
         return kl_divergence(self.exact, self.generated)
 
-    def _marginal(self, part: slice) -> Gaussian:
+    def _marginal(self, which: int) -> Gaussian:
+        d = len(self.mean) // 2
+        part = slice(which * d, (which + 1) * d)
+        if self.root.ndim == 3:
+            return Gaussian(self.mean[part], (self.root[:, which] ** 2).sum(axis=1))
         return Gaussian(self.mean[part], self.root[part] @ self.root[part].T)
 
 
@@ -92,6 +98,8 @@ def coupled_law(
     end: float | None = None,
 ) -> CoupledLaw:
     """The law of (x, y) at `start`, to rounding, for Gaussian data of any process and an affine score.
+
+    Where nothing is a matrix each axis is a pair of its own, and the work grows like d and not like its cube.
 
     Args:
         model: an ExactModel of Gaussian data.
@@ -111,16 +119,34 @@ def coupled_law(
     before = model.marginal(last)
     if model.distribution.count != 1 or (prior is not None and prior.count != 1):
         raise ValueError("model must have Gaussian data, and the prior be a Gaussian, for a closed law of both")
-    k, d = real_scalar("stochasticity", stochasticity, low=0), model.dim
+    k = real_scalar("stochasticity", stochasticity, low=0)
     after = before if prior is None else prior
-    cross = optimal_roots(*(operators.dense(law.covariances.operator(), d) for law in (before, after)))
-    exact = AffineScore.exact(model)
+    p, q = (np.asarray(law.covariances.operator()) for law in (before, after))
+    rates = [np.asarray(part(last)) for part in (model.process.drift, model.process.diffusion, score.precision_at)]
+    apart = max(part.ndim for part in (p, q, *rates)) < 2
+    equation = _pairs(model, score, k) if apart else _joint(model, score, k)
+    times = pieces(model.process, first, last)[::-1]
+    ways = [over(equation, t, later) for t, later in pairwise(times)]
+    way = reduce(lambda done, part: part.after(done), ways)
+    d, means = model.dim, np.stack([before.means[0], after.means[0]])
+    if apart:
+        cross = np.stack([np.broadcast_to(np.sqrt(part), (d,)) for part in (p, q)], axis=1)[:, :, None]
+        mean = ((way.gain @ means.T[:, :, None])[..., 0] + way.offset).T.ravel()
+    else:
+        cross = optimal_roots(operators.dense(p, d), operators.dense(q, d))
+        mean = way.gain @ means.ravel() + way.offset
+    return CoupledLaw(mean, np.concatenate([way.gain @ cross, way.root], axis=-1))
+
+
+def _joint(model: ExactModel, score: AffineScore, k: float) -> Linear:
+    """The equation of (x, y) in R^(2 d)."""
+    exact, process, d = AffineScore.exact(model), model.process, model.dim
 
     @cache
     def parts(t: float) -> tuple[Array, Array]:
-        """Drift and force of (x, y), shapes (2 d, 2 d) and (2 d,), which are asked for one after the other."""
-        f, spread = (operators.dense(np.asarray(part(t)), d) for part in (model.process.drift, model.process.diffusion))
-        joint, push = np.zeros((2 * d, 2 * d)), np.tile(np.broadcast_to(model.process.force(t), (d,)), 2)
+        """Drift and force, shapes (2 d, 2 d) and (2 d,), which are asked for one after the other."""
+        f, spread = (operators.dense(np.asarray(part(t)), d) for part in (process.drift, process.diffusion))
+        joint, push = np.zeros((2 * d, 2 * d)), np.tile(np.broadcast_to(process.force(t), (d,)), 2)
         for one, part in ((exact, slice(0, d)), (score, slice(d, None))):
             pulled = 0.5 * (1 + k * k) * spread @ operators.dense(one.precision_at(t), d)
             joint[part, part] = f + pulled
@@ -128,14 +154,32 @@ def coupled_law(
         return joint, push
 
     def noise(t: float) -> Array:
-        return np.tile(k * operators.dense(operators.root(np.asarray(model.process.diffusion(t))), d), (2, 1))
+        return np.tile(k * operators.dense(operators.root(np.asarray(process.diffusion(t))), d), (2, 1))
 
-    equation = Linear(lambda t: parts(t)[0], lambda t: parts(t)[1], noise)
-    way, times = identity(2 * d), pieces(model.process, first, last)[::-1]
-    for t, later in pairwise(times):
-        way = over(equation, t, later).after(way)
-    mean = way.gain @ np.concatenate([before.means[0], after.means[0]]) + way.offset
-    return CoupledLaw(mean, np.hstack([way.gain @ cross, way.root]))
+    return Linear(lambda t: parts(t)[0], lambda t: parts(t)[1], noise)
+
+
+def _pairs(model: ExactModel, score: AffineScore, k: float) -> Linear:
+    """The equations of the pairs (x_i, y_i), of shapes (d, 2, 2), (d, 2) and (d, 2, 1)."""
+    exact, process, d = AffineScore.exact(model), model.process, model.dim
+
+    @cache
+    def parts(t: float) -> tuple[Array, Array]:
+        joint, push = np.zeros((d, 2, 2)), np.empty((d, 2))
+        for i, one in enumerate((exact, score)):
+            a = one.precision_at(t)
+            if a.ndim == 2:
+                raise ValueError(f"score must have matrices for its precision at all times or at none, got one at {t}")
+            pulled = 0.5 * (1 + k * k) * process.diffusion(t) * a
+            joint[:, i, i] = process.drift(t) + pulled
+            push[:, i] = process.force(t) - pulled * one.centre_at(t)
+        return joint, push
+
+    def noise(t: float) -> Array:
+        root = k * np.sqrt(np.broadcast_to(process.diffusion(t), (d,)))
+        return np.stack([root, root], axis=1)[:, :, None]
+
+    return Linear(lambda t: parts(t)[0], lambda t: parts(t)[1], noise)
 
 
 def coupled_flows(

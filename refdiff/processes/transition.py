@@ -12,6 +12,7 @@ root, so it is positive semi-definite, and its small directions keep their digit
 antisymmetric; and for constant F it is the diagonal Pade approximant of e^(hF). Steps are joined as channels are.
 Van Loan's block exponential, the usual formula for constant coefficients, holds e^(-hF) besides: where e^(hF) decays it
 loses as many digits as that has zeros.
+Of many equations at once F, u and G have leading axes, and so do K, k and W: they share the steps.
 Backwards (b < a) the noise is that of reversed time: W W' is the integral from b to a. Sources: RDX-02..05, PODD-86.
 """
 
@@ -41,26 +42,27 @@ Matrix = Callable[[float], Array]
 
 
 class Transition(NamedTuple):
-    """x -> N(K x + k, W W'), with gain K (d, d), offset k (d,) and root W (d, m)."""
+    """x -> N(K x + k, W W'), with gain K (..., d, d), offset k (..., d) and root W (..., d, m)."""
 
-    gain: Array  # K, (d, d)
-    offset: Array  # k, (d,)
-    root: Array  # W, (d, m) with m <= d
+    gain: Array  # K, (..., d, d)
+    offset: Array  # k, (..., d)
+    root: Array  # W, (..., d, m) with m <= d
 
     def after(self, earlier: Transition) -> Transition:
         """This transition after an earlier one."""
         gain, offset, root = self
-        both = np.hstack([gain @ earlier.root, root])
-        return Transition(gain @ earlier.gain, gain @ earlier.offset + offset, narrow(both))
+        both = np.concatenate([gain @ earlier.root, root], axis=-1)
+        moved = (gain @ earlier.offset[..., None])[..., 0]
+        return Transition(gain @ earlier.gain, moved + offset, narrow(both))
 
     @property
     def channel(self) -> Channel:
-        """The transition as a channel."""
+        """The transition as a channel, of one equation."""
         return Channel(self.gain, self.offset, self.root @ self.root.T)
 
 
 class Linear(NamedTuple):
-    """An equation as functions of time: drift F (d, d), force u (d,) and noise G (d, m)."""
+    """An equation as functions of time: drift F (..., d, d), force u (..., d) and noise G (..., d, m)."""
 
     drift: Matrix
     force: Matrix
@@ -76,24 +78,24 @@ def step(equation: Linear, start: float, end: float) -> Transition:
     """The transition of an equation from start to end in one step of the Gauss method."""
     nodes, weights, integrals = _gauss()
     h, times = end - start, start + (end - start) * nodes
-    drifts = np.stack([equation.drift(float(t)) for t in times])
-    dim = drifts.shape[1]
+    drifts, noises = (np.stack([part(float(t)) for t in times], axis=-3) for part in (equation.drift, equation.noise))
+    forces = np.stack([equation.force(float(t)) for t in times], axis=-2)
+    lead, dim = drifts.shape[:-3], drifts.shape[-1]
     # the transposed equations Y_i' = I + h sum_j c_ij F_j' Y_j', all nodes at once
-    matrix = np.eye(NODES * dim) - h * np.einsum("ij,jba->iajb", integrals, drifts).reshape(NODES * dim, -1)
-    kept = np.linalg.solve(matrix, np.tile(np.eye(dim), (NODES, 1))).reshape(NODES, dim, dim).swapaxes(1, 2)
-    forces = np.stack([equation.force(float(t)) for t in times])
-    noises = np.stack([equation.noise(float(t)) for t in times])
+    inner = np.einsum("ij,...jba->...iajb", integrals, drifts).reshape(*lead, NODES * dim, NODES * dim)
+    kept = np.linalg.solve(np.eye(NODES * dim) - h * inner, np.tile(np.eye(dim), (NODES, 1)))
+    kept = kept.reshape(*lead, NODES, dim, dim).swapaxes(-1, -2)
     root = np.sqrt(abs(h) * weights)[:, None, None] * (kept @ noises)
     return Transition(
-        np.eye(dim) + h * np.einsum("j,jab,jbc->ac", weights, kept, drifts),
-        h * np.einsum("j,jab,jb->a", weights, kept, forces),
-        narrow(np.concatenate(root, axis=1)),
+        np.eye(dim) + h * np.einsum("j,...jab,...jbc->...ac", weights, kept, drifts),
+        h * np.einsum("j,...jab,...jb->...a", weights, kept, forces),
+        narrow(root.swapaxes(-3, -2).reshape(*lead, dim, -1)),
     )
 
 
 def constant(equation: Linear, length: float) -> Transition:
     """The transition over a length of time, of an equation that does not change: one short step, doubled."""
-    size = abs(length) * float(np.abs(equation.drift(0.0)).sum(axis=0).max())
+    size = abs(length) * float(np.abs(equation.drift(0.0)).sum(axis=-2).max())
     doublings = max(0, int(np.ceil(np.log2(size / LONGEST)))) if size > LONGEST else 0
     found = step(equation, 0.0, length / 2**doublings)
     for _ in range(doublings):
@@ -141,8 +143,8 @@ def over(equation: Linear, start: float, end: float, least: float = 0.0) -> Tran
 
 
 def narrow(root: Array) -> Array:
-    """A root of the same covariance with at most d columns, lower triangular: (d, m) to (d, min(d, m))."""
-    return root if root.shape[1] <= root.shape[0] else _lower(root)
+    """A root of the same covariance with at most d columns, lower triangular: (..., d, m) to (..., d, min(d, m))."""
+    return root if root.shape[-1] <= root.shape[-2] else _lower(root)
 
 
 def triangular(root: Array) -> Array:
@@ -157,19 +159,19 @@ def triangular(root: Array) -> Array:
 
 
 def _lower(root: Array) -> Array:
-    """L of root = L Q, with Q of orthonormal rows: (d, m) to (d, min(d, m))."""
-    return np.asarray(np.linalg.qr(root.T, mode="r")).T
+    """L of root = L Q, with Q of orthonormal rows: (..., d, m) to (..., d, min(d, m))."""
+    return np.asarray(np.linalg.qr(root.swapaxes(-1, -2), mode="r")).swapaxes(-1, -2)
 
 
 def _agree(one: Transition, other: Transition, least: float) -> bool:
     """Whether two transitions differ by rounding alone, each covariance in units of its standard deviations."""
-    std = np.maximum(np.linalg.norm(other.root, axis=1), least)
-    spread = np.abs(one.root @ one.root.T - other.root @ other.root.T)
+    std = np.maximum(np.linalg.norm(other.root, axis=-1), least)
+    spread = np.abs(one.root @ one.root.swapaxes(-1, -2) - other.root @ other.root.swapaxes(-1, -2))
     length = np.abs(other.gain).max(initial=1.0)
     return bool(
         np.abs(one.gain - other.gain).max() <= AGREE * length
         and np.abs(one.offset - other.offset).max() <= AGREE * np.abs(other.offset).max()
-        and (spread <= AGREE * np.multiply.outer(std, std)).all()
+        and (spread <= AGREE * std[..., :, None] * std[..., None, :]).all()
     )
 
 
