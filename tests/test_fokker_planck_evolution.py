@@ -73,7 +73,7 @@ def test_methods_have_their_orders_in_time(name, method):
         assert distance(evolve(operator, first, times, step=9, method=method).densities[-1], exact) < 1e-13
         return
     # the weights of Patankar are close to 1 only where a step changes little
-    counts = {"euler": (40, 80), "patankar": (80, 160)}.get(method, (10, 20))
+    counts = {"euler": (20, 40), "patankar": (80, 160)}.get(method, (10, 20))
     length = times[1] - times[0]
     found = [evolve(operator, first, times, step=length / n, method=method).densities[-1] for n in counts]
     errors = [distance(p, exact) for p in found]
@@ -107,7 +107,7 @@ def test_closed_forms_are_met_to_second_order_in_space_and_time(process):
 @pytest.mark.parametrize("name", ["turning", "correlated"])
 def test_a_thousand_steps_keep_the_mass_and_the_sign(name):
     process, law, _, _, _ = PROBLEMS[name]
-    operator = covering(process, law, 1.0, 13)
+    operator = covering(process, law, 1.0, 9)
     found = evolve(operator, law, np.linspace(0, 2, 5), step=2 / 1000)
     assert found.steps == 1000
     assert found.drift < 1e-13
@@ -151,10 +151,10 @@ def test_linear_methods_of_second_order_are_negative_after_long_steps():
 def test_every_reversal_has_the_marginals_of_the_process(k, order):
     model = ExactModel(LINE, VPLinear(0.1, 8.0))
     errors = []
-    for n in (80, 160) if k else (160, 320):
+    for n in (80, 160):
         grid = Grid.around([model.marginal(0.1), model.marginal(0.5)], n, 1e-10)
         operator = FokkerPlanck.of_equation(marginal_family(model, k), grid)
-        found = evolve(operator, model.marginal(0.5), [0.5, 0.3, 0.1], step=0.5 / n)
+        found = evolve(operator, model.marginal(0.5), [0.5, 0.3, 0.1], step=1 / n)
         errors.append(
             [
                 distance(p, grid.averages(model.marginal(t)))
@@ -163,7 +163,7 @@ def test_every_reversal_has_the_marginals_of_the_process(k, order):
         )
     rates = np.log2(np.array(errors[0]) / errors[1])
     assert (rates > order - 0.3).all()
-    assert np.max(errors[1]) < 0.04
+    assert np.max(errors[1]) < (0.004 if k else 0.04)
 
 
 def without_noise():
@@ -276,6 +276,40 @@ def test_times_precision_and_laws():
     only = evolve(operator, Gaussian([0.0], 0.5), [0.3], step=1.0)
     assert np.array_equal(only.densities[0], start)
     assert only.steps == 0
+
+
+@pytest.mark.parametrize("method", ["patankar", "tr-bdf2", "exponential"])
+def test_what_is_asked_for_on_the_way_is_where_one_would_start_again(method):
+    _, law, _, _, _ = PROBLEMS["correlated"]
+    operator = covering(CORRELATED, law, 1.0, 13)
+    through = evolve(operator, law, [0.0, 0.1, 0.5], step=0.1, method=method).densities
+    first = evolve(operator, law, [0.0, 0.1], step=0.1, method=method).densities[-1]
+    assert np.array_equal(through[1], first)
+    assert np.array_equal(through[2], evolve(operator, first, [0.1, 0.5], step=0.1, method=method).densities[-1])
+
+
+def test_kernels_are_chosen_for_all_that_is_to_be_done_and_not_for_every_interval(monkeypatch):
+    asked = []
+    monkeypatch.setattr("refdiff.fokker_planck.evolution.kernels_pay", lambda *work: bool(asked.append(work)))
+    operator = covering(CORRELATED, PLANE, 1.0, 13)
+    evolve(operator, PLANE, np.linspace(0, 1, 11), step=0.05)
+    assert asked == [(169, 13, 2 * 2 * 20)]
+
+
+def test_differences_of_densities_and_nothing_at_all_have_a_drift():
+    operator = covering(CORRELATED, PLANE, 1.0, 13)
+    start = operator.grid.averages(PLANE)
+    difference = evolve(operator, start - start[::-1], [0, 1], step=0.1, method="tr-bdf2")
+    assert difference.drift < 1e-14
+    assert evolve(operator, 0 * start, [0, 1], step=0.1).drift == 0
+
+
+def test_a_law_that_does_not_fit_the_grid_is_refused_unless_it_is_cut_off():
+    operator = FokkerPlanck(Grid(-3, 3, 10), lambda x, _: -x, lambda *_: 1.0)
+    law = Gaussian([3.0], 0.25)
+    with pytest.raises(ValueError, match="start must lie on Grid"):
+        evolve(operator, law, [0, 1], step=0.1)
+    assert evolve(operator, operator.grid.averages(law), [0, 1], step=0.1).mass == pytest.approx(0.5)
 
 
 LIMITED = FokkerPlanck(Grid(-1, 1, 10), lambda x, _: -x, lambda *_: 1.0, fit="limited")

@@ -85,6 +85,7 @@ def test_places_and_masses():
         (lambda: Grid([0, 0], [1, 1], [5]), ValueError, "cells must be one number"),
         (lambda: Grid(0, 1, 4.0), TypeError, "cells"),
         (lambda: Grid.around("law", 5), TypeError, "laws"),
+        (lambda: Grid.around(1.0, 5), TypeError, "laws must be"),
         (lambda: Grid.around([], 5), ValueError, "laws"),
         (lambda: Grid.around(random_mixture(3, 2, 1, "full"), 5), ValueError, "line or in the plane"),
         (lambda: Grid.around(Empirical([[1.0]]), 5), ValueError, "extent"),

@@ -194,6 +194,16 @@ def test_steady_rates_are_made_once():
         (lambda g: FokkerPlanck(g, lambda x, _: x[0], lambda *_: 1.0).rates(0.0), ValueError, "drift"),
         (lambda g: FokkerPlanck(g, lambda x, _: x, lambda *_: -1.0).rates(0.0), ValueError, "diffusion must not be"),
         (
+            lambda g: FokkerPlanck(g, lambda x, _: x, lambda *_: [[1.0, 0.0], [0.5, 0.8]]).rates(0.0),
+            ValueError,
+            "diffusion must be symmetric",
+        ),
+        (
+            lambda g: FokkerPlanck(g, lambda x, _: x, lambda *_: [[-1.0, 0.5], [0.5, 1.0]]).rates(0.0),
+            ValueError,
+            "diffusion must not be negative",
+        ),
+        (
             lambda g: FokkerPlanck(g, lambda x, _: x, lambda x, _: x[0, :1]).rates(0.0),
             ValueError,
             "diffusion must answ",

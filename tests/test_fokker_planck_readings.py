@@ -7,6 +7,7 @@ from refdiff.distributions import Gaussian, GaussianMixture, random_mixture
 from refdiff.dynamics.equilibrium import stationary_covariance
 from refdiff.fokker_planck import FokkerPlanck, Grid, face_fluxes, grid_score, stationary
 from refdiff.processes import ornstein_uhlenbeck
+from refdiff.schedules import VPLinear
 
 TURNING = np.array([[1.0, 2.0], [-2.0, 1.0]])
 NOISE = np.array([[1.0, 0.0], [0.5, 0.8]])
@@ -120,5 +121,8 @@ def test_bad_input_is_refused_by_name():
         face_fluxes(operator, np.ones((2, 5)), 0.0)
     with pytest.raises(ValueError, match="must keep the mass"):
         stationary(operator)
+    for ask in (stationary, lambda given: face_fluxes(given, np.ones(10), 0.0)):
+        with pytest.raises(TypeError, match="operator must be a FokkerPlanck"):
+            ask(VPLinear(0.1, 8.0))
     with pytest.raises(ValueError, match="connect all cells"):
         stationary(FokkerPlanck(grid, lambda x, _: 0 * x, lambda *_: 0.0))

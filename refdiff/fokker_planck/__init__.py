@@ -6,7 +6,7 @@ evolution    `evolve`, positive and of second order in space and time unless ask
 readings     `grid_score`, `face_fluxes` and the `stationary` density
 backward     `expectation` of what is paid later, `hitting_probability` and `mean_hitting_time`, of every start
 currents     `probability_current`, `flow_velocity` and `grid_divergence` on grids; `outflow` of a box
-functionals  `grid_entropy`, `grid_relative_entropy`, `grid_information`, and `divergence_loss`, the H-theorem of the cells
+functionals  `grid_entropy`, `grid_relative_entropy`, `grid_information`; `divergence_loss`, the H-theorem of cells
 """
 
 from refdiff.fokker_planck.backward import expectation, hitting_probability, mean_hitting_time

@@ -26,12 +26,12 @@ from scipy.sparse import csc_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order
 from scipy.sparse.linalg import splu
 
-from refdiff.arguments import Array, one_of, real_array, real_scalar, single_precision
-from refdiff.fokker_planck.evolution import EXPONENTIAL, _pieces, uniformized
+from refdiff.arguments import Array, one_of, real_scalar, single_precision
+from refdiff.fokker_planck.evolution import EXPONENTIAL, intervals, pieces, uniformized
 from refdiff.fokker_planck.fluxes import ROUNDING, Step
 from refdiff.fokker_planck.layouts import Layout, layout
-from refdiff.fokker_planck.operator import FokkerPlanck
-from refdiff.fokker_planck.sweeps import GAMMA, METHODS, Line
+from refdiff.fokker_planck.operator import FokkerPlanck, known
+from refdiff.fokker_planck.sweeps import GAMMA, METHODS, STRETCH, Line, extended
 
 LINEAR = ("euler", "crank-nicolson", "tr-bdf2", EXPONENTIAL)
 
@@ -56,18 +56,14 @@ def expectation(
     """
     grid = _operator(operator).grid
     one_of("method", method, LINEAR)
-    longest = real_scalar("step", step, low=0, open_low=True)
     single = getattr(payoff, "dtype", None) == np.float32
     u = grid.check("payoff", payoff)
     if u.shape != grid.shape:
         raise ValueError(f"payoff must have shape {grid.shape}, got {u.shape}")
-    t = real_array("times", times, ndim=(1,))
-    if t.size == 0 or not ((np.diff(t) > 0).all() or (np.diff(t) < 0).all()):
-        raise ValueError(f"times must increase or decrease, got {t.tolist()}")
+    _, parts = intervals(times, step)
     found = [u]
-    for end, begin in pairwise(t.tolist()):
-        steps = max(1, int(np.ceil(abs(end - begin) / longest - 1e-9)))
-        nodes = begin + (end - begin) * np.linspace(0.0, 1.0, steps + 1)  # in the order of the paths, as in `evolve`
+    for part in parts:
+        nodes = part[::-1]  # in the order of the paths, as in `evolve`
         u = _exponential(operator, u, nodes) if method == EXPONENTIAL else _split(operator, u, nodes, method)
         found.append(u)
     values = np.stack(found)
@@ -120,11 +116,9 @@ def mean_hitting_time(operator: FokkerPlanck, target: ArrayLike | None = None, t
 
 
 def _operator(operator: Any) -> FokkerPlanck:
-    if not isinstance(operator, FokkerPlanck):
-        raise TypeError(f"operator must be a FokkerPlanck, got {operator!r}")
-    if operator.fit == "limited":
+    if known(operator).fit == "limited":
         raise ValueError("operator must have fluxes that are linear in the density, got limited ones")
-    return operator
+    return known(operator)
 
 
 def _cells(operator: FokkerPlanck, name: str, given: ArrayLike) -> NDArray[np.bool_]:
@@ -168,7 +162,7 @@ def _split(operator: FokkerPlanck, u: Array, nodes: Array, method: str) -> Array
     to_data = bool(nodes[-1] < nodes[0])
     layouts: dict[Step, Layout] = {}
     lines: dict[Step, Line] = {}
-    for step, begin, end in reversed(list(_pieces(operator, nodes, METHODS[method].order))):
+    for step, begin, end in reversed(list(pieces(operator, nodes, METHODS[method].order))):
         rates = operator.rates_along(step, (begin + end) / 2, to_data=to_data)
         if rates is None:
             continue
@@ -185,9 +179,9 @@ def _backwards(method: str, x: Array, dt: float, line: Line) -> Array:
     if method == "euler":
         return solve_transposed(x, dt, line)
     if method == "crank-nicolson":
-        return 2 * solve_transposed(x, dt / 2, line) - x
-    middle = 2 * solve_transposed(x, GAMMA * dt / 2, line) - x
-    return solve_transposed((middle - (1 - GAMMA) ** 2 * x) / (GAMMA * (2 - GAMMA)), GAMMA * dt / 2, line)
+        return extended(x, solve_transposed(x, dt / 2, line), 2.0)
+    part = GAMMA * dt / 2
+    return solve_transposed(extended(x, solve_transposed(x, part, line), STRETCH), part, line)
 
 
 def solve_transposed(x: Array, dt: float, line: Line) -> Array:

@@ -32,14 +32,17 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, one_of, real_array, real_scalar, single_precision
 from refdiff.distributions import GaussianMixture
 from refdiff.fokker_planck.fluxes import Step
+from refdiff.fokker_planck.grid import Grid
 from refdiff.fokker_planck.layouts import layout
 from refdiff.fokker_planck.lines import Sweep, kernels_pay
-from refdiff.fokker_planck.operator import FokkerPlanck
+from refdiff.fokker_planck.operator import FokkerPlanck, known
 from refdiff.fokker_planck.sweeps import METHODS
 
 EXPONENTIAL = "exponential"
 # of Poisson's law in one sum: beyond, e^-m is small beside what sums of its terms are rounded to
 MOST = 64.0
+# of a law that is to be carried: what lies outside of the grid is lost
+OUTSIDE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +53,15 @@ class Evolution:
         times: shape (m,).
         densities: shape (m, *cells), the first of them the start.
         mass: the integrals of the densities, shape (m,).
+        drift: the largest change of the mass, relative to the integral of the start, or of |p| where it has signs.
         steps: how many steps were taken.
     """
 
     times: Array
     densities: Array
     mass: Array
+    drift: float
     steps: int
-
-    @property
-    def drift(self) -> float:
-        """The largest change of the mass, relative to that of the start."""
-        return float(np.abs(self.mass / self.mass[0] - 1).max())
 
 
 def evolve(
@@ -77,68 +77,90 @@ def evolve(
     Args:
         operator: the equation on its grid.
         start: the density at times[0], mean values on the cells, shape (*cells) (float32 in, float32 out), or a law,
-            which is averaged over them.
+            which is averaged over them and may have a hundredth of itself outside: `averages` of the grid cut more off.
         times: shape (m,), m >= 1, all increasing or, for a reversal from noise to data, all decreasing.
         step: the longest step in time; each interval is divided evenly.
         method: patankar, euler, crank-nicolson, tr-bdf2 or exponential.
 
     Raises:
         TypeError: no FokkerPlanck.
-        ValueError: an unknown method, times that turn round, no step, a density with negative values where the method
-            is patankar, or another method where fluxes are limited.
+        ValueError: an unknown method, times that turn round, no step, a law that does not fit the grid, a density with
+            negative values where the method is patankar, or another method where fluxes are limited.
     """
-    if not isinstance(operator, FokkerPlanck):
-        raise TypeError(f"operator must be a FokkerPlanck, got {operator!r}")
+    grid = known(operator).grid
     one_of("method", method, [*METHODS, EXPONENTIAL])
     if operator.fit == "limited" and method != "patankar":
         raise ValueError(f"method must be patankar where fluxes are limited, got {method!r}")
-    grid, longest = operator.grid, real_scalar("step", step, low=0, open_low=True)
     single = getattr(start, "dtype", None) == np.float32
-    p = grid.averages(start) if isinstance(start, GaussianMixture) else grid.check("start", start)
+    p = _averages(grid, start) if isinstance(start, GaussianMixture) else grid.check("start", start)
     if p.shape != grid.shape:
         raise ValueError(f"start must have shape {grid.shape}, got {p.shape}")
     if method == "patankar" and (p < 0).any():
         raise ValueError(f"start must not be negative for the method patankar, got {p.min()}")
-    t = real_array("times", times, ndim=(1,))
+    t, parts = intervals(times, step)
+    found = _exponential(operator, p, parts) if method == EXPONENTIAL else _split(operator, p, parts, method)
+    densities = np.stack([p, *found])
+    mass, amount = grid.mass(densities), float(grid.mass(np.abs(p)))
+    drift = float(np.abs(mass - mass[0]).max()) / amount if amount > 0 else 0.0
+    steps = sum(len(nodes) - 1 for nodes in parts)
+    return Evolution(t, single_precision(densities) if single else densities, mass, drift, steps)
+
+
+def intervals(times: ArrayLike, step: float) -> tuple[Array, list[Array]]:
+    """The times (m,), and of each interval between them the nodes (n,) of steps of equal length, at most `step`.
+
+    Raises:
+        ValueError: times that turn round, or no step.
+    """
+    longest, t = real_scalar("step", step, low=0, open_low=True), real_array("times", times, ndim=(1,))
     if t.size == 0 or not ((np.diff(t) > 0).all() or (np.diff(t) < 0).all()):
         raise ValueError(f"times must increase or decrease, got {t.tolist()}")
-    found, count = [p], 0
+    parts = []
     for begin, end in pairwise(t.tolist()):
         # an interval of whole steps up to rounding is not cut into one more
         steps = max(1, int(np.ceil(abs(end - begin) / longest - 1e-9)))
-        nodes = begin + (end - begin) * np.linspace(0.0, 1.0, steps + 1)
-        p = _exponential(operator, p, nodes) if method == EXPONENTIAL else _split(operator, p, nodes, method)
-        found.append(p)
-        count += steps
-    densities = np.stack(found)
-    mass = grid.mass(densities)
-    return Evolution(t, single_precision(densities) if single else densities, mass, count)
+        parts.append(begin + (end - begin) * np.linspace(0.0, 1.0, steps + 1))
+    return t, parts
+
+
+def _averages(grid: Grid, law: GaussianMixture) -> Array:
+    p = grid.averages(law)
+    if grid.mass(p) < 1 - OUTSIDE:
+        raise ValueError(f"start must lie on {grid!r}, got a law that has only {grid.mass(p):.3g} of its mass there")
+    return p
 
 
 # ---------------------------------------------------------------------- splitting
 
 
-def _split(operator: FokkerPlanck, p: Array, nodes: Array, method: str) -> Array:
-    """The density (*cells) at the last of the nodes (n,) in time."""
-    to_data, grid = bool(nodes[-1] < nodes[0]), operator.grid
-    order = METHODS[method].order
-    compiled = kernels_pay(p.size, max(grid.shape), order * grid.dim * (len(nodes) - 1))
+def _split(operator: FokkerPlanck, p: Array, parts: list[Array], method: str) -> Iterator[Array]:
+    """The density (*cells) at the last nodes (n,) in time of every part."""
+    grid, order = operator.grid, METHODS[method].order
+    compiled = kernels_pay(p.size, max(grid.shape), order * grid.dim * sum(len(nodes) - 1 for nodes in parts))
     sweeps: dict[Step, Sweep] = {}
     rooms = [np.empty(p.shape) for _ in range(2)]
-    for number, (step, begin, end) in enumerate(_pieces(operator, nodes, order)):
-        if step not in sweeps or not operator.steady:
-            rates = operator.rates_along(step, (begin + end) / 2, to_data=to_data)
-            if rates is None:
-                continue
-            lines = sweeps[step].layout if step in sweeps else layout(grid.shape, step, operator.boundary)
-            sweeps[step] = Sweep(lines, lines.line(rates), method, compiled)
-        # never the room that p is in
-        p = sweeps[step].advance(p, abs(end - begin), rooms[number % 2])
-    return p
+    for nodes in parts:
+        to_data = bool(nodes[-1] < nodes[0])
+        for step, begin, end in pieces(operator, nodes, order):
+            if step not in sweeps or not operator.steady:
+                rates = operator.rates_along(step, (begin + end) / 2, to_data=to_data)
+                if rates is None:
+                    continue
+                lines = sweeps[step].layout if step in sweeps else layout(grid.shape, step, operator.boundary)
+                sweeps[step] = Sweep(lines, lines.line(rates), method, compiled)
+            # never the room that p is in
+            p = sweeps[step].advance(p, abs(end - begin), rooms[p is rooms[0]])
+        yield p.copy()
 
 
-def _pieces(operator: FokkerPlanck, nodes: Array, order: int) -> Iterator[tuple[Step, float, float]]:
-    """Which lines move over which intervals of time, one after the other."""
+def pieces(operator: FokkerPlanck, nodes: Array, order: int) -> Iterator[tuple[Step, float, float]]:
+    """Which lines move over which intervals of time, one after the other, in a method of this `order`.
+
+    Args:
+        operator: the equation on its grid.
+        nodes: the ends of the steps in time, shape (n,).
+        order: 1 or 2.
+    """
     middles = (nodes[1:] + nodes[:-1]) / 2
     # noise may be correlated for a part of the time only
     steps = max((operator.steps(t) for t in (middles[:1] if operator.steady else middles).tolist()), key=len)
@@ -159,15 +181,17 @@ def _pieces(operator: FokkerPlanck, nodes: Array, order: int) -> Iterator[tuple[
 # ---------------------------------------------------------------------- the exponential
 
 
-def _exponential(operator: FokkerPlanck, p: Array, nodes: Array) -> Array:
-    """The density (*cells) at the last of the nodes (n,), by uniformization."""
-    to_data, flat = bool(nodes[-1] < nodes[0]), p.ravel()
+def _exponential(operator: FokkerPlanck, p: Array, parts: list[Array]) -> Iterator[Array]:
+    """The density (*cells) at the last nodes (n,) in time of every part, by uniformization."""
+    flat = p.ravel()
     matrix: Any = None
-    for a, b in pairwise(nodes.tolist()):
-        if matrix is None or not operator.steady:
-            matrix = operator.matrix((a + b) / 2, to_data=to_data)
-        flat = uniformized(matrix, flat, abs(b - a))
-    return np.asarray(flat.reshape(p.shape))
+    for nodes in parts:
+        to_data = bool(nodes[-1] < nodes[0])
+        for a, b in pairwise(nodes.tolist()):
+            if matrix is None or not operator.steady:
+                matrix = operator.matrix((a + b) / 2, to_data=to_data)
+            flat = uniformized(matrix, flat, abs(b - a))
+        yield flat.reshape(p.shape)
 
 
 def uniformized(matrix: Any, p: Array, time: float) -> Array:

@@ -23,7 +23,7 @@ from scipy.special import rel_entr, xlogy
 from refdiff.arguments import Array
 from refdiff.fokker_planck.fluxes import BOUNDARIES, ROUNDING
 from refdiff.fokker_planck.grid import Grid
-from refdiff.fokker_planck.operator import FokkerPlanck
+from refdiff.fokker_planck.operator import FokkerPlanck, known
 
 
 def grid_entropy(grid: Grid, density: ArrayLike) -> Array:
@@ -106,9 +106,7 @@ def divergence_loss(
         TypeError: no FokkerPlanck.
         ValueError: a density of another shape, a negative one, or an empty cell of q.
     """
-    if not isinstance(operator, FokkerPlanck):
-        raise TypeError(f"operator must be a FokkerPlanck, got {operator!r}")
-    grid = operator.grid
+    grid = known(operator).grid
     first, second = (_density(grid, name, value) for name, value in (("p", p), ("q", q)))
     if first.shape != grid.shape or second.shape != grid.shape or not (second > 0).all():
         raise ValueError(f"p and q must have the shape {grid.shape}, q positive, got {first.shape} and {second.shape}")

@@ -10,7 +10,7 @@ in closed form along the second, given the first. Sources: PODD-76, PODD-77.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ class Grid:
             ValueError: no law, laws of several or of more than two dimensions, a mass not in (0, 1), or point masses
                 that lie in a hyperplane, around which no box has an extent.
         """
-        given = [laws] if isinstance(laws, GaussianMixture) else list(laws)
+        given = list(laws) if isinstance(laws, Iterable) else [laws]
         for law in given:
             if not isinstance(law, GaussianMixture):
                 raise TypeError(f"laws must be Gaussians, GaussianMixtures or Empiricals, got {law!r}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,20 +39,7 @@ from refdiff.fokker_planck.fluxes import (
 from refdiff.fokker_planck.grid import Grid
 from refdiff.processes import AffineProcess, LinearProcess, Process
 from refdiff.schedules import Schedule
-
-
-class Equation(Protocol):
-    """What is asked of a stochastic equation dx = b dt + G dw in Ito's sense."""
-
-    @property
-    def dim(self) -> int:
-        """d."""
-
-    def drift_at(self, x: Array, t: float) -> Array:
-        """b at points x (n, d), shape (n, d)."""
-
-    def covariance_rate(self, x: Array, t: float) -> Array:
-        """D = G G' at points x (n, d): an operator where the noise is additive, else (n, d) or (n, d, d)."""
+from refdiff.stochastic import StochasticEquation
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +129,7 @@ class FokkerPlanck:
 
     @staticmethod
     def of_equation(
-        equation: Equation,
+        equation: StochasticEquation,
         grid: Grid,
         *,
         boundary: str | Sequence[str] = "no-flux",
@@ -153,7 +140,7 @@ class FokkerPlanck:
         """The equation of a StochasticEquation, which is Ito's; that of a reversal where times decrease.
 
         Args:
-            equation: with `dim`, `drift_at` and `covariance_rate`.
+            equation: of Ito, in the time that its own coefficients have.
             grid: in the equation's dimension.
             boundary: as of a FokkerPlanck.
             steady: as of a FokkerPlanck.
@@ -161,12 +148,11 @@ class FokkerPlanck:
             fit: as of a FokkerPlanck.
 
         Raises:
-            TypeError: no such equation.
+            TypeError: no StochasticEquation.
             ValueError: an equation of another dimension.
         """
-        for name in ("dim", "drift_at", "covariance_rate"):
-            if not hasattr(equation, name):
-                raise TypeError(f"equation must be a StochasticEquation, got {equation!r}")
+        if not isinstance(equation, StochasticEquation):
+            raise TypeError(f"equation must be a StochasticEquation, got {equation!r}")
         if equation.dim != grid.dim:
             raise ValueError(f"equation must have {grid.dim} dimensions like the grid, got {equation.dim}")
         drift, diffusion = equation.drift_at, equation.covariance_rate
@@ -182,15 +168,18 @@ class FokkerPlanck:
             to_data: whether time runs from noise to data, which turns the drift round.
 
         Raises:
-            ValueError: the drift or the diffusion answers with a wrong shape, a negative variance, or noise too
-                correlated for the aspect of the cells.
+            ValueError: the drift or the diffusion answers with a wrong shape, a matrix that is not symmetric, a
+                negative variance, or noise too correlated for the aspect of the cells.
         """
         found = (self.rates_along(step, t, to_data=to_data) for step in self.steps(t))
         return tuple(one for one in found if one is not None)
 
     def steps(self, t: float) -> tuple[Step, ...]:
         """The steps between neighbours along which something moves at time t, in units of the cells."""
-        probe = np.asarray(self.diffusion(self.grid.points.reshape(-1, self.grid.dim)[:3], t))
+        # three points: answers for all of them have another shape than one for each
+        few = np.stack([np.full(3, self.grid.centres(axis)[0]) for axis in range(self.grid.dim)], axis=-1)
+        few[:, -1] = self.grid.centres(self.grid.dim - 1)[:3]
+        probe = np.asarray(self.diffusion(few, t))
         mixed = probe.ndim == 3 or (probe.shape == (2, 2) and probe[0, 1] != 0)
         return steps(self.grid.dim, bool(mixed))
 
@@ -245,6 +234,12 @@ class FokkerPlanck:
         elif found.shape not in ((n, d), (n, d, d)):
             raise ValueError(f"diffusion must answer for {n} points in {d} dimensions, got shape {found.shape}")
         h = self.grid.spacing
+        if found.shape[1:] == (2, 2):
+            uneven = np.abs(found[:, 0, 1] - found[:, 1, 0])
+            if (uneven > ROUNDING * np.abs(found).max(axis=(1, 2))).any():
+                raise ValueError(
+                    f"diffusion must be symmetric, D and not its root, got {found[uneven.argmax()].tolist()}"
+                )
         if found.ndim == 3 and (d == 1 or (len(found) == 1 and found[0, 0, 1] == 0)):
             found = np.einsum("nii->ni", found)
         if found.ndim == 2:
@@ -252,6 +247,8 @@ class FokkerPlanck:
                 raise ValueError(f"diffusion must not be negative, got {found.min()}")
             return np.asarray(found / (2 * h**2))
         own, mixed = np.einsum("nii->ni", found), np.abs(found[:, 0, 1])
+        if (own < 0).any():
+            raise ValueError(f"diffusion must not be negative, got {own.min()}")
         if (mixed[:, None] * h > own * h[::-1] * (1 + ROUNDING)).any():
             with np.errstate(divide="ignore", invalid="ignore"):
                 low, high = np.nanmax(mixed / own[:, 0]), np.nanmin(own[:, 1] / mixed)
@@ -291,3 +288,14 @@ class FokkerPlanck:
                 inside.append((places[-1] == place) | (self.boundary[axis] == "periodic"))
             kept = np.broadcast_to(reduce(np.logical_and, across(inside)), shape)
             yield cells[np.ix_(*places)][kept], cells[kept], rate[kept]
+
+
+def known(operator: Any) -> FokkerPlanck:
+    """`operator`, if it is one.
+
+    Raises:
+        TypeError: no FokkerPlanck.
+    """
+    if not isinstance(operator, FokkerPlanck):
+        raise TypeError(f"operator must be a FokkerPlanck, got {operator!r}")
+    return operator

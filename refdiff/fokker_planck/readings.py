@@ -20,7 +20,7 @@ from scipy.sparse.linalg import splu
 from refdiff.arguments import Array, precise_as
 from refdiff.fokker_planck.fluxes import Rates
 from refdiff.fokker_planck.grid import Grid
-from refdiff.fokker_planck.operator import FokkerPlanck
+from refdiff.fokker_planck.operator import FokkerPlanck, known
 
 
 def grid_score(grid: Grid, density: ArrayLike) -> Array:
@@ -49,9 +49,10 @@ def face_fluxes(operator: FokkerPlanck, density: ArrayLike, t: float, *, to_data
         to_data: whether time runs from noise to data: then fluxes are those in the elapsed time.
 
     Raises:
+        TypeError: no FokkerPlanck.
         ValueError: the density does not fit the grid.
     """
-    grid = operator.grid
+    grid = known(operator).grid
     p = grid.check("density", density)
     if p.shape != grid.shape:
         raise ValueError(f"density must have shape {grid.shape}, got {p.shape}")
@@ -98,9 +99,10 @@ def stationary(operator: FokkerPlanck, t: float = 0.0) -> Array:
         t: the time, a scalar.
 
     Raises:
+        TypeError: no FokkerPlanck.
         ValueError: a wall absorbs, or some cells are not reached from all others, so that none or several stay.
     """
-    if "absorbing" in operator.boundary:
+    if "absorbing" in known(operator).boundary:
         raise ValueError(f"operator must keep the mass to have a stationary density, got boundary {operator.boundary}")
     matrix = operator.matrix(t).tocsc()
     size = matrix.shape[0]
