@@ -26,7 +26,7 @@ from refdiff.stochastic import StochasticEquation, solve
 
 BROWNIAN = AffineEquation(lambda t: 0.0, lambda t: 0.0, lambda t: 1.0, 1)
 NOTHING = Quadratic([[0.0]])
-TURNING = LinearProcess([[0.0, 2.0], [-1.0, -1.0]], [[0.6, 0.0], [0.3, 1.1]])
+TURNING = LinearProcess([[0.0, 2.0], [-1.0, -1.0]], [[0.6, 0.0], [0.3, 1.1]], force=[0.3, -0.2])
 V = Quadratic([[1.0, 0.3], [0.3, 0.5]], [0.2, -0.1], 0.4)
 PHI = Quadratic([[0.5, 0.0], [0.0, 1.0]], [0.3, 0.2], -0.2)
 

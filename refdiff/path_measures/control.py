@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -214,9 +215,9 @@ def affine_control(equation: AffineEquation, weight: Any) -> AffineControl:
     if len(weight.terminal) != 1:
         raise ValueError(f"weight must have one terminal Quadratic, got {len(weight.terminal)}")
 
-    def root(t: float) -> Array:
-        return operators.dense(equation.noise_at(t), equation.dim).T
+    @lru_cache(maxsize=16)  # both parts are asked for at one time after the other
+    def known(t: float) -> tuple[Array, Array]:
+        root, log_h = operators.dense(equation.noise_at(t), equation.dim).T, weight.quadratics(t)[0]
+        return -root @ log_h.curvature, root @ log_h.slope
 
-    return AffineControl(
-        lambda t: -root(t) @ weight.quadratics(t)[0].curvature, lambda t: root(t) @ weight.quadratics(t)[0].slope
-    )
+    return AffineControl(lambda t: known(t)[0], lambda t: known(t)[1])
