@@ -87,10 +87,11 @@ def one_path(case: Case, wrong: bool) -> list[Sides]:
     for process in (VPLinear(0.5, 2.0), critically_damped_langevin(1, 0.8)):
         equation = forward_equation(process, 2)
         gaps = []
+        fine = [BrownianPath(case.seed + k, [0.1, 0.9], 2).increments(np.linspace(0.1, 0.9, 65), 1) for k in (0, 1)]
         for n in (8, 16, 32, 64):
-            times = np.linspace(0.1, 0.9, n + 1)
-            path, other = (BrownianPath(case.seed + k, times[[0, -1]], 2) for k in (0, 1))
-            ends = [solve(equation, x[k : k + 1], times, "heun", path=other if k and wrong else path) for k in range(2)]
+            path, other = (one.coarsened(64 // n) for one in fine)
+            paths = (path, other if wrong else path)
+            ends = [solve(equation, x[k : k + 1], path.times, "heun", path=paths[k]) for k in (0, 1)]
             gaps.append((ends[1] - ends[0])[0])
         step = forward_gain(process, 0.1, 0.9)
         sides.append(Sides(numeric.extrapolate(gaps, first=2), step @ (x[1] - x[0])))
@@ -125,13 +126,12 @@ def without_conditions(case: Case, wrong: bool) -> list[Sides]:
     square = StochasticEquation(lambda x, _: x * x, lambda _: 0.0, 1)
 
     def limit(equation: StochasticEquation, start: float, end: float) -> Array:
-        runs = [solve(equation, [[start]], np.linspace(0, end, n + 1), "sra3", seed=0) for n in (64, 128, 256)]
+        runs = [solve(equation, [[start]], np.linspace(0, end, n + 1), "sra3", seed=0) for n in (48, 96, 192)]
         return numeric.extrapolate(runs, first=3)
 
     # from tiny: (t + sqrt(tiny))^2; grids that grow from it see where it leaves 0
-    warm = np.append(0.0, np.geomspace(1e-8, end, 400))
-    left = solve(root, [[tiny]], warm, "sra3", seed=0)
-    still = solve(root, [[0.0]], warm, "sra3", seed=0)
+    warm = np.append(0.0, np.geomspace(1e-8, end, 180))
+    left, still = solve(root, [[tiny], [0.0]], warm, "sra3", seed=0)
     late = 0.9 / x
     return [
         Sides(left, end**2),

@@ -32,7 +32,7 @@ from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.laws import gaussian, well_conditioned
 
 TOPIC = "Reverse-time equations"
-COUNTS = (3, 6, 12, 24)
+COUNTS = (2, 4, 8, 16)
 
 
 def limit(
@@ -84,6 +84,7 @@ def corrupted(model: ExactModel, factor: float) -> StochasticEquation:
     over="once",
     evidence=QUADRATURE,
     control="the drift of the printed proof, its sign turned",
+    most=1,
 )
 def printed_reversal(case: Case, wrong: bool) -> list[Sides]:
     """Moments of three equations by their own rates; what the printed ones end at to four figures."""
@@ -120,7 +121,7 @@ def printed_reversal(case: Case, wrong: bool) -> list[Sides]:
     evidence=ORDER,
     control="half of the score, which is the printed proof's drift without its sign",
     needs=smooth,
-    most=6,
+    most=5,
 )
 def solver_marginals(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     """Heun's and Roessler's points of Gaussian data in the plane, both ways, over a short span of lambda."""
@@ -133,7 +134,7 @@ def solver_marginals(case: ProcessCase, wrong: bool) -> Iterator[Sides]:
     if wrong:
         yield from compared(model, corrupted(model, 0.5), "heun", span[::-1], 2)
         return
-    for k, ends in ((0.0, span[::-1]), (0.5, span), (0.5, span[::-1]), (1.0, span[::-1]), (2.0, span[::-1])):
+    for k, ends in ((0.0, span[::-1]), (0.5, span), (1.0, span[::-1]), (2.0, span[::-1])):
         family = marginal_family(model, k, to_data=ends[1] < ends[0])
         yield from compared(model, family, "sra1" if k else "heun", ends, 2)
 
@@ -142,13 +143,13 @@ def matrices(case: Case) -> tuple[Process, tuple[float, float]]:
     """A process of matrices, and a span of its time."""
     drift, noise = (well_conditioned(case.rng, 2) for _ in range(2))
     made: tuple[tuple[Callable[[], Process], tuple[float, float]], ...] = (
-        (lambda: critically_damped_langevin(1), (0.7, 0.66)),
+        (lambda: critically_damped_langevin(1), (0.7, 0.675)),
         (
             lambda: ornstein_uhlenbeck(drift @ drift.T / 2 + np.eye(2) + 0.5 * (drift - drift.T), noise=noise),
-            (0.7, 0.6),
+            (0.7, 0.64),
         ),
-        (lambda: LinearProcess(lambda t: -drift * t, lambda t: noise + t * np.eye(2), 1.0), (0.8, 0.7)),
-        (lambda: per_axis(2), (0.6, 0.5)),
+        (lambda: LinearProcess(lambda t: -drift * t, lambda t: noise + t * np.eye(2), 1.0), (0.8, 0.74)),
+        (lambda: per_axis(2), (0.6, 0.54)),
     )
     build, span = made[case.seed % len(made)]
     return build(), span
