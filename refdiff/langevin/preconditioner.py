@@ -133,18 +133,11 @@ class Preconditioner:
         if not self.varies:
             matrix, skew = np.asarray(self.matrix), np.asarray(self.skew)
             return Local(matrix, operators.root(matrix), skew, np.zeros(()), False)
-        matrix, root = self._evaluated("matrix", x), None
-        if not callable(self.matrix):  # it may be singular
+        matrix = self._evaluated("matrix", x)
+        if callable(self.matrix):
+            root = _positive_root(matrix)
+        else:  # it may be singular
             root = np.broadcast_to(operators.root(np.asarray(self.matrix)), matrix.shape)
-        elif matrix.ndim == 2:
-            if not (matrix > 0).all():
-                raise ValueError(f"matrix must answer with positive diagonals, got {matrix.min()}")
-            root = np.sqrt(matrix)
-        else:
-            try:
-                root = np.linalg.cholesky(operators.semi_definite("matrix", matrix))
-            except np.linalg.LinAlgError:
-                raise ValueError("matrix must answer with positive definite matrices, got a singular one") from None
         skew = self._evaluated("skew", x)
         skew = skew if skew.ndim == 2 else _antisymmetric(skew)
         assert self.divergence is not None  # varies
@@ -179,6 +172,18 @@ def constant(preconditioner: Preconditioner) -> tuple[Operator, Operator]:
     if preconditioner.varies:
         raise ValueError("preconditioner must be constant here, got one that depends on the point")
     return np.asarray(preconditioner.matrix), np.asarray(preconditioner.skew)
+
+
+def _positive_root(matrix: Array) -> Array:
+    """R with R R' = M of diagonals (n, d) or matrices (n, d, d) that a function answered."""
+    if matrix.ndim == 2:
+        if not (matrix > 0).all():
+            raise ValueError(f"matrix must answer with positive diagonals, got {matrix.min()}")
+        return np.sqrt(matrix)
+    try:
+        return np.linalg.cholesky(operators.semi_definite("matrix", matrix))
+    except np.linalg.LinAlgError:
+        raise ValueError("matrix must answer with positive definite matrices, got a singular one") from None
 
 
 def _antisymmetric(q: Array) -> Array:
