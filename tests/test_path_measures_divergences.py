@@ -5,8 +5,8 @@ import pytest
 
 from refdiff import BetaTable, ExactModel, Gaussian, GaussianMixture
 from refdiff.distributions import kl_divergence
-from refdiff.expectations import MonteCarlo, Quadrature
-from refdiff.path_measures import AffineScore, affine_reverse, conditional_kl, log_ratio, path_kl
+from refdiff.expectations import MonteCarlo, Quadrature, draws
+from refdiff.path_measures import AffineScore, affine_reverse, conditional_kl, divergences, log_ratio, path_kl
 from refdiff.processes import AffineProcess, LinearProcess
 from refdiff.schedules import FlowMatching, VPLinear
 from refdiff.stochastic import StochasticEquation, marginal_family, solve
@@ -122,16 +122,16 @@ def test_every_kind_of_process_has_its_own_norm(process):
     p, q = ExactModel(one, process), ExactModel(other, process)
     exact = path_kl(p, q, prior=q.marginal(1.0))
     np.testing.assert_allclose(exact.value, kl_divergence(one, other), rtol=1e-10)
-    drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(200, 5))
-    assert abs(drawn.value - exact.value) < 4.5 * drawn.error
+    late, drawn = (path_kl(p, q, start=0.7, prior=q.marginal(1.0), route=way) for way in (None, MonteCarlo(200, 5)))
+    assert abs(drawn.value - late.value) < 4.5 * drawn.error
     # with a score that is not of any data: from both ends
     score, k = AffineScore(lambda t: [[1.5, 0.3], [0.1, 1.2]], lambda t: [0.1, 0.2], 2), 0.7
-    made = affine_reverse(p.process, score, k).transition(1.0, 0.1).push(q.marginal(1.0))
-    here = p.marginal(0.1)
+    made = affine_reverse(p.process, score, k).transition(1.0, 0.4).push(q.marginal(1.0))
+    here = p.marginal(0.4)
     ends = kl_divergence(Gaussian(here.mean(), here.cov()), Gaussian(made.mean(), made.cov()))
     prior = Gaussian(q.marginal(1.0).mean(), q.marginal(1.0).cov())
-    given = conditional_kl(p, score, start=0.1, stochasticity=k, prior=prior)
-    whole = path_kl(p, score, start=0.1, stochasticity=k, prior=prior).value
+    given = conditional_kl(p, score, start=0.4, stochasticity=k, prior=prior)
+    whole = path_kl(p, score, start=0.4, stochasticity=k, prior=prior).value
     np.testing.assert_allclose(whole, ends + given, rtol=1e-8)
 
 
@@ -144,9 +144,16 @@ def test_mixtures_differ_by_their_data_too():
     np.testing.assert_allclose(found.value, density @ (PEAKS.logpdf(x) - other.logpdf(x)), rtol=1e-9)
     drawn = path_kl(p, q, prior=q.marginal(1.0), route=MonteCarlo(300, 1))
     assert abs(drawn.value - found.value) < 4.5 * drawn.error
+    # the error of the priors is in it
+    x = draws(p.marginal(1.0), 300, 1)
+    ratios = p.log_density(x, 1.0) - q.log_density(x, 1.0)
+    late, alone = (path_kl(p, q, start=0.9, prior=one, route=MonteCarlo(300, 1)) for one in (q.marginal(1.0), None))
+    np.testing.assert_allclose(late.prior, ratios.mean(), rtol=1e-12)
+    np.testing.assert_allclose(late.error - alone.error, ratios.std(ddof=1) / np.sqrt(300), rtol=1e-10)
 
 
-def test_a_divergence_that_is_infinite_at_the_data_is_refused_with_its_times():
+def test_a_divergence_that_is_infinite_at_the_data_is_refused_with_its_times(monkeypatch):
+    monkeypatch.setattr(divergences, "MOST", 12)
     point = ExactModel(Gaussian([0.3], 0.0), VPLinear(1.0, 1.0))
     near = AffineScore(lambda t: 1 / -np.expm1(-t), lambda t: 0.0, 1)
     with pytest.raises(ValueError, match="start and end"):

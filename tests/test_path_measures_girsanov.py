@@ -71,6 +71,12 @@ def test_weights_correct_a_wrong_score_and_a_wrong_prior():
 
 
 def test_equal_weights_are_as_many_as_they_are_and_one_weight_alone_is_one():
+    values, logs = np.arange(4.0), np.array([0.0, -1.0, 0.3, 0.7])
+    near, far = (reweighted(values + shift, logs, normalized=True) for shift in (0.0, 1e3))
+    np.testing.assert_allclose([far.value - 1e3, far.error], [near.value, near.error], rtol=1e-9)
+    w = np.exp(logs)  # the ratio of two means, linearised
+    mean = (w * values).sum() / w.sum()
+    np.testing.assert_allclose(near.error, (w * (values - mean)).std(ddof=1) / 2 / w.mean(), rtol=1e-12)
     assert abs(reweighted(np.arange(5.0), np.full(5, -3.0), normalized=True).effective - 5) < 1e-12
     alone = reweighted(np.arange(5.0), [-np.inf, -np.inf, 2000.0, -np.inf, -np.inf], normalized=True)
     assert abs(alone.effective - 1) < 1e-12
@@ -96,6 +102,21 @@ def test_a_ratio_and_its_inverse_are_opposite_and_one_law_has_none_to_itself():
     paths = np.random.default_rng(1).standard_normal((11, 5, 2))
     np.testing.assert_allclose(log_ratio(p, q, paths, TIMES), -log_ratio(q, p, paths, TIMES), rtol=1e-11)
     assert not log_ratio(p, p, paths, TIMES).any()
+
+
+def test_noise_along_one_direction_that_is_no_axis_divides_what_lies_along_it():
+    # the other eigenvalues of g g' are rounding, and so is what the drifts have there
+    g = np.array([[0.3], [0.7], [-0.2]])
+    p, q = (
+        StochasticEquation(lambda x, t, push=push: push * np.tile(g.T, (len(x), 1)) - x, lambda t: g, 3, motions=1)
+        for push in (1.5, 0.2)
+    )
+    paths = solve(q, np.random.default_rng(0).standard_normal((50, 3)), TIMES, seed=1, trajectory=True)
+    parts = girsanov(p, q, paths, TIMES)
+    np.testing.assert_allclose(parts.energy, 1.3**2, rtol=1e-12)
+    # theta w at the end of time 1, without the pull to the origin
+    noise = (paths[1:] - paths[:-1] * (1 - 0.1)).sum(axis=0) - 0.2 * g[:, 0]
+    np.testing.assert_allclose(parts.integral, 1.3 * noise @ g[:, 0] / (g**2).sum(), rtol=1e-9, atol=1e-12)
 
 
 def test_without_noise_paths_belong_to_the_drift_they_follow():

@@ -47,6 +47,21 @@ def test_storages_of_the_mobility_agree_and_divergence_falls(mobility):
     assert divergences[0] > divergences[1] > divergences[2]
 
 
+@pytest.mark.parametrize("mobility", [[1.3, 0.4], [[1.0, -0.5], [-0.5, 0.6]]], ids=["axes", "matrix"])
+def test_particles_follow_the_ratio_of_the_densities_by_a_mobility_that_commutes_with_nothing(mobility):
+    model, t = kl_gradient_flow(FULL, random_mixture(2, 3, 1), mobility=mobility), 0.4
+    x, m = model.sample(5, t, 1), np.asarray(mobility) * np.eye(2) if np.ndim(mobility) == 1 else np.array(mobility)
+    pull = FULL.score(x) - model.score(x, t)
+    np.testing.assert_allclose(model.velocity(x, t), pull @ m.T, rtol=1e-9)
+    # the closed form of Gaussians beside the sum over a mixture of two that are one
+    one = Gaussian([0.1, 0.4], [[0.5, -0.1], [-0.1, 0.9]])
+    twice = GaussianMixture.full(np.tile(one.means, (2, 1)), [one.cov(), one.cov()])
+    closed = dissipation(FULL, one, mobility=mobility)
+    by_sum = dissipation(FULL, twice, mobility=mobility, route=Quadrature(1e-8))
+    assert (closed.route, by_sum.route) == ("closed", "quadrature")
+    np.testing.assert_allclose(closed.value, by_sum.value, rtol=1e-9)
+
+
 def test_a_direction_without_mobility_does_not_move():
     model = kl_gradient_flow(Gaussian([0.0, 0.0], 1.0), FULL, mobility=[1.0, 0.0])
     before, after = model.marginal(0.0), model.marginal(1.0)
