@@ -98,7 +98,7 @@ def test_energy_distances_have_three_routes():
     squares = (cdf(laws[0], x[:, None]) - cdf(laws[1], x[:, None])) ** 2
     found = energy_distance(*laws)
     np.testing.assert_allclose(found.value, 2 * np.trapezoid(squares, x), rtol=1e-9)
-    assert found.error < 1e-9
+    assert 0 < found.error < 1e-9
 
     def spread(m, v):
         s = np.sqrt(v)
@@ -166,6 +166,13 @@ def test_the_error_of_two_samples_is_the_one_of_their_centred_tables():
     b = (kyy.sum(axis=1) - 1) / (m - 1) - kxy.mean(axis=0)
     first = 4 / n * a.var(ddof=1) + 4 / m * b.var(ddof=1)
     np.testing.assert_allclose(mmd_squared(X, Y, kernel).error ** 2, first - second, rtol=1e-10)
+    # where the first order is less than the noise of its rows, the second is left
+    near = mmd_squared(X, X + 1e-3, kernel)
+    kernels = [kernel.values(cdist(x, x, "sqeuclidean")) for x in (X, X + 1e-3)]
+    across = kernel.values(cdist(X, X + 1e-3, "sqeuclidean"))
+    across = across - across.mean(axis=1, keepdims=True) - across.mean(axis=0) + across.mean()
+    rest = sum(2 * left_within(k) / (n * (n - 1)) for k in kernels) + 4 * (across**2).sum() / ((n - 1) * n) ** 2
+    np.testing.assert_allclose(near.error**2, rest, rtol=1e-10)
     against = mmd_squared(X, Empirical(Y), kernel).error ** 2
     a_law = 4 / n * a.var(ddof=1) - 2 * left_within(kxx) / (n * (n - 1))
     np.testing.assert_allclose(against, a_law, rtol=1e-10)

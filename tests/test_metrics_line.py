@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from refdiff import GaussianMixture
+from refdiff import Gaussian, GaussianMixture
 from refdiff.distributions import Empirical, quantile
 from refdiff.expectations import Quadrature
 from refdiff.metrics.line import adaptive, inverse, potential_against, quantile_integral
@@ -42,3 +42,18 @@ def test_a_potential_against_many_points_of_a_law_is_that_against_the_law():
     fine = Empirical(quantile(law, (np.arange(10_000) + 0.5) / 10_000))
     f, g = (potential_against(points, one, 2.0) for one in (law, fine))
     np.testing.assert_allclose(f, g, atol=1e-2)  # 2 |x' - y| steps of 1e-4 / density, of 0.05 or more
+
+
+@pytest.mark.parametrize("count", [20, 3000])
+def test_many_points_against_a_normal_have_their_exact_sum_with_few_nodes_each(count):
+    x = np.sort(np.random.default_rng(1).normal(0.3, 2.0, count))
+    z = ndtri(np.arange(count + 1) / count)
+    phi = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    ends = np.where(np.isfinite(z), z, 0) * phi
+    # int (x - z)^2 phi(z) dz over (a, b) = x^2 / n - 2 x [phi(a) - phi(b)] + 1 / n - [b phi(b) - a phi(a)]
+    exact = (x**2 / count + 2 * x * np.diff(phi) + 1 / count - np.diff(ends)).sum()
+    rule = Quadrature(1e-9, most=10_000 + 25 * count)
+    found, change = quantile_integral(Empirical(x[:, None]), Gaussian([0.0], 1.0), 2.0, rule)
+    # levels are sums of up to `count` roundings, and all costs together jump by some ten
+    assert abs(found - exact) <= change + 10 * count * np.finfo(float).eps
+    assert change <= 1e-9 * exact

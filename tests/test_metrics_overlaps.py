@@ -40,6 +40,9 @@ def test_bounded_overlaps_are_never_infinite():
     np.testing.assert_allclose(affinity(p, q).value, exact, rtol=1e-13)
     np.testing.assert_allclose(divergence(p, q, "hellinger").value, 1 - exact, rtol=1e-15)
     np.testing.assert_allclose(bhattacharyya_distance(q, p).value, -np.log(exact), rtol=1e-13)
+    for a in (0.0, 1.0):
+        assert log_overlap(p, q, a) == 0
+    assert np.isfinite(log_overlap(Gaussian([0.0, 0.0], [1e20, 1e-3]), q, 1e-3))
     assert log_overlap(p, q, 1.5) == log_overlap(q, p, -0.5) == np.inf
     assert np.isfinite(log_overlap(q, p, 1.5))
 

@@ -96,11 +96,11 @@ def test_standard_errors_cover_the_distance_of_the_laws(kind):
             else wasserstein(x, q.sample(600, 1000 + seed))
         )
 
-    z = coverage(estimate, of_gaussians(p, q), 300)
-    # 300 z-scores: their mean has the deviation 0.058, their variance 0.082; 4.5 of these is a false alarm in 7e-6. The
+    z = coverage(estimate, of_gaussians(p, q), 200)
+    # 200 z-scores: their mean has the deviation 0.071, their variance 0.1; 4.5 of these is a false alarm in 7e-6. The
     # bias of the plug-in, of order 1 / n, is below a tenth of a standard error here
-    assert abs(z.mean()) < 4.5 * 0.058 + 0.1
-    assert abs(z.var() - 1) < 4.5 * 0.082
+    assert abs(z.mean()) < 4.5 * 0.071 + 0.1
+    assert abs(z.var() - 1) < 4.5 * 0.1
 
 
 def test_more_dimensions_have_couplings_that_prove_themselves():
@@ -114,22 +114,24 @@ def test_more_dimensions_have_couplings_that_prove_themselves():
     np.testing.assert_allclose(shifted.value, 5, rtol=1e-14)
     assert wasserstein(x, x).value == 0
     assert wasserstein(x, x).error == 0
+    # of a distance near 0 the root of a power's error is less than what the slope of a root makes of it
+    assert 0 < wasserstein(x, x + 1e-9).error < 1e-4
     assert wasserstein(x[:1], y).error == np.inf
     assert np.isfinite(wasserstein(x, y).error)
 
 
 def test_a_sliced_distance_of_gaussians_is_a_mean_over_directions():
     p, q = Gaussian(np.zeros(3), 1.0), Gaussian([1.0, 2.0, 2.0], 4.0)
-    found = sliced_wasserstein(p, q, MonteCarlo(1500, 1))
+    found = sliced_wasserstein(p, q, MonteCarlo(600, 1))
     # |m|^2 / d + (s - t)^2; 4.5 standard errors: a false alarm in 7e-6 of seeds
     assert abs(found.value - np.sqrt(9 / 3 + 1)) < 4.5 * found.error
     assert found.value < wasserstein(p, q).value
-    again = sliced_wasserstein(p, q, MonteCarlo(1500, 1))
+    again = sliced_wasserstein(p, q, MonteCarlo(600, 1))
     assert again.value == found.value
 
 
 def test_sliced_distances_of_mixtures_points_and_samples():
-    law, route = random_mixture(2, 2, 3, "full"), MonteCarlo(12, 5)
+    law, route = random_mixture(2, 2, 3, "full"), MonteCarlo(6, 5)
     shift = law.affine(1.0, STEP)
     theta = directions(2, route)
     expected = np.sqrt(np.mean((theta @ STEP) ** 2))
@@ -146,7 +148,7 @@ def test_the_error_of_a_sliced_distance_counts_samples_and_directions():
     p, q = Gaussian(np.zeros(2), 1.0), Gaussian([2.0, 0.0], 1.0)
     exact = np.sqrt(4 / 2)
     z = coverage(
-        lambda seed: sliced_wasserstein(p.sample(200, seed), q.sample(200, 500 + seed), MonteCarlo(20, seed)), exact, 60
+        lambda seed: sliced_wasserstein(p.sample(200, seed), q.sample(200, 500 + seed), MonteCarlo(12, seed)), exact, 60
     )
     # 60 z-scores; 4.5 deviations as above, and a bias of a tenth of a standard error
     assert abs(z.mean()) < 4.5 / np.sqrt(60) + 0.1

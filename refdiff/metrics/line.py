@@ -24,7 +24,8 @@ from refdiff.metrics.compared import is_points, weighted_points
 
 Function = Callable[[Array], Array]
 
-NODES = 16
+# of an interval, where there are fewer than MANY intervals, and where points have cut them small already
+NODES, LESS, MANY = 16, 6, 128
 # beyond it e^(-z^2 / 2) z^p is below 1e-15 of its largest value, sqrt(p) being where that is
 REACH = 8.5
 HALVINGS = 60  # of an interval: a jump within it is then one between neighbouring numbers
@@ -87,16 +88,16 @@ def _levels(law: GaussianMixture) -> Array:
 
 
 @cache
-def _legendre() -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+def _legendre(count: int) -> tuple[Array, Array]:
+    nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2
 
 
-def _sums(function: Function, left: Array, right: Array) -> Array:
-    nodes, weights = _legendre()
+def _sums(function: Function, left: Array, right: Array, count: int) -> Array:
+    nodes, weights = _legendre(count)
     width = right - left
     values = function((left[:, None] + width[:, None] * nodes).ravel())
-    return np.asarray(width * (values.reshape(len(left), NODES) @ weights))
+    return np.asarray(width * (values.reshape(len(left), count) @ weights))
 
 
 def adaptive(function: Function, knots: Array, rule: Quadrature) -> tuple[float, float]:
@@ -113,14 +114,16 @@ def adaptive(function: Function, knots: Array, rule: Quadrature) -> tuple[float,
         ValueError: the tolerance is not met within the nodes that may be taken.
     """
     left, right = knots[:-1], knots[1:]
-    whole = _sums(function, left, right)
+    count = NODES if left.size < MANY else LESS
+    whole = _sums(function, left, right, count)
     done, change, taken = 0.0, 0.0, whole.size
     for _ in range(HALVINGS):
         taken += 2 * left.size
-        if taken * NODES > rule.most:
+        if taken * count > rule.most:
             raise ValueError(f"route must be a Quadrature with more nodes, got {rule}: {left.size} intervals are left")
         middle = 0.5 * (left + right)
-        halves = _sums(function, np.concatenate([left, middle]), np.concatenate([middle, right])).reshape(2, -1)
+        ends = np.concatenate([left, middle]), np.concatenate([middle, right])
+        halves = _sums(function, *ends, count).reshape(2, -1)
         both = halves.sum(axis=0)
         changes = np.abs(both - whole)
         allowed = rule.tolerance * (done + np.abs(both).sum())
