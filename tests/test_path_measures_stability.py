@@ -263,6 +263,40 @@ def test_score_rate_bounds_every_secant_and_is_attained_between_two_components(c
     assert secants.max() <= scaled
 
 
+def test_rates_of_one_diffusion_are_one_in_every_storage():
+    law = GaussianMixture.isotropic([[0.0, 1.0], [2.0, -1.0]], 0.4)
+    rates = [score_rate(law, d) for d in (2.0, [2.0, 2.0], 2 * np.eye(2))]
+    np.testing.assert_allclose(rates, 2 * (8 / 0.4**2 / 4 - 1 / 0.4), rtol=1e-13)
+    shared = GaussianMixture.shared(law.means, 0.4 * np.eye(2))
+    np.testing.assert_allclose(score_rate(shared, 2.0), rates[0], rtol=1e-13)
+
+
+def test_rates_that_are_brought_are_those_of_the_metric():
+    model, metric = ExactModel(LAW, critically_damped_langevin(1)), np.array([[1.15, -0.87], [-0.87, 1.66]])
+    values, axes = np.linalg.eigh(metric)
+    root, inverse = (axes * values**0.5) @ axes.T, (axes * values**-0.5) @ axes.T
+    brought = LipschitzScore(lambda x, t: -x, lambda t: 0.3, 2)
+    turned = -root @ model.process.drift(0.0) @ inverse
+    rate = np.linalg.eigvalsh((turned + turned.T) / 2)[-1] + 0.3  # k = 1
+    found = wasserstein_bound(
+        model, brought, stochasticity=1.0, start=0.9, metric=metric, route=MonteCarlo(10, 1), tolerance=1e-3
+    )
+    np.testing.assert_allclose(found.growth, np.exp(0.1 * rate), rtol=1e-12)
+
+
+def test_errors_over_times_compose_as_bounds_do():
+    model, score = example(1.1, -0.4)
+    brought = LipschitzScore(score.at, lambda t: -2 * t * 1.1 / (0.25 + t * t), 1)
+    near, far, whole = (
+        wasserstein_bound(model, brought, start=a, end=b, route=MonteCarlo(100, 1), tolerance=1e-4)
+        for a, b in ((0.0, 1.3), (1.3, 5.0), (0.0, 5.0))
+    )
+    for part in ("matching", "error"):
+        one, other = getattr(near, part), near.growth * getattr(far, part)
+        np.testing.assert_allclose(getattr(whole, part), one + other, rtol=1e-3)
+        assert abs(other - getattr(far, part)) > 0.1 * one
+
+
 def test_an_exact_score_and_one_time_leave_nothing():
     model = ExactModel(LAW, VPLinear())
     bound = wasserstein_bound(model, AffineScore.exact(model))
