@@ -14,12 +14,11 @@ from refdiff import (
     VEPower,
     VPLinear,
 )
-from refdiff.distributions import monotone_map, random_mixture, wasserstein
-from refdiff.expectations import MonteCarlo, Quadrature, integral
+from refdiff.distributions import wasserstein
+from refdiff.expectations import MonteCarlo, Quadrature
 from refdiff.path_measures import (
     AffineScore,
     LipschitzScore,
-    coupled_flows,
     coupled_law,
     coupled_paths,
     growth_rate,
@@ -39,17 +38,12 @@ PROCESSES = {
     "table": (beta_table.linear(3, 0.1, 0.4), 3.0),
 }
 PEAKS = GaussianMixture.isotropic([[-1.0], [1.0]], 0.4, [0.4, 0.6])
-OTHER = GaussianMixture.isotropic([[-1.1], [0.8]], 0.3)
 
 
 def example(a, b):
     """VE with sigma = t, data N(0, 1/4) and s^ = -a (x - b) / (1/4 + t^2): the spec's example."""
     model = ExactModel(Gaussian([0.0], 0.25), VEPower(1.0, T=5.0))
     return model, AffineScore(lambda t: a / (0.25 + t * t), lambda _: b, 1)
-
-
-def len_of(value):
-    return f"{np.ndim(value)}-d"
 
 
 def wrong_score(model):
@@ -92,45 +86,13 @@ def test_distance_is_below_the_coupling_is_below_the_bound_for_every_process(nam
     model = ExactModel(LAW, process)
     score, prior = wrong_score(model), Gaussian([0.1, 0.0], [[1.1, -0.2], [-0.2, 0.9]])
     pair = coupled_law(model, score, stochasticity=k, prior=prior, end=end)
-    bound = wasserstein_bound(model, score, stochasticity=k, prior=prior, end=end, tolerance=1e-6)
+    bound = wasserstein_bound(model, score, stochasticity=k, prior=prior, end=end, tolerance=1e-4)
     np.testing.assert_allclose(pair.exact.cov(), LAW.cov(), atol=1e-9)  # rounding times what the flow stretches
     assert 0.01 < pair.wasserstein <= pair.distance <= bound.value
     assert bound.value == bound.matching + bound.prior
     if k == 0:
         # a flow is invertible; without noise x and y are still functions of one normal
         assert np.linalg.matrix_rank(pair.root @ pair.root.T, tol=1e-6) == 2
-
-
-@pytest.mark.parametrize(
-    ("k", "centre"), [(0.0, lambda t: 0.0), (0.7, lambda t: [0.1, t, -0.3])], ids=["flow", "noise"]
-)
-def test_axes_of_their_own_have_the_law_that_matrices_have(k, centre):
-    process = AffineProcess([VPLinear(), FlowMatching(), VPLinear(1.0, 3.0)], lambda t: (t * t, 2 * t, 2.0))
-    model, prior = ExactModel(Gaussian([1.0, -1.0, 0.0], [0.4, 1.0, 0.0]), process), Gaussian([0.0, 0.1, 0.0], 0.7)
-    own = AffineScore(lambda t: [1.2, 0.9 / (1.1 - t), 1 / (t + 0.1)], centre, 3)
-    dense = AffineScore(lambda t: np.diag(own.precision_at(t)), centre, 3)
-    found, wanted = (
-        coupled_law(model, each, stochasticity=k, prior=prior, start=0.05, end=0.9) for each in (own, dense)
-    )
-    assert (found.root.shape[:2], wanted.root.shape[0]) == ((3, 2), 6)
-    assert found.generated.covariances.operator().shape == (3,)
-    for one, other in ((found.exact, wanted.exact), (found.generated, wanted.generated)):
-        np.testing.assert_allclose(one.mean(), other.mean(), rtol=1e-12, atol=1e-13)
-        np.testing.assert_allclose(one.cov(), other.cov(), rtol=1e-12, atol=1e-13)
-    for what in ("distance", "wasserstein", "kl"):
-        np.testing.assert_allclose(getattr(found, what), getattr(wanted, what), rtol=1e-10)
-
-
-def test_many_axes_cost_what_each_does():
-    model = ExactModel(Gaussian(np.linspace(-1, 1, 400), 0.5), VPLinear())
-    score = AffineScore(lambda t: 1.2, lambda t: 0.1, 400)
-    whole = coupled_law(model, score, stochasticity=1.0)
-    line = coupled_law(
-        ExactModel(Gaussian([-1.0], 0.5), VPLinear()), AffineScore(score.precision, score.centre, 1), stochasticity=1.0
-    )
-    np.testing.assert_allclose(whole.generated.covariances.operator(), line.generated.cov()[0, 0], rtol=1e-12)
-    with pytest.raises(ValueError, match="score must have matrices"):
-        coupled_law(model, AffineScore(lambda t: 1.0 if t > 0.5 else np.eye(400), lambda t: 0.0, 400))
 
 
 @pytest.mark.parametrize("k", [0.0, 1.0])
@@ -189,39 +151,6 @@ def test_growth_is_the_integral_of_the_largest_eigenvalue():
     np.testing.assert_allclose(np.log(bound.growth), quad(rate, 0, 1, epsabs=1e-11)[0], rtol=1e-9)
 
 
-def test_another_laws_score_leads_to_that_law():
-    # the score of OTHER from its own p_T makes OTHER, whose distance on the line is known
-    model, other = ExactModel(PEAKS, VPLinear()), ExactModel(OTHER, VPLinear())
-    score, prior = LipschitzScore.exact(other), other.marginal(1.0)
-    square, _ = integral(PEAKS, lambda x: ((x - monotone_map(PEAKS, OTHER, x)) ** 2)[:, 0], Quadrature(1e-4), 1.0)
-    flows = coupled_flows(model, score, Quadrature(1e-2), prior=prior, rtol=1e-4)
-    assert abs(np.sqrt(flows.value) - np.sqrt(square)) < 1e-2 / 2 * np.sqrt(square)  # tolerances of both
-    bound = wasserstein_bound(model, score, prior=prior, route=Quadrature(1e-6), tolerance=1e-6)
-    assert np.sqrt(square) < bound.value
-    drawn = wasserstein_bound(model, score, prior=prior, route=MonteCarlo(500, 1), tolerance=1e-4)
-    assert abs(drawn.value - bound.value) < 4.5 * drawn.error
-    times = np.linspace(1.0, 0.0, 41)
-    x, y, found = coupled_paths(model, score, MonteCarlo(500, 2), times, prior=prior)
-    assert found.value > square - 4.5 * found.error
-    for points, law in ((x, PEAKS), (y, OTHER)):
-        error = np.sqrt(law.cov()[0, 0] / 500)
-        assert abs(points.mean() - law.mean()[0]) < 4.5 * error
-
-
-def test_drawn_pairs_follow_the_closed_law():
-    model, score = example(1.2, 0.2)
-    law = coupled_law(model, score, stochasticity=1.0)
-    assert abs(law.wasserstein - 0.2137) < 5e-5
-    times = 5.0 * np.linspace(1.0, 0.0, 101) ** 2
-    x, y, found = coupled_paths(model, score, MonteCarlo(1000, 5), times)
-    assert abs(found.value - law.distance**2) < 4.5 * found.error + 1e-4  # and the error of Heun's steps
-    gaps = (x - y)[:, 0]
-    assert abs(gaps.mean() + 0.199213) < 4.5 * gaps.std() / np.sqrt(1000) + 1e-4
-    np.testing.assert_allclose(
-        [law.generated.mean()[0], law.generated.cov()[0, 0]], [0.199213, 0.178683], atol=5.1e-7
-    )  # TOPB-64
-
-
 def test_score_errors_agree_by_three_routes():
     model = ExactModel(LAW, AffineProcess([VPLinear(), FlowMatching()]))
     score = wrong_score(model)
@@ -232,43 +161,6 @@ def test_score_errors_agree_by_three_routes():
         drawn = score_error(model, again, 0.4, weighted=weighted, route=MonteCarlo(4000, 1))
         np.testing.assert_allclose(by_sum.value, closed.value, rtol=1e-9)
         assert abs(drawn.value - closed.value) < 4.5 * drawn.error
-
-
-@pytest.mark.parametrize(
-    "covariance", [0.4, [0.3, 0.5, 0.7], [[1.0, 0.3, 0.0], [0.3, 0.5, 0.2], [0.0, 0.2, 0.4]]], ids=len_of
-)
-def test_score_rate_bounds_every_secant_and_is_attained_between_two_components(covariance):
-    means, matrix = (
-        random_mixture(3, 2, 4).means,
-        np.asarray(covariance) * (np.eye(3) if np.ndim(covariance) < 2 else 1),
-    )
-    law = GaussianMixture.shared(means, matrix)
-    if np.ndim(covariance) < 2:
-        assert score_rate(law) == pytest.approx(
-            score_rate(GaussianMixture.diagonal(means, np.tile(np.diag(matrix), (2, 1))))
-        )
-    rate = score_rate(law)
-    x, y = law.sample(400, 1), law.sample(400, 2)
-    gaps = ((law.score(x) - law.score(y)) * (x - y)).sum(axis=1) / ((x - y) ** 2).sum(axis=1)
-    assert gaps.max() <= rate + 1e-12
-    u = np.linspace(-20, 20, 20001)[:, None]
-    line = law.means.mean(axis=0) + u * (law.means[1] - law.means[0])
-    # where both components weigh the same the bound is the eigenvalue itself
-    best = np.linalg.eigvalsh(law.hessian(line))[:, -1].max()
-    assert best <= rate + 1e-12
-    np.testing.assert_allclose(best, rate, rtol=1e-4)  # by the spacing of the line
-    d = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.5]])
-    scaled = score_rate(law, d)
-    secants = (((law.score(x) - law.score(y)) @ d) * (x - y)).sum(axis=1) / ((x - y) ** 2).sum(axis=1)
-    assert secants.max() <= scaled
-
-
-def test_rates_of_one_diffusion_are_one_in_every_storage():
-    law = GaussianMixture.isotropic([[0.0, 1.0], [2.0, -1.0]], 0.4)
-    rates = [score_rate(law, d) for d in (2.0, [2.0, 2.0], 2 * np.eye(2))]
-    np.testing.assert_allclose(rates, 2 * (8 / 0.4**2 / 4 - 1 / 0.4), rtol=1e-13)
-    shared = GaussianMixture.shared(law.means, 0.4 * np.eye(2))
-    np.testing.assert_allclose(score_rate(shared, 2.0), rates[0], rtol=1e-13)
 
 
 def test_rates_that_are_brought_are_those_of_the_metric():
