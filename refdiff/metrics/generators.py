@@ -69,7 +69,8 @@ def own_divergence(f: Function, at_zero: float = np.inf, slope: float = np.inf, 
     """The divergence of any convex f.
 
     Args:
-        f: from ratios u > 0, (n,), to (n,), with f(1) = 0.
+        f: from ratios u > 0, (n,), to (n,), with f(1) = 0. Where it bends, sums over a lattice err by h^2 of their
+            spacing, as much as they change.
         at_zero: f(0), or its limit.
         slope: the limit of f(u) / u for large u.
         name: what it is called.
