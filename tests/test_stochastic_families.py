@@ -42,6 +42,7 @@ def test_noise_of_one_s_own_may_have_more_motions_than_axes():
     assert family.motions == 3
     dw = np.random.default_rng(2).standard_normal((4, 3))
     np.testing.assert_allclose(family.scattered(POINTS, 0.5, dw), dw @ columns.T, rtol=1e-14)
+    np.testing.assert_allclose(family.covariance_rate(POINTS, 0.5), columns @ columns.T, rtol=1e-14)
 
 
 def test_without_noise_it_is_the_probability_flow():

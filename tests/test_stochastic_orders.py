@@ -73,7 +73,7 @@ def holds(found, wanted):
 @pytest.fixture(scope="module")
 def line():
     """A path of one motion."""
-    return BrownianPath(1, [0.0, 1.0]).increments(np.linspace(0, 1, 257), 1500)
+    return BrownianPath(1, [0.0, 1.0]).increments(np.linspace(0, 1, 257), 800)
 
 
 def starts(path, dim):
@@ -101,15 +101,15 @@ def test_strong_orders_with_additive_noise(method, back, line):
 @pytest.mark.parametrize("method", ["milstein", "heun", "sri1", "sri2"])
 def test_strong_orders_with_one_motion_that_moves_two_axes(method, line):
     path = line.reversed()
-    found = strong_order(followed(TURNED, starts(path, 2), method), path, (16, 32, 64))
+    found = strong_order(followed(TURNED, starts(path, 2), method), path, (8, 16, 32))
     holds(found, METHODS[method].strong["scalar"])
 
 
 @pytest.mark.parametrize("method", ["euler-maruyama", "heun"])
 def test_general_noise_costs_half_an_order(method):
     assert noise_kind(GENERAL, np.ones((1, 2)), 0.0) == "general"
-    path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 129), 1000)
-    holds(strong_order(followed(GENERAL, starts(path, 2), method), path, (16, 32, 64)), 0.5)
+    path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 65), 1000)
+    holds(strong_order(followed(GENERAL, starts(path, 2), method), path, (8, 16, 32)), 0.5)
 
 
 TURN = np.array([[0.2, -0.5], [0.5, 0.2]])
@@ -123,13 +123,13 @@ COMMUTING = StochasticEquation(
 def test_noise_of_two_motions_that_commute_has_a_solution_and_order_one(method):
     """x = exp(F T + A w + B w') x_0, F the drift in Stratonovich's sense: -(A^2 + B^2) / 2 more where it is Ito's."""
     assert noise_kind(COMMUTING, np.ones((1, 2)), 0.0) == "commutative"
-    path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 129), 400)
+    path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 33), 400)
     drift = -0.3 * np.eye(2)
     if METHODS[method].sense == "ito":
         drift = drift - (TURN @ TURN + SHEAR @ SHEAR) / 2
     w = path.dw.sum(axis=0)
     exact = expm(drift + w[:, 0, None, None] * TURN + w[:, 1, None, None] * SHEAR) @ np.full(2, 0.7)
-    found = strong_order(followed(COMMUTING, starts(path, 2), method), path, (32, 64, 128), exact)
+    found = strong_order(followed(COMMUTING, starts(path, 2), method), path, (8, 16, 32), exact)
     holds(found, METHODS[method].strong["commutative"])
 
 
@@ -147,24 +147,24 @@ TABLES = {
 def reverse():
     """Starts, their fine path and where the reverse equation takes them."""
     x = REVERSE.sample(200, SPAN[0], 1)
-    path = BrownianPath(6, SPAN).increments(np.linspace(*SPAN, 257), len(x))
+    path = BrownianPath(6, SPAN).increments(np.linspace(*SPAN, 129), len(x))
     return x, path, solve(marginal_family(REVERSE), x, path.times, "sra3", path=path)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_of_samplers_have_the_strong_orders_of_their_noise(name, reverse):
     (build, wanted), (x, path, ends) = TABLES[name], reverse
-    found = strong_order(tabled(lambda times: build(REVERSE.process, times), REVERSE, x), path, (16, 32, 64), ends)
+    found = strong_order(tabled(lambda times: build(REVERSE.process, times), REVERSE, x), path, (8, 16, 32), ends)
     holds(found, wanted)
 
 
 def test_dpmpp_sde_follows_a_path_where_its_parts_do():
-    x = REVERSE.sample(150, SPAN[0], 1)
-    grid = VPLinear().time_of_log_snr(np.linspace(-0.8, 0.5, 513))
+    x = REVERSE.sample(300, SPAN[0], 1)
+    grid = VPLinear().time_of_log_snr(np.linspace(-0.8, 0.5, 257))
     path = BrownianPath(7, grid).increments(grid, len(x))
     ends = solve(marginal_family(REVERSE), x, grid, "sra3", path=path)
     run = tabled(lambda times: dpmpp_sde(REVERSE.process, times[::2], path="snr"), REVERSE, x)
-    holds(strong_order(run, path, (32, 64, 128), ends), 1.0)
+    holds(strong_order(run, path, (16, 32, 64), ends), 1.0)
 
 
 # ---------------------------------------------------------------------- weak, exactly
