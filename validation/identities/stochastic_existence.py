@@ -87,7 +87,8 @@ def one_path(case: Case, wrong: bool) -> list[Sides]:
     for process in (VPLinear(0.5, 2.0), critically_damped_langevin(1, 0.8)):
         equation = forward_equation(process, 2)
         gaps = []
-        fine = [BrownianPath(case.seed + k, [0.1, 0.9], 2).increments(np.linspace(0.1, 0.9, 65), 1) for k in (0, 1)]
+        times = np.linspace(0.1, 0.9, 65)
+        fine = [BrownianPath(case.seed + k, times[[0, -1]], 2).increments(times, 1) for k in (0, 1)]
         for n in (8, 16, 32, 64):
             path, other = (one.coarsened(64 // n) for one in fine)
             paths = (path, other if wrong else path)
