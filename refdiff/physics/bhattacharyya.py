@@ -42,8 +42,8 @@ def affinity(p: GaussianMixture, q: GaussianMixture, route: Route | None = None)
         ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
     """
     _pair(p, q)
-    if _both_gaussian(p, q, route):
-        return Estimate(float(np.exp(log_overlap(p, q, 0.5))), 0.0, "closed")
+    if (log := _closed_log(p, q, route)) is not None:
+        return Estimate(float(np.exp(log)), 0.0, "closed")
     return expectation(_middle(p, q), lambda x: _shared(p, q, x), route)
 
 
@@ -55,8 +55,8 @@ def bhattacharyya_distance(p: GaussianMixture, q: GaussianMixture, route: Route 
         ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
     """
     _pair(p, q)
-    if _both_gaussian(p, q, route):
-        return Estimate(-log_overlap(p, q, 0.5), 0.0, "closed")
+    if (log := _closed_log(p, q, route)) is not None:
+        return Estimate(-log, 0.0, "closed")
     kept = affinity(p, q, route)
     if kept.value < 0.5:
         return Estimate(-np.log(kept.value), kept.error / kept.value, kept.route)
@@ -85,8 +85,8 @@ def total_force(p: GaussianMixture, q: GaussianMixture, route: Route | None = No
         ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
     """
     _pair(p, q)
-    if _both_gaussian(p, q, route):
-        pull = -0.25 * np.exp(log_overlap(p, q, 0.5)) * fisher_direction(p, q)
+    if (log := _closed_log(p, q, route)) is not None:
+        pull = -0.25 * np.exp(log) * fisher_direction(p, q)
         return Estimate(pull, np.zeros(p.dim), "closed")
     return expectation(_middle(p, q), lambda x: _per_mass(p, q, x), route, _steepest(p, q))
 
@@ -185,6 +185,8 @@ def _pair(p: GaussianMixture, q: GaussianMixture) -> None:
             raise ValueError(NO_DENSITY.format(what=f"a covariance of {name}"))
 
 
-def _both_gaussian(p: GaussianMixture, q: GaussianMixture, route: Route | None) -> bool:
-    """Whether there is a closed form, and it is asked for."""
-    return route is None and isinstance(p, Gaussian) and isinstance(q, Gaussian)
+def _closed_log(p: GaussianMixture, q: GaussianMixture, route: Route | None) -> float | None:
+    """log U, where there is a closed form and it is asked for."""
+    if route is None and isinstance(p, Gaussian) and isinstance(q, Gaussian):
+        return log_overlap(p, q, 0.5)
+    return None
