@@ -181,7 +181,7 @@ def _positive_root(matrix: Array) -> Array:
             raise ValueError(f"matrix must answer with positive diagonals, got {matrix.min()}")
         return np.sqrt(matrix)
     try:
-        return np.linalg.cholesky(operators.semi_definite("matrix", matrix))
+        return np.asarray(np.linalg.cholesky(operators.semi_definite("matrix", matrix)), dtype=float)
     except np.linalg.LinAlgError:
         raise ValueError("matrix must answer with positive definite matrices, got a singular one") from None
 
