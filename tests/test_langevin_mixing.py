@@ -43,7 +43,7 @@ def finite_volumes(law, count, cells, mobility=lambda x: 1.0 + 0 * x):
 
 
 def test_a_gaussian_relaxes_at_multiples_of_one_rate():
-    np.testing.assert_allclose(relaxation_rates(Gaussian([0.3], 2.0), 6, 1.5), 0.75 * np.arange(1, 7), rtol=1e-12)
+    np.testing.assert_allclose(relaxation_rates(Gaussian([0.3], 2.0), 20, 1.5), 0.75 * np.arange(1, 21), rtol=1e-12)
 
 
 @pytest.mark.parametrize("bends", [False, True])
@@ -63,7 +63,7 @@ def test_behind_a_high_barrier_the_rate_is_twice_one_over_the_passage(m):
 
 
 def test_modes_that_move_apart_relax_slower_than_kramers_by_the_root_of_half_pi():
-    far = [12.0, 20.0, 30.0]
+    far = [12.0, 16.0, 20.0]
     rates = np.array([spectral_gap(pair(m)) for m in far])
     limit = (2 / np.pi) ** 1.5 * np.array(far) * np.exp(-(np.array(far) ** 2) / 2)
     # the next term of the barrier's integral is of order 1 / m^2

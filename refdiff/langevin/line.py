@@ -19,7 +19,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.samplers.numbers import gauss_legendre, lagrange_integrals
 
-REACH = 10.0  # standard deviations: eigenfunctions reach farther than p, e^-50 of their square lies beyond
+REACH = 14.0  # standard deviations: of the square of the twentieth Hermite function 1e-17 lies beyond
 # In a panel log p changes by at most so much, and bends on no shorter a scale: twelve nodes leave 1e-13 of an integral.
 SLOPE, BEND, ORDER, HALVINGS = 6.0, 1.2, 12, 40
 MOST = 50_000  # panels
@@ -48,7 +48,7 @@ def panels(law: GaussianMixture, low: float | None = None, high: float | None = 
 
     Args:
         law: a mixture with a density, d = 1.
-        low, high: the ends, ten standard deviations beyond all components where they are left out.
+        low, high: the ends, fourteen standard deviations beyond all components where they are left out.
 
     Returns:
         Nodes (n, 1), weights (n,) and the edges of the panels (n / ORDER + 1,).

@@ -33,7 +33,7 @@ def relaxation_rates(law: GaussianMixture, count: int = 1, mobility: Mobility = 
 
     Args:
         law: p, a mixture with a density, d = 1.
-        count: how many, at most 20. A rate loses as many digits as it is times larger than the first.
+        count: how many, at most 20. A rate that is a thousand times the first has three digits less.
         mobility: M > 0, a number or a function of x (n, 1) with values (n, 1), no rougher than log p.
 
     Raises:
