@@ -179,9 +179,9 @@ def _positive_root(matrix: Array) -> Array:
     if matrix.ndim == 2:
         if not (matrix > 0).all():
             raise ValueError(f"matrix must answer with positive diagonals, got {matrix.min()}")
-        return np.sqrt(matrix)
+        return np.asarray(np.sqrt(matrix))
     try:
-        return np.asarray(np.linalg.cholesky(operators.semi_definite("matrix", matrix)), dtype=float)
+        return np.asarray(np.linalg.cholesky(operators.semi_definite("matrix", matrix)))
     except np.linalg.LinAlgError:
         raise ValueError("matrix must answer with positive definite matrices, got a singular one") from None
 
