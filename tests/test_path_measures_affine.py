@@ -64,6 +64,7 @@ def test_equations_are_those_of_the_process_and_its_family(process):
         forward.equation().drift_at(x, 0.4), forward_equation(process, 2).drift_at(x, 0.4), rtol=1e-12
     )
     np.testing.assert_array_equal(forward.equation().linear_at(0.4), process.drift(0.4))
+    assert affine_forward(VPLinear(), 2).linear_at(0.4) == VPLinear().f(0.4)
     own = forward.transition(0.2, 0.7)
     np.testing.assert_allclose(
         own.push(model.marginal(0.2)).cov(), process.channel(0.2, 0.7).push(model.marginal(0.2)).cov(), rtol=1e-12

@@ -101,6 +101,7 @@ def test_refusals():
         (lambda: PinnedBridge(LinearProcess(np.zeros((2, 2)), [[1.0], [0.0]]), [0.0, 0.0], [0.0, 0.0]), "s and e"),
         (lambda: PinnedBridge(AXES, [0.0, 0.0], [0.0, 0.0]).at(1.5), "u must"),
         (lambda: PinnedBridge(AXES, [0.0, 0.0], [0.0, 0.0]).sample([0.6, 0.3], 2, 1), "times"),
+        (lambda: PinnedBridge(AXES, [0.0, 0.0], [0.0, 0.0]).joint([0.6, 0.3]), "times must increase"),
         (lambda: bridge_paths(AXES, np.zeros((2, 2)), np.zeros((3, 2)), [0.5], 0.0, 1.0, 1), "ends"),
         (lambda: PinnedBridge(AXES, [0.0, 0.0], [0.0, 0.0]).pull(np.zeros((1, 2)), 1.0), "t must"),
     ):

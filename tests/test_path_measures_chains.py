@@ -86,6 +86,11 @@ def test_refusals():
     for times in ([0.5, 1.0], [1.0], [3.0, 1.0], [1.0, -0.1]):
         with pytest.raises(ValueError, match="times"):
             chain_kl(MODEL, WIDE, times)
+    with pytest.raises(ValueError, match=r"^approximate must have the dimension 1"):
+        chain_kl(MODEL, AffineScore(lambda t: 1.0, lambda t: 0.0, 2), [1.0, 0.5])
+    for k in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"^s must lie in"):
+            reverse_kernel(MODEL, 0.5, 1.0, k)
     with pytest.raises(ValueError, match="route"):
         chain_kl(ExactModel(PEAKS, VPLinear()), WIDE, [1.0, 0.5])
     with pytest.raises(TypeError, match="route"):

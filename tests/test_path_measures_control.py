@@ -131,6 +131,9 @@ def test_refusals():
             path_costs(states, times, zero)
     with pytest.raises(TypeError, match="law"):
         linear_cost(BROWNIAN, AffineControl(zero, zero), NOTHING, NOTHING, 0.0, 0.0, 1.0)
+    for law, end, name in ((Gaussian([0.0, 0.0], 1.0), NOTHING, "law"), (Gaussian([0.0], 1.0), V, "terminal")):
+        with pytest.raises(ValueError, match=f"^{name} must have dimension 1"):
+            linear_cost(BROWNIAN, AffineControl(zero, zero), NOTHING, end, law, 0.0, 1.0)
     two = FeynmanKac(BROWNIAN, NOTHING, [NOTHING, NOTHING], 0.0, 1.0)
     with pytest.raises(ValueError, match="weight"):
         affine_control(BROWNIAN, two)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPLinear
-from refdiff.distributions import monotone_map
+from refdiff.distributions import monotone_map, wasserstein
 from refdiff.expectations import MonteCarlo, Quadrature, integral
 from refdiff.path_measures import (
     AffineScore,
@@ -83,3 +83,24 @@ def test_another_laws_score_leads_to_that_law():
     for points, law in ((x, PEAKS), (y, OTHER)):
         error = np.sqrt(law.cov()[0, 0] / 500)
         assert abs(points.mean() - law.mean()[0]) < 4.5 * error
+
+
+FULL = ExactModel(Gaussian([1.0, -1.0], [[1.0, 0.3], [0.3, 0.2]]), VPLinear())
+PRIOR = Gaussian([0.1, 0.0], [[1.1, -0.7], [-0.7, 0.9]])
+
+
+def test_the_priors_are_coupled_optimally_though_their_covariances_do_not_commute():
+    exact, first = AffineScore.exact(FULL), wasserstein(PRIOR, FULL.marginal(0.2))
+    pair = coupled_law(FULL, exact, prior=PRIOR, start=0.2, end=0.2)
+    np.testing.assert_allclose([pair.distance, pair.wasserstein], first, rtol=1e-12)
+    flows = coupled_flows(FULL, exact, Quadrature(), prior=PRIOR, start=0.2, end=0.2)
+    np.testing.assert_allclose(flows.value, first**2, rtol=1e-9)
+
+
+def test_drawn_pairs_follow_the_closed_law_for_other_amounts_of_noise():
+    score = AffineScore(lambda t: [[1.6, 0.2], [0.1, 1.1]], lambda t: [0.6, 0.0], 2)
+    law = coupled_law(FULL, score, stochasticity=0.5, prior=PRIOR, start=0.2, end=0.6)
+    times = np.linspace(0.6, 0.2, 41)
+    _, _, found = coupled_paths(FULL, score, MonteCarlo(2000, 7), times, stochasticity=0.5, prior=PRIOR)
+    assert abs(found.value - law.distance**2) < 4.5 * found.error
+    assert found.error < 0.05 * found.value

@@ -172,6 +172,15 @@ def test_refusals():
         path_kl(MODEL, WIDE, start=3.0)
     with pytest.raises(ValueError, match="stochasticity"):
         path_kl(MODEL, WIDE, stochasticity=-1.0)
+    flat = AffineScore(lambda t: 1.0, lambda t: 0.0, 2)
+    for wide in (flat, ExactModel(Gaussian([0.0, 0.0], 1.0), VPLinear())):
+        with pytest.raises(ValueError, match=r"^approximate must have the dimension 1"):
+            path_kl(MODEL, wide)
+    with pytest.raises(ValueError, match=r"^score must have the dimension 1"):
+        conditional_kl(MODEL, flat)
+    for ask in (path_kl, conditional_kl):
+        with pytest.raises(ValueError, match=r"^prior must have the dimension 1"):
+            ask(MODEL, WIDE, prior=Gaussian([0.0, 0.0], 1.0))
     with pytest.raises(TypeError, match="prior"):
         path_kl(MODEL, WIDE, prior=0.0)
     with pytest.raises(TypeError, match="prior"):

@@ -131,6 +131,8 @@ def test_refusals():
         EndWeight(AXES, Gaussian([0.0], 1.0))
     with pytest.raises(ValueError, match="start"):
         EndLaw(AXES, ENDS, [0.0])
+    with pytest.raises(ValueError, match="t must lie in"):  # where there is no density beside the start
+        EndLaw(AXES, ENDS, [0.0, 0.0], 0.2).log_h([0.0, 0.0], 0.2)
     with pytest.raises(ValueError, match="e must"):
         EndWeight(AXES, ENDS, 2.0)
     with pytest.raises(TypeError, match="equation"):

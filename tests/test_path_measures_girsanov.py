@@ -106,7 +106,7 @@ def test_a_ratio_and_its_inverse_are_opposite_and_one_law_has_none_to_itself():
 
 def test_noise_along_one_direction_that_is_no_axis_divides_what_lies_along_it():
     # the other eigenvalues of g g' are rounding, and so is what the drifts have there
-    g = np.array([[0.3], [0.7], [-0.2]])
+    g = np.random.default_rng(3).standard_normal((3, 1))
     p, q = (
         StochasticEquation(lambda x, t, push=push: push * np.tile(g.T, (len(x), 1)) - x, lambda t: g, 3, motions=1)
         for push in (1.5, 0.2)
@@ -117,6 +117,9 @@ def test_noise_along_one_direction_that_is_no_axis_divides_what_lies_along_it():
     # theta w at the end of time 1, without the pull to the origin
     noise = (paths[1:] - paths[:-1] * (1 - 0.1)).sum(axis=0) - 0.2 * g[:, 0]
     np.testing.assert_allclose(parts.integral, 1.3 * noise @ g[:, 0] / (g**2).sum(), rtol=1e-9, atol=1e-12)
+    across = np.linalg.svd(g)[0][:, 1:].sum(axis=1)
+    apart = StochasticEquation(lambda x, t: q.drift_at(x, t) + 0.1 * across, lambda t: g, 3, motions=1)
+    assert (log_ratio(apart, q, paths, TIMES) == -np.inf).all()
 
 
 def test_without_noise_paths_belong_to_the_drift_they_follow():

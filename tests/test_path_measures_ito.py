@@ -103,12 +103,30 @@ def test_covariation_measures_what_noises_share():
     assert shared.std() < 0.1
 
 
+@pytest.mark.parametrize("additive", [True, False])
+def test_the_generator_of_a_quadratic_has_the_trace_of_the_covariance(additive):
+    # x' A x under dx = -x dt + G dw: -2 x' A x + tr(A G G')
+    a, g = np.array([[1.0, 0.4], [0.4, -0.3]]), np.array([[0.7, 0.0], [0.6, 0.8]])
+    noise = (lambda t: g) if additive else (lambda x, t: np.tile(g, (len(x), 1, 1)))
+    equation = StochasticEquation(lambda x, t: -x, noise, 2, additive=additive)
+    square = Smooth(
+        lambda x, t: np.einsum("ni,ij,nj->n", x, a, x),
+        lambda x, t: 2 * x @ a,
+        lambda x, t: np.tile(2 * a, (len(x), 1, 1)),
+    )
+    x = np.random.default_rng(0).standard_normal((4, 2))
+    np.testing.assert_allclose(
+        generator(equation, square, x, 0.0), -2 * square.value_at(x, 0.0) + np.trace(a @ g @ g.T)
+    )
+
+
 def test_shapes_and_precision():
     h = FUNCTIONS["sin"]
     paths = np.zeros((5, 2, 3, 1), dtype=np.float32)
     found = ito_residual(BENT, h, paths, np.linspace(0, 1, 5))
     assert (found.shape, found.dtype) == ((2, 3), np.float32)
     assert generator(BENT, h, np.zeros((4, 1)), 0.2).shape == (4,)
+    assert generator(BENT, h, [0.0], 0.2).shape == ()
     still = Smooth(h.value, h.gradient, h.hessian)
     assert not still.rate_at(np.zeros((4, 1)), 0.0).any()
 

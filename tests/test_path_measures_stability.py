@@ -212,6 +212,7 @@ def test_an_exact_score_and_one_time_leave_nothing():
     (lambda m, _: wasserstein_bound(m, AffineScore(lambda _: 1.0, lambda _: np.zeros(2), 1)), "centre"),
     (lambda m, _: score_error(m, LipschitzScore(m.score, lambda _: 1.0, 1), 1.0), "route"),
     (lambda m, s: coupled_law(m, s, prior=PEAKS), "model"),
+    (lambda m, s: coupled_law(m, s, prior=LAW), "prior"),
     (lambda m, s: coupled_paths(m, s, MonteCarlo(9, 1), [0.0, 1.0]), "times"),
     (lambda _, s: wasserstein_bound(ExactModel(Gaussian([0.0], 1.0), FlowMatching()), s), "end"),
     (lambda *_: LipschitzScore.exact(ExactModel(GaussianMixture.isotropic([[0.0], [1.0]], [1, 2]), VPLinear())), "law"),

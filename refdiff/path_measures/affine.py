@@ -25,10 +25,12 @@ from refdiff.arguments import Array, real_array, real_scalar, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.model import ExactModel
+from refdiff.objectives.reverse import whole
 from refdiff.operators import Operator
 from refdiff.path_measures.scores import AffineScore
 from refdiff.processes import Process
 from refdiff.processes.transition import Linear, over
+from refdiff.schedules import Schedule
 from refdiff.stochastic.equation import StochasticEquation
 
 
@@ -121,15 +123,14 @@ class AffineEquation:
         return over(dense, first, last).channel
 
 
-def affine_forward(process: Process, dim: int) -> AffineEquation:
-    """dx = [F x + u] dt + G dw of a process on R^d, d = `dim`, with the symmetric root of D for G.
+def affine_forward(process: Process | Schedule, dim: int) -> AffineEquation:
+    """dx = [F x + u] dt + G dw of a process or a schedule on R^d, d = `dim`, with the symmetric root of D for G.
 
     Raises:
         TypeError: no process.
         ValueError: a process on another number of axes.
     """
-    if not isinstance(process, Process):
-        raise TypeError(f"process must be a Process, got {process!r}")
+    process = whole(process)
     if process.axes not in (None, dim):
         raise ValueError(f"dim must be the process's number of axes {process.axes}, got {dim}")
     return AffineEquation(
@@ -195,7 +196,7 @@ def reverse_joint(model: ExactModel, s: float, t: float, stochasticity: float = 
         TypeError: the model is no ExactModel.
         ValueError: the data are a mixture, or s exceeds t.
     """
-    if s > t:
+    if real_scalar("s", s) > real_scalar("t", t):
         raise ValueError(f"s must not exceed t, got s = {s} and t = {t}")
     equation = affine_reverse(model.process, AffineScore.exact(model), stochasticity)
     joint = _joint(model.marginal(t), equation.transition(t, s))

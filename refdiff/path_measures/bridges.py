@@ -87,7 +87,7 @@ class PinnedBridge:
 
     def joint(self, times: ArrayLike) -> Gaussian:
         """The law of x at increasing times (n,) after s, one after the other in R^(n d)."""
-        grid = real_array("times", times, ndim=(1,))
+        grid = _increasing(times, self.s, self.e)
         links = [self.channel(t, u) for t, u in pairwise([self.s, *grid.tolist()])]
         whole_path = Chain(links).joint(Gaussian(self.start, 0.0))
         return whole_path_without_start(whole_path, self.dim)
@@ -163,9 +163,7 @@ def bridge_paths(
     if first.shape != last.shape:
         raise ValueError(f"ends must have the shape of starts, {first.shape}, got {last.shape}")
     points("starts", first, process.axes or first.shape[1])
-    grid, key = real_array("times", times, ndim=(1,)), seed_key(seed)
-    if len(grid) < 1 or (np.diff(grid) <= 0).any() or grid[0] < s or grid[-1] > e:
-        raise ValueError(f"times must increase within [{s}, {e}], got {grid}")
+    grid, key = _increasing(times, s, e), seed_key(seed)
     paths = np.empty((len(grid), *first.shape))
     x, before = first, s
     for i, t in enumerate(grid.tolist()):
@@ -182,6 +180,18 @@ def bridge_paths(
 def whole_path_without_start(joint: Gaussian, dim: int) -> Gaussian:
     """The law of (x_1, .., x_N) from that of (x_0, x_1, .., x_N), each in R^d with d = `dim`."""
     return Gaussian(joint.means[0][dim:], joint.cov()[dim:, dim:])
+
+
+def _increasing(times: ArrayLike, s: float, e: float) -> Array:
+    """Times (n,), n > 0, that increase within [s, e].
+
+    Raises:
+        ValueError: they do not.
+    """
+    grid = real_array("times", times, ndim=(1,))
+    if len(grid) < 1 or (np.diff(grid) <= 0).any() or grid[0] < s or grid[-1] > e:
+        raise ValueError(f"times must increase within [{s}, {e}], got {grid}")
+    return grid
 
 
 def _noisy(process: Process, s: float, e: float, dim: int) -> None:

@@ -32,7 +32,7 @@ from refdiff.model import ExactModel
 from refdiff.objectives.errors import coloured, form, trace
 from refdiff.objectives.reverse import posterior_logpdf
 from refdiff.path_measures.affine import affine_reverse
-from refdiff.path_measures.divergences import PathDivergence, affine_score, prior_kl, score_function
+from refdiff.path_measures.divergences import PathDivergence, affine_score, prior_kl, same_dimension, score_function
 from refdiff.path_measures.scores import AffineScore
 from refdiff.random import normals
 from refdiff.stochastic.families import forward_equation
@@ -60,13 +60,14 @@ def chain_kl(
 
     Raises:
         TypeError: the model is no ExactModel, or the route no MonteCarlo.
-        ValueError: times that do not decrease, or no closed form and no route.
+        ValueError: times that do not decrease, dimensions that differ, or no closed form and no route.
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")
     when = real_array("times", times, ndim=(1,))
     if len(when) < 2 or (np.diff(when) >= 0).any() or when[-1] < 0 or when[0] > model.process.T:
         raise ValueError(f"times must decrease within [0, {model.process.T}], at least two of them, got {when}")
+    same_dimension(model, approximate=approximate, prior=prior)
     k = real_scalar("stochasticity", stochasticity, low=0, open_low=True)
     affine = affine_score(approximate)
     head, head_error = prior_kl(model.marginal(float(when[0])), prior, route)
@@ -97,13 +98,15 @@ def reverse_kernel(model: ExactModel, t: float, s: float, stochasticity: float =
     Args:
         model: Gaussian data and their noising.
         t: the time it leaves.
-        s: the time it leads to, at which there is a density unless k = 1.
+        s: the time it leads to, at most t, at which there is a density unless k = 1.
         stochasticity: k >= 0; 1 is Bayes' rule.
 
     Raises:
-        ValueError: the data are a mixture.
+        ValueError: the data are a mixture, or s is no time before t.
     """
     exact = AffineScore.exact(model)
+    t = real_scalar("t", t, low=0, high=model.process.T)
+    s = real_scalar("s", s, low=0, high=t)
     if stochasticity == 1:
         law = model.marginal(s)
         return model.process.channel(s, t).reverse(Gaussian(law.means[0], law.covariances.operator()))

@@ -180,12 +180,15 @@ def linear_cost(
 
     Raises:
         TypeError: the law is no Gaussian.
-        ValueError: times out of order.
+        ValueError: times out of order, or dimensions that differ.
     """
     if not isinstance(law, Gaussian):
         raise TypeError(f"law must be a Gaussian, got {law!r}")
     late = real_scalar("end", end)
     early, d = real_scalar("start", start, high=late), equation.dim
+    for name, one in (("law", law), ("terminal", terminal)):
+        if one.dim != d:
+            raise ValueError(f"{name} must have dimension {d} like the equation, got {one.dim}")
     potential = (lambda _: running) if isinstance(running, Quadratic) else running
 
     def rates(t: float, state: Array) -> Array:

@@ -119,6 +119,8 @@ def coupled_law(
     before = model.marginal(last)
     if model.distribution.count != 1 or (prior is not None and prior.count != 1):
         raise ValueError("model must have Gaussian data, and the prior be a Gaussian, for a closed law of both")
+    if prior is not None and prior.dim != model.dim:
+        raise ValueError(f"prior must have the dimension {model.dim} of the data, got {prior.dim}")
     k = real_scalar("stochasticity", stochasticity, low=0)
     after = before if prior is None else prior
     p, q = (np.asarray(law.covariances.operator()) for law in (before, after))

@@ -99,9 +99,11 @@ def path_kl(
 
     Raises:
         TypeError: the model is no ExactModel, or the approximation is nothing of these.
-        ValueError: times out of order, no route where one is needed, or an integral over time that does not converge.
+        ValueError: times out of order, dimensions that differ, no route where one is needed, or an integral over time
+            that does not converge.
     """
     first, last = _times(model, start, end)
+    same_dimension(model, approximate=approximate, prior=prior)
     k = real_scalar("stochasticity", stochasticity, low=0)
     wrong = affine_score(approximate)
     closed = model.distribution.count == 1 and wrong is not None
@@ -147,7 +149,8 @@ def conditional_kl(
 
     Raises:
         TypeError: the model is no ExactModel, the score not affine, or the prior no Gaussian.
-        ValueError: times out of order, data that are a mixture, or an integral over time that does not converge.
+        ValueError: times out of order, dimensions that differ, data that are a mixture, or an integral over time that
+            does not converge.
     """
     first, last = _times(model, start, end)
     k = real_scalar("stochasticity", stochasticity, low=0, open_low=True)
@@ -155,6 +158,7 @@ def conditional_kl(
     begin = model.marginal(last) if prior is None else prior
     if not isinstance(begin, GaussianMixture) or begin.count != 1:
         raise TypeError(f"prior must be a Gaussian, got {prior!r}")
+    same_dimension(model, score=score, prior=prior)
     back = affine_reverse(model.process, score, k)
     start_moments = np.append(begin.means[0], operators.dense(begin.covariances.operator(), dim).ravel())
 
@@ -207,6 +211,18 @@ def score_function(approximate: Any) -> Callable[[Array, float], Array]:
         raise TypeError("approximate must be a score with `at`, an ExactModel, a function or a StochasticEquation, "
                         f"got {approximate!r}")  # fmt: skip
     return lambda x, t: answered("approximate", at(x, t), x.shape, finite=True)
+
+
+def same_dimension(model: ExactModel, **others: Any) -> None:
+    """Check that `others`, arguments by their names, have the dimension of a model, where they say which they have.
+
+    Raises:
+        ValueError: one has another.
+    """
+    for name, one in others.items():
+        dim = getattr(one, "dim", model.dim)
+        if dim != model.dim:
+            raise ValueError(f"{name} must have the dimension {model.dim} of the model, got {dim}")
 
 
 def affine_score(approximate: Any) -> AffineScore | None:

@@ -174,8 +174,9 @@ class EndLaw:
     def log_h(self, x: ArrayLike, t: float) -> Any:
         """log h = log q_t(x) - log p(x | x_s) at points x (..., d) of a time t > s, shape (...)."""
         rows, restore = points("x", x, self.law.dim)
-        before = self.process.channel(self.s, real_scalar("t", t, low=self.s, high=self.e)).at(self.start)
-        return restore(self.marginal(t).logpdf(rows) - before.logpdf(rows))
+        now = real_scalar("t", t, low=self.s, high=self.e, open_low=True)  # at s there is no density but at the start
+        before = self.process.channel(self.s, now).at(self.start)
+        return restore(self.marginal(now).logpdf(rows) - before.logpdf(rows))
 
     def gradient(self, x: ArrayLike, t: float) -> Any:
         """grad log h = K' N^-1 (E[x_e | x_t = x] - K x - k) at points x (..., d) of a time t < e, shape (..., d).

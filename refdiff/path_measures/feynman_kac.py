@@ -56,7 +56,7 @@ class Quadratic:
 
     def __init__(self, curvature: ArrayLike, slope: ArrayLike | None = None, constant: float = 0.0) -> None:
         q = real_array("curvature", curvature, ndim=(2,))
-        if q.shape[0] != q.shape[1] or np.abs(q - q.T).max() > 1e-8 * np.abs(q).max():
+        if q.shape[0] != q.shape[1] or not q.size or np.abs(q - q.T).max() > 1e-8 * np.abs(q).max():
             raise ValueError(f"curvature must be a symmetric (d, d) matrix, got shape {q.shape}")
         linear = real_array("slope", np.zeros(len(q)) if slope is None else slope, ndim=(1,))
         if len(linear) != len(q):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, answered, precise_as
+from refdiff.arguments import Array, answered, points, precise_as
 from refdiff.model import ExactModel
 from refdiff.path_measures.girsanov import noise_of, steps_of
 from refdiff.stochastic.equation import StochasticEquation
@@ -84,18 +84,18 @@ class Smooth:
         return np.asarray(0.5 * (d * np.einsum("nii->ni", hessian)).sum(axis=1))
 
 
-def generator(equation: StochasticEquation, function: Smooth, x: ArrayLike, t: float) -> Array:
-    """d_t h + b . grad h + 1/2 tr(D Hess h), the mean rate of h along dx = b dt + G dw with dt > 0, shape (n,).
+def generator(equation: StochasticEquation, function: Smooth, x: ArrayLike, t: float) -> Any:
+    """d_t h + b . grad h + 1/2 tr(D Hess h), the mean rate of h along dx = b dt + G dw with dt > 0, shape (...).
 
     Args:
         equation: dx = b dt + G dw.
         function: h.
-        x: points of shape (n, d).
+        x: points of shape (..., d).
         t: one time.
     """
-    rows = np.asarray(x, dtype=float)
+    rows, restore = points("x", x, equation.dim)
     carried = (equation.drift_at(rows, t) * function.gradient_at(rows, t)).sum(axis=1)
-    return np.asarray(function.rate_at(rows, t) + carried + function.spreading(equation, rows, t))
+    return restore(function.rate_at(rows, t) + carried + function.spreading(equation, rows, t))
 
 
 def ito_residual(
