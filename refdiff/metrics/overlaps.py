@@ -26,6 +26,7 @@ from refdiff.distributions.mixture import law as law_of
 from refdiff.distributions.moments import log_total
 
 EPS = float(np.finfo(float).eps)
+NOTHING = -40.0  # the logarithm of what is lost in rounding
 
 
 def log_overlap(p: Gaussian, q: Gaussian, a: float) -> float:
@@ -67,6 +68,23 @@ def bounding(p: GaussianMixture, q: GaussianMixture, a: float) -> GaussianMixtur
         found.append((a * p.log_weights[k] + logs[best], *_product(one, _component(q, best), a)))
     weights, means, matrices = (np.array(part) for part in zip(*found, strict=True))
     return law_of(weights - log_total(weights[None]), means, Dense(matrices))
+
+
+def geometric_mean(p: GaussianMixture, q: GaussianMixture) -> tuple[GaussianMixture, float]:
+    """The mixture of all sqrt(w_k p_k v_l q_l) for laws p and q with densities, and the logarithm of their mass R.
+
+    sqrt(p q) is between R / sqrt(K L) times it and R times it, everywhere: a mean of their ratio under it has a small
+    relative error, however far p is from q.
+    """
+    pairs, logs = [], []
+    for k, l in product(*(np.flatnonzero(np.isfinite(law.log_weights)).tolist() for law in (p, q))):
+        pairs.append((_component(p, k), _component(q, l)))
+        logs.append(log_overlap(*pairs[-1], 0.5) + 0.5 * float(p.log_weights[k] + q.log_weights[l]))
+    kept = np.flatnonzero(np.array(logs) > max(logs) + NOTHING).tolist()
+    weights = np.array([logs[i] for i in kept])
+    means, matrices = (np.array(part) for part in zip(*[_product(*pairs[i], 0.5) for i in kept], strict=True))
+    total = log_total(weights[None])
+    return law_of(weights - total, means, Dense(matrices)), float(np.squeeze(total))
 
 
 def _component(law: GaussianMixture, k: int) -> Gaussian:

@@ -10,9 +10,9 @@ Gaussians N(m, P) and N(n, Q), with M = (P + Q) / 2 and u = m - n, have closed f
     int F   = -(U / 4) M^-1 u = -dU/dn
 
 so that the total force pushes along Fisher's discriminant direction M^-1 u exactly, for different covariances too (at
-every point F has that direction where P = Q), but away from p: U falls. PHY-111 leaves the sign open. Mixtures are
-summed under (p + q) / 2, where all is bounded: U = E 1 / cosh(log(p / q) / 2). Sources: PHY-103, PHY-108, PHY-110,
-PHY-111.
+every point F has that direction where P = Q), but away from p: U falls. PHY-111 leaves the sign open. Of mixtures
+everything is summed where sqrt(p q) is, under the mixture of the sqrt(p_k q_l) (`metrics.overlaps.geometric_mean`):
+far from each other B has its digits too. Sources: PHY-103, PHY-108, PHY-110, PHY-111.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.expectations import Estimate, Route, expectation
 from refdiff.metrics import divergence
-from refdiff.metrics.compared import merged, same_space
-from refdiff.metrics.overlaps import log_overlap
+from refdiff.metrics.compared import same_space
+from refdiff.metrics.overlaps import geometric_mean, log_overlap
 
 Velocity = Callable[[Array], ArrayLike]
 
@@ -44,7 +44,8 @@ def affinity(p: GaussianMixture, q: GaussianMixture, route: Route | None = None)
     _pair(p, q)
     if (log := _closed_log(p, q, route)) is not None:
         return Estimate(float(np.exp(log)), 0.0, "closed")
-    return expectation(_middle(p, q), lambda x: _shared(p, q, x), route)
+    kept, log = _kept(p, q, route)
+    return _scaled(kept, np.exp(log))
 
 
 def bhattacharyya_distance(p: GaussianMixture, q: GaussianMixture, route: Route | None = None) -> Estimate:
@@ -57,9 +58,9 @@ def bhattacharyya_distance(p: GaussianMixture, q: GaussianMixture, route: Route 
     _pair(p, q)
     if (log := _closed_log(p, q, route)) is not None:
         return Estimate(-log, 0.0, "closed")
-    kept = affinity(p, q, route)
-    if kept.value < 0.5:
-        return Estimate(-np.log(kept.value), kept.error / kept.value, kept.route)
+    kept, log = _kept(p, q, route)
+    if log + np.log(kept.value) < np.log(0.5):
+        return Estimate(-log - np.log(kept.value), kept.error / kept.value, kept.route)
     lost = divergence(p, q, "hellinger", route)  # 1 - U has the digits then
     return Estimate(-np.log1p(-lost.value), lost.error / (1 - lost.value), lost.route)
 
@@ -88,7 +89,7 @@ def total_force(p: GaussianMixture, q: GaussianMixture, route: Route | None = No
     if (log := _closed_log(p, q, route)) is not None:
         pull = -0.25 * np.exp(log) * fisher_direction(p, q)
         return Estimate(pull, np.zeros(p.dim), "closed")
-    return expectation(_middle(p, q), lambda x: _per_mass(p, q, x), route, _steepest(p, q))
+    return _weighted(p, q, lambda x: -0.25 * (p.score(x) - q.score(x)), route)
 
 
 def potential_rate(p: GaussianMixture, q: GaussianMixture, velocity: Velocity, route: Route | None = None) -> Estimate:
@@ -107,9 +108,11 @@ def potential_rate(p: GaussianMixture, q: GaussianMixture, velocity: Velocity, r
     _pair(p, q)
 
     def power(x: Array) -> Array:
-        return np.asarray(-(_per_mass(p, q, x) * answered("velocity", velocity(x), x.shape)).sum(axis=1))
+        moved = answered("velocity", velocity(x), x.shape)
+        return np.asarray(0.25 * ((p.score(x) - q.score(x)) * moved).sum(axis=1))[:, None]
 
-    return expectation(_middle(p, q), power, route, _steepest(p, q))
+    found = _weighted(p, q, power, route)
+    return Estimate(found.value[0], found.error[0], found.route)
 
 
 def affine_rate(p: Gaussian, q: Gaussian, gain: ArrayLike, offset: ArrayLike = 0.0) -> float:
@@ -156,20 +159,28 @@ def fisher_direction(p: GaussianMixture, q: GaussianMixture) -> Array:
     return np.asarray(np.linalg.solve(middle, p.mean() - q.mean()))
 
 
-def _middle(p: GaussianMixture, q: GaussianMixture) -> GaussianMixture:
-    """(p + q) / 2."""
-    return merged((p, q), (0.5, 0.5))
+def _kept(p: GaussianMixture, q: GaussianMixture, route: Route | None) -> tuple[Estimate, float]:
+    """U over the mass of the mixture under which it is summed, in (0, 1], and the logarithm of that mass."""
+    law, log = geometric_mean(p, q)
+    return expectation(law, _shared(p, q, law, log), route), log
 
 
-def _shared(p: GaussianMixture, q: GaussianMixture, x: Array) -> Array:
-    """sqrt(p q) over (p + q) / 2 at points x (n, d), shape (n,): 1 / cosh(log(p / q) / 2)."""
-    half = np.exp(-np.abs(p.logpdf(x) - q.logpdf(x)) / 2)
-    return np.asarray(2 * half / (1 + half**2))
+def _weighted(
+    p: GaussianMixture, q: GaussianMixture, function: Callable[[Array], Array], route: Route | None
+) -> Estimate:
+    """The integral of sqrt(p q) times a function of points (n, d) with values (n, m), shape (m,)."""
+    law, log = geometric_mean(p, q)
+    shared = _shared(p, q, law, log)
+    return _scaled(expectation(law, lambda x: shared(x)[:, None] * function(x), route, _steepest(p, q)), np.exp(log))
 
 
-def _per_mass(p: GaussianMixture, q: GaussianMixture, x: Array) -> Array:
-    """F over (p + q) / 2 at points x (n, d), shape (n, d)."""
-    return np.asarray(-0.25 * _shared(p, q, x)[:, None] * (p.score(x) - q.score(x)))
+def _shared(p: GaussianMixture, q: GaussianMixture, law: GaussianMixture, log: float) -> Callable[[Array], Array]:
+    """sqrt(p q) over e^log times the density of `law`, in (0, 1], as a function of points (n, d)."""
+    return lambda x: np.exp((p.logpdf(x) + q.logpdf(x)) / 2 - law.logpdf(x) - log)
+
+
+def _scaled(found: Estimate, factor: float) -> Estimate:
+    return Estimate(factor * found.value, factor * found.error, found.route)
 
 
 def _steepest(p: GaussianMixture, q: GaussianMixture) -> float:
