@@ -60,10 +60,11 @@ def test_state_dependent_diffusion_has_the_current_of_ito():
     x = grid.points[:, 0]
     p, d = np.exp(-(x**2)), 1 + x**2
     exact = -0.5 * (2 * x - 2 * x * d) * p
-    found = probability_current(grid, p, np.zeros(1), d[:, None])[:, 0]
-    # h^2 f''' / 6 inside, and twice that at the ends
-    np.testing.assert_allclose(found, exact, atol=2e-3)
-    np.testing.assert_allclose(flow_velocity(grid, p, np.zeros(1), d[:, None, None])[:, 0], exact / p, atol=2e-3)
+    for given in (d[:, None], d[:, None, None]):
+        found = probability_current(grid, p, np.zeros(1), given)[:, 0]
+        # h^2 f''' / 6 inside, and twice that at the ends
+        np.testing.assert_allclose(found, exact, atol=2e-3)
+        np.testing.assert_allclose(flow_velocity(grid, p, np.zeros(1), given)[:, 0], exact / p, atol=2e-3)
 
 
 def test_the_velocity_where_nothing_is_known_is_no_number():

@@ -207,6 +207,18 @@ def test_limited_fluxes_stay_positive_from_one_cell_alone(boundary):
         assert found.drift < 1e-13 or boundary == "absorbing"
 
 
+def test_limited_fluxes_survive_steps_after_which_cells_have_too_little_to_divide_by():
+    grid = Grid([-1, -1], [1, 1], 7)
+    turn = lambda x, _: 1e3 * np.stack([x[:, 1], -x[:, 0]], -1) + 0.3  # noqa: E731
+    noise = np.array([[1.0, 0.6], [0.6, 1.0]])
+    start = np.zeros(grid.shape)
+    start[1, 2] = 1.0
+    operator = FokkerPlanck(grid, turn, lambda *_: noise, fit="limited", steady=True)
+    found = evolve(operator, start, [0, 2e60], step=1e60)
+    assert (found.densities >= 0).all()
+    assert found.drift < 1e-13
+
+
 def test_the_reversed_drift_with_the_wrong_sign_leads_elsewhere():
     model = ExactModel(LINE, VPLinear(0.1, 8.0))
     grid = Grid.around([model.marginal(0.1), model.marginal(0.5)], 100, 1e-10)

@@ -86,7 +86,7 @@ def flow_velocity(grid: Grid, density: ArrayLike, drift: ArrayLike, diffusion: A
     slopes = np.where(np.isfinite(slopes), slopes, np.nan)
     pulled = np.einsum("...ik,...k->...i", d, slopes)
     turned = np.zeros_like(b)
-    if np.ndim(diffusion) > 2:
+    if np.shape(diffusion)[: grid.dim] == grid.shape:  # one for each cell
         turned = np.stack([sum(_slope(grid, d[..., i, k], k) for k in range(grid.dim)) for i in range(grid.dim)], -1)
     return np.asarray(b - 0.5 * turned - 0.5 * pulled)
 

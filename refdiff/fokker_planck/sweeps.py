@@ -126,7 +126,7 @@ def _limited(x: Array, line: Line) -> tuple[Array, Array]:
     if line.ahead is None or line.behind is None:
         return line.up, line.down
     around = np.concatenate([x[-1:], x, x[:1]] if line.wrap else [x[:1], x, x[-1:]])
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         slope = np.nan_to_num(np.clip(0.5 * (around[2:] - around[:-2]) / x, -2.0, 2.0), nan=0.0)
     return line.up + line.ahead * slope, line.down - line.behind * slope
 
