@@ -226,4 +226,6 @@ def test_refusals_name_the_argument():
         fisher_direction(Empirical([[0.0]]), Empirical([[1.0]]))
     with pytest.raises(ValueError, match="times must be two or more"):
         separate(P, Q, [1.0, 0.0])
+    with pytest.raises(ValueError, match="velocity of shape"):
+        separate(P, Q, [0.0, 1.0], velocity=[1.0, 0.0, 0.0])
     assert force(P, Q, np.zeros((3, 2), dtype=np.float32)).dtype == np.float32

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
+from refdiff import operators
 from refdiff.arguments import Array, real_array, real_scalar
 from refdiff.distributions import GaussianMixture
 from refdiff.expectations import Route
@@ -62,7 +63,8 @@ def separate(
 
     Raises:
         TypeError: p or q is none of this library's laws, or route is none.
-        ValueError: p and q differ in dimension or one has no density, there is no route, or times do not increase.
+        ValueError: p and q differ in dimension or one has no density, there is no route, times do not increase, or the
+            velocity does not fit.
         RuntimeError: the solver gives up.
     """
     when, rtol = real_array("times", times, ndim=(1,)), real_scalar("rtol", rtol, low=0, open_low=True)
@@ -70,7 +72,9 @@ def separate(
         raise ValueError(f"times must be two or more that increase, got {when.tolist()}")
     total_force(p, q, route)  # refused here if it is
     dim = p.dim
-    start = np.broadcast_to(real_array("velocity", velocity, ndim=(0, 1)), (dim,))
+    start = real_array("velocity", velocity, ndim=(0, 1))
+    operators.fits("velocity", start, dim)
+    start = np.broadcast_to(start, (dim,))
 
     def push(shift: Array) -> Array:
         return np.asarray(total_force(p, q.affine(1.0, shift), route).value)
