@@ -101,6 +101,10 @@ def test_drawn_pairs_follow_the_closed_law_for_other_amounts_of_noise():
     score = AffineScore(lambda t: [[1.6, 0.2], [0.1, 1.1]], lambda t: [0.6, 0.0], 2)
     law = coupled_law(FULL, score, stochasticity=0.5, prior=PRIOR, start=0.2, end=0.6)
     times = np.linspace(0.6, 0.2, 41)
-    _, _, found = coupled_paths(FULL, score, MonteCarlo(2000, 7), times, stochasticity=0.5, prior=PRIOR)
+    x, y, found = coupled_paths(FULL, score, MonteCarlo(2000, 7), times, stochasticity=0.5, prior=PRIOR)
     assert abs(found.value - law.distance**2) < 4.5 * found.error
     assert found.error < 0.05 * found.value
+    for points, one in ((x, law.exact), (y, law.generated)):
+        assert (np.abs(points.mean(axis=0) - one.mean()) < 4.5 * np.sqrt(np.diag(one.cov()) / 2000)).all()
+        spread = np.sqrt(2 / 2000) * np.diag(one.cov())  # of a Gaussian's sample variance
+        assert (np.abs(points.var(axis=0) - np.diag(one.cov())) < 4.5 * spread).all()
