@@ -273,3 +273,14 @@ def test_many_equations_at_once_are_each_its_own(constant):
             (found.root[i] @ found.root[i].T, alone.root @ alone.root.T),
         ):
             np.testing.assert_allclose(part, wanted, atol=1e-12 * np.abs(wanted).max())
+
+
+def test_noise_alone_makes_steps_as_short_as_it_asks_for():
+    # nothing moves, so gain and offset agree at once; int dt / (w^2 + (t - c)^2) is an arc tangent
+    width, centre = 0.02, 0.3
+    equation = Linear(
+        lambda _: np.zeros((1, 1)), lambda _: STILL[:1], lambda t: np.array([[1 / np.hypot(width, t - centre)]])
+    )
+    exact = (np.arctan(0.7 / width) + np.arctan(0.3 / width)) / width
+    found = transition.over(equation, 0.0, 1.0)
+    np.testing.assert_allclose(found.root[0, 0] ** 2, exact, rtol=1e-13)
