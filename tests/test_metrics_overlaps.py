@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from refdiff import Gaussian
-from refdiff.distributions import kl_divergence
+from refdiff.distributions import kl_divergence, random_mixture
 from refdiff.metrics import alpha_divergence, divergence
-from refdiff.metrics.overlaps import log_overlap
+from refdiff.metrics.overlaps import geometric_mean, log_overlap
 from refdiff.physics import affinity, bhattacharyya_distance
 
 ALPHAS = [1e-9, 0.3, 0.5, 1 - 1e-9, 1.7, 2.0]
@@ -45,6 +45,15 @@ def test_bounded_overlaps_are_never_infinite():
     assert np.isfinite(log_overlap(Gaussian([0.0, 0.0], [1e20, 1e-3]), q, 1e-3))
     assert log_overlap(p, q, 1.5) == log_overlap(q, p, -0.5) == np.inf
     assert np.isfinite(log_overlap(q, p, 1.5))
+
+
+def test_geometric_means_of_mixtures_are_bounded_by_those_of_components():
+    p, q = random_mixture(2, 3, 1, "full"), random_mixture(2, 2, 2).affine(1.0, [5.0, 0.0])
+    law, log = geometric_mean(p, q)
+    x = np.concatenate([one.sample(200, 3) for one in (p, q, law)])
+    share = np.exp((p.logpdf(x) + q.logpdf(x)) / 2 - law.logpdf(x) - log)
+    assert share.max() <= 1 + 1e-12
+    assert share.min() >= 6**-0.5 * (1 - 1e-12)
 
 
 def test_axes_that_both_share_are_found_for_any_turn():

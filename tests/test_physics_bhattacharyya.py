@@ -98,6 +98,7 @@ def test_mixtures_are_summed_where_they_meet_however_far_they_are(apart):
         assert abs(rate.value - pulls[1]) <= near * rate.error + 1e-8 * abs(pulls).max()
         if near and apart > 1:
             assert found.error < 0.05  # of a ratio between 1 / sqrt(6) and 1
+            np.testing.assert_allclose(kept.error, kept.value * found.error, rtol=1e-12)
 
 
 @pytest.mark.parametrize("apart", [0.3, 4.0])
