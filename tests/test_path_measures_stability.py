@@ -86,7 +86,7 @@ def test_distance_is_below_the_coupling_is_below_the_bound_for_every_process(nam
     model = ExactModel(LAW, process)
     score, prior = wrong_score(model), Gaussian([0.1, 0.0], [[1.1, -0.2], [-0.2, 0.9]])
     pair = coupled_law(model, score, stochasticity=k, prior=prior, end=end)
-    bound = wasserstein_bound(model, score, stochasticity=k, prior=prior, end=end, tolerance=1e-4)
+    bound = wasserstein_bound(model, score, stochasticity=k, prior=prior, end=end, tolerance=1e-3)
     np.testing.assert_allclose(pair.exact.cov(), LAW.cov(), atol=1e-9)  # rounding times what the flow stretches
     assert 0.01 < pair.wasserstein <= pair.distance <= bound.value
     assert bound.value == bound.matching + bound.prior
@@ -120,7 +120,8 @@ def test_a_metric_is_a_change_of_coordinates_and_suits_langevin_dynamics(k, metr
     model = ExactModel(LAW, critically_damped_langevin(1))
     score, prior = wrong_score(model), Gaussian([0.1, 0.0], 0.4)
     how = {"stochasticity": k, "tolerance": 1e-5}
-    plain, own = (wasserstein_bound(model, score, prior=prior, metric=p, **how) for p in (1.0, metric))
+    plain = wasserstein_bound(model, score, prior=prior, stochasticity=k, tolerance=1e-2)
+    own = wasserstein_bound(model, score, prior=prior, metric=metric, **how)
     pair = coupled_law(model, score, stochasticity=k, prior=prior)
     values, axes = np.linalg.eigh(metric)
     root = (axes * np.sqrt(values)) @ axes.T
