@@ -116,6 +116,10 @@ def test_more_dimensions_have_couplings_that_prove_themselves():
     assert wasserstein(x, x).error == 0
     # of a distance near 0 the root of a power's error is less than what the slope of a root makes of it
     assert 0 < wasserstein(x, x + 1e-9).error < 1e-4
+    line = rng.normal(size=(40, 1))
+    assert (wasserstein(line, line).value, wasserstein(line, line).error) == (0, 0)
+    moved = line * (1 + 1e-9)
+    assert 0 < wasserstein(line, moved).error < 1e-4
     assert wasserstein(x[:1], y).error == np.inf
     assert np.isfinite(wasserstein(x, y).error)
 

@@ -75,21 +75,35 @@ def rank_coupling(x: Array, a: Array, y: Array, b: Array, order: float) -> Coupl
     by_x, by_y = np.argsort(x, kind="stable"), np.argsort(y, kind="stable")
     x, y, a, b = x[by_x], y[by_y], a[by_x], b[by_y]
     above, beyond = np.cumsum(a)[:-1], np.cumsum(b)[:-1]
-    # a step of the staircase to the next x or to the next y wherever a rank ends; where both end, x goes first
-    ends = np.concatenate([above, beyond])
-    order_of = np.argsort(ends, kind="stable")
-    levels, to_x = np.concatenate([[0.0], ends[order_of], [1.0]]), order_of < len(above)
+    # a step of the staircase to the next x or to the next y wherever a rank ends
+    levels, to_x = _steps(above, beyond)
     i, j = (np.concatenate([[0], np.cumsum(step)]) for step in (to_x, ~to_x))
-    masses, costs = np.maximum(np.diff(levels), 0.0), np.abs(x[i] - y[j]) ** order
-    rises = np.diff(costs)
+    masses, costs = np.maximum(np.diff(levels, prepend=0.0, append=1.0), 0.0), np.abs(x[i] - y[j]) ** order
+    # Where both ranks end potentials are not unique: the means of both ways are 0 for equal sets, as are those of laws.
+    ways = to_x, ~_steps(beyond, above)[1]
     f, g = np.empty(len(x)), np.empty(len(y))
-    f[by_x] = np.concatenate([[0.0], np.cumsum(rises[to_x])])
-    g[by_y] = costs[0] + np.concatenate([[0.0], np.cumsum(rises[~to_x])])
+    f[by_x], g[by_y] = (np.mean(part, axis=0) for part in zip(*[_along(x, y, way, order) for way in ways], strict=True))
     felt = masses > 0
     i, j, masses = by_x[i[felt]], by_y[j[felt]], masses[felt]
     # a and b are sorted
     bound = a @ f[by_x] + b @ g[by_y]
     return Coupling(i, j, masses, float(masses @ costs[felt]), float(bound), (f, g))
+
+
+def _steps(first: Array, second: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """The levels of both (n + k,) in order, and whether each is of the first (n,), which go first where equal."""
+    both = np.concatenate([first, second])
+    order = np.argsort(both, kind="stable")
+    return both[order], order < len(first)
+
+
+def _along(x: Array, y: Array, to_x: NDArray[np.bool_], order: float) -> tuple[Array, Array]:
+    """f and g at sorted points x (n,) and y (k,), equal to the cost together on a staircase with these steps."""
+    i, j = (np.concatenate([[0], np.cumsum(step)]) for step in (to_x, ~to_x))
+    costs = np.abs(x[i] - y[j]) ** order
+    rises = np.diff(costs)
+    f, g = (np.concatenate([[0.0], np.cumsum(rises[step])]) for step in (to_x, ~to_x))
+    return f, costs[0] + g
 
 
 def _costs(x: Array, y: Array, order: float) -> Array:
