@@ -200,3 +200,11 @@ def test_single_precision_in_is_single_precision_out():
     phi = np.cos(LINE.points[:, 0]).astype(np.float32)
     u = expectation(waves("periodic"), phi, [0.2, 0.1], step=0.05)
     assert u.dtype == np.float32
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e6])
+def test_paths_that_never_end_are_seen_at_every_speed(noise):
+    # columns of fast rates miss to zero by more than slow rates are
+    operator = FokkerPlanck(Grid(-3, 3, 40), lambda x, _: -noise * x, lambda *_: 2.3 * noise, steady=True)
+    with pytest.raises(ValueError, match="paths never end"):
+        mean_hitting_time(operator)

@@ -43,6 +43,13 @@ def test_a_narrow_correlated_component_keeps_its_mass():
     assert grid.mass(grid.averages(law)) == pytest.approx(1, abs=1e-12)
 
 
+def test_cells_far_wider_than_a_ridge_have_the_masses_of_the_small_cells_they_are_made_of():
+    ridge = Gaussian([0.1, 0.0], np.array([[1.0, 0.999], [0.999, 1.0]]))
+    wide = Grid([-2, -2], [2, 2], 10).averages(ridge)
+    fine = Grid([-2, -2], [2, 2], 160).averages(ridge).reshape(10, 16, 10, 16).mean(axis=(1, 3))
+    assert np.abs(wide - fine).max() < 1e-12 * fine.max()
+
+
 def test_point_masses_count_for_their_cells_and_in_halves_on_faces():
     grid = Grid(0, 4, 4)
     assert np.array_equal(grid.averages(Empirical([[0.5], [2.0]])), [0.5, 0.25, 0.25, 0])

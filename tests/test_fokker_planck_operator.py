@@ -164,6 +164,14 @@ def test_noise_along_a_diagonal_alone_is_taken():
     assert np.abs(matrix.sum(axis=0)).max() < 1e-13
 
 
+@pytest.mark.parametrize("noise", [np.ones((2, 2)), np.array([[1.0, -1.0], [-1.0, 1.0]]), np.diag([1.0, 0.0])])
+def test_cells_move_with_the_drift_also_where_there_is_no_noise(noise):
+    grid, b = Grid([-1, -1], [1, 1], 5), np.array([0.3, -0.7])
+    operator = FokkerPlanck(grid, lambda x, _: np.broadcast_to(b, x.shape), lambda *_: noise)
+    moved = (operator.matrix(0.0).T @ grid.points.reshape(-1, 2)).reshape(5, 5, 2)
+    assert np.allclose(moved[1:-1, 1:-1], b, rtol=1e-12)
+
+
 def test_steady_rates_are_made_once():
     calls = []
 
