@@ -114,15 +114,15 @@ def test_total_variation_on_the_line_is_exact():
     np.testing.assert_allclose(far.value, 1, rtol=1e-14)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_bends_on_the_line_are_found_whatever_the_quadrature(seed):
     # sums of |p - q| over two lattices agree by chance to less than both err by
     p, q = random_mixture(1, 3, seed), random_mixture(1, 2, 100 + seed)
-    x = np.linspace(-30, 30, 400_001)
+    x = np.linspace(-15, 15, 100_001)
     direct = np.trapezoid(0.5 * np.abs(np.exp(p.logpdf(x[:, None])) - np.exp(q.logpdf(x[:, None]))), x)
     found = divergence(p, q, "total-variation", Quadrature(1e-3))
     # the trapezoidal rule errs by h^2 / 8 of the change of slope at every crossing: of some 4 / 0.1 together at most
-    assert abs(found.value - direct) < 1.5e-4**2 / 8 * 40
+    assert abs(found.value - direct) < 3e-4**2 / 8 * 40
 
 
 def test_crossings_on_the_grid_itself_count():
