@@ -44,6 +44,8 @@ class Coefficients(NamedTuple):
 class Schedule(ABC):
     """alpha(t), sigma(t) and what follows from them. Times are scalars or arrays in [0, T]; results have their shape.
 
+    A schedule is a value: what it says of a time does not change, and processes keep it.
+
     Raises:
         ValueError: a time outside [0, T].
     """
