@@ -16,7 +16,7 @@ def drawn(seed, n, m, dim, *, ties):
     return Empirical(x, rng.integers(1, 4, n)), Empirical(y, rng.integers(1, 4, m))
 
 
-def holds(coupling, p, q, order, slack):
+def assert_optimal(coupling, p, q, order, slack):
     """Marginals, feasible potentials, no gap."""
     rows = np.bincount(coupling.rows, coupling.masses, p.count)
     columns = np.bincount(coupling.columns, coupling.masses, q.count)
@@ -38,7 +38,7 @@ def holds(coupling, p, q, order, slack):
 )
 def test_equal_ranks_are_proved_optimal_on_the_line(seed, n, m, order, ties):
     p, q = drawn(seed, n, m, 1, ties=ties)
-    holds(optimal_coupling(p, q, order), p, q, order, 1e-13)
+    assert_optimal(optimal_coupling(p, q, order), p, q, order, 1e-13)
 
 
 def test_equal_ranks_are_not_optimal_below_one():
@@ -46,16 +46,16 @@ def test_equal_ranks_are_not_optimal_below_one():
     p, q = Empirical([[0.0], [1.0]]), Empirical([[1.0], [2.0]])
     ranks = rank_coupling(p.means[:, 0], p.weights, q.means[:, 0], q.weights, 0.5)
     with pytest.raises(AssertionError):
-        holds(ranks, p, q, 0.5, 1e-13)
+        assert_optimal(ranks, p, q, 0.5, 1e-13)
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.5])
 def test_assignments_and_programs_are_proved_optimal(order):
     rng = np.random.default_rng(3)
     x, y = Empirical(rng.normal(size=(30, 3))), Empirical(rng.normal(size=(30, 3)))
-    holds(optimal_coupling(x, y, order), x, y, order, 1e-12)
+    assert_optimal(optimal_coupling(x, y, order), x, y, order, 1e-12)
     p, q = drawn(4, 20, 25, 2, ties=False)
-    holds(optimal_coupling(p, q, order), p, q, order, 1e-7)  # HiGHS's own tolerance
+    assert_optimal(optimal_coupling(p, q, order), p, q, order, 1e-7)  # HiGHS's own tolerance
 
 
 def test_a_program_finds_what_an_assignment_does():

@@ -62,7 +62,7 @@ REVERSE = ExactModel(LAW, VPLinear())
 SPAN = tuple(float(VPLinear().time_of_log_snr(lam)) for lam in (-0.8, 0.5))
 
 
-def holds(found, wanted):
+def assert_order(found, wanted):
     assert abs(found.order - wanted) < 0.1, found
     assert abs(found.order - wanted) < 4.5 * found.error + 0.02, found  # what the next power of h leaves
 
@@ -87,7 +87,7 @@ def test_strong_orders_on_an_equation_with_a_solution(method, line):
     """Black and Scholes': x = exp((mu - s^2 / 2) T + s w_T) x_0."""
     exact = np.exp(MU - S * S / 2 + S * line.dw.sum(axis=0)) * starts(line, 1)
     found = strong_order(followed(SCALED, starts(line, 1), method), line, (16, 32, 64), exact)
-    holds(found, METHODS[method].strong["diagonal"])
+    assert_order(found, METHODS[method].strong["diagonal"])
 
 
 @pytest.mark.parametrize("method", ["euler-maruyama", "exponential", "heun", "sra1", "sra3"])
@@ -95,21 +95,21 @@ def test_strong_orders_on_an_equation_with_a_solution(method, line):
 def test_strong_orders_with_additive_noise(method, back, line):
     path = line.reversed() if back else line
     found = strong_order(followed(WAVES, starts(path, 1), method), path, (32, 64, 128))
-    holds(found, METHODS[method].strong["additive"])
+    assert_order(found, METHODS[method].strong["additive"])
 
 
 @pytest.mark.parametrize("method", ["milstein", "heun", "sri1", "sri2"])
 def test_strong_orders_with_one_motion_that_moves_two_axes(method, line):
     path = line.reversed()
     found = strong_order(followed(TURNED, starts(path, 2), method), path, (8, 16, 32))
-    holds(found, METHODS[method].strong["scalar"])
+    assert_order(found, METHODS[method].strong["scalar"])
 
 
 @pytest.mark.parametrize("method", ["euler-maruyama", "heun"])
 def test_general_noise_costs_half_an_order(method):
     assert noise_kind(GENERAL, np.ones((1, 2)), 0.0) == "general"
     path = BrownianPath(4, [0.0, 1.0], 2).increments(np.linspace(0, 1, 65), 1000)
-    holds(strong_order(followed(GENERAL, starts(path, 2), method), path, (8, 16, 32)), 0.5)
+    assert_order(strong_order(followed(GENERAL, starts(path, 2), method), path, (8, 16, 32)), 0.5)
 
 
 TURN = np.array([[0.2, -0.5], [0.5, 0.2]])
@@ -130,7 +130,7 @@ def test_noise_of_two_motions_that_commute_has_a_solution_and_order_one(method):
     w = path.dw.sum(axis=0)
     exact = expm(drift + w[:, 0, None, None] * TURN + w[:, 1, None, None] * SHEAR) @ np.full(2, 0.7)
     found = strong_order(followed(COMMUTING, starts(path, 2), method), path, (8, 16, 32), exact)
-    holds(found, METHODS[method].strong["commutative"])
+    assert_order(found, METHODS[method].strong["commutative"])
 
 
 TABLES = {
@@ -155,7 +155,7 @@ def reverse():
 def test_tables_of_samplers_have_the_strong_orders_of_their_noise(name, reverse):
     (build, wanted), (x, path, ends) = TABLES[name], reverse
     found = strong_order(tabled(lambda times: build(REVERSE.process, times), REVERSE, x), path, (8, 16, 32), ends)
-    holds(found, wanted)
+    assert_order(found, wanted)
 
 
 def test_dpmpp_sde_follows_a_path_where_its_parts_do():
@@ -164,7 +164,7 @@ def test_dpmpp_sde_follows_a_path_where_its_parts_do():
     path = BrownianPath(7, grid).increments(grid, len(x))
     ends = solve(marginal_family(REVERSE), x, grid, "sra3", path=path)
     run = tabled(lambda times: dpmpp_sde(REVERSE.process, times[::2], path="snr"), REVERSE, x)
-    holds(strong_order(run, path, (16, 32, 64), ends), 1.0)
+    assert_order(strong_order(run, path, (16, 32, 64), ends), 1.0)
 
 
 # ---------------------------------------------------------------------- weak, exactly
