@@ -51,13 +51,16 @@ def _orders(**known: float) -> Mapping[str, float]:
     return MappingProxyType(known)
 
 
+# strong, and weak
 _HALF = _orders(additive=1.0, diagonal=0.5, scalar=0.5, commutative=0.5, general=0.5)
+_ALL = _orders(additive=1.0, diagonal=1.0, scalar=1.0, commutative=1.0, general=1.0)
 _ONE = _orders(additive=1.0, diagonal=1.0, scalar=1.0, commutative=1.0)
 _HEUN = _orders(additive=1.0, diagonal=1.0, scalar=1.0, commutative=1.0, general=0.5)
-_TWO = _orders(additive=2.0, diagonal=1.0, scalar=1.0, commutative=1.0, general=1.0)
-_ALL = _orders(additive=1.0, diagonal=1.0, scalar=1.0, commutative=1.0, general=1.0)
-_SRI = _orders(diagonal=1.5, scalar=1.5)
+_HEUN_WEAK = _orders(additive=2.0, diagonal=1.0, scalar=1.0, commutative=1.0, general=1.0)
+_SRA, _SRA_WEAK = _orders(additive=1.5), _orders(additive=2.0)
+_SRI, _SRI_WEAK = _orders(diagonal=1.5, scalar=1.5), _orders(diagonal=2.0, scalar=2.0)
 _PLATEN = _orders(additive=1.0, diagonal=1.0, scalar=1.0, commutative=0.5, general=0.5)
+_PLATEN_WEAK = _orders(additive=2.0, diagonal=2.0, scalar=2.0, commutative=2.0, general=2.0)
 _KLOEDEN = "Kloeden and Platen 1992"
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -67,44 +70,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method("euler-maruyama", steps.euler_maruyama, _HALF, _ALL, f"{_KLOEDEN}, 10.2"),
             Method("milstein", steps.milstein, _ONE, _ONE, f"{_KLOEDEN}, 10.3"),
             Method("explicit-milstein", steps.explicit_milstein, _ONE, _ONE, f"{_KLOEDEN}, 11.1"),
-            Method("heun", steps.heun, _HEUN, _TWO, "Rümelin 1982"),
-            Method("stratonovich-heun", steps.stratonovich_heun, _HEUN, _TWO, "Rümelin 1982", "stratonovich"),
+            Method("heun", steps.heun, _HEUN, _HEUN_WEAK, "Rümelin 1982"),
+            Method("stratonovich-heun", steps.stratonovich_heun, _HEUN, _HEUN_WEAK, "Rümelin 1982", "stratonovich"),
             Method("exponential", steps.exponential, _orders(additive=1.0), _orders(additive=1.0), "PODC9-09, PODB-65"),
-            Method(
-                "sra1",
-                steps.additive_runge_kutta(steps.SRA1),
-                _orders(additive=1.5),
-                _orders(additive=2.0),
-                "Roessler 2010, SRA1",
-            ),
-            Method(
-                "sra3",
-                steps.additive_runge_kutta(steps.SRA3),
-                _orders(additive=1.5),
-                _orders(additive=2.0),
-                "Roessler 2010, SRA3",
-            ),
-            Method(
-                "sri1",
-                steps.diagonal_runge_kutta(steps.SRI1),
-                _SRI,
-                _orders(diagonal=2.0, scalar=2.0),
-                "Roessler 2010, SRIW1",
-            ),
-            Method(
-                "sri2",
-                steps.diagonal_runge_kutta(steps.SRI2),
-                _SRI,
-                _orders(diagonal=2.0, scalar=2.0),
-                "Roessler 2010, SRID2: of order 3 without noise",
-            ),
-            Method(
-                "platen",
-                steps.platen,
-                _PLATEN,
-                _orders(additive=2.0, diagonal=2.0, scalar=2.0, commutative=2.0, general=2.0),
-                f"{_KLOEDEN}, 15.1.3",
-            ),
+            Method("sra1", steps.additive_runge_kutta(steps.SRA1), _SRA, _SRA_WEAK, "Roessler 2010, SRA1"),
+            Method("sra3", steps.additive_runge_kutta(steps.SRA3), _SRA, _SRA_WEAK, "Roessler 2010, SRA3"),
+            Method("sri1", steps.diagonal_runge_kutta(steps.SRI1), _SRI, _SRI_WEAK, "Roessler 2010, SRIW1"),
+            # of order 3 without noise
+            Method("sri2", steps.diagonal_runge_kutta(steps.SRI2), _SRI, _SRI_WEAK, "Roessler 2010, SRID2"),
+            Method("platen", steps.platen, _PLATEN, _PLATEN_WEAK, f"{_KLOEDEN}, 15.1.3"),
         )
     }
 )
