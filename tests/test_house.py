@@ -34,6 +34,7 @@ MATHEMATICS = (
     "refdiff.dynamics.",
     "refdiff.expectations",
     "refdiff.fokker_planck.",
+    "refdiff.interpolants.",
     "refdiff.langevin.",
     "refdiff.metrics.",
     "refdiff.model",
@@ -46,7 +47,9 @@ MATHEMATICS = (
     "refdiff.random",
     "refdiff.samplers.",
     "refdiff.schedules.",
+    "refdiff.schroedinger.",
     "refdiff.stochastic.",
+    "refdiff.transport.",
 )
 PLUMBING = {
     "refdiff.distributions.parts",

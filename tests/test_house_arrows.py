@@ -20,12 +20,13 @@ FLOORS = (
     ("distributions",),
     ("channels", "expectations"),
     ("metrics", "processes"),
-    ("moving", "predictions"),
+    ("moving", "predictions", "transport"),
     ("model",),
     ("dynamics", "normalizing", "objectives", "samplers"),
     ("stochastic",),
     ("fokker_planck", "langevin"),
-    ("path_measures", "physics"),
+    ("interpolants", "path_measures", "physics"),
+    ("schroedinger",),
     ("plotting",),
 )
 PART_OF = {"compiled": "distributions"}  # what kernels ask of a law, asked by laws themselves and by all above

@@ -1,0 +1,29 @@
+"""Paths between two laws: interpolants of pairs, their exact velocities and scores, and flows that follow them.
+
+joining a pair      `linear`, `trigonometric`, `brownian`, `from_schedule`, or any `ScalarInterpolant`
+what is learnt      `InterpolantModel`: velocity, score, density, posteriors, equations with any noise
+"""
+
+from refdiff.interpolants.interpolant import (
+    Blend,
+    Curve,
+    Interpolant,
+    ScalarInterpolant,
+    brownian,
+    from_schedule,
+    linear,
+    trigonometric,
+)
+from refdiff.interpolants.model import InterpolantModel
+
+__all__ = [
+    "Blend",
+    "Curve",
+    "Interpolant",
+    "InterpolantModel",
+    "ScalarInterpolant",
+    "brownian",
+    "from_schedule",
+    "linear",
+    "trigonometric",
+]

@@ -1,0 +1,320 @@
+r"""What a perfect network would answer of an interpolant, for pairs whose law is a mixture.
+
+With x_t = A x_0 + B x_1 + b + R z, the pair (x_0, x_1) from a `PairLaw`, x_t has the components N(c_k, M_k), and with
+h_k = M_k^-1 (x - c_k), R_k = Cov(A' x_0 + B' x_1 | k) on x_t plus the noise's spread S,
+
+    velocity       v = E[A' x_0 + B' x_1 + b' + R' z | x_t] = <c_k' + R_k h_k>            M_k' = R_k + R_k'
+    rates          d log N_k / dt = h_k . v_k - tr M_k^-1 R_k
+                   d v_k / dt = c_k'' + R_k' h_k - R_k M_k^-1 (c_k' + (R_k + R_k^T) h_k)
+
+with <.> the mean under the responsibilities at x. v and p_t obey the continuity equation d_t p + div (p v) = 0, so v
+carries the first law to the second; so do the equations dx = (v + H H' s / 2) dt + H dw with any noise H, dt > 0, and
+back with the sign turned. Where x_1 ~ N(0, I) this is `ExactModel`, by another road. Sources: PODB-33, PODB-37,
+PODB-40, PODB-62, DMI-61, TOPB-68; Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic interpolants".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, generator, points, real_array, whole_number
+from refdiff.channels import Channel
+from refdiff.distributions import GaussianMixture
+from refdiff.distributions.covariances import Covariances, Dense, Diagonal, tiles
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
+from refdiff.dynamics import VelocityField
+from refdiff.interpolants.interpolant import Blend, Interpolant
+from refdiff.stochastic import StochasticEquation
+from refdiff.transport import PairLaw
+from refdiff.transport.pairs import plus, transposed
+
+
+@dataclass(frozen=True, eq=False)
+class InterpolantModel:
+    """The exact marginals and velocities of pairs joined by an interpolant.
+
+    Points x have shape (..., d) and results follow their leading shape (float32 in, float32 out); t is one time.
+
+    Args:
+        pairs: the law of (x_0, x_1).
+        interpolant: how they are joined, an Interpolant.
+
+    Raises:
+        TypeError: pairs is no PairLaw, or interpolant no Interpolant.
+    """
+
+    pairs: PairLaw
+    interpolant: Interpolant
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pairs, PairLaw):
+            raise TypeError(f"pairs must be a PairLaw, got {self.pairs!r}")
+        if not isinstance(self.interpolant, Interpolant):
+            raise TypeError(f"interpolant must be an Interpolant, got {self.interpolant!r}")
+
+    @property
+    def dim(self) -> int:
+        """d, the dimension of x."""
+        return self.pairs.dim
+
+    @property
+    def T(self) -> float:
+        """The final time."""
+        return self.interpolant.T
+
+    # ------------------------------------------------------------------ laws
+
+    def marginal(self, t: float) -> GaussianMixture:
+        """p_t, the law of x_t."""
+        now = self.interpolant.at(t)
+        return self.pairs.blend(now.first, now.second, now.offset, now.noise)
+
+    def sample(self, n: int, t: float, seed: int | np.random.Generator) -> Array:
+        """`n` draws of x_t, shape (n, d)."""
+        return self.marginal(t).sample(n, seed)
+
+    def interpolated(self, n: int, times: ArrayLike, seed: int | np.random.Generator) -> Array:
+        """`n` pairs and their z, joined: x_t at the times (m,), shape (m, n, d).
+
+        Their law at one time is p_t. Over many it is that of the interpolant, where curves cross.
+        """
+        rng, when = generator(seed), real_array("times", times, ndim=(1,))
+        x, y = self.pairs.sample(whole_number("n", n), rng)
+        z = rng.standard_normal(x.shape)
+        found = np.empty((len(when), *x.shape))
+        for i, t in enumerate(when.tolist()):
+            now = self.interpolant.at(t)
+            ends = operators.apply(now.first, x) + operators.apply(now.second, y)
+            found[i] = ends + now.offset + operators.apply(operators.root(now.noise), z)
+        return found
+
+    def posterior(self, x: ArrayLike, t: float) -> GaussianMixture:
+        """The law of the pair given one x_t = x of shape (d,), on R^2d."""
+        now, d = self.interpolant.at(t), self.dim
+        gain = np.hstack([operators.dense(now.first, d), operators.dense(now.second, d)])
+        noise = operators.dense(now.noise, d)
+        return Channel(gain, np.broadcast_to(now.offset, (d,)), noise).posterior(self.pairs.mixture(), x)
+
+    # ------------------------------------------------------------------ predictions
+
+    def log_density(self, x: ArrayLike, t: float) -> Any:
+        """log p_t(x), shape (...)."""
+        return self.marginal(t).logpdf(x)
+
+    def score(self, x: ArrayLike, t: float) -> Any:
+        """grad log p_t(x), shape (..., d)."""
+        return self.marginal(t).score(x)
+
+    def expected_first(self, x: ArrayLike, t: float) -> Any:
+        """E[x_0 | x_t = x], shape (..., d)."""
+        return self._expected(x, t, np.ones(()), np.zeros(()))
+
+    def expected_second(self, x: ArrayLike, t: float) -> Any:
+        """E[x_1 | x_t = x], shape (..., d)."""
+        return self._expected(x, t, np.zeros(()), np.ones(()))
+
+    def expected_noise(self, x: ArrayLike, t: float) -> Any:
+        """E[z | x_t = x] = -V^(1/2) score, shape (..., d), with the symmetric root for R."""
+        rows, restore = points("x", x, self.dim)
+        return restore(-operators.apply(operators.root(self.interpolant.at(t).noise), self.score(rows, t)))
+
+    def velocity(self, x: ArrayLike, t: float) -> Any:
+        """E[dx_t/dt | x_t = x], shape (..., d)."""
+        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
+        return restore(gather(average(r, moving.velocities(part), self.dim) for part, r in moving.parts(rows)))
+
+    def conditional_velocity(self, x: ArrayLike, x0: ArrayLike, x1: ArrayLike, t: float) -> Any:
+        """A' x_0 + B' x_1 + b' + S V^-1 (x - A x_0 - B x_1 - b), shape (..., d): the target of flow matching.
+
+        Args:
+            x: x_t, of the shape of the pair.
+            x0, x1: the pair, each (..., d).
+            t: the time.
+
+        Raises:
+            ValueError: shapes differ, or the noise is singular but not 0. Where it is 0, x is not looked at.
+        """
+        rows, restore = points("x", x, self.dim)
+        (first, _), (second, _) = points("x0", x0, self.dim), points("x1", x1, self.dim)
+        if not len(rows) == len(first) == len(second):
+            raise ValueError(f"x, x0 and x1 must be as many points, got {len(rows)}, {len(first)} and {len(second)}")
+        now = self.interpolant.at(t)
+        v = operators.apply(now.dfirst, first) + operators.apply(now.dsecond, second) + now.doffset
+        if now.noise.any():
+            if operators.singular(now.noise):
+                raise ValueError(f"t must be a time with noise in every direction or none, got the noise {now.noise}")
+            left = rows - operators.apply(now.first, first) - operators.apply(now.second, second) - now.offset
+            v = v + operators.apply(now.spread, operators.apply(operators.inverse(now.noise), left))
+        return restore(v)
+
+    # ------------------------------------------------------------------ derivatives
+
+    def velocity_jacobian(self, x: ArrayLike, t: float) -> Any:
+        """dv/dx = <R_k M_k^-1> + Cov(v_k, -h_k), shape (..., d, d)."""
+        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
+        slopes = moving.slopes()
+
+        def one(part: Array, r: Array) -> Array:
+            within = slopes.average(r, self.dim)
+            return within + cross(r, moving.velocities(part), moving.pushed.gradients(part), self.dim)
+
+        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+
+    def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
+        """div v, shape (...), without forming its matrix: along the flow, d log p / dt = -div v."""
+        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
+        slopes = moving.slopes()
+
+        def one(part: Array, r: Array) -> Array:
+            within = slopes.average_trace(r, self.dim)
+            return within + cross_trace(r, moving.velocities(part), moving.pushed.gradients(part), self.dim)
+
+        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+
+    def log_density_rate(self, x: ArrayLike, t: float) -> Any:
+        """d/dt log p_t(x) at fixed x, shape (...)."""
+        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
+        return restore(gather((r * moving.log_rates(part)).sum(axis=1) for part, r in moving.parts(rows)))
+
+    def velocity_rate(self, x: ArrayLike, t: float) -> Any:
+        """dv/dt at fixed x, shape (..., d): <dv_k/dt> + Cov(v_k, d log N_k / dt).
+
+        Raises:
+            ValueError: the interpolant does not know its second rates.
+        """
+        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
+
+        def one(part: Array, r: Array) -> Array:
+            rates = moving.log_rates(part)
+            shifted = r * (rates - (r * rates).sum(axis=1, keepdims=True))
+            turned = average(shifted, moving.velocities(part), self.dim)
+            return average(r, moving.velocity_rates(part), self.dim) + turned
+
+        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+
+    def acceleration(self, x: ArrayLike, t: float) -> Any:
+        """The rate of the velocity along the flow, dv/dt + (dv/dx) v, shape (..., d)."""
+        rows, restore = points("x", x, self.dim)
+        carried = np.einsum("nij,nj->ni", self.velocity_jacobian(rows, t), self.velocity(rows, t))
+        return restore(self.velocity_rate(rows, t) + carried)
+
+    # ------------------------------------------------------------------ dynamics
+
+    def field(self) -> VelocityField:
+        """v as a field, for `field_flow`, `path`, `log_likelihood`: times from 0, the first law, to T, the second."""
+        return VelocityField(
+            self.velocity,
+            self.dim,
+            divergence=self.velocity_divergence,
+            jvp=lambda x, t, u: np.einsum("nij,nj->ni", self.velocity_jacobian(x, t), u),
+        )
+
+    def equation(self, noise: Callable[[float], ArrayLike], *, backward: bool = False) -> StochasticEquation:
+        """dx = (v + H H' s / 2) dt + H dw for dt > 0, or v - H H' s / 2 `backward`, dt < 0: marginals p_t for any H.
+
+        Args:
+            noise: t -> H, a scalar, (d,) or (d, m).
+            backward: whether time runs from the second law to the first.
+        """
+        sign = -0.5 if backward else 0.5
+
+        def drift(x: Array, t: float) -> Array:
+            h = operators.operator("noise", noise(t))
+            spread = h @ h.T if h.ndim == 2 else h * h
+            v = np.asarray(self.velocity(x, t))
+            return np.asarray(v + sign * operators.apply(spread, self.score(x, t))) if spread.any() else v
+
+        columns = operators.operator("noise", noise(0.5 * self.T)).shape[1:]
+        return StochasticEquation(drift, noise, self.dim, motions=columns[0] if columns else self.dim)
+
+    def _expected(self, x: ArrayLike, t: float, first: Array, second: Array) -> Any:
+        """E[G x_0 + H x_1 | x_t = x] for G = `first` and H = `second`."""
+        rows, restore = points("x", x, self.dim)
+        now, pushed = self.interpolant.at(t), self.marginal(t)
+        means, gains = self.pairs.regression((first, second), (now.first, now.second))
+
+        def one(part: Array) -> Array:
+            g = pushed.gradients(part)
+            return average(pushed.posterior_weights(part), lambda ks: means[ks] - gains.multiply(g(ks), ks), self.dim)
+
+        return restore(gather(one(part) for part in pushed.parts(rows)))
+
+
+class _Moving:
+    """The components N(c_k, M_k) of p_t as they move.
+
+    Attributes:
+        pushed: p_t.
+        rates: c_k', shape (K, d).
+        gains: R_k, with M_k' = R_k + R_k'.
+    """
+
+    def __init__(self, pairs: PairLaw, now: Blend) -> None:
+        self.pairs, self.now = pairs, now
+        self.pushed = pairs.blend(now.first, now.second, now.offset, now.noise)
+        moved, gains = pairs.regression((now.dfirst, now.dsecond), (now.first, now.second))
+        self.rates: Array = moved + now.doffset
+        self.gains: Covariances = plus(gains, now.spread)
+
+    def parts(self, x: Array) -> Iterator[tuple[Array, Array]]:
+        """Rows of x (n, d), a part at a time, with their responsibilities (n, K)."""
+        return ((part, self.pushed.posterior_weights(part)) for part in self.pushed.parts(x))
+
+    def slopes(self) -> Covariances:
+        """R_k M_k^-1, the Jacobian of a component's velocity."""
+        inverse = self.pushed.covariances.inverse()
+        if isinstance(inverse, Diagonal) and isinstance(self.gains, Diagonal):
+            return Diagonal(self.gains.variances * inverse.variances)
+        dim = self.pairs.dim
+        return Dense(np.asarray(self.gains.dense(dim) @ inverse.dense(dim)))
+
+    def velocities(self, x: Array) -> Field:
+        """v_k = c_k' + R_k h_k at points x (n, d), as a field (n, k, d)."""
+        g = self.pushed.gradients(x)
+        return lambda ks: self.rates[ks] - self.gains.multiply(g(ks), ks)
+
+    def log_rates(self, x: Array) -> Array:
+        """d/dt log N(x; c_k, M_k) = h_k . v_k - tr M_k^-1 R_k at points x (n, d), shape (n, K)."""
+        count, dim = self.pairs.count, self.pairs.dim
+        result = np.empty((len(x), count))
+        g, v = self.pushed.gradients(x), self.velocities(x)
+        for ks in tiles(len(x), count, dim):
+            result[:, ks] = -np.einsum("nkd,nkd->nk", g(ks), v(ks))
+        return np.asarray(result - _traces(self.slopes(), dim))
+
+    def velocity_rates(self, x: Array) -> Field:
+        """d/dt v_k at points x (n, d), as a field (n, k, d).
+
+        Raises:
+            ValueError: the interpolant does not know its second rates.
+        """
+        now = self.now
+        if now.d2first is None or now.d2second is None or now.dspread is None:
+            raise ValueError("interpolant must know its second rates for accelerations")
+        bends, turned = self.pairs.regression((now.d2first, now.d2second), (now.first, now.second))
+        _, moved = self.pairs.regression((now.dfirst, now.dsecond), (now.dfirst, now.dsecond))
+        bends, drifts = bends + now.d2offset, plus(turned, now.dspread)
+        g, back = self.pushed.gradients(x), transposed(self.gains)
+
+        def rate(ks: slice) -> Array:
+            h = -g(ks)
+            spread = self.gains.multiply(h, ks) + back.multiply(h, ks)
+            dh = -self.pushed.covariances.solve(self.rates[ks] + spread, ks)
+            steady = bends[ks] + drifts.multiply(h, ks) + moved.multiply(h, ks)
+            return np.asarray(steady + self.gains.multiply(dh, ks))
+
+        return rate
+
+
+def _traces(slopes: Covariances, dim: int) -> Array:
+    """tr of each block, shape (K or 1,)."""
+    if isinstance(slopes, Diagonal):
+        sums = slopes.variances.sum(axis=1)
+        return np.asarray(sums * dim if slopes.variances.shape[1] == 1 else sums)
+    return np.asarray(np.trace(slopes.matrices, axis1=1, axis2=2))
