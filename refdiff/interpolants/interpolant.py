@@ -26,9 +26,9 @@ ZERO = np.zeros(())
 class Blend(NamedTuple):
     """x_t = A x_0 + B x_1 + b + R z at one time, with rates; each part but offsets is an operator: (), (d,), (d, d).
 
-    first is A, second B, offset b, noise V = R R' and spread S with S + S' = V', so that E[R' z | x_t] = -S grad log p_t;
-    dfirst, dsecond and doffset are A', B' and b', d2first, d2second, d2offset and dspread A'', B'', b'' and S', of which
-    operators are None where they are not known.
+    first is A, second B, offset b, noise V = R R' and spread S with S + S' = V': E[R' z | x_t] = -S grad log p_t.
+    dfirst, dsecond and doffset are A', B' and b', d2first, d2second, d2offset and dspread A'', B'', b'' and S'; the
+    operators among the latter are None where they are not known.
     """
 
     first: Operator
