@@ -1,4 +1,4 @@
-"""Pictures of results, for matplotlib (pip install 'refdiff[plot]')."""
+"""Pictures of samplers."""
 
 from __future__ import annotations
 

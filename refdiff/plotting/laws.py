@@ -1,0 +1,109 @@
+"""Pictures of laws: regions of highest density in the plane, a density in time on the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, real_array, whole_number
+from refdiff.distributions import GaussianMixture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MASSES = (0.5, 0.8, 0.95)
+REACH = 4.0  # standard deviations of a component beyond its mean: 6e-5 of it are outside
+
+
+def density(
+    axes: Axes,
+    law: GaussianMixture,
+    *,
+    masses: Sequence[float] = MASSES,
+    color: str = "#0072b2",
+    cells: int = 200,
+    filled: bool = True,
+) -> Axes:
+    """The smallest regions of the plane that hold these masses, shaded, or as lines.
+
+    Args:
+        axes: what is drawn on.
+        law: a law on R^2 with a density.
+        masses: the masses of the regions, increasing in (0, 1).
+        color: of all of them, paler for larger masses.
+        cells: of the grid along each axis.
+        filled: shaded, or lines.
+
+    Raises:
+        ValueError: the law is not on the plane or has no density, or masses do not increase in (0, 1).
+    """
+    if law.dim != 2:
+        raise ValueError(f"law must be on the plane, got dimension {law.dim}")
+    held = real_array("masses", masses, ndim=(1,))
+    if held.size == 0 or (np.diff(held) <= 0).any() or held[0] <= 0 or held[-1] >= 1:
+        raise ValueError(f"masses must increase in (0, 1), got {list(masses)}")
+    x, y = (_reach(law, axis, whole_number("cells", cells, low=2)) for axis in (0, 1))
+    logs = law.logpdf(np.stack(np.meshgrid(x, y), axis=-1))
+    peak = logs.max()
+    levels = _levels(np.exp(logs - peak), held)
+    if not filled:
+        axes.contour(x, y, np.exp(logs - peak), levels=levels, colors=color, linewidths=0.8)
+        return axes
+    for level, shade in zip(levels, np.linspace(0.18, 0.45, len(levels)), strict=True):
+        axes.contourf(x, y, np.exp(logs - peak), levels=[level, 1.0], colors=[color], alpha=float(shade))
+    return axes
+
+
+def density_in_time(
+    axes: Axes,
+    marginal: Callable[[float], GaussianMixture],
+    times: ArrayLike,
+    *,
+    cells: int = 300,
+    cmap: str = "Blues",
+) -> Axes:
+    """Densities on the line over time, as an image of their square roots, which shows what is thin.
+
+    Args:
+        axes: what is drawn on; time is its horizontal axis.
+        marginal: t -> the law of x_t, on the line and with a density.
+        times: increasing times (m,), m >= 2.
+        cells: of x.
+        cmap: matplotlib's name of the colours.
+
+    Raises:
+        ValueError: times do not increase, or a law is not on the line or has no density.
+    """
+    when = real_array("times", times, ndim=(1,))
+    if len(when) < 2 or (np.diff(when) <= 0).any():
+        raise ValueError(f"times must be two or more that increase, got {when}")
+    laws = [marginal(t) for t in when.tolist()]
+    for t, law in zip(when.tolist(), laws, strict=True):
+        if law.dim != 1:
+            raise ValueError(f"marginal must answer with laws on the line, got dimension {law.dim} at t = {t}")
+    ends = [_reach(law, 0, 2) for law in laws]
+    x = np.linspace(min(end[0] for end in ends), max(end[1] for end in ends), whole_number("cells", cells, low=2))
+    heights = np.exp([law.logpdf(x[:, None]) for law in laws]).T
+    axes.pcolormesh(when, x, np.sqrt(heights), cmap=cmap, shading="gouraud", rasterized=True)
+    axes.set_xlabel("t")
+    axes.set_ylabel("x")
+    return axes
+
+
+def _reach(law: GaussianMixture, axis: int, cells: int) -> Array:
+    """Places (cells,) along an axis that reach beyond every component."""
+    deviation = np.sqrt(np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2)[:, axis])
+    felt = law.weights > 0
+    low, high = law.means[:, axis] - REACH * deviation, law.means[:, axis] + REACH * deviation
+    return np.linspace(low[felt].min(), high[felt].max(), cells)
+
+
+def _levels(heights: Array, masses: Array) -> Array:
+    """The heights above which these masses are, for the heights of equal cells, increasing."""
+    sorted_heights = np.sort(heights, axis=None)[::-1]
+    held = np.cumsum(sorted_heights) / sorted_heights.sum()
+    found = sorted_heights[np.minimum(np.searchsorted(held, masses), held.size - 1)]
+    return np.asarray(np.unique(found))
