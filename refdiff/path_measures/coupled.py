@@ -22,11 +22,10 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import svd
 
 from refdiff import operators
 from refdiff.arguments import Array, real_array, real_scalar
-from refdiff.distributions import Gaussian, GaussianMixture, monotone_map
+from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.divergences import kl_divergence, wasserstein
 from refdiff.dynamics import VelocityField, field_flow
 from refdiff.expectations import Estimate, MonteCarlo, Quadrature, Route, checked, draws, integral, name_of
@@ -35,6 +34,8 @@ from refdiff.path_measures.scores import AffineScore, ApproximateScore, interval
 from refdiff.processes.transition import Linear, over
 from refdiff.random import SEEDS, seed_key
 from refdiff.stochastic import StochasticEquation, solve
+from refdiff.transport import optimal_image
+from refdiff.transport.gaussian_maps import optimal_roots
 
 TOGETHER = 8192  # points that share their steps: what a step costs is mostly not for the points
 
@@ -220,7 +221,7 @@ def coupled_flows(
         return np.hstack([model.velocity(x, t), moved])
 
     def squares(x: Array) -> Array:
-        z = np.hstack([x, optimal_map(law, prior, x)])
+        z = np.hstack([x, _partners(law, prior, x)])
         field = VelocityField(rate, 2 * d)
         found = field_flow(field, z, last, first, rtol=rtol, atol=rtol / 100, batch=TOGETHER).x
         return np.asarray(((found[:, :d] - found[:, d:]) ** 2).sum(axis=1))
@@ -268,7 +269,7 @@ def coupled_paths(
     k, process, d = real_scalar("stochasticity", stochasticity, low=0), model.process, model.dim
     law = model.marginal(float(when[0]))
     x = draws(law, route.samples, route.seed)
-    y = optimal_map(law, prior, x)
+    y = _partners(law, prior, x)
 
     def drift(z: Array, t: float) -> Array:
         u, v = z[:, :d], z[:, d:]
@@ -288,38 +289,14 @@ def coupled_paths(
     return x, y, _mean(((x - y) ** 2).sum(axis=1), route)
 
 
-# ---------------------------------------------------------------------- the optimal coupling to begin with
-
-
-def optimal_roots(p: Array, q: Array) -> Array:
-    """[R_p; R_q] (2 d, d) with R R' the covariances `p` and `q` (d, d), singular or not, and E |R_p z - R_q z|^2 least.
-
-    tr R_p R_q' = tr O' S_q^(1/2) S_p^(1/2) is largest for the orthogonal factor O of what stands there.
-    """
-    one, other = operators.root(p), operators.root(q)
-    left, _, right = svd(other @ one)
-    return np.vstack([one, other @ left @ right])
-
-
-def optimal_map(law: GaussianMixture, prior: GaussianMixture | None, x: Array) -> Array:
-    """The optimal map of a `law` to a `prior` (None for itself) at points x (n, d), shape (n, d).
-
-    Raises:
-        ValueError: the dimensions differ, or there is no closed map: mixtures in more than one dimension, or a law
-            without a density.
-    """
+def _partners(law: GaussianMixture, prior: GaussianMixture | None, x: Array) -> Array:
+    """The images of points x (n, d) under the optimal map of a law to a prior, None for itself."""
     if prior is None:
         return x
-    if prior.dim != law.dim:
-        raise ValueError(f"prior must have the dimension {law.dim} of the data, got {prior.dim}")
-    if law.count == 1 and prior.count == 1 and not law.covariances.singular:
-        p, q = (operators.dense(one.covariances.operator(), law.dim) for one in (law, prior))
-        roots = optimal_roots(p, q)
-        slope = np.linalg.solve(roots[: law.dim], roots[law.dim :].T)  # symmetric
-        return np.asarray(prior.means[0] + (x - law.means[0]) @ slope)
-    if law.dim > 1:
-        raise ValueError("prior must be a Gaussian under Gaussian data with a density, or on the line")
-    return monotone_map(law, prior, x)
+    try:
+        return np.asarray(optimal_image(law, prior, x))
+    except ValueError as error:
+        raise ValueError(f"prior must have an optimal map from the exact law, p and q here: {error}") from None
 
 
 def _mean(values: Array, route: MonteCarlo) -> Estimate:

@@ -27,8 +27,9 @@ from refdiff.path_measures import (
     score_rate,
     wasserstein_bound,
 )
-from refdiff.path_measures.coupled import optimal_map, optimal_roots
 from refdiff.schedules import VEPower, VPLinear
+from refdiff.transport import optimal_image
+from refdiff.transport.gaussian_maps import optimal_roots
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.coupling_proofs import largest
 from refdiff.validation.identities.wasserstein_bounds import below
@@ -138,7 +139,7 @@ def displacement_convexity(case: Case, wrong: bool) -> list[Sides]:
     for d in (1, 2, 4):
         p, q = gaussian(rng, d), gaussian(rng, d)
         nodes, weights = cubature(p)
-        linear = optimal_map(p, q, np.eye(d) + p.mean()) - q.mean()  # rows, of a symmetric matrix
+        linear = optimal_image(p, q, np.eye(d) + p.mean()) - q.mean()  # rows, of a symmetric matrix
         free = well_conditioned(rng, d)
         for slope, end in ((linear, q), (free, p.affine(free, rng.standard_normal(d)))):
             image = end.mean() + (nodes - p.mean()) @ slope.T
