@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, Gaussian, GaussianMixture, VEPower, VPCosine, VPLinear
-from refdiff.dynamics import flow
+from refdiff.dynamics import covariance_flow, flow
 from refdiff.dynamics.gaussian_flow import gaussian_flow
 from refdiff.processes import LinearProcess
 
@@ -36,6 +36,19 @@ CASES = {
     "drift and noise that turn": (Gaussian([1.0, -1.0], matrix(2)), random_process(2), 0.8, 0.0),
     "a point under Langevin": (Gaussian([1.0, 0.3], 0.0), LANGEVIN, 0.4, 1.5),
 }
+
+
+def test_covariances_that_are_given_are_carried_by_their_rates_down_to_a_singular_end():
+    p, shrinking = matrix(3), np.diag([0.0, 1.0, 1.0])  # the first axis keeps its variance, the others lose theirs
+
+    def rates(t):
+        gain = np.eye(3) - t * shrinking
+        return gain @ p @ gain, -shrinking @ p @ gain
+
+    for end in (0.7, 1.0):
+        m = covariance_flow(rates, 0.0, end)
+        # the map of x -> (1 - t D) x, whose velocity this is
+        np.testing.assert_allclose(m, np.eye(3) - end * shrinking, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -2,7 +2,8 @@
 
 flow maps      `flow`, at many times `path`, with derivatives `flow_jacobian`; as a bijection `FlowMap`; the engine
                is `stepping`
-closed maps    `quantile_flow` on the line, `gaussian_flow`; between two laws `translate`, `gaussian_translation`
+closed maps    `quantile_flow` on the line, `gaussian_flow`, `covariance_flow`; between two laws `translate`,
+               `gaussian_translation`
 likelihoods    `log_likelihood`, exact or by probes: `hutchinson`, `trace_variance`, `volume_matrix`
 your fields    `VelocityField` with `field_flow`; with parameters and gradients `ParametricField` with `adjoint`
 equilibrium    `equilibrium` and `Relaxation`
@@ -19,7 +20,7 @@ from refdiff.dynamics.entropy import (
 )
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.flow_map import FlowMap
-from refdiff.dynamics.gaussian_flow import gaussian_flow
+from refdiff.dynamics.gaussian_flow import covariance_flow, gaussian_flow
 from refdiff.dynamics.jacobians import FlowJacobian, flow_jacobian
 from refdiff.dynamics.likelihood import FlowLikelihood, log_likelihood, volume_matrix
 from refdiff.dynamics.parametric import Integrand, ParametricField, linear_field, tanh_field
@@ -46,6 +47,7 @@ __all__ = [
     "Unfinished",
     "VelocityField",
     "adjoint",
+    "covariance_flow",
     "differential_entropy",
     "discrete_adjoint",
     "divergence_rate",

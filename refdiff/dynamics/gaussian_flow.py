@@ -19,6 +19,8 @@ and keep it a rotation; it does not turn with the size of the noise. Sources: PO
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refdiff import operators
@@ -81,16 +83,34 @@ def _gain(law: Gaussian, process: Process, start: float, end: float) -> Operator
 
 
 def _turned(law: Gaussian, process: Process, start: float, end: float) -> Array:
-    """M = P_e^(1/2) U P_s^(-1/2), with U from its equation."""
+    """M of matrix processes, or of data across axes that are noised at different rates."""
     dim = law.dim
     data = operators.dense(law.covariance, dim)
 
-    def roots(t: float) -> tuple[Array, Array, Array]:
-        """r (d,), the eigenvectors of P (d, d), and Q."""
+    def rates(t: float) -> tuple[Array, Array]:
         m = process.motion(t)
         gain, dgain, noise, spread = (operators.dense(part, dim) for part in (m.gain, m.dgain, m.noise, m.spread))
-        values, axes = np.linalg.eigh(gain @ data @ gain.T + noise)
-        return np.sqrt(np.maximum(values, 0.0)), axes, dgain @ data @ gain.T + spread
+        return gain @ data @ gain.T + noise, dgain @ data @ gain.T + spread
+
+    return covariance_flow(rates, start, end)
+
+
+def covariance_flow(rates: Callable[[float], tuple[Array, Array]], start: float, end: float) -> Array:
+    """M = P_e^(1/2) U P_s^(-1/2) of dx/dt = Q P^-1 x from the time `start` to the time `end`, shape (d, d).
+
+    Args:
+        rates: t -> P and Q, each (d, d), with P' = Q + Q': P regular but perhaps at the end.
+        start, end: the times, in either order.
+
+    Raises:
+        ValueError: P and Q change from one time to the next at all times, as around a time at which P is singular.
+    """
+
+    def roots(t: float) -> tuple[Array, Array, Array]:
+        """r (d,), the eigenvectors of P (d, d), and Q."""
+        covariance, q = rates(t)
+        values, axes = np.linalg.eigh(covariance)
+        return np.sqrt(np.maximum(values, 0.0)), axes, q
 
     def turning(t: float) -> Array:
         r, axes, q = roots(t)
@@ -98,7 +118,8 @@ def _turned(law: Gaussian, process: Process, start: float, end: float) -> Array:
         whole = (within * r[:, None] - within.T * r) / (np.multiply.outer(r, r) * np.add.outer(r, r))
         return np.asarray(axes @ whole @ axes.T)
 
-    still = Linear(turning, lambda _: np.zeros(dim), lambda _: np.zeros((dim, 1)))
     (first, before, _), (last, after, _) = roots(start), roots(end)
+    dim = len(first)
+    still = Linear(turning, lambda _: np.zeros(dim), lambda _: np.zeros((dim, 1)))
     turn = over(still, start, end).gain
     return np.asarray((after * last) @ after.T @ turn @ (before / first) @ before.T)
