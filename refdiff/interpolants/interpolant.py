@@ -92,7 +92,8 @@ class ScalarInterpolant:
         """The blend of a time t in [0, T].
 
         Raises:
-            ValueError: t is outside, or a curve does not answer with three finite numbers.
+            ValueError: t is outside, or a curve does not answer with a finite value and two derivatives; these may be
+                infinite at an end, where there is a marginal but no velocity.
         """
         now = real_scalar("t", t, low=0, high=self.T)
         a, b = (_three(name, curve(now)) for name, curve in (("first", self.first), ("second", self.second)))
@@ -181,7 +182,9 @@ def _constant(noise: float) -> Curve | None:
 
 
 def _three(name: str, value: Any) -> Array:
-    found = real_array(name, value)
+    found = real_array(name, value, finite=False)
     if found.shape != (3,):
         raise ValueError(f"{name} must answer with a value and two derivatives, got shape {found.shape}")
+    if np.isnan(found).any() or np.isinf(found[0]):
+        raise ValueError(f"{name} must answer with a finite value and derivatives, got {found}")
     return found

@@ -145,6 +145,7 @@ class InterpolantModel:
         if not len(rows) == len(first) == len(second):
             raise ValueError(f"x, x0 and x1 must be as many points, got {len(rows)}, {len(first)} and {len(second)}")
         now = self.interpolant.at(t)
+        _finite(now.dfirst, now.dsecond, now.spread, now.doffset)
         v = operators.apply(now.dfirst, first) + operators.apply(now.dsecond, second) + now.doffset
         if now.noise.any():
             if operators.singular(now.noise):
@@ -253,9 +254,13 @@ class _Moving:
         pushed: p_t.
         rates: c_k', shape (K, d).
         gains: R_k, with M_k' = R_k + R_k'.
+
+    Raises:
+        ValueError: a rate of the interpolant is infinite.
     """
 
     def __init__(self, pairs: PairLaw, now: Blend) -> None:
+        _finite(now.dfirst, now.dsecond, now.spread, now.doffset)
         self.pairs, self.now = pairs, now
         self.pushed = pairs.blend(now.first, now.second, now.offset, now.noise)
         moved, gains = pairs.regression((now.dfirst, now.dsecond), (now.first, now.second))
@@ -297,6 +302,7 @@ class _Moving:
         now = self.now
         if now.d2first is None or now.d2second is None or now.dspread is None:
             raise ValueError("interpolant must know its second rates for accelerations")
+        _finite(now.d2first, now.d2second, now.dspread, now.d2offset)
         bends, turned = self.pairs.regression((now.d2first, now.d2second), (now.first, now.second))
         _, moved = self.pairs.regression((now.dfirst, now.dsecond), (now.dfirst, now.dsecond))
         bends, drifts = bends + now.d2offset, plus(turned, now.dspread)
@@ -310,6 +316,12 @@ class _Moving:
             return np.asarray(steady + self.gains.multiply(dh, ks))
 
         return rate
+
+
+def _finite(*rates: Array) -> None:
+    """Whether velocities can be asked for: at its ends an interpolant may start infinitely fast."""
+    if not all(np.isfinite(rate).all() for rate in rates):
+        raise ValueError(f"t must be a time at which the interpolant has finite rates, got {rates}")
 
 
 def _traces(slopes: Covariances, dim: int) -> Array:

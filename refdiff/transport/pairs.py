@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array, whole_number
@@ -26,6 +26,7 @@ from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
+from refdiff.distributions.parts import means_of
 from refdiff.operators import Operator
 
 NOTHING = Diagonal(np.zeros((1, 1)))
@@ -94,19 +95,29 @@ class PairLaw:
         n, rng = whole_number("n", n), generator(seed)
         labels = rng.choice(self.count, size=n, p=self.first.weights / self.first.weights.sum())
         z, w = rng.standard_normal((2, n, self.dim))
+        x = self.first.covariances.colour(z, labels)
+        if self.cross is NOTHING:
+            return self.first.means[labels] + x, self.second.means[labels] + self.second.covariances.colour(w, labels)
+        return self.first.means[labels] + x, self.second.means[labels] + self._after(x, w, labels)
+
+    def _after(self, x: Array, w: Array, labels: NDArray[np.intp]) -> Array:
+        """C' S^-1 x + (T - C' S^-1 C)^(1/2) w, both (n, d); of a map's image no noise of rounding is left."""
         s, c, t = self.first.covariances, self.cross, self.second.covariances
+        eps = 8 * np.finfo(float).eps
         if isinstance(s, Diagonal) and isinstance(c, Diagonal) and isinstance(t, Diagonal):
-            spread, shared, other = s[labels].variances, c[labels].variances, t[labels].variances
-            slope = np.divide(shared, spread, out=np.zeros(np.broadcast_shapes(shared.shape, spread.shape)),
-                              where=spread > 0)  # fmt: skip
-            x = np.sqrt(spread) * z
-            y = slope * x + np.sqrt(np.maximum(other - slope * shared, 0)) * w
-        elif c is NOTHING:
-            x, y = s.colour(z, labels), t.colour(w, labels)
-        else:
-            both = self.mixture().covariances.colour(np.hstack([z, w]), labels)
-            x, y = both[:, : self.dim], both[:, self.dim :]
-        return self.first.means[labels] + x, self.second.means[labels] + y
+            spread, shared, other = (one[labels].variances for one in (s, c, t))
+            slope = shared / np.where(spread > 0, spread, 1.0)
+            left = other - slope * shared
+            return np.asarray(slope * x + np.sqrt(np.where(left > eps * other, left, 0.0)) * w)
+        result = np.empty_like(x)
+        for k in np.unique(labels):
+            here = labels == k
+            spread, shared, other = (one[np.array([k])].dense(self.dim)[0] for one in (s, c, t))
+            slope = shared.T @ np.linalg.pinv(spread, rcond=self.dim * eps, hermitian=True)
+            values, axes = np.linalg.eigh(other - slope @ shared)
+            kept = np.where(values > self.dim * eps * np.trace(other), values, 0.0)
+            result[here] = x[here] @ slope.T + (w[here] * np.sqrt(kept)) @ axes.T
+        return result
 
     def given_first(self, x: ArrayLike) -> GaussianMixture:
         """The law of x_1 given one x_0 = x of shape (d,), at which x_0 has a density or an atom.
@@ -146,7 +157,7 @@ class PairLaw:
             offset: b, a scalar or (d,).
             noise: V, a variance, (d,) or (d, d).
         """
-        a, b = self._gain("first", first), self._gain("second", second)
+        a, b = _square("first", first, self.dim), _square("second", second, self.dim)
         v = operators.covariance("noise", noise)
         operators.fits("noise", v, self.dim)
         shift = real_array("offset", offset, ndim=(0, 1))
@@ -170,11 +181,6 @@ class PairLaw:
         if self.cross is not NOTHING:
             parts += [_term(g, self.cross, b), _term(h, transposed(self.cross), a)]
         return means, _total(parts)
-
-    def _gain(self, name: str, value: ArrayLike) -> Operator:
-        gain = operators.operator(name, value)
-        operators.fits(name, gain, self.dim)
-        return gain
 
 
 # ---------------------------------------------------------------------- couplings
@@ -236,9 +242,7 @@ def gaussian_pairs(p: Gaussian, q: Gaussian, cross: ArrayLike) -> PairLaw:
     for name, one in (("p", p), ("q", q)):
         if not isinstance(one, Gaussian):
             raise TypeError(f"{name} must be a Gaussian, got {one!r}")
-    c = operators.operator("cross", cross)
-    operators.fits("cross", c, p.dim)
-    pair = PairLaw(p, q, _stored(c))
+    pair = PairLaw(p, q, _stored(_square("cross", cross, p.dim)))
     try:
         operators.semi_definite("cross", pair.mixture().covariances.dense(2 * p.dim))
     except ValueError as error:
@@ -258,7 +262,7 @@ def point_pairs(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) ->
     Raises:
         ValueError: shapes that do not fit, or weights that are negative or all zero.
     """
-    first, second = Empirical(x, weights), Empirical(y, weights)
+    first, second = (Empirical(means_of(part, name), weights) for name, part in (("x", x), ("y", y)))
     if first.means.shape != second.means.shape:
         raise ValueError(f"y must have the shape {first.means.shape} of x, got {second.means.shape}")
     return PairLaw(first, second)
@@ -271,10 +275,10 @@ def image_pairs(p: GaussianMixture, channel: Channel) -> PairLaw:
         TypeError: p is no law of this library's, or channel no Channel.
         ValueError: the channel does not send R^d to R^d.
     """
+    _laws(p, p)
     if not isinstance(channel, Channel):
         raise TypeError(f"channel must be a Channel, got {channel!r}")
-    second = channel.push(p)
-    if second.dim != p.dim:
+    if (second := channel.push(p)).dim != p.dim:
         raise ValueError(f"channel must have {p.dim} outputs like inputs, got {second.dim}")
     return PairLaw(p, second, _term(ONE, p.covariances, channel.gain))
 
@@ -288,6 +292,13 @@ def _laws(p: Any, q: Any) -> None:
             raise TypeError(f"{name} must be a Gaussian, GaussianMixture or Empirical, got {one!r}")
     if p.dim != q.dim:
         raise ValueError(f"q must have the dimension {p.dim} of p, got {q.dim}")
+
+
+def _square(name: str, value: ArrayLike, dim: int) -> Operator:
+    a = operators.operator(name, value)
+    if a.shape not in ((), (dim,), (dim, dim)):
+        raise ValueError(f"{name} must be a number, or have shape ({dim},) or ({dim}, {dim}), got {a.shape}")
+    return a
 
 
 def _stored(a: Operator) -> Covariances:
@@ -331,8 +342,7 @@ def _rounded(parts: list[Covariances]) -> Covariances:
     eps = 8 * np.finfo(float).eps
     if isinstance(total, Diagonal) and isinstance(size, Diagonal):
         return Diagonal(np.where(total.variances <= eps * size.variances, 0.0, total.variances))
-    sums, bounds = total.dense(0), size.dense(0)
-    kept = np.where(np.abs(sums) <= eps * bounds, 0.0, sums)
+    kept = np.where(np.abs(total.dense(0)) <= eps * size.dense(0), 0.0, total.dense(0))
     return Dense(0.5 * (kept + np.swapaxes(kept, 1, 2)))
 
 
