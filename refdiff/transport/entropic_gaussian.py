@@ -14,10 +14,11 @@ coupling is Gaussian, and all of it is in the numbers
 
 No term is a difference of larger ones, whatever eps and the ranks are. For A = I and N = I it is the usual closed
 form, C = (S^(1/2) D S^(-1/2) - eps I) / 2 with D = (4 S^(1/2) R S^(1/2) + eps^2 I)^(1/2). Only A' N^-1 decides the
-coupling: what else is in c is a function of x plus one of y. c / eps is -log of the density of y = A x + b + N(0, eps N)
-given x, up to a constant, so that of all couplings this one is closest to p followed by that process. Sources: PODB-74,
-PODB-82, PODB-86; Janati, Muzellec, Peyre and Cuturi 2020, "Entropic optimal transport between unbalanced Gaussian
-measures has a closed form"; Mallasto, Gerolin and Minh 2022; del Barrio and Loubes 2020.
+coupling: what else is in c is a function of x plus one of y. c / eps is -log of the density of y = A x + b +
+N(0, eps N) given x, up to a constant: of all couplings this one is closest to p followed by that process.
+
+Sources: PODB-74, PODB-82, PODB-86; Janati, Muzellec, Peyre and Cuturi 2020, "Entropic optimal transport between
+unbalanced Gaussian measures has a closed form"; Mallasto, Gerolin and Minh 2022; del Barrio and Loubes 2020.
 """
 
 from __future__ import annotations
@@ -142,24 +143,22 @@ class GaussianPlan:
     # ------------------------------------------------------------------ numbers
 
     @property
-    def mutual_information(self) -> float:
-        """I(x; y) = KL(gamma || p x q), infinite at eps = 0 where something is transported."""
-        return float(0.5 * _log_excess(self._values, self.epsilon).sum())
-
-    @property
-    def transport(self) -> float:
-        """E c(x, y) of the coupling."""
-        return self._least + float(_left_over(self._values, self.epsilon).sum())
-
-    @property
     def value(self) -> float:
-        """E c + eps KL(gamma || p x q), the least of it; also E f + E g of the potentials."""
-        return self._least + float(excess(self._values, self.epsilon).sum())
+        """The least E c + eps KL(gamma || p x q), which is E f + E g."""
+        return self.least_cost + float(excess(self.singular_values, self.epsilon).sum())
+
+    def mean_cost(self) -> float:
+        """E c(x, y)."""
+        return self.least_cost + float(_left_over(self.singular_values, self.epsilon).sum())
+
+    def kl(self) -> float:
+        """KL(gamma || p x q), the mutual information of x and y; infinite at eps = 0 unless they are independent."""
+        return float(0.5 * _log_excess(self.singular_values, self.epsilon).sum())
 
     @property
     def singular_values(self) -> Array:
-        """s, shape (d,) in no order, those that are 0 up to rounding as 0; some 0 may be left out."""
-        return self._values
+        """s, shape (r,) in no order with r <= d: those that are 0 up to rounding are 0, or left out."""
+        return self._axes[1]
 
     # ------------------------------------------------------------------ potentials
 
@@ -233,13 +232,9 @@ class GaussianPlan:
         return u, np.where(s > 8 * len(g) * EPS * size, s, 0.0), vt
 
     @property
-    def _values(self) -> Array:
-        return self._axes[1]
-
-    @property
     def _correlations(self) -> Array:
         """k, shape (r,)."""
-        s, e = self._values, self.epsilon
+        s, e = self.singular_values, self.epsilon
         return np.divide(2 * s, e + np.hypot(e, 2 * s), out=np.zeros(s.shape), where=s > 0)
 
     @cached_property
@@ -254,16 +249,16 @@ class GaussianPlan:
 
     def _weights(self, root: Array, axes: Array) -> Operator:
         if not self._dense:
-            w = root**2 * 2 / (self.epsilon + np.hypot(self.epsilon, 2 * self._values))
+            w = root**2 * 2 / (self.epsilon + np.hypot(self.epsilon, 2 * self.singular_values))
             parts = (self.p.covariance, self.q.covariance, self.channel.gain, self.channel.noise)
             return np.asarray(w[0]) if max(part.ndim for part in parts) == 0 else w
         s = np.zeros(root.shape[1])
-        s[: len(self._values)] = self._values
+        s[: len(self.singular_values)] = self.singular_values
         turned = root @ axes
         return np.asarray((turned * (2 / (self.epsilon + np.hypot(self.epsilon, 2 * s)))) @ turned.T)
 
     @cached_property
-    def _least(self) -> float:
+    def least_cost(self) -> float:
         """The least E c: |L^-1 (n - A m - b)|^2 / 2 + |L^-1 (A F U - G V)|_F^2 / 2 with N = L L'."""
         (f, g), (u, _, vt), c = self._factors, self._axes, self.channel
         if not self._dense:
@@ -272,16 +267,16 @@ class GaussianPlan:
         noise = operators.dense(c.noise, len(g))
         white = np.linalg.inv(np.linalg.cholesky(noise))
         one, two = white @ operators.dense(c.gain, len(g)) @ f @ u, white @ g @ vt.T
-        r = len(self._values)
+        r = len(self.singular_values)
         columns = [one[:, :r] - two[:, :r], one[:, r:], two[:, r:], (white @ self._gap)[:, None]]
         return float(0.5 * sum((part**2).sum() for part in columns))
 
 
 def excess(s: Array, epsilon: float) -> Array:
-    """What the entropy adds to the least cost, for singular values s (r,): s (1 - k) + eps log(1 + s k / eps) / 2.
+    """What noise adds to the least cost, at singular values s (r,): s (1 - k) + eps log(1 + s k / eps) / 2.
 
     With a = asinh(eps / (2 s)) it is s (1 - e^-a) + eps (log(s / eps) + a) / 2, so that its derivative in eps is
-    (log(s / eps) + a) / 2, the mutual information.
+    (log(s / eps) + a) / 2, the mutual information. eps is `epsilon`.
     """
     if epsilon == 0:
         return np.zeros(s.shape)
