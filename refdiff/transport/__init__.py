@@ -3,6 +3,7 @@
 laws of pairs       `PairLaw`: `independent`, `component_pairs`, `gaussian_pairs`, `point_pairs`, `image_pairs`
 optimal             `optimal_map` of Gaussians, `optimal_image` of points, `optimal_pairs`
 entropic            `entropic_pairs`, `entropic_cost`, `entropic_potentials`, `entropic_map`; `GaussianPlan`
+                    of points: `sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
 """
 
 from refdiff.transport.entropic import entropic_cost, entropic_map, entropic_pairs, entropic_potentials
@@ -16,11 +17,14 @@ from refdiff.transport.pairs import (
     independent,
     point_pairs,
 )
+from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
 
 __all__ = [
+    "EntropicPlan",
     "GaussianPlan",
     "PairLaw",
     "QuadraticPotential",
+    "Unconverged",
     "component_pairs",
     "entropic_cost",
     "entropic_map",
@@ -33,4 +37,5 @@ __all__ = [
     "optimal_map",
     "optimal_pairs",
     "point_pairs",
+    "sinkhorn",
 ]

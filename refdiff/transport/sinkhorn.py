@@ -1,0 +1,261 @@
+r"""Entropic optimal transport of point sets: Sinkhorn's iteration on potentials.
+
+    min { sum_ij m_ij c_ij + eps sum_ij m_ij log(m_ij / a_i b_j) : sum_j m_ij = a_i, sum_i m_ij = b_j }
+    m_ij = a_i b_j exp((f_i + g_j - c_ij) / eps)
+    f_i  = -eps log sum_j b_j exp((g_j - c_ij) / eps)        rows sum to a
+    g_j  = -eps log sum_i a_i exp((f_i - c_ij) / eps)        columns sum to b
+
+f and g are taken in turns, in logarithms, so that no eps is too small. (f + t, g - t) is the same plan. With f = f(g)
+the plan's rows are right, and what its columns lack is known when g is next computed.
+
+Updates may go beyond: `turns` says how far. Sources: PODB-74,
+PODB-75; Cuturi 2013, "Sinkhorn distances"; Pooladian and
+Niles-Weed 2021, "Entropic estimation of optimal transport maps", for the map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, points, real_array, real_scalar, whole_number
+from refdiff.distributions import GaussianMixture
+from refdiff.metrics.compared import Compared, is_points, sides
+from refdiff.transport.costs import Cost, Ground, ground_cost
+from refdiff.transport.pairs import PairLaw, component_pairs
+from refdiff.transport.soft_minima import Side
+from refdiff.transport.turns import Turns
+
+HELD = 2**26  # masses of a coupling that are held: half a gigabyte
+# eps falls by a factor at a time, after a few updates or when the marginal error is small enough to go on
+COOLER, ROUGH, SOON = 4.0, 0.1, 10
+
+
+@dataclass(frozen=True, eq=False)
+class EntropicPlan:
+    """A coupling of points with an entropy, by its potentials. Points of weight 0 have potentials too.
+
+    Attributes:
+        p: the law of x, n points.
+        q: the law of y, m points.
+        cost: c(x, y).
+        epsilon: eps.
+        f: potentials of x, shape (n,).
+        g: potentials of y, shape (m,).
+        value: the dual value sum a f + sum b g - eps (total mass - 1), which no coupling's cost is below.
+        marginal_error: sum_i |sum_j m_ij - a_i| + sum_j |sum_i m_ij - b_j|.
+        iterations: pairs of updates.
+        errors: the marginal error met in each of them, shape (iterations,).
+    """
+
+    p: GaussianMixture
+    q: GaussianMixture
+    cost: Cost
+    epsilon: float
+    f: Array
+    g: Array
+    value: float
+    marginal_error: float
+    iterations: int
+    errors: Array
+
+    def __repr__(self) -> str:
+        return f"EntropicPlan({self.p.count} x {self.q.count} points, epsilon={self.epsilon:g})"
+
+    def swapped(self) -> EntropicPlan:
+        """The same coupling of (y, x)."""
+        return EntropicPlan(self.q, self.p, self.cost.swapped(), self.epsilon, self.g, self.f, self.value,
+                            self.marginal_error, self.iterations, self.errors)  # fmt: skip
+
+    # ------------------------------------------------------------------ the coupling
+
+    def coupling(self) -> Array:
+        """m_ij, shape (n, m).
+
+        Raises:
+            ValueError: there are more than 2^26 pairs of points.
+        """
+        n, m = self.p.count, self.q.count
+        if n * m > HELD:
+            raise ValueError(f"p and q must have at most {HELD} pairs of points for a matrix, got {n} x {m}")
+        logs = np.add.outer(self.f, self.g) - self.cost.rows(slice(None), self.p.means, self.q.means)
+        logs /= self.epsilon
+        logs += np.add.outer(self.p.log_weights, self.q.log_weights)
+        return np.asarray(np.exp(logs, out=logs))
+
+    def pairs(self) -> PairLaw:
+        """The coupling as a law of pairs, its halves p and q.
+
+        Where the marginal error is above 1e-9, masses are first lowered to what rows and columns may hold, and what is
+        missing added as a product (Altschuler, Weed and Rigollet 2017), which moves less than twice that error.
+        """
+        masses, a, b = self.coupling(), self.p.weights, self.q.weights
+        if self.marginal_error > 1e-9:
+            for sums, weights in ((masses.sum(axis=1)[:, None], a[:, None]), (masses.sum(axis=0), b)):
+                masses *= np.minimum(1.0, np.divide(weights, sums, out=np.ones_like(sums), where=sums > 0))
+            rows, columns = a - masses.sum(axis=1), b - masses.sum(axis=0)
+            if rows.sum() > 0:
+                masses += np.outer(np.maximum(rows, 0), np.maximum(columns, 0)) / rows.sum()
+        return component_pairs(self.p, self.q, masses)
+
+    def plan_times(self, v: ArrayLike) -> Array:
+        """sum_j m_ij v_j, shape (n,) or (n, k), without the matrix.
+
+        Args:
+            v: numbers at the points y, shape (m,) or (m, k).
+
+        Raises:
+            ValueError: v has another shape.
+        """
+        values = real_array("v", v, ndim=(1, 2))
+        if len(values) != self.q.count:
+            raise ValueError(f"v must have {self.q.count} rows, one for each point of q, got shape {values.shape}")
+        side, logs = self._side(), self.p.log_weights + self.f / self.epsilon
+        sums = np.exp(logs - side.minima(self.g, self.epsilon))
+        means = side.means(self.g, self.epsilon, values.reshape(len(values), -1))
+        return np.asarray((sums[:, None] * means).reshape(-1, *values.shape[1:]))
+
+    def mean_cost(self) -> float:
+        """sum_ij m_ij c_ij."""
+        return float(self.p.weights @ self._side().mean_costs(self.g, self.epsilon))
+
+    def kl(self) -> float:
+        """sum_ij m_ij log(m_ij / a_i b_j), the divergence from the product of p and q."""
+        columns = self.swapped().plan_times(np.ones(self.p.count))
+        return float((self.p.weights @ self.f + columns @ self.g - self.mean_cost()) / self.epsilon)
+
+    # ------------------------------------------------------------------ at other points
+
+    def potential(self, x: ArrayLike) -> Array:
+        """f(x) = -eps log sum_j b_j exp((g_j - c(x, y_j)) / eps) at any points.
+
+        Args:
+            x: points, shape (..., d).
+        """
+        where, restore = points("x", x, self.p.dim)
+        return restore(self.epsilon * self._side(where).minima(self.g, self.epsilon))
+
+    def barycentric(self, x: ArrayLike | None = None) -> Array:
+        """E[y | x], the entropic map, at any points x (..., d), or at those of p where x is left out.
+
+        For half of the squared distance it is x - grad f(x).
+
+        Args:
+            x: points, shape (..., d).
+        """
+        if x is None:
+            return self._side().means(self.g, self.epsilon, self.q.means)
+        where, restore = points("x", x, self.p.dim)
+        return restore(self._side(where).means(self.g, self.epsilon, self.q.means))
+
+    def log_density(self, x: ArrayLike, y: ArrayLike) -> Array:
+        """log of the density (f(x) + g(y) - c(x, y)) / eps of the plan to the product of p and q, shape (...).
+
+        Args:
+            x: points, shape (..., d).
+            y: as many points, shape (..., d).
+
+        Raises:
+            ValueError: x and y have different shapes.
+        """
+        where, restore = points("x", x, self.p.dim)
+        other, _ = points("y", y, self.q.dim)
+        if np.shape(x) != np.shape(y):
+            raise ValueError(f"y must have the shape {np.shape(x)} of x, got {np.shape(y)}")
+        f, g = self.potential(where), self.swapped().potential(other)
+        costs = [self.cost.values(u[None], v[None])[0, 0] for u, v in zip(where, other, strict=True)]
+        return restore((f + g - np.array(costs)) / self.epsilon)
+
+    def _side(self, x: Array | None = None) -> Side:
+        if x is not None and self.cost.matrix is not None:
+            raise ValueError("cost must be a function of points to be asked elsewhere, got a matrix")
+        return Side(self.cost, self.p.means if x is None else x, self.q.means, self.q.log_weights)
+
+
+class Unconverged(RuntimeError):
+    """The marginal error is above the tolerance after all iterations: `message` says so, `plan` is what there is."""
+
+    def __init__(self, message: str, plan: EntropicPlan) -> None:
+        super().__init__(message)
+        self.plan = plan
+
+
+def sinkhorn(
+    p: Compared,
+    q: Compared,
+    epsilon: float,
+    *,
+    cost: Ground = "half-squared",
+    tolerance: float = 1e-9,
+    max_iterations: int = 10_000,
+    start: ArrayLike | None = None,
+    accelerated: bool = True,
+    annealed: bool = True,
+) -> EntropicPlan:
+    """The entropic optimal plan of two laws of points.
+
+    Args:
+        p, q: laws of points, or points (n, d) and (m, d) of equal weights.
+        epsilon: eps > 0, in units of the cost.
+        cost: "half-squared", "squared", a number r for |x - y|^r, a function of points (n, d) and (m, d) that answers
+            with shape (n, m), or that matrix.
+        tolerance: of the marginal error.
+        max_iterations: pairs of updates after which it is given up.
+        start: potentials g, shape (m,), to start from, those of a similar problem.
+        accelerated: whether updates may go beyond.
+        annealed: whether larger eps come first, where there is no `start`.
+
+    Raises:
+        TypeError: an argument is nothing of the kind.
+        ValueError: a law has no points, dimensions differ, or a number is out of range.
+        Unconverged: the marginal error stays above the tolerance.
+    """
+    (first, _), (second, _) = sides(p, q)
+    for name, law in (("p", first), ("q", second)):
+        if not is_points(law):
+            raise ValueError(f"{name} must be a law of points, without variances, got {law!r}")
+    epsilon = real_scalar("epsilon", epsilon, low=0, open_low=True)
+    tolerance = real_scalar("tolerance", tolerance, low=0, open_low=True)
+    max_iterations = whole_number("max_iterations", max_iterations, low=1)
+    ground = ground_cost(cost, (first.count, second.count))
+    kept, other = np.isfinite(first.log_weights), np.isfinite(second.log_weights)
+    x, y, logs, log_b = first.means[kept], second.means[other], first.log_weights[kept], second.log_weights[other]
+    felt = ground.part(kept, other)
+    begin = np.zeros(second.count) if start is None else real_array("start", start)
+    if begin.shape != (second.count,):
+        raise ValueError(f"start must have shape {(second.count,)}, one for each point of q, got {begin.shape}")
+    turns = Turns(Side(felt, x, y, log_b), Side(felt.swapped(), y, x, logs), begin[other], accelerated)
+    if annealed and start is None:
+        level = felt.largest(x, y) / COOLER
+        while level > COOLER * epsilon:
+            turns.until(level, ROUGH, SOON)
+            level /= COOLER
+    count = turns.until(epsilon, tolerance, max_iterations)
+    plan = _plan(first, second, ground, epsilon, turns, count)
+    if plan.marginal_error > tolerance:
+        raise Unconverged(
+            f"the marginal error is {plan.marginal_error:.3g} after {count} iterations, not {tolerance:g}: allow for "
+            f"more, or take a larger epsilon than {epsilon:g}",
+            plan,
+        )
+    return plan
+
+
+def _plan(p: GaussianMixture, q: GaussianMixture, cost: Cost, epsilon: float, turns: Turns, count: int) -> EntropicPlan:
+    """The plan of potentials at points with a weight."""
+    shift = 0.5 * (turns.a @ turns.f - turns.b @ turns.g)  # both of (f + t, g - t) get one mean
+    f, g = np.empty(p.count), np.empty(q.count)
+    kept, other = np.isfinite(p.log_weights), np.isfinite(q.log_weights)
+    f[kept], g[other] = turns.f - shift, turns.g + shift
+    if not kept.all():
+        side = Side(cost.part(~kept, other), p.means[~kept], q.means[other], q.log_weights[other])
+        f[~kept] = epsilon * side.minima(g[other], epsilon)
+    if not other.all():
+        side = Side(cost.part(kept, ~other).swapped(), q.means[~other], p.means[kept], p.log_weights[kept])
+        g[~other] = epsilon * side.minima(f[kept], epsilon)
+    value = turns.a @ turns.f + turns.b @ turns.g - epsilon * (turns.total - 1)
+    return EntropicPlan(
+        p, q, cost, epsilon, f, g, float(value), turns.errors[-1], count, np.array(turns.errors[-count:])
+    )
