@@ -5,7 +5,7 @@ import pytest
 from numba import config
 
 from refdiff import AffineProcess, Empirical, ExactModel, GaussianMixture, VEPower, VPLinear, backends
-from refdiff.dynamics import Unfinished, flow, quantile_flow
+from refdiff.dynamics import Unfinished, VelocityField, flow, quantile_flow
 from refdiff.dynamics.paths import path
 
 if config.DISABLE_JIT:
@@ -109,10 +109,10 @@ def test_types_follow_the_points_and_paths_may_be_short(interpolate):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": VPLinear()}, TypeError, "model must be an ExactModel"),
+        ({"model": VPLinear()}, TypeError, "model must be an ExactModel or a VelocityField"),
         ({"times": []}, ValueError, "times must hold at least one time"),
         ({"times": [1.0, 0.5, 0.7]}, ValueError, "times must increase or decrease"),
-        ({"times": [1.5, 0.5]}, ValueError, r"times must lie in \[0, 1.0\], got 1.5"),
+        ({"times": [1.5, 0.5]}, ValueError, r"times must lie in \[0, 1\], got 1.5"),
         ({"x": [0.0, 1.0]}, ValueError, "x must have shape"),
         ({"method": "euler"}, ValueError, "method must be one of"),
         ({"model": ExactModel(Empirical([[0.0]]), VPLinear())}, ValueError, "at which the data have a density"),
@@ -124,6 +124,22 @@ def test_what_cannot_be_done_is_refused(change, error, message):
     arguments = {"model": ExactModel(LAW, VPLinear()), "x": [[0.0]], "times": [1.0, 0.0]} | change
     with pytest.raises(error, match=message):
         path(**arguments)
+
+
+@pytest.mark.parametrize("interpolate", [True, False])
+def test_a_field_has_paths_at_any_times(interpolate):
+    """dx/dt = (x_2 + x_1 / 5, -x_1 + x_2 / 5) turns by t and grows by e^(t/5); its volume grows by e^(2t/5)."""
+    rates = np.array([[0.2, 1.0], [-1.0, 0.2]])
+    field = VelocityField(lambda x, t: x @ rates.T, 2, divergence=lambda x, t: np.full(len(x), 0.4))
+    x, times = np.array([[1.0, 0.0], [0.5, 2.0]]), np.array([-1.0, 0.5, 3.0])
+    found = path(field, x, times, log_density=True, interpolate=interpolate)
+    when = np.append(times, [0.0, 2.0])
+    moved, changes = found.at(when)
+    for t, one, change in zip(when + 1, moved, changes, strict=True):
+        turn = np.exp(0.2 * t) * np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])
+        # rtol 1e-10 of steps, and an interpolant that errs by up to ten of them
+        np.testing.assert_allclose(one, x @ turn.T, atol=1e-8)
+        np.testing.assert_allclose(change, -0.4 * t, atol=1e-8)
 
 
 def test_times_beside_the_path_are_refused():

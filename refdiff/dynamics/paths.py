@@ -1,4 +1,4 @@
-r"""Paths of the probability flow: points at many times, and at any time between them.
+r"""Paths of a flow, of an exact model or of a field: points at many times, and at any time between them.
 
     dx/dt = v(x, t),     x at times[0] given, wanted at times[1], times[2], ... and between       (either direction)
 
@@ -28,6 +28,7 @@ from scipy.integrate import OdeSolution, OdeSolver
 from refdiff.arguments import Array, points, real_array
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.stepping import Run, Steps, times_with_density
+from refdiff.dynamics.velocity_field import VelocityField, field_flow
 from refdiff.model import ExactModel
 
 # (k, t) -> x (n, d) and the change of log p (n,) or None at a time t between times k and k + 1
@@ -93,7 +94,7 @@ class Path:
 
 
 def path(
-    model: ExactModel,
+    model: ExactModel | VelocityField,
     x: ArrayLike,
     times: ArrayLike,
     *,
@@ -105,37 +106,40 @@ def path(
     max_steps: int = 10_000,
     threads: int | None = None,
 ) -> Path:
-    """The probability flow of points at many times.
+    """The flow of points at many times: the probability flow of a model, or that of a field.
 
     Args:
-        model: an ExactModel.
+        model: an ExactModel or a VelocityField.
         x: points at the first time, shape (..., d).
-        times: increasing or decreasing, in [0, T], shape (m,), m >= 1; equal neighbours are allowed.
+        times: increasing or decreasing, in [0, T] of a model, shape (m,), m >= 1; equal neighbours are allowed.
         method: dop853, or dopri5 for loose tolerances.
         rtol, atol: of each step, as of `flow`.
         log_density: whether the changes of log p are wanted.
         interpolate: read SciPy's steps off their interpolants, in place of a flow from each time to the next.
         max_steps: attempts after which a group of points is given up, for each flow.
-        threads: of the Numba kernel.
+        threads: of the Numba kernel, which fields have none of.
 
     Raises:
-        TypeError: the model is no ExactModel.
-        ValueError: times that turn back or leave [0, T], and what `flow` refuses.
+        TypeError: the model is neither.
+        ValueError: times that turn back or leave [0, T], and what `flow` or `field_flow` refuses.
         Unfinished: some group of points does not reach one of the times.
     """
-    if not isinstance(model, ExactModel):
-        raise TypeError(f"model must be an ExactModel, got {model!r}")
+    if not isinstance(model, (ExactModel, VelocityField)):
+        raise TypeError(f"model must be an ExactModel or a VelocityField, got {model!r}")
     how = Steps(method, rtol, atol, max_steps)
     rows, restore = points("x", x, model.dim)
-    when = _monotone(times, model.process.T)
-    for t in when.tolist():
-        times_with_density(model, times=t)
+    when = _monotone(times, (0.0, model.process.T) if isinstance(model, ExactModel) else (-np.inf, np.inf))
+    if isinstance(model, ExactModel):
+        for t in when.tolist():
+            times_with_density(model, times=t)
     if interpolate:
         return _interpolated(model, rows, when, how, log_density, restore)
 
     def onward(at: Array, start: float, end: float) -> Any:
-        options: Any = {"method": method, "rtol": rtol, "atol": atol, "max_steps": max_steps, "threads": threads}
-        return flow(model, at, start, end, log_density=log_density, **options)
+        options: Any = {"method": method, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+        if isinstance(model, VelocityField):
+            return field_flow(model, at, start, end, log_density=log_density, **options)
+        return flow(model, at, start, end, log_density=log_density, threads=threads, **options)
 
     xs, changes = [rows], [np.zeros(len(rows))]
     evaluations = np.zeros(len(rows), dtype=np.int64)
@@ -154,14 +158,25 @@ def path(
 
 
 def _interpolated(
-    model: ExactModel, rows: Array, when: Array, how: Steps, log_density: bool, restore: Callable[[Any], Any]
+    model: ExactModel | VelocityField,
+    rows: Array,
+    when: Array,
+    how: Steps,
+    log_density: bool,
+    restore: Callable[[Any], Any],
 ) -> Path:
     """The path by one run of SciPy's steps for each group of points, and their interpolants."""
-    centred, offset = model.centred, model.process.offset
     first, last = when[[0, -1]].tolist()
-    run = Run(rows - offset(first).value, np.zeros(len(rows)) if log_density else None, first, last)
+
+    def offset(t: float) -> Array:
+        return np.zeros(()) if isinstance(model, VelocityField) else model.process.offset(t).value
+
+    centred = model if isinstance(model, VelocityField) else model.centred
+    run = Run(rows - offset(first), np.zeros(len(rows)) if log_density else None, first, last)
 
     def rates(at: Array, t: float) -> tuple[Array, Array | None]:
+        if isinstance(centred, VelocityField):
+            return centred.at(at, t), -centred.volume_rate(at, t) if log_density else None
         return centred.velocity(at, t), -centred.velocity_divergence(at, t) if log_density else None
 
     start, solutions = run.x.copy(), {}
@@ -185,7 +200,7 @@ def _interpolated(
             state = solution(t)
             x[group] = state[:size].reshape(x[group].shape)
             change[group] = state[size:] if log_density else 0.0
-        return x + offset(t).value, change if log_density else None
+        return x + offset(t), change if log_density else None
 
     found = [between(k, float(t)) for k, t in enumerate(when)]
     x = np.stack([one for one, _ in found])
@@ -209,13 +224,14 @@ def _shown(parts: Array, restore: Callable[[Any], Any]) -> Array:
     return np.zeros((0, *like.shape), dtype=like.dtype)
 
 
-def _monotone(times: ArrayLike, final: float) -> Array:
-    """Times that go one way, within [0, T]."""
+def _monotone(times: ArrayLike, ends: tuple[float, float]) -> Array:
+    """Times that go one way, between these ends."""
     when = real_array("times", times, ndim=(1,))
     if not when.size:
         raise ValueError("times must hold at least one time, got none")
-    if ((when < 0) | (when > final)).any():
-        raise ValueError(f"times must lie in [0, {final}], got {when[(when < 0) | (when > final)][0]}")
+    outside = (when < ends[0]) | (when > ends[1])
+    if outside.any():
+        raise ValueError(f"times must lie in [{ends[0]:g}, {ends[1]:g}], got {when[outside][0]}")
     steps = np.diff(when)
     if (steps < 0).any() and (steps > 0).any():
         raise ValueError(f"times must increase or decrease, got {when.tolist()}")
