@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pairs import KINDS, SHIFT, TURN, build
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from refdiff import Empirical, Gaussian, GaussianMixture
 from refdiff.channels import Channel
-from refdiff.distributions import random_mixture
 from refdiff.distributions.covariances import Dense, Diagonal
 from refdiff.transport import (
     component_pairs,
@@ -18,65 +18,6 @@ from refdiff.transport import (
     image_pairs,
     independent,
     point_pairs,
-)
-
-TURN = np.array([[0.3, -1.1], [0.8, 0.5]])
-SHIFT = np.array([1.0, -0.5])
-
-
-def plan(rng, rows, columns):
-    """Masses with these sums: a mean of the product and the plan that fills from a corner."""
-    corner, left, right = np.zeros((len(rows), len(columns))), rows.copy(), columns.copy()
-    for i, j in [(i, j) for i in range(len(rows)) for j in range(len(columns))]:
-        corner[i, j] = min(left[i], right[j])
-        left[i] -= corner[i, j]
-        right[j] -= corner[i, j]
-    share = rng.random()
-    return share * corner + (1 - share) * np.outer(rows, columns)
-
-
-def build(kind, seed=0):
-    """A law of pairs on R^2 x R^2 of each make."""
-    rng = np.random.default_rng(seed)
-    p, q = mixtures.law("full", 2, 3, seed), mixtures.law("isotropic", 2, 2, seed + 1)
-    one, other = random_mixture(2, 1, rng, "full"), random_mixture(2, 1, rng, "full")
-    root = 0.8 * np.linalg.cholesky(one.cov()) @ np.linalg.cholesky(other.cov()).T
-    points = mixtures.law("points", 2, 5, seed)
-    return {
-        "independent": lambda: independent(p, q),
-        "isotropic": lambda: independent(mixtures.law("isotropic", 2, 3, seed), q),
-        "diagonal": lambda: independent(mixtures.law("diagonal", 2, 3, seed), mixtures.law("one diagonal", 2, 2, 1)),
-        "shared": lambda: independent(mixtures.law("shared", 2, 3, seed), mixtures.law("shared", 2, 2, 1)),
-        "components": lambda: component_pairs(p, q, plan(rng, p.weights, q.weights)),
-        "Gaussians": lambda: gaussian_pairs(Gaussian(one.means[0], one.cov()), Gaussian([1, 2], other.cov()), root),
-        "Gaussians, numbers": lambda: gaussian_pairs(Gaussian([0, 1], 2.0), Gaussian([1, 2], [0.5, 1.0]), -0.6),
-        "points with points": lambda: independent(points, mixtures.law("points", 2, 4, 9)),
-        "points with a mixture": lambda: independent(points, p),
-        "pairs of points": lambda: point_pairs(points.means, points.means @ TURN + SHIFT, points.weights),
-        "a noisy image": lambda: image_pairs(p, Channel(TURN, SHIFT, [0.3, 0.0])),
-        "a map": lambda: image_pairs(p, Channel(TURN, SHIFT, 0.0)),
-        "a scaling": lambda: image_pairs(mixtures.law("diagonal", 2, 3, seed), Channel([1.7, -0.3], SHIFT, 0.0)),
-        "a noisy image of points": lambda: image_pairs(points, Channel(TURN, SHIFT, 0.4)),
-        "a map to a point": lambda: image_pairs(p, Channel(0.0, SHIFT, 0.0)),
-    }[kind]()
-
-
-KINDS = (
-    "independent",
-    "isotropic",
-    "diagonal",
-    "shared",
-    "components",
-    "Gaussians",
-    "Gaussians, numbers",
-    "points with points",
-    "points with a mixture",
-    "pairs of points",
-    "a noisy image",
-    "a map",
-    "a scaling",
-    "a noisy image of points",
-    "a map to a point",
 )
 
 
