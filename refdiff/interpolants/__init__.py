@@ -2,6 +2,7 @@
 
 joining a pair      `linear`, `trigonometric`, `brownian`, `from_schedule`, or any `ScalarInterpolant`
 what is learnt      `InterpolantModel`: velocity, score, density, posteriors, equations with any noise
+rectified flow      `rectify` -> `FlowCoupling`: the coupling by the exact flow, closed where it has a closed form
 """
 
 from refdiff.interpolants.interpolant import (
@@ -15,15 +16,18 @@ from refdiff.interpolants.interpolant import (
     trigonometric,
 )
 from refdiff.interpolants.model import InterpolantModel
+from refdiff.interpolants.rectified import FlowCoupling, rectify
 
 __all__ = [
     "Blend",
     "Curve",
+    "FlowCoupling",
     "Interpolant",
     "InterpolantModel",
     "ScalarInterpolant",
     "brownian",
     "from_schedule",
     "linear",
+    "rectify",
     "trigonometric",
 ]
