@@ -1,0 +1,316 @@
+r"""Schroedinger bridges made from their potentials: exact in every marginal, and so the truth for solvers.
+
+    dP = Psihat_0(x_0) R(. | x_0) Psi_T(x_T) / Z,          p_t = Psi Psihat,      R the reference
+    dx = [F x + u + D grad log Psi] dt + G dw              forwards from p_0
+    dx = [F x + u - D grad log Psihat] dt + G dw, dt < 0   backwards from p_T
+
+Any P of this form is the Schroedinger bridge of its own two ends. With potentials that are mixtures, point sets or sums
+of exponentials of quadratics all products are of Gaussians: with S_ij = K A_i K' + N + B_j the pair of the components
+N(a_i, A_i) and N(b_j, B_j) has the mass u_i v_j N(b_j; K a_i + k, S_ij) and a Gaussian law of (x_0, x_T). The bridge of
+two given mixtures is not of this form, and mixing the bridges of their components costs more.
+Psi is `second` moved backwards, without a factor; Psihat is `first` moved forwards, over Z.
+Sources: PODB-76, PODB-79, PODB-80, PODB-81, PODB-83; Korotin, Gushchin and Burnaev 2024, "Light Schroedinger bridge";
+Gushchin et al. 2023, "Building the bridge of Schroedinger: a continuous entropic optimal transport benchmark".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, generator, points, real_scalar, whole_number
+from refdiff.channels import Channel
+from refdiff.distributions import Empirical, GaussianMixture
+from refdiff.distributions.covariances import Covariances, Dense, Diagonal
+from refdiff.distributions.mixture import law
+from refdiff.distributions.moments import log_total
+from refdiff.dynamics import VelocityField
+from refdiff.interpolants import InterpolantModel
+from refdiff.path_measures import bridge_paths
+from refdiff.processes import Process
+from refdiff.schedules import Schedule
+from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, ends_given, later, meetings
+from refdiff.schroedinger.reference import ReferenceBridges, reference_process
+from refdiff.stochastic import StochasticEquation, forward_equation
+from refdiff.transport import PairLaw
+from refdiff.transport.pairs import NOTHING, image_pairs
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureBridge:
+    """The Schroedinger bridge with given potentials, of the marginals that these make.
+
+    Points x have shape (..., d) and results follow their leading shape (float32 in, float32 out); t is one time.
+
+    Args:
+        first: Psihat_0 up to a factor: a mixture or point set, or an ExponentialSum.
+        second: Psi_T up to a factor, likewise.
+        process: the reference R, a Process or a Schedule, or the noise rate of Brownian motion.
+        T: the end: that of the process, or 1, unless given.
+
+    Raises:
+        TypeError: potentials or a reference that are none.
+        ValueError: dimensions that differ, or an end that is none.
+    """
+
+    first: Potential
+    second: Potential
+    process: Process
+    T: float
+
+    def __init__(
+        self, first: Potential, second: Potential, process: Process | Schedule | float, T: float | None = None
+    ) -> None:
+        for name, one in (("first", first), ("second", second)):
+            if not isinstance(one, (GaussianMixture, ExponentialSum)):
+                raise TypeError(f"{name} must be a mixture, a point set or an ExponentialSum, got {one!r}")
+        if first.dim != second.dim:
+            raise ValueError(f"second must have the dimension {first.dim} of first, got {second.dim}")
+        fill(self, process, T, first.dim)
+        object.__setattr__(self, "first", first)
+        object.__setattr__(self, "second", second)
+
+    def __repr__(self) -> str:
+        return f"MixtureBridge({self.first.count} x {self.second.count} on R^{self.dim}, T = {self.T:g})"
+
+    @property
+    def dim(self) -> int:
+        """d, the dimension."""
+        return self.first.dim
+
+    # ------------------------------------------------------------------ laws
+
+    @cached_property
+    def log_mass(self) -> float:
+        """log Z, of Psihat_0 R Psi_T as given."""
+        if isinstance(self.first, Empirical):
+            logs, _ = earlier(self.second, self._step(0.0, self.T), self.first.means)
+            return float(log_total((self.first.log_weights + logs)[None])[0])
+        return float(log_total(np.array([[mass for mass, _ in self._plan]]))[0])
+
+    @cached_property
+    def pairs(self) -> PairLaw:
+        """The law of (x_0, x_T), all pairs of components: those of `first` run fastest."""
+        channels = ends_given(self._step(0.0, self.T), self.second)
+        return stacked(self._plan, channels)
+
+    @cached_property
+    def model(self) -> InterpolantModel:
+        """The pairs joined by the reference's pinned bridges: the same marginals and current velocity by another road.
+
+        Raises:
+            ValueError: noise does not reach every direction by T.
+        """
+        return InterpolantModel(self.pairs, ReferenceBridges(self.process, self.T))
+
+    def marginal(self, t: float) -> GaussianMixture:
+        """p_t, the law of x_t: the products of all components of Psi and Psihat."""
+        now = self._time(t)
+        if now == self.T:
+            return self.pairs.second
+        if now == 0 and isinstance(self.first, Empirical):
+            logs, _ = earlier(self.second, self._step(0.0, self.T), self.first.means)
+            return law(self.first.log_weights + logs - self.log_mass, self.first.means, self.first.covariances)
+        return joined(list(meetings(self._first_at(now), self._step(now, self.T), self.second)))
+
+    def given_start(self, x: ArrayLike) -> GaussianMixture:
+        """The law of x_T given one x_0 = x of shape (d,), also where p_0 has no mass."""
+        where, _ = points("x", x, self.dim)
+        return plan_given(self._step(0.0, self.T), self.second, where)
+
+    def sample_pairs(self, n: int, seed: int | np.random.Generator) -> tuple[Array, Array]:
+        """`n` independent pairs (x_0, x_T) by a `seed`, each (n, d), without a list of all pairs of points."""
+        rng = generator(seed)
+        if not (isinstance(self.first, Empirical) and isinstance(self.second, Empirical)):
+            return self.pairs.sample(n, rng)
+        x = self.marginal(0.0).sample(n, rng)
+        return x, ends_drawn(self._step(0.0, self.T), self.second, x, rng)
+
+    def sample(self, n: int, t: float, seed: int | np.random.Generator) -> Array:
+        """`n` draws of x_t by a `seed`, shape (n, d)."""
+        return self.paths([self._time(t)], n, seed)[0]
+
+    def paths(self, times: ArrayLike, n: int, seed: int | np.random.Generator) -> Array:
+        """`n` exact paths at increasing times (m,) in [0, T] by a `seed`: a pair and a bridge, shape (m, n, d)."""
+        rng = generator(seed)
+        x, y = self.sample_pairs(whole_number("n", n, low=1), rng)
+        return bridge_paths(self.process, x, y, times, 0.0, self.T, rng)
+
+    # ------------------------------------------------------------------ potentials
+
+    def log_potentials(self, x: ArrayLike, t: float) -> tuple[Any, Any]:
+        """log Psi and log Psihat at points x (..., d), each (...).
+
+        Raises:
+            ValueError: there is none, as of points at their own time.
+        """
+        rows, restore = points("x", x, self.dim)
+        (forward, _), (backward, _) = self._forward(rows, t), self._backward(rows, t)
+        return restore(forward), restore(backward - self.log_mass)
+
+    def potential_gradients(self, x: ArrayLike, t: float) -> tuple[Any, Any]:
+        """grad log Psi and grad log Psihat at points x (..., d), each (..., d)."""
+        rows, restore = points("x", x, self.dim)
+        return restore(self._forward(rows, t)[1]), restore(self._backward(rows, t)[1])
+
+    def log_density(self, x: ArrayLike, t: float) -> Any:
+        """log p_t = log Psi + log Psihat at points x (..., d), shape (...): sums over components, not over pairs."""
+        forward, backward = self.log_potentials(x, t)
+        return forward + backward
+
+    def score(self, x: ArrayLike, t: float) -> Any:
+        """grad log p_t at points x (..., d), shape (..., d)."""
+        forward, backward = self.potential_gradients(x, t)
+        return forward + backward
+
+    # ------------------------------------------------------------------ dynamics
+
+    def forward_drift(self, x: ArrayLike, t: float) -> Any:
+        """F x + u + D grad log Psi at points x (..., d), shape (..., d); t < T where the end is a point set."""
+        rows, restore = points("x", x, self.dim)
+        return restore(self._drift(rows, t, self._forward(rows, t)[1]))
+
+    def backward_drift(self, x: ArrayLike, t: float) -> Any:
+        """F x + u - D grad log Psihat at points x (..., d), dt < 0, shape (..., d); t > 0 of a point set."""
+        rows, restore = points("x", x, self.dim)
+        return restore(self._drift(rows, t, -self._backward(rows, t)[1]))
+
+    def velocity(self, x: ArrayLike, t: float) -> Any:
+        """The current velocity, the mean of both drifts, at points x (..., d), shape (..., d)."""
+        rows, restore = points("x", x, self.dim)
+        forward, backward = self._forward(rows, t)[1], self._backward(rows, t)[1]
+        return restore(self._drift(rows, t, 0.5 * (forward - backward)))
+
+    def control(self, x: ArrayLike, t: float) -> Any:
+        """The best control G grad log Psi, G the symmetric root of D, at points x (..., d), shape (..., d)."""
+        rows, restore = points("x", x, self.dim)
+        return restore(operators.apply(operators.root(self.process.diffusion(t)), self._forward(rows, t)[1]))
+
+    def equation(self, *, backward: bool = False) -> StochasticEquation:
+        """dx = b dt + G dw with the forward drift, dt > 0, or with the `backward` one, dt < 0."""
+        base = forward_equation(self.process, self.dim)
+        drift = self.backward_drift if backward else self.forward_drift
+        return StochasticEquation(lambda x, t: np.asarray(drift(x, t)), base.noise, self.dim, linear=base.linear)
+
+    def field(self) -> VelocityField:
+        """The current velocity as a field: its flow has the marginals p_t."""
+        return VelocityField(self.velocity, self.dim)
+
+    # ------------------------------------------------------------------ parts
+
+    @cached_property
+    def _plan(self) -> list[tuple[float, GaussianMixture]]:
+        return list(meetings(self.first, self._step(0.0, self.T), self.second))
+
+    def _time(self, t: float) -> float:
+        return real_scalar("t", t, low=0, high=self.T)
+
+    def _step(self, s: float, t: float) -> Channel:
+        return self.process.channel(s, t)
+
+    def _first_at(self, t: float) -> Potential:
+        step = self._step(0.0, t)
+        return step.push(self.first) if isinstance(self.first, GaussianMixture) else self.first.after(step)
+
+    def _forward(self, x: Array, t: float) -> tuple[Array, Array]:
+        """log Psi and its gradient."""
+        return earlier(self.second, self._step(self._time(t), self.T), x)
+
+    def _backward(self, x: Array, t: float) -> tuple[Array, Array]:
+        """log Psihat Z and its gradient."""
+        return later(self.first, self._step(0.0, self._time(t)), x)
+
+    def _drift(self, x: Array, t: float, pull: Array) -> Array:
+        free = operators.apply(self.process.drift(t), x) + self.process.force(t)
+        return np.asarray(free + operators.apply(self.process.diffusion(t), pull))
+
+
+# ---------------------------------------------------------------------- plans
+
+
+def fill(found: Any, process: Process | Schedule | float, T: float | None, dim: int) -> None:
+    """The reference and the end of a bridge on R^d, d = `dim`, checked, in the fields of `found`.
+
+    Raises:
+        ValueError: the reference is on another number of axes.
+    """
+    whole, end = reference_process(process, T)
+    if whole.axes not in (None, dim):
+        raise ValueError(f"process must have {dim} axes like the potentials, got {whole.axes}")
+    object.__setattr__(found, "process", whole)
+    object.__setattr__(found, "T", end)
+
+
+def joined(parts: list[tuple[float, GaussianMixture]]) -> GaussianMixture:
+    """The mixture of laws with the logarithms of their masses, the `parts`, whatever the masses sum to."""
+    masses = np.array([mass for mass, _ in parts])
+    masses -= log_total(masses[None])[0]
+    logs = np.concatenate([mass + one.log_weights for mass, (_, one) in zip(masses, parts, strict=True)])
+    means = np.concatenate([one.means for _, one in parts])
+    blocks, counts = [one.covariances for _, one in parts], [one.count for _, one in parts]
+    return law(logs, means, _in_one(blocks, counts, means.shape[1]))
+
+
+def stacked(parts: list[tuple[float, GaussianMixture]], channels: list[Channel]) -> PairLaw:
+    """The law of pairs of the `parts`, laws of x_0 with the logarithms of their masses, and the `channels` to x_T."""
+    each = [image_pairs(one, channel) for (_, one), channel in zip(parts, channels, strict=True)]
+    first = joined(parts)
+    means = np.concatenate([one.second.means for one in each])
+    counts = [one.count for one in each]
+    second = _in_one([one.second.covariances for one in each], counts, first.dim)
+    cross = _in_one([one.cross for one in each], counts, first.dim)
+    if isinstance(cross, Diagonal) and not cross.variances.any():
+        cross = NOTHING
+    return PairLaw(first, law(first.log_weights, means, second), cross)
+
+
+def plan_given(step: Channel, second: Potential, x: Array) -> GaussianMixture:
+    """The law of x_T given one x_0 = x (1, d), for the potential `second` at the end of a `step`.
+
+    Raises:
+        ValueError: x is not one point.
+    """
+    if len(x) != 1:
+        raise ValueError(f"x must be one point, got {len(x)}")
+    if isinstance(second, GaussianMixture):
+        seen = Channel(1.0, 0.0, step.noise)
+        return seen.posterior(second, (operators.apply(step.gain, x) + step.offset)[0])
+    logs = second.before(step).terms(x)[0]
+    images = [channel.at(x[0]) for channel in second.given(step)]
+    return joined([(float(log), one) for log, one in zip(logs, images, strict=True)])
+
+
+def ends_drawn(step: Channel, second: Potential, x: Array, rng: np.random.Generator) -> Array:
+    """x_T drawn for each x_0 of x (n, d), for the potential `second` at the end of a `step`, shape (n, d)."""
+    channels = ends_given(step, second)
+    if isinstance(second, GaussianMixture):
+        kept = np.flatnonzero(np.isfinite(second.log_weights))
+        blurred = second.convolve(step.noise)
+        share = np.asarray(blurred.responsibilities(operators.apply(step.gain, x) + step.offset))[:, kept]
+    else:
+        terms = second.before(step).terms(x)
+        share = np.exp(terms - log_total(terms)[:, None])
+    ladder = np.cumsum(share, axis=1)
+    labels = (rng.random((len(x), 1)) * ladder[:, -1:] > ladder).sum(axis=1)
+    found, z = np.empty_like(x), rng.standard_normal(x.shape)
+    for k in np.unique(labels):
+        chosen, channel = labels == k, channels[k]
+        moved = operators.apply(channel.gain, x[chosen]) + channel.offset
+        found[chosen] = moved + operators.apply(operators.root(channel.noise), z[chosen])
+    return found
+
+
+def _in_one(blocks: list[Covariances], counts: list[int], dim: int) -> Covariances:
+    """The blocks of several lists of components one after the other."""
+    diagonals = [block.variances for block in blocks if isinstance(block, Diagonal)]
+    if len(diagonals) == len(blocks):
+        width = max(one.shape[1] for one in diagonals)
+        wide = [np.broadcast_to(one, (count, width)) for one, count in zip(diagonals, counts, strict=True)]
+        return Diagonal(np.concatenate(wide))
+    each = zip(blocks, counts, strict=True)
+    return Dense(np.concatenate([np.broadcast_to(block.dense(dim), (count, dim, dim)) for block, count in each]))
