@@ -43,7 +43,7 @@ def quantile_integral(p: GaussianMixture, q: GaussianMixture, order: float, rule
     def integrand(z: Array) -> Array:
         return np.asarray(np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * np.abs(first(z) - second(z)) ** order)
 
-    levels = np.concatenate([_levels(p), _levels(q)])
+    levels = np.concatenate([levels_of(p), levels_of(q)])
     within = levels[np.abs(levels) < reach]
     knots = np.unique(np.concatenate([np.arange(-np.ceil(reach), np.ceil(reach) + 1), within]))
     return adaptive(integrand, knots, rule)
@@ -73,8 +73,8 @@ def potential_against(points: GaussianMixture, law: GaussianMixture, order: floa
     return f
 
 
-def _levels(law: GaussianMixture) -> Array:
-    """Where quantiles may jump or bend: at the levels of points, and between components, as values of z."""
+def levels_of(law: GaussianMixture) -> Array:
+    """Where quantiles of a law on the line may jump or bend: the levels of points and between components, as z (n,)."""
     if is_points(law):
         x, weights = weighted_points(law)
         return np.asarray(ndtri(np.cumsum(weights[np.argsort(x[:, 0])])[:-1]))

@@ -4,8 +4,12 @@ laws of pairs       `PairLaw`: `independent`, `component_pairs`, `gaussian_pairs
 optimal             `optimal_map` of Gaussians, `optimal_image` of points, `optimal_pairs`
 entropic            `entropic_pairs`, `entropic_cost`, `entropic_potentials`, `entropic_map`; `GaussianPlan`
                     of points: `sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
+shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
+barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
 """
 
+from refdiff.transport.barycentres import Barycentre, gaussian_barycentre, line_barycentre, point_barycentre
+from refdiff.transport.displacement import Displacement, LineDisplacement, displacement
 from refdiff.transport.entropic import entropic_cost, entropic_map, entropic_pairs, entropic_potentials
 from refdiff.transport.entropic_gaussian import GaussianPlan, QuadraticPotential
 from refdiff.transport.gaussian_maps import optimal_image, optimal_map, optimal_pairs
@@ -17,25 +21,34 @@ from refdiff.transport.pairs import (
     independent,
     point_pairs,
 )
+from refdiff.transport.quantile_means import QuantileMean
 from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
 
 __all__ = [
+    "Barycentre",
+    "Displacement",
     "EntropicPlan",
     "GaussianPlan",
+    "LineDisplacement",
     "PairLaw",
     "QuadraticPotential",
+    "QuantileMean",
     "Unconverged",
     "component_pairs",
+    "displacement",
     "entropic_cost",
     "entropic_map",
     "entropic_pairs",
     "entropic_potentials",
+    "gaussian_barycentre",
     "gaussian_pairs",
     "image_pairs",
     "independent",
+    "line_barycentre",
     "optimal_image",
     "optimal_map",
     "optimal_pairs",
+    "point_barycentre",
     "point_pairs",
     "sinkhorn",
 ]

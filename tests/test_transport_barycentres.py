@@ -1,0 +1,115 @@
+"""Barycentres of Gaussians, of laws on the line and of point sets."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture, wasserstein
+from refdiff.metrics import wasserstein as distance
+from refdiff.transport import optimal_map
+from refdiff.transport.barycentres import gaussian_barycentre, line_barycentre, point_barycentre
+from refdiff.transport.displacement import displacement
+from refdiff.transport.quantile_means import quantile_mean_of_points
+
+
+def drawn(seed: int, dim: int) -> Gaussian:
+    law = random_mixture(dim, 1, seed, "full")
+    return Gaussian(law.means[0], law.covariances.operator())
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4))
+def test_the_mean_of_maps_is_the_identity_and_the_gap_closes(seed, dim, count):
+    laws, w = [drawn(seed + i, dim) for i in range(count)], np.random.default_rng(seed).dirichlet(np.ones(count))
+    best = gaussian_barycentre(laws, w)
+    ways = [optimal_map(best.law, law) for law in laws]
+    gain = sum(one * np.asarray(way.gain) for one, way in zip(w, ways, strict=True))
+    np.testing.assert_allclose(gain, np.eye(dim), atol=1e-12)
+    assert best.gap <= 1e-12 * (1 + best.value)
+    assert best.residual < 1e-12
+    squares = [wasserstein(best.law, law) ** 2 for law in laws]
+    assert best.value == pytest.approx(w @ squares, abs=1e-11)
+
+
+def test_the_bound_holds_for_every_law_from_the_first_step_on():
+    laws = [drawn(i, 3) for i in range(3)]
+    best = gaussian_barycentre(laws, [1, 2, 1])
+    rough = gaussian_barycentre(laws, [1, 2, 1], start=np.diag([9.0, 0.1, 1.0]), tolerance=10.0)
+    assert rough.bound <= best.value <= rough.value + 1e-12
+    for seed in range(5):
+        other = drawn(seed + 10, 3)
+        assert np.array([1, 2, 1]) / 4 @ [wasserstein(other, law) ** 2 for law in laws] > best.value
+
+
+def test_of_two_it_lies_on_the_shortest_way():
+    p, q = drawn(1, 4), drawn(2, 4)
+    best, there = gaussian_barycentre([p, q], [0.7, 0.3]), displacement(p, q).marginal(0.3)
+    np.testing.assert_allclose(best.law.cov(), there.cov(), atol=1e-13)
+    np.testing.assert_allclose(best.law.mean(), there.mean(), atol=1e-13)
+    assert best.value == pytest.approx(0.21 * wasserstein(p, q) ** 2)
+
+
+def test_starts_lead_to_one_barycentre_and_commuting_ones_are_closed():
+    laws = [drawn(i, 3) for i in range(4)]
+    one, other = gaussian_barycentre(laws), gaussian_barycentre(laws, start=np.diag([1.0, 2.0, 30.0]))
+    np.testing.assert_allclose(one.law.cov(), other.law.cov(), atol=1e-13)
+    axes = gaussian_barycentre([Gaussian(np.zeros(2), [1.0, 4.0]), Gaussian(np.ones(2), [9.0, 0.0])])
+    np.testing.assert_allclose(axes.law.cov(), np.diag([4.0, 1.0]))
+    assert axes.value == pytest.approx(0.5 + 1 + 1)
+    turned = gaussian_barycentre([Gaussian(np.zeros(2), np.diag([1.0, 4.0])), Gaussian(np.ones(2), [9.0, 0.0])])
+    np.testing.assert_allclose(turned.law.cov(), np.diag([4.0, 1.0]), atol=1e-12)
+    wide = gaussian_barycentre([Gaussian(np.zeros(3000), 1.0), Gaussian(np.zeros(3000), 9.0)])
+    assert wide.law.covariances.operator() == pytest.approx(4.0)
+
+
+def test_singular_laws_have_one_with_a_proof():
+    rng = np.random.default_rng(0)
+    roots = [rng.standard_normal((4, 2)) for _ in range(3)]
+    laws = [Gaussian(np.zeros(4), f @ f.T) for f in roots]
+    assert gaussian_barycentre([*laws, drawn(1, 4)], tolerance=1e-9).gap < 1e-8
+    assert gaussian_barycentre(laws, tolerance=1e-9).gap < 1e-8
+    point = gaussian_barycentre([Gaussian([0.0, 2.0], np.zeros((2, 2))), Gaussian([2.0, 0.0], 0.0)])
+    np.testing.assert_allclose(point.law.mean(), [1.0, 1.0])
+    assert point.value == pytest.approx(2.0)
+
+
+def test_on_the_line_it_is_nearer_than_other_laws():
+    laws = [random_mixture(1, 2, 1), random_mixture(1, 3, 2)]
+    best = line_barycentre(laws, [1, 3])
+    mean = 0.25 * laws[0].mean() + 0.75 * laws[1].mean()
+    np.testing.assert_allclose(best.mean(), mean)
+    # of two laws: variance is that of both less what the distance takes
+    w2 = displacement(*laws).cost()
+    both = sum(w * (law.cov()[0, 0] + law.mean()[0] ** 2) for w, law in zip((0.25, 0.75), laws, strict=True))
+    assert best.variance() + mean[0] ** 2 == pytest.approx(both - 0.1875 * w2, rel=1e-9)
+
+
+def test_point_sets_in_the_plane_and_on_the_line():
+    rng = np.random.default_rng(1)
+    sets = [Empirical(rng.standard_normal((k, 2)), rng.dirichlet(np.ones(k))) for k in (4, 3, 5)]
+    best = point_barycentre(sets, [1, 1, 2])
+    assert best.gap < 1e-12
+    w = np.array([1, 1, 2]) / 4
+    # its own distances are no more than those of its tuples, and the program is the least of all laws
+    assert w @ [distance(best.law, one).value ** 2 for one in sets] == pytest.approx(best.value, rel=1e-9)
+    pair = point_barycentre(sets[:2], [0.4, 0.6])
+    assert pair.value == pytest.approx(0.24 * distance(sets[0], sets[1]).value ** 2, rel=1e-9)
+    line = [Empirical(one.means[:, :1], one.weights) for one in sets]
+    exact = quantile_mean_of_points(line, w)
+    assert distance(point_barycentre(line, w).law, exact).value < 1e-7
+
+
+def test_what_does_not_fit_is_named():
+    p = drawn(1, 2)
+    with pytest.raises(ValueError, match="laws must be at least one"):
+        gaussian_barycentre([])
+    with pytest.raises(ValueError, match="weights must be 1 numbers >= 0"):
+        gaussian_barycentre([p], [-1.0])
+    with pytest.raises(TypeError, match="laws must be Gaussians, got GaussianMixture"):
+        gaussian_barycentre([p, random_mixture(2, 3, 1)])
+    with pytest.raises(ValueError, match="most must be more steps than 1"):
+        gaussian_barycentre([p, drawn(2, 2)], most=1)
+    with pytest.raises(ValueError, match="laws must be point sets"):
+        point_barycentre([GaussianMixture.isotropic([[0.0]], 1.0)])
+    with pytest.raises(ValueError, match="at most 65536 tuples of points, got 300 x 300"):
+        point_barycentre([Empirical(np.zeros((300, 2)) + np.arange(300)[:, None])] * 2)
