@@ -2,15 +2,24 @@
 
 laws of pairs       `PairLaw`: `independent`, `component_pairs`, `gaussian_pairs`, `point_pairs`, `image_pairs`
 optimal             `optimal_map` of Gaussians, `optimal_image` of points, `optimal_pairs`
-entropic            `entropic_pairs`, `entropic_cost`, `entropic_potentials`, `entropic_map`; `GaussianPlan`
-                    of points: `sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
+entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhorn_divergence`, `sinkhorn_slope`
+                    of Gaussians: `GaussianPlan`, `entropic_potentials`, `entropic_map`
+                    of points: `sinkhorn`, `self_sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
 shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
 barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
 """
 
 from refdiff.transport.barycentres import Barycentre, gaussian_barycentre, line_barycentre, point_barycentre
 from refdiff.transport.displacement import Displacement, LineDisplacement, displacement
-from refdiff.transport.entropic import entropic_cost, entropic_map, entropic_pairs, entropic_potentials
+from refdiff.transport.entropic import (
+    entropic_cost,
+    entropic_map,
+    entropic_pairs,
+    entropic_plan,
+    entropic_potentials,
+    sinkhorn_divergence,
+    sinkhorn_slope,
+)
 from refdiff.transport.entropic_gaussian import GaussianPlan, QuadraticPotential
 from refdiff.transport.gaussian_maps import optimal_image, optimal_map, optimal_pairs
 from refdiff.transport.pairs import (
@@ -22,6 +31,7 @@ from refdiff.transport.pairs import (
     point_pairs,
 )
 from refdiff.transport.quantile_means import QuantileMean
+from refdiff.transport.self_transport import self_sinkhorn
 from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
 
 __all__ = [
@@ -39,6 +49,7 @@ __all__ = [
     "entropic_cost",
     "entropic_map",
     "entropic_pairs",
+    "entropic_plan",
     "entropic_potentials",
     "gaussian_barycentre",
     "gaussian_pairs",
@@ -50,5 +61,8 @@ __all__ = [
     "optimal_pairs",
     "point_barycentre",
     "point_pairs",
+    "self_sinkhorn",
     "sinkhorn",
+    "sinkhorn_divergence",
+    "sinkhorn_slope",
 ]

@@ -1,45 +1,214 @@
-r"""Entropic transport between laws: the coupling that is as cheap as a given amount of noise allows.
+r"""Entropic transport between laws: couplings as cheap as a given amount of randomness allows, and their divergence.
 
-    gamma = argmin over couplings of E |x - y|^2 / 2 + eps KL(gamma || p x q)
+    gamma = argmin over couplings of E c(x, y) + eps KL(gamma || p x q),       V_eps(p, q) the least of it
+    S_eps(p, q) = V_eps(p, q) - (V_eps(p, p) + V_eps(q, q)) / 2
 
-of Gaussians in closed form, see `entropic_gaussian`. Sources: PODB-74, PODB-84.
+of Gaussians in closed form, of point sets by Sinkhorn's turns. With R = exp(-c / eps) p q / Z the coupling is the one
+of least KL(gamma || R): entropic transport is the static problem of Schroedinger, V = eps min KL - eps log Z.
+
+V_eps(p, p) is not 0, and the law q of least V_eps(p, q) is narrower than p; S_eps has neither fault. It is >= 0, 0 for
+equal laws only, convex in each of them; W_2^2 / 2 where eps -> 0, |E x - E y|^2 / 2 where eps -> infinity. Its first
+variation in p is f_pq - f_pp, with the gradient
+
+    grad f_pq - grad f_pp = E_pp[y | x] - E_pq[y | x]
+
+Sources: PODB-74, PODB-84, PODB-86; Genevay, Peyre and Cuturi 2018, "Learning generative models with Sinkhorn
+divergences"; Feydy et al. 2019, "Interpolating between optimal transport and MMD using Sinkhorn divergences".
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, points
 from refdiff.channels import Channel
-from refdiff.distributions import Gaussian
-from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, QuadraticPotential
+from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.distributions.mixture import law as law_of
+from refdiff.metrics.compared import is_points, same_space
+from refdiff.transport.costs import Ground
+from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, QuadraticPotential, noise_of_axes
 from refdiff.transport.pairs import PairLaw
+from refdiff.transport.self_transport import self_sinkhorn
+from refdiff.transport.sinkhorn import EntropicPlan, sinkhorn
 
 
-def entropic_pairs(p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HALF_SQUARED) -> PairLaw:
-    """The entropic coupling of two Gaussians p and q as a law of pairs.
+def entropic_plan(
+    p: GaussianMixture,
+    q: GaussianMixture,
+    epsilon: float,
+    channel: Channel = HALF_SQUARED,
+    *,
+    tolerance: float = 1e-9,
+    max_iterations: int = 10_000,
+) -> GaussianPlan | EntropicPlan:
+    """The entropic coupling of two Gaussians or two point sets; both kinds of plan have the same questions.
 
     Args:
-        p, q, epsilon, channel: as of `GaussianPlan`; without a channel the cost is |x - y|^2 / 2.
+        p, q: Gaussians, or laws of points.
+        epsilon: eps > 0, for Gaussians also 0.
+        channel: A, b and N of the cost (y - A x - b)' N^-1 (y - A x - b) / 2, without one |x - y|^2 / 2.
+        tolerance, max_iterations: of points, as of `sinkhorn`.
+
+    Raises:
+        TypeError: p or q is no law.
+        ValueError: dimensions that differ, a negative epsilon, a singular N, or laws of another kind: the entropic
+            coupling of mixtures has no closed form.
     """
-    return GaussianPlan(p, q, epsilon, channel).pairs()
+    same_space(p, q)
+    if p.count == 1 and q.count == 1:
+        return GaussianPlan(_gaussian(p), _gaussian(q), epsilon, channel)
+    if not is_points(p) or not is_points(q):
+        raise ValueError(
+            f"p and q must be Gaussians or point sets, got {p!r} and {q!r}: for mixtures couple samples of them, or "
+            "see the bridges of mixtures that are made from their potentials"
+        )
+    return sinkhorn(p, q, epsilon, cost=_ground(channel, p.dim), tolerance=tolerance, max_iterations=max_iterations)
 
 
-def entropic_cost(p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HALF_SQUARED) -> float:
-    """The least E c + eps KL(gamma || p x q): p, q, epsilon and channel as of `entropic_pairs`."""
-    return GaussianPlan(p, q, epsilon, channel).value
+def entropic_pairs(p: GaussianMixture, q: GaussianMixture, epsilon: float, channel: Channel = HALF_SQUARED) -> PairLaw:
+    """The entropic coupling as a law of pairs.
+
+    Args:
+        p, q, epsilon, channel: as of `entropic_plan`; without a channel the cost is |x - y|^2 / 2.
+    """
+    return entropic_plan(p, q, epsilon, channel).pairs()
+
+
+def entropic_cost(p: GaussianMixture, q: GaussianMixture, epsilon: float, channel: Channel = HALF_SQUARED) -> float:
+    """The least E c + eps KL(gamma || p x q): p, q, epsilon and channel as of `entropic_plan`."""
+    return entropic_plan(p, q, epsilon, channel).value
 
 
 def entropic_potentials(
     p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HALF_SQUARED
 ) -> tuple[QuadraticPotential, QuadraticPotential]:
-    """f and g with gamma = p q exp((f + g - c) / eps) and E_p f = E_q g, half the entropic cost.
+    """f and g of two Gaussians: gamma = p q exp((f + g - c) / eps), E_p f = E_q g, half of the entropic cost.
 
     Args:
-        p, q, epsilon, channel: as of `entropic_pairs`, with a positive epsilon.
+        p, q, epsilon, channel: as of `GaussianPlan`, with a positive epsilon.
     """
     plan = GaussianPlan(p, q, epsilon, channel)
     return plan.f, plan.g
 
 
 def entropic_map(p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HALF_SQUARED) -> Channel:
-    """x -> E[y | x], the barycentric projection: p, q, epsilon > 0 and channel as of `entropic_pairs`."""
+    """x -> E[y | x], the barycentric projection: p, q, epsilon > 0 and channel as of `GaussianPlan`."""
     way = GaussianPlan(p, q, epsilon, channel).forward()
     return Channel(way.gain, way.offset)
+
+
+# ---------------------------------------------------------------------- the divergence
+
+
+def sinkhorn_divergence(
+    p: GaussianMixture,
+    q: GaussianMixture,
+    epsilon: float,
+    *,
+    cost: Ground = "half-squared",
+    tolerance: float = 1e-9,
+    max_iterations: int = 10_000,
+) -> float:
+    """S_eps(p, q) of two Gaussians or two point sets.
+
+    What is left of nearly equal laws is known to rounding of the values V, and of points to `tolerance` times them.
+
+    Args:
+        p, q: Gaussians, or laws of points.
+        epsilon: eps > 0, for Gaussians also 0.
+        cost: of points, as of `sinkhorn`: powers of the distance up to the second keep S_eps from being negative, as
+            exp(-c / eps) is then a positive kernel. Of Gaussians it is the default.
+        tolerance, max_iterations: of points, as of `sinkhorn`.
+
+    Raises:
+        TypeError: p or q is no law.
+        ValueError: laws of another kind, another cost of Gaussians, or as of `sinkhorn`.
+    """
+    same_space(p, q)
+    if is_points(p) and is_points(q):
+        ask = {"cost": cost, "tolerance": tolerance, "max_iterations": max_iterations}
+        within = [self_sinkhorn(one, epsilon, **ask).value for one in (p, q)]
+        return sinkhorn(p, q, epsilon, **ask).value - 0.5 * sum(within)
+    if cost != "half-squared":
+        raise ValueError(f"cost must be half-squared for Gaussians, got {cost!r}")
+    for name, one in (("p", p), ("q", q)):
+        if one.count != 1:
+            raise ValueError(f"{name} must be a Gaussian like the other, or both must be point sets, got {one!r}")
+    first, second = _gaussian(p), _gaussian(q)
+    return _gaussian_divergence(
+        *(GaussianPlan(a, b, epsilon) for a, b in ((first, second), (first,) * 2, (second,) * 2))
+    )
+
+
+def sinkhorn_slope(
+    p: GaussianMixture,
+    q: GaussianMixture,
+    epsilon: float,
+    x: ArrayLike,
+    *,
+    tolerance: float = 1e-9,
+    max_iterations: int = 10_000,
+) -> Any:
+    """The gradient of the first variation of S_eps(p, q) in p, E_pp[y | x] - E_pq[y | x], at points x.
+
+    The derivative of S_eps in a point x_i of p is the mass of x_i times it: down it p flows to q.
+
+    Args:
+        p, q: Gaussians, or laws of points.
+        epsilon: eps > 0.
+        x: points, shape (..., d), those of p or any others.
+        tolerance, max_iterations: of points, as of `sinkhorn`.
+
+    Raises:
+        TypeError: p or q is no law.
+        ValueError: as of `entropic_plan`, or x has another dimension.
+    """
+    across = entropic_plan(p, q, epsilon, tolerance=tolerance, max_iterations=max_iterations)
+    rows, restore = points("x", x, p.dim)
+    if isinstance(across, GaussianPlan):
+        within = GaussianPlan(across.p, across.p, epsilon).barycentric(rows)
+    else:
+        within = self_sinkhorn(p, epsilon, tolerance=tolerance, max_iterations=max_iterations).barycentric(rows)
+    return restore(np.asarray(within - across.barycentric(rows)))
+
+
+def _gaussian_divergence(across: GaussianPlan, first: GaussianPlan, second: GaussianPlan) -> float:
+    """S_eps from the plans of (p, q), (p, p) and (q, q), by the smaller of what noise adds and what it takes.
+
+    V is the least cost plus what noise adds, F(s), and the cost of independent pairs less what correlations take,
+    s - F(s). Sums of s are the same in all of them but for W_2.
+    """
+    e = across.epsilon
+    added, taken = zip(*(noise_of_axes(one.singular_values, e) for one in (across, first, second)), strict=True)
+    few, many = (part[0].sum() - 0.5 * (part[1].sum() + part[2].sum()) for part in (added, taken))
+    shift = across.q.means[0] - across.p.means[0]
+    if sum(part.sum() for part in added) <= sum(part.sum() for part in taken):
+        found = across.least_cost + few
+    else:
+        found = 0.5 * float(shift @ shift) - many
+    return max(float(found), 0.0)
+
+
+def _gaussian(law: GaussianMixture) -> Gaussian:
+    made = law if isinstance(law, Gaussian) else law_of(law.log_weights, law.means, law.covariances)
+    assert isinstance(made, Gaussian)
+    return made
+
+
+def _ground(channel: Channel, dim: int) -> Ground:
+    """The cost of a channel between points."""
+    if channel is HALF_SQUARED:
+        return "half-squared"
+    white = np.linalg.inv(np.linalg.cholesky(operators.dense(channel.noise, dim)))
+
+    def cost(x: Array, y: Array) -> Array:
+        from scipy.spatial.distance import cdist  # late: a quarter of the time to import this package
+
+        images = operators.apply(channel.gain, x) + channel.offset
+        return 0.5 * np.asarray(cdist(images @ white.T, y @ white.T, "sqeuclidean"))
+
+    return cost

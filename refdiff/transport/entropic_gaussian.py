@@ -112,7 +112,7 @@ class GaussianPlan:
 
     def pairs(self) -> PairLaw:
         """The coupling as a law of pairs."""
-        (f, g), (u, _, vt), k = self._factors, self._axes, self._correlations
+        (f, g), (u, _, vt), k = self._factors, self._axes, _correlations(self.singular_values, self.epsilon)
         if not self._dense:
             return PairLaw(self.p, self.q, plus(NOTHING, np.asarray(u * k * f * g)))
         r = len(k)
@@ -145,7 +145,7 @@ class GaussianPlan:
     @property
     def value(self) -> float:
         """The least E c + eps KL(gamma || p x q), which is E f + E g."""
-        return self.least_cost + float(excess(self.singular_values, self.epsilon).sum())
+        return self.least_cost + float(noise_of_axes(self.singular_values, self.epsilon)[0].sum())
 
     def mean_cost(self) -> float:
         """E c(x, y)."""
@@ -231,12 +231,6 @@ class GaussianPlan:
         size = np.linalg.norm(f) * np.linalg.norm(pulled)
         return u, np.where(s > 8 * len(g) * EPS * size, s, 0.0), vt
 
-    @property
-    def _correlations(self) -> Array:
-        """k, shape (r,)."""
-        s, e = self.singular_values, self.epsilon
-        return np.divide(2 * s, e + np.hypot(e, 2 * s), out=np.zeros(s.shape), where=s > 0)
-
     @cached_property
     def _second_weights(self) -> Operator:
         """W = G V diag(2 / (eps + rho)) V' G'."""
@@ -272,15 +266,22 @@ class GaussianPlan:
         return float(0.5 * sum((part**2).sum() for part in columns))
 
 
-def excess(s: Array, epsilon: float) -> Array:
-    """What noise adds to the least cost, at singular values s (r,): s (1 - k) + eps log(1 + s k / eps) / 2.
+def noise_of_axes(s: Array, epsilon: float) -> tuple[Array, Array]:
+    """What noise adds to the least cost at singular values s (r,), and what correlations take from the independent one.
 
-    With a = asinh(eps / (2 s)) it is s (1 - e^-a) + eps (log(s / eps) + a) / 2, so that its derivative in eps is
-    (log(s / eps) + a) / 2, the mutual information. eps is `epsilon`.
+    The first, F = s (1 - k) + eps log(1 + s k / eps) / 2, is s (1 - e^-a) + eps (log(s / eps) + a) / 2 with
+    a = asinh(eps / (2 s)), so that its derivative in eps is (log(s / eps) + a) / 2, the information. The second is
+    s - F = s k - eps log(1 + s k / eps) / 2. eps is `epsilon`.
     """
     if epsilon == 0:
-        return np.zeros(s.shape)
-    return np.asarray(_left_over(s, epsilon) + 0.5 * epsilon * _log_excess(s, epsilon))
+        return np.zeros(s.shape), s
+    half = 0.5 * epsilon * _log_excess(s, epsilon)
+    return np.asarray(_left_over(s, epsilon) + half), np.asarray(s * _correlations(s, epsilon) - half)
+
+
+def _correlations(s: Array, e: float) -> Array:
+    """k, for `e` the eps."""
+    return np.divide(2 * s, e + np.hypot(e, 2 * s), out=np.zeros(s.shape), where=s > 0)
 
 
 def _left_over(s: Array, e: float) -> Array:
