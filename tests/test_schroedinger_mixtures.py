@@ -25,7 +25,7 @@ LINE = MixtureBridge(
 def test_products_of_potentials_are_mixtures_of_pinned_bridges(reference, first, second):
     bridge = MixtureBridge(first, second, reference)
     t, model = 0.4 * bridge.T, bridge.model
-    x = bridge.sample(5, t, 1)
+    x = bridge.sample([t], 5, 1)[0]
     density = bridge.log_density(x, t)
     # rounding of quadratics of some tens, and of covariances of Langevin's reference, whose condition is 1e3
     for other in (bridge.marginal(t).logpdf(x), model.log_density(x, t)):
@@ -37,7 +37,7 @@ def test_products_of_potentials_are_mixtures_of_pinned_bridges(reference, first,
 @EACH_REFERENCE
 def test_drifts_differ_by_noise_times_the_score(reference):
     bridge = MixtureBridge(LAWS["full"], SECOND["growing"], reference)
-    x, t = bridge.sample(4, 0.3 * bridge.T, 2), 0.3 * bridge.T
+    x, t = bridge.sample([0.3 * bridge.T], 4, 2)[0], 0.3 * bridge.T
     d = np.asarray(bridge.process.diffusion(t))
     pulled = bridge.score(x, t) @ (d if d.ndim == 2 else np.diag(np.broadcast_to(d, 2)))
     np.testing.assert_allclose(bridge.forward_drift(x, t) - bridge.backward_drift(x, t), pulled, rtol=1e-11, atol=1e-11)
@@ -77,7 +77,7 @@ def test_its_equation_carries_the_first_marginal_to_the_second():
 def test_samples_are_of_their_laws_without_a_list_of_pairs(first, second):
     bridge = MixtureBridge(first, second, 0.5)
     x, y = bridge.sample_pairs(4000, 7)
-    paths = bridge.paths([0.25, 0.5, 1.0], 4000, 8)
+    paths = bridge.sample([0.25, 0.5, 1.0], 4000, 8)
     for found, t in ((x, 0.0), (paths[0], 0.25), (paths[1], 0.5), (paths[2], 1.0), (y, 1.0)):
         law = bridge.marginal(t)
         assert (np.abs(found.mean(axis=0) - law.mean()) < 4.5 * np.sqrt(np.diag(law.cov()) / 4000)).all()
@@ -103,7 +103,7 @@ def test_from_one_point_it_is_the_process_of_foellmer():
     tilt = ExponentialSum(-over.curvatures, -over.slopes, -over.constants)
     bridge = MixtureBridge(Empirical(start), ExponentialSum.density(ends).times(tilt), REFERENCES["VP"])
     x = known.marginal(0.6).sample(5, 1)
-    np.testing.assert_allclose(bridge.potential_gradients(x, 0.6)[0], known.gradient(x, 0.6), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(bridge.forward_pull(x, 0.6), known.gradient(x, 0.6), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(bridge.log_potentials(x, 0.6)[0], known.log_h(x, 0.6), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(bridge.log_mass, 0.0, atol=1e-13)
 
@@ -140,7 +140,7 @@ def test_marginals_reach_both_ends_and_a_wide_noise_forgets_the_pairing():
 def test_shapes_precision_and_singular_laws():
     bridge = MixtureBridge(Gaussian([0.0, 0.0], [[1.0, 1.0], [1.0, 1.0]]), LAWS["isotropic"], 0.5)
     x = np.zeros((2, 3, 2), dtype=np.float32)
-    for answer in (bridge.forward_drift, bridge.backward_drift, bridge.velocity, bridge.score, bridge.control):
+    for answer in (bridge.forward_drift, bridge.backward_drift, bridge.velocity, bridge.score, bridge.osmotic_velocity):
         assert answer(x, 0.5).dtype == np.float32
         assert answer(x, 0.5).shape == (2, 3, 2)
     assert bridge.log_density(x, 0.5).shape == (2, 3)

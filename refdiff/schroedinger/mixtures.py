@@ -25,8 +25,7 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_scalar, whole_number
 from refdiff.channels import Channel
-from refdiff.distributions import Empirical, GaussianMixture
-from refdiff.distributions.covariances import Covariances, Dense, Diagonal
+from refdiff.distributions import GaussianMixture
 from refdiff.distributions.mixture import law
 from refdiff.distributions.moments import log_total
 from refdiff.dynamics import VelocityField
@@ -34,11 +33,11 @@ from refdiff.interpolants import InterpolantModel
 from refdiff.path_measures import bridge_paths
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
-from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, ends_given, later, meetings
+from refdiff.schroedinger.plans import ends_drawn, joined, plan_given, stacked
+from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, ends_given, later, meetings, of_points
 from refdiff.schroedinger.reference import ReferenceBridges, reference_process
 from refdiff.stochastic import StochasticEquation, forward_equation
 from refdiff.transport import PairLaw
-from refdiff.transport.pairs import NOTHING, image_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ class MixtureBridge:
     @cached_property
     def log_mass(self) -> float:
         """log Z, of Psihat_0 R Psi_T as given."""
-        if isinstance(self.first, Empirical):
+        if of_points(self.first):
             logs, _ = earlier(self.second, self._step(0.0, self.T), self.first.means)
             return float(log_total((self.first.log_weights + logs)[None])[0])
         return float(log_total(np.array([[mass for mass, _ in self._plan]]))[0])
@@ -113,7 +112,7 @@ class MixtureBridge:
         now = self._time(t)
         if now == self.T:
             return self.pairs.second
-        if now == 0 and isinstance(self.first, Empirical):
+        if now == 0 and of_points(self.first):
             logs, _ = earlier(self.second, self._step(0.0, self.T), self.first.means)
             return law(self.first.log_weights + logs - self.log_mass, self.first.means, self.first.covariances)
         return joined(list(meetings(self._first_at(now), self._step(now, self.T), self.second)))
@@ -126,16 +125,12 @@ class MixtureBridge:
     def sample_pairs(self, n: int, seed: int | np.random.Generator) -> tuple[Array, Array]:
         """`n` independent pairs (x_0, x_T) by a `seed`, each (n, d), without a list of all pairs of points."""
         rng = generator(seed)
-        if not (isinstance(self.first, Empirical) and isinstance(self.second, Empirical)):
+        if not (of_points(self.first) and of_points(self.second)):
             return self.pairs.sample(n, rng)
         x = self.marginal(0.0).sample(n, rng)
         return x, ends_drawn(self._step(0.0, self.T), self.second, x, rng)
 
-    def sample(self, n: int, t: float, seed: int | np.random.Generator) -> Array:
-        """`n` draws of x_t by a `seed`, shape (n, d)."""
-        return self.paths([self._time(t)], n, seed)[0]
-
-    def paths(self, times: ArrayLike, n: int, seed: int | np.random.Generator) -> Array:
+    def sample(self, times: ArrayLike, n: int, seed: int | np.random.Generator) -> Array:
         """`n` exact paths at increasing times (m,) in [0, T] by a `seed`: a pair and a bridge, shape (m, n, d)."""
         rng = generator(seed)
         x, y = self.sample_pairs(whole_number("n", n, low=1), rng)
@@ -153,10 +148,15 @@ class MixtureBridge:
         (forward, _), (backward, _) = self._forward(rows, t), self._backward(rows, t)
         return restore(forward), restore(backward - self.log_mass)
 
-    def potential_gradients(self, x: ArrayLike, t: float) -> tuple[Any, Any]:
-        """grad log Psi and grad log Psihat at points x (..., d), each (..., d)."""
+    def forward_pull(self, x: ArrayLike, t: float) -> Any:
+        """grad log Psi at points x (..., d), shape (..., d); t < T where the end is a point set."""
         rows, restore = points("x", x, self.dim)
-        return restore(self._forward(rows, t)[1]), restore(self._backward(rows, t)[1])
+        return restore(self._forward(rows, t)[1])
+
+    def backward_pull(self, x: ArrayLike, t: float) -> Any:
+        """grad log Psihat at points x (..., d), shape (..., d); t > 0 where the start is a point set."""
+        rows, restore = points("x", x, self.dim)
+        return restore(self._backward(rows, t)[1])
 
     def log_density(self, x: ArrayLike, t: float) -> Any:
         """log p_t = log Psi + log Psihat at points x (..., d), shape (...): sums over components, not over pairs."""
@@ -165,8 +165,7 @@ class MixtureBridge:
 
     def score(self, x: ArrayLike, t: float) -> Any:
         """grad log p_t at points x (..., d), shape (..., d)."""
-        forward, backward = self.potential_gradients(x, t)
-        return forward + backward
+        return self.forward_pull(x, t) + self.backward_pull(x, t)
 
     # ------------------------------------------------------------------ dynamics
 
@@ -186,10 +185,11 @@ class MixtureBridge:
         forward, backward = self._forward(rows, t)[1], self._backward(rows, t)[1]
         return restore(self._drift(rows, t, 0.5 * (forward - backward)))
 
-    def control(self, x: ArrayLike, t: float) -> Any:
-        """The best control G grad log Psi, G the symmetric root of D, at points x (..., d), shape (..., d)."""
+    def osmotic_velocity(self, x: ArrayLike, t: float) -> Any:
+        """Half of the difference of both drifts, D grad log p_t / 2, at points x (..., d), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
-        return restore(operators.apply(operators.root(self.process.diffusion(t)), self._forward(rows, t)[1]))
+        pull = self._forward(rows, t)[1] + self._backward(rows, t)[1]
+        return restore(0.5 * operators.apply(self.process.diffusion(t), pull))
 
     def equation(self, *, backward: bool = False) -> StochasticEquation:
         """dx = b dt + G dw with the forward drift, dt > 0, or with the `backward` one, dt < 0."""
@@ -230,9 +230,6 @@ class MixtureBridge:
         return np.asarray(free + operators.apply(self.process.diffusion(t), pull))
 
 
-# ---------------------------------------------------------------------- plans
-
-
 def fill(found: Any, process: Process | Schedule | float, T: float | None, dim: int) -> None:
     """The reference and the end of a bridge on R^d, d = `dim`, checked, in the fields of `found`.
 
@@ -244,73 +241,3 @@ def fill(found: Any, process: Process | Schedule | float, T: float | None, dim: 
         raise ValueError(f"process must have {dim} axes like the potentials, got {whole.axes}")
     object.__setattr__(found, "process", whole)
     object.__setattr__(found, "T", end)
-
-
-def joined(parts: list[tuple[float, GaussianMixture]]) -> GaussianMixture:
-    """The mixture of laws with the logarithms of their masses, the `parts`, whatever the masses sum to."""
-    masses = np.array([mass for mass, _ in parts])
-    masses -= log_total(masses[None])[0]
-    logs = np.concatenate([mass + one.log_weights for mass, (_, one) in zip(masses, parts, strict=True)])
-    means = np.concatenate([one.means for _, one in parts])
-    blocks, counts = [one.covariances for _, one in parts], [one.count for _, one in parts]
-    return law(logs, means, _in_one(blocks, counts, means.shape[1]))
-
-
-def stacked(parts: list[tuple[float, GaussianMixture]], channels: list[Channel]) -> PairLaw:
-    """The law of pairs of the `parts`, laws of x_0 with the logarithms of their masses, and the `channels` to x_T."""
-    each = [image_pairs(one, channel) for (_, one), channel in zip(parts, channels, strict=True)]
-    first = joined(parts)
-    means = np.concatenate([one.second.means for one in each])
-    counts = [one.count for one in each]
-    second = _in_one([one.second.covariances for one in each], counts, first.dim)
-    cross = _in_one([one.cross for one in each], counts, first.dim)
-    if isinstance(cross, Diagonal) and not cross.variances.any():
-        cross = NOTHING
-    return PairLaw(first, law(first.log_weights, means, second), cross)
-
-
-def plan_given(step: Channel, second: Potential, x: Array) -> GaussianMixture:
-    """The law of x_T given one x_0 = x (1, d), for the potential `second` at the end of a `step`.
-
-    Raises:
-        ValueError: x is not one point.
-    """
-    if len(x) != 1:
-        raise ValueError(f"x must be one point, got {len(x)}")
-    if isinstance(second, GaussianMixture):
-        seen = Channel(1.0, 0.0, step.noise)
-        return seen.posterior(second, (operators.apply(step.gain, x) + step.offset)[0])
-    logs = second.before(step).terms(x)[0]
-    images = [channel.at(x[0]) for channel in second.given(step)]
-    return joined([(float(log), one) for log, one in zip(logs, images, strict=True)])
-
-
-def ends_drawn(step: Channel, second: Potential, x: Array, rng: np.random.Generator) -> Array:
-    """x_T drawn for each x_0 of x (n, d), for the potential `second` at the end of a `step`, shape (n, d)."""
-    channels = ends_given(step, second)
-    if isinstance(second, GaussianMixture):
-        kept = np.flatnonzero(np.isfinite(second.log_weights))
-        blurred = second.convolve(step.noise)
-        share = np.asarray(blurred.responsibilities(operators.apply(step.gain, x) + step.offset))[:, kept]
-    else:
-        terms = second.before(step).terms(x)
-        share = np.exp(terms - log_total(terms)[:, None])
-    ladder = np.cumsum(share, axis=1)
-    labels = (rng.random((len(x), 1)) * ladder[:, -1:] > ladder).sum(axis=1)
-    found, z = np.empty_like(x), rng.standard_normal(x.shape)
-    for k in np.unique(labels):
-        chosen, channel = labels == k, channels[k]
-        moved = operators.apply(channel.gain, x[chosen]) + channel.offset
-        found[chosen] = moved + operators.apply(operators.root(channel.noise), z[chosen])
-    return found
-
-
-def _in_one(blocks: list[Covariances], counts: list[int], dim: int) -> Covariances:
-    """The blocks of several lists of components one after the other."""
-    diagonals = [block.variances for block in blocks if isinstance(block, Diagonal)]
-    if len(diagonals) == len(blocks):
-        width = max(one.shape[1] for one in diagonals)
-        wide = [np.broadcast_to(one, (count, width)) for one, count in zip(diagonals, counts, strict=True)]
-        return Diagonal(np.concatenate(wide))
-    each = zip(blocks, counts, strict=True)
-    return Dense(np.concatenate([np.broadcast_to(block.dense(dim), (count, dim, dim)) for block, count in each]))

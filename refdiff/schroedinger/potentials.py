@@ -31,6 +31,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.distributions.covariances import Dense
 from refdiff.distributions.mixture import law
 from refdiff.distributions.moments import log_total
+from refdiff.metrics.compared import is_points
 from refdiff.operators import Operator
 from refdiff.path_measures import Quadratic
 
@@ -249,6 +250,11 @@ class ExponentialSum:
 
 
 Potential: TypeAlias = GaussianMixture | ExponentialSum
+
+
+def of_points(potential: Potential) -> bool:
+    """Whether the `potential` is a law of points."""
+    return isinstance(potential, GaussianMixture) and is_points(potential)
 
 
 # ---------------------------------------------------------------------- at a time

@@ -1,0 +1,93 @@
+r"""Plans of bridges: what a potential at the end makes of x_0, and pairs put together from its terms.
+
+    gamma(y | x) = p(y | x) Psi_T(y) / Psi(x, 0) = sum_j w_j(x) N(y; G_j x + h_j, W_j),    w_j term j's share of Psi
+
+Each term of Psi_T gives a channel from x_0 to x_T and, with Psihat_0, a mass and a law of x_0 (`meetings`). With
+p(x | y) in the place of p(y | x), as a density of x, the same makes x_0 from x_T.
+Sources: PODB-74, PODB-83; Gushchin et al. 2023, "Building the bridge of Schroedinger".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refdiff import operators
+from refdiff.arguments import Array
+from refdiff.channels import Channel
+from refdiff.distributions import GaussianMixture
+from refdiff.distributions.covariances import Covariances, Dense, Diagonal
+from refdiff.distributions.mixture import law
+from refdiff.distributions.moments import log_total
+from refdiff.schroedinger.potentials import Potential, ends_given
+from refdiff.transport import PairLaw
+from refdiff.transport.pairs import NOTHING, image_pairs
+
+
+def joined(parts: list[tuple[float, GaussianMixture]]) -> GaussianMixture:
+    """The mixture of laws with the logarithms of their masses, the `parts`, whatever the masses sum to."""
+    masses = np.array([mass for mass, _ in parts])
+    masses -= log_total(masses[None])[0]
+    logs = np.concatenate([mass + one.log_weights for mass, (_, one) in zip(masses, parts, strict=True)])
+    means = np.concatenate([one.means for _, one in parts])
+    blocks, counts = [one.covariances for _, one in parts], [one.count for _, one in parts]
+    return law(logs, means, _in_one(blocks, counts, means.shape[1]))
+
+
+def stacked(parts: list[tuple[float, GaussianMixture]], channels: list[Channel]) -> PairLaw:
+    """The law of pairs of the `parts`, laws of x_0 with the logarithms of their masses, and the `channels` to x_T."""
+    each = [image_pairs(one, channel) for (_, one), channel in zip(parts, channels, strict=True)]
+    first = joined(parts)
+    means = np.concatenate([one.second.means for one in each])
+    counts = [one.count for one in each]
+    second = _in_one([one.second.covariances for one in each], counts, first.dim)
+    cross = _in_one([one.cross for one in each], counts, first.dim)
+    if isinstance(cross, Diagonal) and not cross.variances.any():
+        cross = NOTHING
+    return PairLaw(first, law(first.log_weights, means, second), cross)
+
+
+def plan_given(step: Channel, second: Potential, x: Array) -> GaussianMixture:
+    """The law of x_T given one x_0 = x (1, d), for the potential `second` at the end of a `step`.
+
+    Raises:
+        ValueError: x is not one point.
+    """
+    if len(x) != 1:
+        raise ValueError(f"x must be one point, got {len(x)}")
+    if isinstance(second, GaussianMixture):
+        seen = Channel(1.0, 0.0, step.noise)
+        return seen.posterior(second, (operators.apply(step.gain, x) + step.offset)[0])
+    logs = second.before(step).terms(x)[0]
+    images = [channel.at(x[0]) for channel in second.given(step)]
+    return joined([(float(log), one) for log, one in zip(logs, images, strict=True)])
+
+
+def ends_drawn(step: Channel, second: Potential, x: Array, rng: np.random.Generator) -> Array:
+    """x_T drawn for each x_0 of x (n, d), for the potential `second` at the end of a `step`, shape (n, d)."""
+    channels = ends_given(step, second)
+    if isinstance(second, GaussianMixture):
+        kept = np.flatnonzero(np.isfinite(second.log_weights))
+        blurred = second.convolve(step.noise)
+        share = np.asarray(blurred.responsibilities(operators.apply(step.gain, x) + step.offset))[:, kept]
+    else:
+        terms = second.before(step).terms(x)
+        share = np.exp(terms - log_total(terms)[:, None])
+    ladder = np.cumsum(share, axis=1)
+    labels = (rng.random((len(x), 1)) * ladder[:, -1:] > ladder).sum(axis=1)
+    found, z = np.empty_like(x), rng.standard_normal(x.shape)
+    for k in np.unique(labels):
+        chosen, channel = labels == k, channels[k]
+        moved = operators.apply(channel.gain, x[chosen]) + channel.offset
+        found[chosen] = moved + operators.apply(operators.root(channel.noise), z[chosen])
+    return found
+
+
+def _in_one(blocks: list[Covariances], counts: list[int], dim: int) -> Covariances:
+    """The blocks of several lists of components one after the other."""
+    diagonals = [block.variances for block in blocks if isinstance(block, Diagonal)]
+    if len(diagonals) == len(blocks):
+        width = max(one.shape[1] for one in diagonals)
+        wide = [np.broadcast_to(one, (count, width)) for one, count in zip(diagonals, counts, strict=True)]
+        return Diagonal(np.concatenate(wide))
+    each = zip(blocks, counts, strict=True)
+    return Dense(np.concatenate([np.broadcast_to(block.dense(dim), (count, dim, dim)) for block, count in each]))
