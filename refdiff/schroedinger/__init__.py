@@ -4,13 +4,12 @@ references          a Process, a Schedule or eps of sqrt(eps) w (`BrownianRefere
 from potentials     `MixtureBridge`, exact in every marginal, of mixtures, points or an `ExponentialSum`
 Gaussians           `GaussianBridge`: closed forms for every linear reference and covariances of any rank
 their costs         `action` (motion, Fisher information, entropies), `energies` at a time, `little_noise`: the limit
-iterations          `proportional_fitting`, `refit` (half bridges of pairs), `fitted_pairs`; `reversed_chains` (DSB)
+iterations          `proportional_fitting`, `refit` (half bridges of pairs); `reversed_chains` (DSB)
 """
 
 from refdiff.schroedinger.fitting import (
     Fitting,
     canonical_correlations,
-    fitted_pairs,
     proportional_fitting,
     refit,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "action",
     "canonical_correlations",
     "energies",
-    "fitted_pairs",
     "little_noise",
     "proportional_fitting",
     "reference_process",
