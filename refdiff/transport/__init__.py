@@ -7,9 +7,22 @@ entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhor
                     of points: `sinkhorn`, `self_sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
 shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
 barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
+Brenier             `check_map`, a `MapCheck`; `asymmetry`, `monge_ampere_residual`, `cyclical_gap`, `monotone_gap`
+                    `optimal_potentials`, `c_transform`, `c_transform_of_points`; `Perturbed` a known case
 """
 
 from refdiff.transport.barycentres import Barycentre, gaussian_barycentre, line_barycentre, point_barycentre
+from refdiff.transport.brenier import (
+    MapCheck,
+    asymmetry,
+    c_transform,
+    c_transform_of_points,
+    check_map,
+    cyclical_gap,
+    monge_ampere_residual,
+    monotone_gap,
+    optimal_potentials,
+)
 from refdiff.transport.displacement import Displacement, LineDisplacement, displacement
 from refdiff.transport.entropic import (
     entropic_cost,
@@ -30,6 +43,7 @@ from refdiff.transport.pairs import (
     independent,
     point_pairs,
 )
+from refdiff.transport.perturbed import Perturbed
 from refdiff.transport.quantile_means import QuantileMean
 from refdiff.transport.self_transport import self_sinkhorn
 from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
@@ -40,11 +54,18 @@ __all__ = [
     "EntropicPlan",
     "GaussianPlan",
     "LineDisplacement",
+    "MapCheck",
     "PairLaw",
+    "Perturbed",
     "QuadraticPotential",
     "QuantileMean",
     "Unconverged",
+    "asymmetry",
+    "c_transform",
+    "c_transform_of_points",
+    "check_map",
     "component_pairs",
+    "cyclical_gap",
     "displacement",
     "entropic_cost",
     "entropic_map",
@@ -56,9 +77,12 @@ __all__ = [
     "image_pairs",
     "independent",
     "line_barycentre",
+    "monge_ampere_residual",
+    "monotone_gap",
     "optimal_image",
     "optimal_map",
     "optimal_pairs",
+    "optimal_potentials",
     "point_barycentre",
     "point_pairs",
     "self_sinkhorn",
