@@ -5,17 +5,14 @@ from potentials     `MixtureBridge`, exact in every marginal, of mixtures, point
 Gaussians           `GaussianBridge`: closed forms for every linear reference and covariances of any rank
 their costs         `action` (motion, Fisher information, entropies), `energies` at a time, `little_noise`: the limit
 iterations          `proportional_fitting`, `refit` (half bridges of pairs); `reversed_chains` (DSB)
+point sets          `PointBridge`, from the weights of Sinkhorn
 """
 
-from refdiff.schroedinger.fitting import (
-    Fitting,
-    canonical_correlations,
-    proportional_fitting,
-    refit,
-)
+from refdiff.schroedinger.fitting import Fitting, canonical_correlations, proportional_fitting, refit
 from refdiff.schroedinger.gaussian import GaussianBridge
 from refdiff.schroedinger.gaussian_costs import Action, Energies, LittleNoise, action, energies, little_noise
 from refdiff.schroedinger.mixtures import MixtureBridge
+from refdiff.schroedinger.points import PointBridge
 from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
 from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
@@ -29,6 +26,7 @@ __all__ = [
     "GaussianBridge",
     "LittleNoise",
     "MixtureBridge",
+    "PointBridge",
     "ReferenceBridges",
     "ReversedChains",
     "action",

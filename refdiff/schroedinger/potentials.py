@@ -321,8 +321,11 @@ def ends_given(step: Channel, second: Potential) -> list[Channel]:
     found = []
     for j in np.flatnonzero(np.isfinite(second.log_weights)):
         spread, centre = second.covariances[j : j + 1].operator(), second.means[j]
+        if not spread.any():
+            found.append(Channel(0.0, centre, 0.0))
+            continue
         total = operators.add(step.noise, spread)
-        # B (N + B)^-1, which is 0 for points, and not 1 minus the rest
+        # B (N + B)^-1, and not 1 minus the rest
         kept = _quotient(spread, total)
         shift = operators.apply(kept, np.broadcast_to(step.offset, centre.shape))
         shift = shift + operators.apply(_quotient(step.noise, total), centre)
