@@ -18,7 +18,7 @@ Krause 2023, "The Schroedinger bridge between Gaussian measures has a closed for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +41,7 @@ from refdiff.stochastic import StochasticEquation
 from refdiff.transport import GaussianPlan, PairLaw
 
 ONE = np.ones(())
+TIMES = 32  # that an equation remembers: it is asked for drift and force one after the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +171,7 @@ class GaussianBridge:
         """
         rows, restore = points("x", x, self.dim)
         gain, shift = self.system.forward(real_scalar("t", t, low=0, high=self.T))
-        return restore(np.asarray(shift - operators.apply(gain, rows - self.marginal(t).means[0])))
+        return restore(np.asarray(shift - operators.apply(gain, rows - self.system.mean(t))))
 
     def backward_pull(self, x: ArrayLike, t: float) -> Any:
         """grad log Psihat at points x (..., d), shape (..., d).
@@ -180,7 +181,7 @@ class GaussianBridge:
         """
         rows, restore = points("x", x, self.dim)
         gain, shift = self.system.backward(real_scalar("t", t, low=0, high=self.T))
-        return restore(np.asarray(shift - operators.apply(gain, rows - self.marginal(t).means[0])))
+        return restore(np.asarray(shift - operators.apply(gain, rows - self.system.mean(t))))
 
     # ------------------------------------------------------------------ drifts and velocities
 
@@ -209,10 +210,11 @@ class GaussianBridge:
         G is the symmetric root of D, shape () or (d,) or (d, d).
         """
 
+        @lru_cache(maxsize=TIMES)
         def parts(t: float) -> tuple[Operator, Array]:
             gain, shift = self.system.backward(t) if backward else self.system.forward(t)
             d = self.process.diffusion(t) * (-1.0 if backward else 1.0)
-            around = shift + operators.apply(gain, self.marginal(t).means[0])
+            around = shift + operators.apply(gain, self.system.mean(t))
             linear = total(self.process.drift(t), -product(d, gain))
             return linear, np.asarray(self.process.force(t) + operators.apply(d, around))
 
@@ -225,7 +227,12 @@ class GaussianBridge:
 
     def equation(self, *, backward: bool = False) -> StochasticEquation:
         """dx = b+ dt + G dw, or dx = b- dt + G dw with dt < 0 where time runs `backward`."""
-        return self.affine(backward=backward).equation()
+        affine = self.affine(backward=backward)
+
+        def drift(x: Array, t: float) -> Array:
+            return np.asarray(self._moved(x, t, backward=backward))
+
+        return StochasticEquation(drift, affine.noise_at, self.dim, linear=affine.linear_at)
 
     def field(self) -> VelocityField:
         """The current velocity as a field: its flow from p has the law p_t at every time."""
@@ -271,7 +278,7 @@ class GaussianBridge:
         rows, restore = points("x", x, self.dim)
         now = real_scalar("t", t, low=0, high=self.T)
         gain, shift = self.system.backward(now) if backward else self.system.forward(now)
-        pull = shift - operators.apply(gain, rows - self.marginal(now).means[0])
+        pull = shift - operators.apply(gain, rows - self.system.mean(now))
         steered = operators.apply(self.process.diffusion(now), pull)
         free = operators.apply(self.process.drift(now), rows) + self.process.force(now)
         return restore(np.asarray(free - steered if backward else free + steered))

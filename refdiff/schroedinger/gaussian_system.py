@@ -1,7 +1,7 @@
 r"""The Schroedinger system of two Gaussians: its potentials and transitions, from one matrix a time.
 
 With the channels x_T = A x_0 + b + N(0, Sigma), x_T = K x_t + k + N(0, N) and x_t = L x_0 + l + N(0, C) of a reference,
-the covariance W of x_T given x_0 under the bridge, its gap pi = Sigma^-1 (n - A m - b), and
+the covariance W of x_T given x_0 under the bridge, pi = Sigma^-1 (n - A m - b), and
 
     B = W + N - W Sigma^-1 N      Gamma = -Hess log Psi = K' B^-1 (I - W Sigma^-1) K,    E grad log Psi = K' pi
     log Psi(m_t) = [pi' (Sigma - N) pi - log det Sigma^-1 B] / 2                       x_T | x_t ~ N(., N B^-1 W)
@@ -78,6 +78,12 @@ class GaussianSystem:
         found = self.pairs.blend(link.of_start, link.of_end, link.offset, link.noise)
         return Gaussian(found.means[0], found.covariances.operator())
 
+    def mean(self, t: float) -> Array:
+        """m_t = L m + l + C K' pi of a time t, shape (d,)."""
+        step, pull = self.interpolant.process.channel(0.0, t), operators.apply(self._way(t).gain.T, self.costate)
+        free = operators.apply(step.gain, self.plan.p.means[0]) + step.offset
+        return np.asarray(free + operators.apply(step.noise, pull))
+
     # ------------------------------------------------------------------ potentials
 
     def forward(self, t: float) -> tuple[Operator, Array]:
@@ -124,7 +130,7 @@ class GaussianSystem:
         """The channel from x_s to x_t, s < t."""
         w, step, inner = self.given_first, self._way(s), self._inverted(s)
         gain = product(w, product(inner.T, step.gain))
-        offset = self.plan.q.means[0] - operators.apply(gain, self.marginal(s).means[0])
+        offset = self.plan.q.means[0] - operators.apply(gain, self.mean(s))
         to_end = Channel(gain, offset, symmetric(product(step.noise, product(inner, w))))
         if t == self.interpolant.T:
             return to_end
