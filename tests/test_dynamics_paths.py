@@ -132,9 +132,11 @@ def test_a_field_has_paths_at_any_times(interpolate):
     rates = np.array([[0.2, 1.0], [-1.0, 0.2]])
     field = VelocityField(lambda x, t: x @ rates.T, 2, divergence=lambda x, t: np.full(len(x), 0.4))
     x, times = np.array([[1.0, 0.0], [0.5, 2.0]]), np.array([-1.0, 0.5, 3.0])
+    when = np.append(times, [-0.9, 0.0, 2.0])
+    points_only = path(field, x, times, interpolate=interpolate)
     found = path(field, x, times, log_density=True, interpolate=interpolate)
-    when = np.append(times, [0.0, 2.0])
     moved, changes = found.at(when)
+    np.testing.assert_allclose(points_only(when), moved, atol=1e-8)
     for t, one, change in zip(when + 1, moved, changes, strict=True):
         turn = np.exp(0.2 * t) * np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])
         # rtol 1e-10 of steps, and an interpolant that errs by up to ten of them

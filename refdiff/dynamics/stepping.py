@@ -176,7 +176,8 @@ class Run:
             return v.ravel() if rate is None else np.append(v, rate)
 
         field(x, self.start)  # no step is made from where there is no velocity
-        state = x.ravel() if beside is None else np.append(x, beside)
+        # a copy: interpolants of the first step keep it, and x becomes what is at the end
+        state = x.flatten() if beside is None else np.append(x, beside)
         of_point = np.arange(state.size) < x.size
         stricter = np.sqrt(np.where(of_point, state.size / x.shape[1], state.size))
         rtol = np.maximum(how.rtol / stricter, LEAST_RTOL)
