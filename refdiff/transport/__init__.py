@@ -3,12 +3,15 @@
 laws of pairs       `PairLaw`: `independent`, `component_pairs`, `gaussian_pairs`, `point_pairs`, `image_pairs`
 optimal             `optimal_map` of Gaussians, `optimal_image` of points, `optimal_pairs`
 entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhorn_divergence`, `sinkhorn_slope`
-                    of Gaussians: `GaussianPlan`, `entropic_potentials`, `entropic_map`
+                    of Gaussians: `GaussianPlan`, `entropic_potentials`, `entropic_map`, `entropic_barycentre`
+                    and how it tends to its limits: `little_noise`, `much_noise`; others' units: `Regulariser`
                     of points: `sinkhorn`, `self_sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
 shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
 barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
 Brenier             `check_map`, a `MapCheck`; `asymmetry`, `monge_ampere_residual`, `cyclical_gap`, `monotone_gap`
                     `optimal_potentials`, `c_transform`, `c_transform_of_points`; `Perturbed` a known case
+geometry            `least_velocity`, `kinetic_energy`, `exponential`, `generalized_geodesic`, `curvature_excess`
+gradient flows      `FreeEnergy`: `flow`, and `step` of Jordan, Kinderlehrer and Otto
 """
 
 from refdiff.transport.barycentres import Barycentre, gaussian_barycentre, line_barycentre, point_barycentre
@@ -33,8 +36,18 @@ from refdiff.transport.entropic import (
     sinkhorn_divergence,
     sinkhorn_slope,
 )
+from refdiff.transport.entropic_barycentres import entropic_barycentre
 from refdiff.transport.entropic_gaussian import GaussianPlan, QuadraticPotential
+from refdiff.transport.entropic_limits import Regulariser, little_noise, much_noise
 from refdiff.transport.gaussian_maps import optimal_image, optimal_map, optimal_pairs
+from refdiff.transport.geometry import (
+    curvature_excess,
+    exponential,
+    generalized_geodesic,
+    kinetic_energy,
+    least_velocity,
+)
+from refdiff.transport.jko import FreeEnergy
 from refdiff.transport.pairs import (
     PairLaw,
     component_pairs,
@@ -52,6 +65,7 @@ __all__ = [
     "Barycentre",
     "Displacement",
     "EntropicPlan",
+    "FreeEnergy",
     "GaussianPlan",
     "LineDisplacement",
     "MapCheck",
@@ -59,26 +73,35 @@ __all__ = [
     "Perturbed",
     "QuadraticPotential",
     "QuantileMean",
+    "Regulariser",
     "Unconverged",
     "asymmetry",
     "c_transform",
     "c_transform_of_points",
     "check_map",
     "component_pairs",
+    "curvature_excess",
     "cyclical_gap",
     "displacement",
+    "entropic_barycentre",
     "entropic_cost",
     "entropic_map",
     "entropic_pairs",
     "entropic_plan",
     "entropic_potentials",
+    "exponential",
     "gaussian_barycentre",
     "gaussian_pairs",
+    "generalized_geodesic",
     "image_pairs",
     "independent",
+    "kinetic_energy",
+    "least_velocity",
     "line_barycentre",
+    "little_noise",
     "monge_ampere_residual",
     "monotone_gap",
+    "much_noise",
     "optimal_image",
     "optimal_map",
     "optimal_pairs",
