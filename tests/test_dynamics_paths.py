@@ -132,7 +132,7 @@ def test_a_field_has_paths_at_any_times(interpolate):
     rates = np.array([[0.2, 1.0], [-1.0, 0.2]])
     field = VelocityField(lambda x, t: x @ rates.T, 2, divergence=lambda x, t: np.full(len(x), 0.4))
     x, times = np.array([[1.0, 0.0], [0.5, 2.0]]), np.array([-1.0, 0.5, 3.0])
-    when = np.append(times, [-0.9, 0.0, 2.0])
+    when = np.append(times, [-0.9999, 0.0, 2.0])  # the first one within the first step
     points_only = path(field, x, times, interpolate=interpolate)
     found = path(field, x, times, log_density=True, interpolate=interpolate)
     moved, changes = found.at(when)
