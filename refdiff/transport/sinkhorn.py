@@ -25,7 +25,7 @@ from refdiff.distributions import GaussianMixture
 from refdiff.metrics.compared import Compared, is_points, sides
 from refdiff.transport.costs import Cost, Ground, ground_cost
 from refdiff.transport.pairs import PairLaw, component_pairs
-from refdiff.transport.soft_minima import Side
+from refdiff.transport.soft_minima import Side, side
 from refdiff.transport.turns import Turns
 
 HELD = 2**26  # masses of a coupling that are held: half a gigabyte
@@ -112,9 +112,9 @@ class EntropicPlan:
         values = real_array("v", v, ndim=(1, 2))
         if len(values) != self.q.count:
             raise ValueError(f"v must have {self.q.count} rows, one for each point of q, got shape {values.shape}")
-        side, logs = self._side(), self.p.log_weights + self.f / self.epsilon
-        sums = np.exp(logs - side.minima(self.g, self.epsilon))
-        means = side.means(self.g, self.epsilon, values.reshape(len(values), -1))
+        half, logs = self._side(), self.p.log_weights + self.f / self.epsilon
+        sums = np.exp(logs - half.minima(self.g, self.epsilon))
+        means = half.means(self.g, self.epsilon, values.reshape(len(values), -1))
         return np.asarray((sums[:, None] * means).reshape(-1, *values.shape[1:]))
 
     def mean_cost(self) -> float:
@@ -171,7 +171,7 @@ class EntropicPlan:
     def _side(self, x: Array | None = None) -> Side:
         if x is not None and self.cost.matrix is not None:
             raise ValueError("cost must be a function of points to be asked elsewhere, got a matrix")
-        return Side(self.cost, self.p.means if x is None else x, self.q.means, self.q.log_weights)
+        return side(self.cost, self.p.means if x is None else x, self.q.means, self.q.log_weights, asked=1)
 
 
 class Unconverged(RuntimeError):
@@ -226,7 +226,7 @@ def sinkhorn(
     begin = np.zeros(second.count) if start is None else real_array("start", start)
     if begin.shape != (second.count,):
         raise ValueError(f"start must have shape {(second.count,)}, one for each point of q, got {begin.shape}")
-    turns = Turns(Side(felt, x, y, log_b), Side(felt.swapped(), y, x, logs), begin[other], accelerated)
+    turns = Turns(side(felt, x, y, log_b), side(felt.swapped(), y, x, logs), begin[other], accelerated)
     if annealed and start is None:
         level = felt.largest(x, y) / COOLER
         while level > COOLER * epsilon:
@@ -250,11 +250,11 @@ def _plan(p: GaussianMixture, q: GaussianMixture, cost: Cost, epsilon: float, tu
     kept, other = np.isfinite(p.log_weights), np.isfinite(q.log_weights)
     f[kept], g[other] = turns.f - shift, turns.g + shift
     if not kept.all():
-        side = Side(cost.part(~kept, other), p.means[~kept], q.means[other], q.log_weights[other])
-        f[~kept] = epsilon * side.minima(g[other], epsilon)
+        half = side(cost.part(~kept, other), p.means[~kept], q.means[other], q.log_weights[other])
+        f[~kept] = epsilon * half.minima(g[other], epsilon)
     if not other.all():
-        side = Side(cost.part(kept, ~other).swapped(), q.means[~other], p.means[kept], p.log_weights[kept])
-        g[~other] = epsilon * side.minima(f[kept], epsilon)
+        half = side(cost.part(kept, ~other).swapped(), q.means[~other], p.means[kept], p.log_weights[kept])
+        g[~other] = epsilon * half.minima(f[kept], epsilon)
     value = turns.a @ turns.f + turns.b @ turns.g - epsilon * (turns.total - 1)
     return EntropicPlan(
         p, q, cost, epsilon, f, g, float(value), turns.errors[-1], count, np.array(turns.errors[-count:])

@@ -55,16 +55,16 @@ class Turns:
     def until(self, epsilon: float, tolerance: float, most: int) -> int:
         """Update for eps = `epsilon` until the marginal error is within a tolerance, `most` times at most; how many."""
         pace, left = Pace(), 0.0
-        self.f, self.total = epsilon * self.rows.minima(self.g, epsilon), 1.0
+        self.f, self.total = epsilon * self.rows.minima(self.g, epsilon, self.f / epsilon), 1.0
         for count in range(1, most + 1):
-            new = epsilon * self.columns.minima(self.f, epsilon)
+            new = epsilon * self.columns.minima(self.f, epsilon, self.g / epsilon)
             lacks = (self.g - new) / epsilon
             self.errors.append(left + _distance(self.b, lacks))
             if self.errors[-1] <= tolerance or count == most:
                 return count
             w = pace.next(float(np.sqrt(self.b @ np.minimum(np.abs(lacks), 1e100) ** 2))) if self.accelerated else 1.0
             self.g, left, _ = updated(self.b, self.g, lacks, epsilon, w)
-            lacks = (self.f - epsilon * self.rows.minima(self.g, epsilon)) / epsilon
+            lacks = (self.f - epsilon * self.rows.minima(self.g, epsilon, self.f / epsilon)) / epsilon
             self.f, left, self.total = updated(self.a, self.f, lacks, epsilon, w)
         return most
 
