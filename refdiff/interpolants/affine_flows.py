@@ -60,6 +60,37 @@ def affine_flow(model: InterpolantModel) -> Callable[[float], Channel] | None:
     return lambda t: Channel(m := known(t), model.marginal(t).mean() - operators.apply(m, start))
 
 
+def affine_speed(model: InterpolantModel) -> Callable[[float], Channel] | None:
+    """t -> dz_t/dt of the flow as a function of z_0, a channel without noise; None where the flow is not affine.
+
+    Args:
+        model: an InterpolantModel.
+
+    Raises:
+        ValueError: as of `affine_flow`.
+    """
+    flow = affine_flow(model)
+    if flow is None:
+        return None
+    pairs, d = model.pairs, model.dim
+    image, start, along = None, model.marginal(0.0).mean(), flow
+    if plain(model.interpolant) and (image := affine_image(pairs)) is not None:
+        first = model.interpolant.at(0.0)
+        undone = np.linalg.inv(first.first * np.eye(d) + first.second * image.gain)
+
+    def speed(t: float) -> Channel:
+        now = model.interpolant.at(t)
+        moved = operators.apply(now.dfirst, pairs.first.mean()) + operators.apply(now.dsecond, pairs.second.mean())
+        if image is not None:
+            gain = (now.dfirst * np.eye(d) + now.dsecond * image.gain) @ undone
+        else:  # Q P^+ M
+            inverse = np.linalg.pinv(_covariance(model, t), rcond=d * EPS, hermitian=True)
+            gain = _rate(model, t).dense(d)[0] @ inverse @ operators.dense(along(t).gain, d)
+        return Channel(gain, moved + now.doffset - gain @ start)
+
+    return speed
+
+
 def plain(interpolant: object) -> bool:
     """Whether an `interpolant` is x_t = a x_0 + b x_1 with numbers a and b, and no noise."""
     return isinstance(interpolant, ScalarInterpolant) and interpolant.variance is None
@@ -127,9 +158,15 @@ def _of_gaussians(model: InterpolantModel) -> Gains:
     if straight and not pairs.cross_covariance().any():
         return _independent(model, root, undone)
 
+    d, whole = model.dim, pairs.mixture().covariances.dense(2 * model.dim)[0]
+
     def rates(t: float) -> tuple[Array, Array]:
-        p, q = _covariance(model, t), _rate(model, t).dense(model.dim)[0]
-        return undone @ p @ undone.T, undone @ q @ undone.T
+        # P = G W G' + V and Q = H W G' + S: asked for too often to build a law each time
+        now = model.interpolant.at(t)
+        parts = (now.first, now.second, now.dfirst, now.dsecond, now.noise, now.spread)
+        a, b, da, db, v, s = (operators.dense(part, d) for part in parts)
+        gain, shared = undone @ np.hstack([a, b]), whole @ np.hstack([a, b]).T @ undone.T
+        return gain @ shared + undone @ v @ undone.T, undone @ (np.hstack([da, db]) @ shared + s @ undone.T)
 
     return lambda t: np.asarray(root @ covariance_flow(rates, 0.0, t) @ undone)
 
