@@ -5,13 +5,25 @@ from potentials     `MixtureBridge`, exact in every marginal, of mixtures, point
 Gaussians           `GaussianBridge`: closed forms for every linear reference and covariances of any rank
 their costs         `action` (motion, Fisher information, entropies), `energies` at a time, `little_noise`: the limit
 iterations          `proportional_fitting`, `refit` (half bridges of pairs); `reversed_chains` (DSB)
+                    `markovian_fitting`, `markovian_projection`, `end_pairs`, `drawn_pairs` (DSBM); `line_rate`
 point sets          `PointBridge`, from the weights of Sinkhorn
+one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
 """
 
 from refdiff.schroedinger.fitting import Fitting, canonical_correlations, proportional_fitting, refit
 from refdiff.schroedinger.gaussian import GaussianBridge
 from refdiff.schroedinger.gaussian_costs import Action, Energies, LittleNoise, action, energies, little_noise
+from refdiff.schroedinger.markovian import (
+    MarkovianFitting,
+    drawn_pairs,
+    end_pairs,
+    line_rate,
+    markovian_fitting,
+    markovian_projection,
+    markovian_rates,
+)
 from refdiff.schroedinger.mixtures import MixtureBridge
+from refdiff.schroedinger.one_sided import OneSidedBridge, backward_half_bridge, forward_half_bridge
 from refdiff.schroedinger.points import PointBridge
 from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
@@ -25,14 +37,24 @@ __all__ = [
     "Fitting",
     "GaussianBridge",
     "LittleNoise",
+    "MarkovianFitting",
     "MixtureBridge",
+    "OneSidedBridge",
     "PointBridge",
     "ReferenceBridges",
     "ReversedChains",
     "action",
+    "backward_half_bridge",
     "canonical_correlations",
+    "drawn_pairs",
+    "end_pairs",
     "energies",
+    "forward_half_bridge",
+    "line_rate",
     "little_noise",
+    "markovian_fitting",
+    "markovian_projection",
+    "markovian_rates",
     "proportional_fitting",
     "reference_process",
     "refit",

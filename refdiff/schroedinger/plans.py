@@ -90,4 +90,5 @@ def _in_one(blocks: list[Covariances], counts: list[int], dim: int) -> Covarianc
         wide = [np.broadcast_to(one, (count, width)) for one, count in zip(diagonals, counts, strict=True)]
         return Diagonal(np.concatenate(wide))
     each = zip(blocks, counts, strict=True)
-    return Dense(np.concatenate([np.broadcast_to(block.dense(dim), (count, dim, dim)) for block, count in each]))
+    found = np.concatenate([np.broadcast_to(block.dense(dim), (count, dim, dim)) for block, count in each])
+    return Dense(found) if found.any() else Diagonal(np.zeros((1, 1)))

@@ -1,0 +1,143 @@
+"""A law at one end, a potential at the other: both directions, closed forms and expectations, half bridges."""
+
+import numpy as np
+import pytest
+from schroedinger_cases import LAWS, PLANE, REFERENCES, SECOND, grid_bridge
+
+from refdiff import Empirical, ExactModel, Gaussian, GaussianMixture, VPLinear
+from refdiff.distributions import kl_divergence
+from refdiff.expectations import MonteCarlo, Quadrature
+from refdiff.schroedinger import ExponentialSum, OneSidedBridge, backward_half_bridge, forward_half_bridge
+from refdiff.stochastic import marginal_family, solve
+
+EACH_REFERENCE = pytest.mark.parametrize("reference", REFERENCES.values(), ids=list(REFERENCES))
+EACH_POTENTIAL = pytest.mark.parametrize("potential", SECOND.values(), ids=list(SECOND))
+LINE = GaussianMixture.isotropic([[-1.5], [1.0]], [0.3, 0.5], [0.4, 0.6])
+ENDS = GaussianMixture.isotropic([[-2.0], [0.5], [2.0]], [0.2, 1.4, 0.3], [0.3, 0.3, 0.4])
+BOTH = pytest.mark.parametrize("given", ["first", "second"])
+
+
+@EACH_REFERENCE
+@EACH_POTENTIAL
+@BOTH
+def test_from_points_it_is_a_bridge_of_potentials(reference, potential, given):
+    bridge = OneSidedBridge(LAWS["points"], potential, reference, given=given)
+    whole, t = bridge.closed(), 0.4 * bridge.T
+    x = whole.sample([t], 4, 1)[0]
+    pull, drift = (whole.forward_pull, whole.forward_drift) if given == "first" else (
+        whole.backward_pull, whole.backward_drift)  # fmt: skip
+    np.testing.assert_allclose(bridge.pull(x, t), pull(x, t), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(bridge.drift(x, t), drift(x, t), rtol=1e-11, atol=1e-11)
+    known = bridge.marginal(0.0 if given == "first" else bridge.T)
+    np.testing.assert_allclose(known.mean(), LAWS["points"].mean(), rtol=1e-9, atol=1e-9)
+    # the plan of one point is the conditional law of the whole
+    one = LAWS["points"].means[1]
+    other = whole.pairs.given_first(one) if given == "first" else whole.pairs.given_second(one)
+    np.testing.assert_allclose(bridge.plan(one).mean(), other.mean(), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(bridge.plan(one).cov(), other.cov(), rtol=1e-7, atol=1e-9)
+
+
+@BOTH
+def test_turns_on_a_grid_find_the_same_bridge_for_a_law_that_is_a_mixture(given):
+    potential = ExponentialSum.adjusted(ENDS, 0.8)
+    bridge = OneSidedBridge(LINE, potential, 0.8, given=given)
+    # from far out the adjusted potential sends paths 2.5 times as far
+    grid = np.arange(-17.0, 17.0, 0.1)[:, None]
+    law = np.exp(LINE.logpdf(grid)) * 0.1
+    end = np.exp(bridge.log_density(grid, 1.0 if given == "first" else 0.0, Quadrature(1e-11)).value) * 0.1
+    assert abs(end.sum() - 1) < 1e-12
+    kernel = np.exp(-0.5 * (grid - grid.T) ** 2 / 0.8) / np.sqrt(2 * np.pi * 0.8)
+    _, v = grid_bridge(law, end, kernel, 1e-12)
+    middle = np.abs(grid[:, 0]) < 4
+    gauge = np.log(v / 0.1)[middle] - potential.log_value(grid)[middle]
+    assert np.ptp(gauge) < 1e-8
+
+
+@BOTH
+def test_densities_and_scores_by_expectation_are_those_of_closed_forms(given):
+    bridge = OneSidedBridge(LINE, Gaussian([0.7], 0.6), VPLinear(0.5, 3.0), given=given)
+    x, t = np.array([[-1.0], [0.2], [0.9]]), 0.6
+    found = bridge.log_density(x, t, Quadrature(1e-11))
+    np.testing.assert_allclose(found.value, bridge.marginal(t).logpdf(x), atol=1e-11)
+    assert found.route == "quadrature"
+    assert (found.error < 1e-9).all()
+    np.testing.assert_allclose(bridge.score(x, t, Quadrature(1e-11)), bridge.marginal(t).score(x), atol=1e-10)
+    drawn = bridge.log_density(x, t, MonteCarlo(4000, 3))
+    assert (np.abs(drawn.value - found.value) < 4.5 * drawn.error).all()
+
+
+@pytest.mark.parametrize("potential", [SECOND["points"], SECOND["growing"]], ids=["points", "growing"])
+@BOTH
+def test_its_equation_makes_the_pairs_that_it_draws(potential, given):
+    bridge, n = OneSidedBridge(PLANE, potential, 0.5, given=given), 1500
+    x, y = bridge.sample_pairs(n, 5)
+    start, end = (x, y) if given == "first" else (y, x)
+    times = 1 - np.geomspace(1, 1e-3, 60)
+    found = solve(bridge.equation(), start, times if given == "first" else 1 - times, seed=6)
+    # two samples, 4.5 standard errors; Euler's steps err by less than one
+    spread = np.sqrt((end.var(axis=0) + found.var(axis=0)) / n)
+    assert (np.abs(end.mean(axis=0) - found.mean(axis=0)) < 4.5 * spread).all()
+    assert (np.abs(found.var(axis=0) / end.var(axis=0) - 1) < 0.2).all()
+    path = bridge.sample([0.0, 0.5], n, 5)
+    np.testing.assert_array_equal(path[0], x)
+
+
+@EACH_REFERENCE
+def test_the_forward_half_bridge_is_the_reference_from_its_law(reference):
+    half = forward_half_bridge(PLANE, reference)
+    x, t = np.random.default_rng(1).standard_normal((4, 2)), 0.6 * half.T
+    np.testing.assert_allclose(half.pull(x, t), 0.0, atol=1e-14)
+    np.testing.assert_allclose(half.marginal(t).logpdf(x), half.process.kernel(t).push(PLANE).logpdf(x), atol=1e-10)
+    np.testing.assert_allclose(half.plan(x[0]).mean(), half.process.kernel(half.T).at(x[0]).mean(), rtol=1e-12)
+
+
+def test_the_backward_half_bridge_is_andersons_reversal_from_another_law():
+    data, prior = GaussianMixture.isotropic([[-1.0], [1.5]], [0.1, 0.3], [0.3, 0.7]), Gaussian([0.0], 1.0)
+    schedule = VPLinear(0.5, 3.0)
+    half, model = backward_half_bridge(prior, data, schedule), ExactModel(data, schedule)
+    x = np.linspace(-2, 2, 5)[:, None]
+    np.testing.assert_allclose(half.equation().drift_at(x, 0.5), marginal_family(model).drift_at(x, 0.5), rtol=1e-12)
+    np.testing.assert_allclose(half.plan([0.4]).mean(), model.denoiser(np.array([0.4]), 1.0), rtol=1e-10)
+    # what it makes at time 0 is not the data, as the prior is not p_T
+    made = half.log_density(x, 0.0, Quadrature(1e-11)).value
+    nodes = np.arange(-9.0, 9.0, 0.02)[:, None]
+    weights = prior.logpdf(nodes) - model.log_density(nodes, 1.0)
+    kernel = np.array([half.process.kernel(1.0).at(one).logpdf(nodes) for one in x])
+    expected = data.logpdf(x) + np.log(np.exp(kernel + weights).sum(axis=1) * 0.02)
+    np.testing.assert_allclose(made, expected, atol=1e-10)
+    assert np.abs(made - data.logpdf(x)).max() > 1e-2
+
+
+def test_half_bridges_of_gaussians_cost_what_their_ends_cost():
+    p, start, q = Gaussian([0.3, 0.1], [[0.5, 0.1], [0.1, 0.4]]), Gaussian([0.0, 0.0], 1.0), Gaussian([1.0, 0.0], 0.7)
+    for reference in REFERENCES.values():
+        free = forward_half_bridge(start, reference).pairs.mixture()
+        forward = forward_half_bridge(p, reference).pairs.mixture()
+        # chain rule: what comes after x_0 is that of the reference
+        np.testing.assert_allclose(kl_divergence(forward, free), kl_divergence(p, start), rtol=1e-8)
+        half = backward_half_bridge(q, start, reference)
+        end = half.process.channel(0.0, half.T).push(start)
+        np.testing.assert_allclose(kl_divergence(half.pairs.mixture(), free), kl_divergence(q, end), rtol=1e-8)
+
+
+def test_closed_forms_are_refused_where_there_are_none_and_sampling_is_not():
+    bridge = OneSidedBridge(PLANE, LAWS["isotropic"], 0.5)
+    with pytest.raises(ValueError, match="one term"):
+        _ = bridge.pairs
+    with pytest.raises(ValueError, match="law must be of points"):
+        bridge.closed()
+    with pytest.raises(TypeError, match="law must be"):
+        OneSidedBridge(np.sin, PLANE, 0.5)
+    with pytest.raises(TypeError, match="potential must be"):
+        OneSidedBridge(PLANE, np.sin, 0.5)
+    with pytest.raises(ValueError, match="given must be one of"):
+        OneSidedBridge(PLANE, PLANE, 0.5, given="third")
+    with pytest.raises(ValueError, match="dimension 2"):
+        OneSidedBridge(PLANE, LINE, 0.5)
+    with pytest.raises(TypeError, match="p must be"):
+        forward_half_bridge(np.sin, 0.5)
+    x = np.zeros((2, 3, 2), dtype=np.float32)
+    assert bridge.drift(x, 0.5).dtype == np.float32
+    assert bridge.log_potential(x, 0.5).shape == (2, 3)
+    assert "first law given" in repr(bridge)
+    assert OneSidedBridge(Empirical([[0.0, 0.0]]), PLANE, 0.5).pairs.count == 2
