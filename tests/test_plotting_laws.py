@@ -38,13 +38,17 @@ def test_a_shaded_law_is_drawn_region_by_region():
     assert len(drawn.collections) == 3
 
 
-def test_densities_in_time_are_drawn_at_their_times():
-    drawn = density_in_time(axes(), lambda t: Gaussian([t], 0.1 + t), [0.0, 0.5, 1.0], cells=50)
+def test_densities_in_time_are_drawn_at_their_times_and_places():
+    times, x = np.array([0.0, 0.5, 1.0]), np.linspace(-3, 3, 50)
+    laws = {t: Gaussian([t], 0.1 + t) for t in times.tolist()}
+    drawn = density_in_time(axes(), lambda at, t: laws[t].logpdf(at), times, x)
     (image,) = drawn.collections
+    np.testing.assert_array_equal(image.get_coordinates()[0, :, 0], times)
+    np.testing.assert_array_equal(image.get_coordinates()[:, 0, 1], x)
     heights = np.asarray(image.get_array()).reshape(50, 3)
-    assert image.get_coordinates().shape == (50, 3, 2)
-    # the square root of the height of a peak, on a grid of steps 0.2: at most half a step away
-    np.testing.assert_allclose(heights.max(axis=0), (2 * np.pi * np.array([0.1, 0.6, 1.1])) ** -0.25, rtol=0.03)
+    for k, law in enumerate(laws.values()):
+        exact = np.exp(-((x - law.mean()) ** 2) / (2 * law.cov()[0, 0])) / np.sqrt(2 * np.pi * law.cov()[0, 0])
+        np.testing.assert_allclose(heights[:, k] ** 2, exact, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +57,9 @@ def test_densities_in_time_are_drawn_at_their_times():
         (lambda: density(axes(), Gaussian([0.0], 1.0)), "law must be on the plane, got dimension 1"),
         (lambda: density(axes(), Gaussian([0.0, 0.0], 1.0), masses=[0.5, 0.5]), r"masses must increase in \(0, 1\)"),
         (lambda: density(axes(), Empirical([[0.0, 0.0], [1.0, 1.0]])), "has no density"),
-        (lambda: density_in_time(axes(), lambda t: Gaussian([t], 1.0), [0.0]), "times must be two or more"),
-        (lambda: density_in_time(axes(), lambda t: Gaussian([t, t], 1.0), [0, 1]), "laws on the line, got dimension 2"),
+        (lambda: density_in_time(axes(), lambda x, t: x[:, 0], [0.0], [0, 1]), "times must be two or more"),
+        (lambda: density_in_time(axes(), lambda x, t: x[:, 0], [0, 1], [1, 0]), "x must be two or more that increase"),
+        (lambda: density_in_time(axes(), lambda x, t: x, [0, 1], [0, 1]), "log_density must answer with shape"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(call, message):

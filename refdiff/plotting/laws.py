@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, real_array, whole_number
+from refdiff.arguments import Array, answered, real_array, whole_number
 from refdiff.distributions import GaussianMixture
 
 if TYPE_CHECKING:
@@ -59,35 +59,30 @@ def density(
 
 def density_in_time(
     axes: Axes,
-    marginal: Callable[[float], GaussianMixture],
+    log_density: Callable[[Array, float], ArrayLike],
     times: ArrayLike,
+    x: ArrayLike,
     *,
-    cells: int = 300,
     cmap: str = "Blues",
 ) -> Axes:
     """Densities on the line over time, as an image of their square roots, which shows what is thin.
 
     Args:
         axes: what is drawn on; time is its horizontal axis.
-        marginal: t -> the law of x_t, on the line and with a density.
+        log_density: (x, t) -> log p_t(x) at points x (n, 1), shape (n,).
         times: increasing times (m,), m >= 2.
-        cells: of x.
+        x: increasing places (n,), n >= 2.
         cmap: matplotlib's name of the colours.
 
     Raises:
-        ValueError: times do not increase, or a law is not on the line or has no density.
+        ValueError: times or x do not increase, or log_density answers with another shape.
     """
-    when = real_array("times", times, ndim=(1,))
-    if len(when) < 2 or (np.diff(when) <= 0).any():
-        raise ValueError(f"times must be two or more that increase, got {when}")
-    laws = [marginal(t) for t in when.tolist()]
-    for t, law in zip(when.tolist(), laws, strict=True):
-        if law.dim != 1:
-            raise ValueError(f"marginal must answer with laws on the line, got dimension {law.dim} at t = {t}")
-    ends = [_reach(law, 0, 2) for law in laws]
-    x = np.linspace(min(end[0] for end in ends), max(end[1] for end in ends), whole_number("cells", cells, low=2))
-    heights = np.exp([law.logpdf(x[:, None]) for law in laws]).T
-    axes.pcolormesh(when, x, np.sqrt(heights), cmap=cmap, shading="gouraud", rasterized=True)
+    when, where = (real_array(name, value, ndim=(1,)) for name, value in (("times", times), ("x", x)))
+    for name, steps in (("times", when), ("x", where)):
+        if len(steps) < 2 or (np.diff(steps) <= 0).any():
+            raise ValueError(f"{name} must be two or more that increase, got {steps}")
+    logs = [answered("log_density", log_density(where[:, None], t), where.shape) for t in when.tolist()]
+    axes.pcolormesh(when, where, np.exp(0.5 * np.array(logs).T), cmap=cmap, shading="gouraud", rasterized=True)
     axes.set_xlabel("t")
     axes.set_ylabel("x")
     return axes

@@ -43,7 +43,7 @@ def trajectories(
         raise ValueError(f"paths must have shape (m, n, 1) or (m, n, 2), got {points.shape}")
     if points.shape[-1] == 1:
         points = _over_time(points, times)
-    axes.add_collection(LineCollection(list(np.swapaxes(points, 0, 1)), colors=color, linewidths=0.6, alpha=alpha))
+    axes.add_collection(LineCollection(list(np.swapaxes(points, 0, 1)), colors=color, linewidths=0.7, alpha=alpha))
     for ends, shade in ((points[0], first), (points[-1], last)):
         axes.plot(*ends.T, ".", color=shade, markersize=2.5)
     return axes
@@ -70,7 +70,7 @@ def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = Non
     if mass.shape != first.shape[:1] or (mass < 0).any():
         raise ValueError(f"masses must be {len(first)} numbers >= 0, got {mass}")
     felt = mass > 0
-    widths = 1.2 * mass[felt] / mass.max(initial=1e-300)
+    widths = 0.6 * mass[felt] / mass.max(initial=1e-300)
     axes.add_collection(
         LineCollection(list(np.stack([first[felt], second[felt]], axis=1)), colors=color, linewidths=widths.tolist())
     )
