@@ -101,7 +101,7 @@ def check_map(way: SmoothMap, p: Density, q: Density, x: ArrayLike) -> MapCheck:
     slope = answered("way.jacobian", way.jacobian(rows), (*rows.shape, p.dim))
     return MapCheck(
         asymmetry(slope),
-        np.linalg.eigvalsh(0.5 * (slope + np.swapaxes(slope, 1, 2)))[:, 0],
+        np.asarray(np.linalg.eigvalsh(0.5 * (slope + np.swapaxes(slope, 1, 2)))[:, 0]),
         monge_ampere_residual(p, q, rows, image, slope),
         cyclical_gap(rows, image),
     )

@@ -47,7 +47,7 @@ def optimal_map(p: GaussianMixture, q: GaussianMixture) -> Channel:
         ValueError: dimensions differ, or q varies in a direction in which p does not: no map spreads a point out.
     """
     _gaussians(p, q)
-    gain = _gain(*(np.asarray(one.covariances.operator()) for one in (p, q)), p.dim)
+    gain = _gain(p.covariances.operator(), q.covariances.operator(), p.dim)
     return Channel(gain, q.means[0] - operators.apply(gain, p.means[0]))
 
 
@@ -88,7 +88,7 @@ def optimal_pairs(p: GaussianMixture, q: GaussianMixture) -> PairLaw:
             f"p and q must be Gaussians or point sets, got {p!r} and {q!r}: the optimal coupling of mixtures is no "
             "mixture; on the line optimal_image has its map"
         )
-    cross = _cross(*(np.asarray(one.covariances.operator()) for one in (p, q)), p.dim)
+    cross = _cross(p.covariances.operator(), q.covariances.operator(), p.dim)
     return PairLaw(p, q, plus(NOTHING, cross))
 
 

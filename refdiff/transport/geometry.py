@@ -27,8 +27,8 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.metrics import wasserstein
 from refdiff.operators import Operator
-from refdiff.transport.displacement import displacement
-from refdiff.transport.gaussian_maps import optimal_map
+from refdiff.transport.displacement import Displacement
+from refdiff.transport.gaussian_maps import optimal_map, optimal_pairs
 
 
 def least_velocity(law: GaussianMixture, mean_rate: ArrayLike, covariance_rate: ArrayLike) -> Channel:
@@ -107,9 +107,11 @@ def curvature_excess(p: GaussianMixture, q: GaussianMixture, r: GaussianMixture,
         ValueError: dimensions differ, or there is no distance in closed form.
     """
     now = real_scalar("t", t, low=0, high=1)
-    here = displacement(p, q).marginal(now)
-    square = {name: float(wasserstein(a, b).value ** 2) for name, a, b in (
-        ("mid", here, r), ("p", p, r), ("q", q, r), ("between", p, q))}  # fmt: skip
+    here = Displacement(optimal_pairs(p, q)).marginal(now)
+    square = {
+        name: float(wasserstein(a, b).value ** 2)
+        for name, a, b in (("mid", here, r), ("p", p, r), ("q", q, r), ("between", p, q))
+    }
     flat = (1 - now) * square["p"] + now * square["q"] - now * (1 - now) * square["between"]
     return square["mid"] - flat
 

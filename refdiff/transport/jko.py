@@ -218,7 +218,7 @@ def _sum(a: Operator, b: Operator) -> Operator:
 
 
 def _values(a: Operator) -> Array:
-    return np.linalg.eigvalsh(a) if a.ndim == 2 else np.atleast_1d(a)
+    return np.asarray(np.linalg.eigvalsh(a) if a.ndim == 2 else np.atleast_1d(a))
 
 
 def _function(a: Operator, function: Callable[[Array], Array]) -> Operator:
