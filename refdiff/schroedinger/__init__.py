@@ -8,8 +8,10 @@ iterations          `proportional_fitting`, `refit` (half bridges of pairs); `re
                     `markovian_fitting`, `markovian_projection`, `end_pairs`, `drawn_pairs` (DSBM); `line_rate`
 point sets          `PointBridge`, from the weights of Sinkhorn
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
+editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
 """
 
+from refdiff.schroedinger.editing import EditCurve, edit, edit_channel, edit_curve
 from refdiff.schroedinger.fitting import Fitting, canonical_correlations, proportional_fitting, refit
 from refdiff.schroedinger.gaussian import GaussianBridge
 from refdiff.schroedinger.gaussian_costs import Action, Energies, LittleNoise, action, energies, little_noise
@@ -32,6 +34,7 @@ from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
 __all__ = [
     "Action",
     "BrownianReference",
+    "EditCurve",
     "Energies",
     "ExponentialSum",
     "Fitting",
@@ -47,6 +50,9 @@ __all__ = [
     "backward_half_bridge",
     "canonical_correlations",
     "drawn_pairs",
+    "edit",
+    "edit_channel",
+    "edit_curve",
     "end_pairs",
     "energies",
     "forward_half_bridge",

@@ -1,0 +1,148 @@
+r"""Editing by noise (SDEdit): points of one law noised to a time, and denoised with the model of another.
+
+    x ~ source,    x_t = A x + b + R eps by the forward kernel,    y from x_t down to data with the target's model
+
+by dx = [F x + u - (1 + k^2)/2 D grad log p_t] dt + k G dw, dt < 0: the probability flow for k = 0, Anderson's reverse
+equation for k = 1. A small t keeps x, a large one makes y look like the target:
+
+    faithfulness   E|y - x|^2,                   0 at t = 0 and k = 0
+    realism        KL(y || target), W_2,         KL(y || target) = KL(q_t || p_t) for k = 0, less for k > 0
+
+with q_t the noised source and p_t the noised target, for all laws: the flow is one to one, and what noise does besides
+only loses. Both fall in t. For a Gaussian target the whole of it is a channel. With one schedule, along an axis of the
+target's covariance of variance s, P_t = alpha^2 s + sigma^2,
+
+    y = m + g alpha (x - m) + N(0, g^2 sigma^2 + s - g^2 P_t),      g = alpha^(k^2) (s / P_t)^((1 + k^2) / 2)
+
+For k -> inf nothing is left of x. Sources: PODB-69; Meng, He, Song, Song, Wu, Zhu and Ermon 2022, "SDEdit".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff import operators
+from refdiff.arguments import Array, generator, points, real_array, real_scalar
+from refdiff.channels import Channel
+from refdiff.distributions import Gaussian, kl_divergence, wasserstein
+from refdiff.dynamics.gaussian_flow import gaussian_flow
+from refdiff.model import ExactModel
+from refdiff.path_measures import reverse_kernel
+from refdiff.random import seed_key
+from refdiff.samplers import Tableau, run
+
+
+@dataclass(frozen=True, eq=False)
+class EditCurve:
+    """What edits cost and win, as functions of the time that points are noised to.
+
+    Attributes:
+        times: t, shape (n,).
+        faithfulness: E|y - x|^2, shape (n,).
+        wasserstein: W_2(law of y, target), shape (n,).
+        kl: KL(law of y || target), shape (n,).
+    """
+
+    times: Array
+    faithfulness: Array
+    wasserstein: Array
+    kl: Array
+
+
+def edit_channel(target: ExactModel, t: float, stochasticity: float = 0.0) -> Channel:
+    """x -> y for a Gaussian target, in closed form.
+
+    Args:
+        target: the model of Gaussian data that denoises; its process noises.
+        t: the time that x is noised to, where there is a density.
+        stochasticity: k >= 0; 0 the probability flow, 1 the exact reverse kernel.
+
+    Raises:
+        TypeError: the target is no ExactModel of Gaussian data.
+        ValueError: a time outside [0, T], a negative k, or no density.
+    """
+    law = _gaussian("target", target.distribution if isinstance(target, ExactModel) else target)
+    now = real_scalar("t", t, low=0, high=target.process.T)
+    k = real_scalar("stochasticity", stochasticity, low=0)
+    if now == 0:
+        return Channel()
+    back = reverse_kernel(target, now, 0.0, k) if k else gaussian_flow(law, target.process, now, 0.0)
+    return back.compose(target.process.kernel(now))
+
+
+def edit_curve(source: Gaussian, target: ExactModel, times: ArrayLike, stochasticity: float = 0.0) -> EditCurve:
+    """Faithfulness and realism of edits of Gaussians, in closed form.
+
+    Args:
+        source: the law of x, a Gaussian; without a density the KL at k = 0 is infinite at t = 0.
+        target: the model of Gaussian data that denoises.
+        times: those that x is noised to, shape (n,).
+        stochasticity: k >= 0.
+
+    Raises:
+        TypeError: the source is no Gaussian, or the target no ExactModel of Gaussian data.
+        ValueError: dimensions that differ, a time outside [0, T], a negative k, or a target without a density.
+    """
+    law = _gaussian("source", source)
+    goal = _gaussian("target", target.distribution if isinstance(target, ExactModel) else target)
+    if law.dim != goal.dim:
+        raise ValueError(f"source must have dimension {goal.dim} like the target, got {law.dim}")
+    when = real_array("times", times, ndim=(1,))
+    rows = []
+    for t in when.tolist():
+        channel = edit_channel(target, t, stochasticity)
+        made = _gaussian("source", channel.push(law))
+        kl = np.inf if made.covariances.singular else kl_divergence(made, goal)
+        rows.append((change(channel, law), wasserstein(made, goal), kl))
+    return EditCurve(when, *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def change(channel: Channel, law: Gaussian) -> float:
+    """E|y - x|^2 of what a channel makes of x that follows a `law`.
+
+    Raises:
+        ValueError: the channel does not send R^d to R^d.
+    """
+    moved = operators.add(channel.gain, -np.ones(law.dim))
+    if operators.rows(moved, law.dim) != law.dim:
+        raise ValueError(f"channel must have {law.dim} outputs like inputs, got {operators.rows(moved, law.dim)}")
+    gap = law.affine(moved, channel.offset).convolve(channel.noise)
+    return float((gap.mean() ** 2).sum() + np.trace(gap.cov()))
+
+
+def edit(tableau: Tableau, target: ExactModel, x: ArrayLike, seed: int | np.random.Generator) -> Any:
+    """Points noised to the first time of a sampler's table and denoised by it, for any target.
+
+    Args:
+        tableau: the sampler, in the coordinate x, made for the process of the target.
+        target: the model that denoises; its process noises.
+        x: points of the source, shape (..., d).
+        seed: of the noise, and of the sampler's where it draws any.
+
+    Returns:
+        y, shape (..., d), as float32 where x is float32.
+
+    Raises:
+        TypeError: what is no tableau, or no ExactModel.
+        ValueError: the tableau holds another coordinate than x.
+    """
+    if not isinstance(tableau, Tableau):
+        raise TypeError(f"tableau must be a Tableau, got {tableau!r}")
+    if not isinstance(target, ExactModel):
+        raise TypeError(f"target must be an ExactModel, got {target!r}")
+    if tableau.coordinate != "x":
+        raise ValueError(f"tableau must be in the coordinate x, got {tableau.coordinate!r}")
+    rows, restore = points("x", x, target.dim)
+    rng = generator(seed)
+    noisy = target.process.kernel(float(tableau.times[0])).sample(rows, rng)
+    return restore(run(tableau, target, noisy, seed_key(rng) if tableau.draws else None))
+
+
+def _gaussian(name: str, law: Any) -> Gaussian:
+    if not isinstance(law, Gaussian):
+        raise TypeError(f"{name} must be Gaussian, got {law!r}")
+    return law
