@@ -7,6 +7,8 @@ once more           `reflow` -> `StraightFlow`: the rectified flow of a map, by 
 objectives          `conditional_loss`, `marginal_loss`, their `matching_gap`; `posterior_variance`, `over_time`
 energies            `energy_bounds`: `conditional_energy`, `marginal_energy`, `energy_density`; `optimal_schedule`
 samples             `carry`, in fixed steps
+what it saves       `account`: costs, `straightness` and variance `unexplained`; `displacement_cost`, `euler_error`
+gradients only      `rectify_potential` -> `PotentialCoupling`: towards the optimal coupling, at a `potential_rate`
 """
 
 from refdiff.interpolants.carrying import carry
@@ -36,11 +38,21 @@ from refdiff.interpolants.objectives import (
     over_time,
     posterior_variance,
 )
+from refdiff.interpolants.potential import PotentialCoupling, potential_rate, rectify_potential
 from refdiff.interpolants.rectified import FlowCoupling, rectify
 from refdiff.interpolants.reflow import MapCoupling, StraightFlow, reflow
 from refdiff.interpolants.retiming import Retiming
+from refdiff.interpolants.straightness import (
+    Account,
+    account,
+    displacement_cost,
+    euler_error,
+    straightness,
+    unexplained,
+)
 
 __all__ = [
+    "Account",
     "Blend",
     "Curve",
     "EnergyBounds",
@@ -48,15 +60,19 @@ __all__ = [
     "Interpolant",
     "InterpolantModel",
     "MapCoupling",
+    "PotentialCoupling",
     "Retiming",
     "ScalarInterpolant",
     "StraightFlow",
+    "account",
     "brownian",
     "carry",
     "conditional_energy",
     "conditional_loss",
+    "displacement_cost",
     "energy_bounds",
     "energy_density",
+    "euler_error",
     "from_schedule",
     "linear",
     "marginal_energy",
@@ -65,7 +81,11 @@ __all__ = [
     "optimal_schedule",
     "over_time",
     "posterior_variance",
+    "potential_rate",
     "rectify",
+    "rectify_potential",
     "reflow",
+    "straightness",
     "trigonometric",
+    "unexplained",
 ]
