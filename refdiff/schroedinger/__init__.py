@@ -9,6 +9,7 @@ iterations          `proportional_fitting`, `refit` (half bridges of pairs); `re
 point sets          `PointBridge`, from the weights of Sinkhorn
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
 editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
+samplers            `bridge_sampler` (I2SB, DBIM) as a table, run with `answer` or `answer_given_end`; `bridge_channels`
 """
 
 from refdiff.schroedinger.editing import EditCurve, edit, edit_channel, edit_curve
@@ -30,6 +31,7 @@ from refdiff.schroedinger.points import PointBridge
 from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
 from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
+from refdiff.schroedinger.tableaux import answer, answer_given_end, bridge_channels, bridge_sampler
 
 __all__ = [
     "Action",
@@ -47,7 +49,11 @@ __all__ = [
     "ReferenceBridges",
     "ReversedChains",
     "action",
+    "answer",
+    "answer_given_end",
     "backward_half_bridge",
+    "bridge_channels",
+    "bridge_sampler",
     "canonical_correlations",
     "drawn_pairs",
     "edit",
