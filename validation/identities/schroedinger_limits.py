@@ -29,14 +29,14 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 
 def cross_covariance(p: Gaussian, q: Gaussian, e: float) -> Array:
-    """S^(1/2) [(4 S^(1/2) R S^(1/2) + e^2)^(1/2) - e] S^(-1/2) / 2 of covariances S and R, by symmetric roots."""
+    """S^(1/2) [(4 S^(1/2) R S^(1/2) + e^2)^(1/2) - e] S^(-1/2) / 2 of covariances S and R, shape (d, d), by symmetric roots."""
     root = square_root(p.cov())
     inner = square_root(4 * root @ q.cov() @ root + e * e * np.eye(p.dim))
     return np.asarray(0.5 * (root @ inner @ np.linalg.inv(root) - e * np.eye(p.dim)))
 
 
 def plain_transport(p: Gaussian, q: Gaussian) -> tuple[float, Array, Array]:
-    """W_2^2, the matrix of the optimal map and the singular values of S^(1/2) R^(1/2), by symmetric roots."""
+    """W_2^2, the optimal map's matrix (d, d) and the singular values (d,) of S^(1/2) R^(1/2), by symmetric roots."""
     root = square_root(p.cov())
     inner = square_root(root @ q.cov() @ root)
     back = np.linalg.inv(root)
