@@ -29,7 +29,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 
 def cross_covariance(p: Gaussian, q: Gaussian, e: float) -> Array:
-    """S^(1/2) [(4 S^(1/2) R S^(1/2) + e^2)^(1/2) - e] S^(-1/2) / 2 of covariances S and R, shape (d, d), by symmetric roots."""
+    """S^(1/2) [(4 S^(1/2) R S^(1/2) + e^2)^(1/2) - e] S^(-1/2) / 2 of covariances S, R (d, d), by symmetric roots."""
     root = square_root(p.cov())
     inner = square_root(4 * root @ q.cov() @ root + e * e * np.eye(p.dim))
     return np.asarray(0.5 * (root @ inner @ np.linalg.inv(root) - e * np.eye(p.dim)))
