@@ -23,6 +23,7 @@ RUN = (
     "objectives",
     "marginal_family",
     "path_kl",
+    "MixtureBridge",
 )
 
 
@@ -73,6 +74,17 @@ def test_equations_densities_and_paths_hold_what_they_say(reader):
     exact = names["cells"].averages(names["model"].marginal(0.1))
     assert abs(names["grown"].densities[-1] - exact).max() < 0.05 * exact.max()  # steps and cells of this size
     assert 0.01 < names["ends"].wasserstein < 1  # a score of 1.1 the size ends with less variance, by some hundredths
+
+
+def test_ways_between_two_laws_hold_what_they_say(reader):
+    names, printed = reader
+    assert "Gaussian(1 x R^2, dense)" in printed
+    assert abs((names["carried"] ** 2).sum(axis=1) ** 0.5 - 4.0).max() < 2.0  # on the ring of radius 4 and std 0.3
+    assert names["costs"].straightness.value > 0.1
+    assert names["plan"].marginal_error < 1e-6
+    # a normal is beyond 5 once in 10^6 seeds, and there are two
+    error = (names["end"].cov().diagonal() / 200) ** 0.5
+    assert (abs(names["drawn"][1].mean(axis=0) - names["end"].mean()) < 5 * error).all()
 
 
 def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refuses_its_negative():
