@@ -34,13 +34,13 @@ Bridge = PointBridge | MixtureBridge
 
 
 def two_sets(rng: np.random.Generator, dim: int = 2) -> tuple[Empirical, Empirical]:
-    """Two sets of 4 and 5 points with weights."""
+    """Two sets of 4 and 5 points in `dim` dimensions, with weights, by `rng`."""
     x, y = rng.standard_normal((4, dim)), 0.5 + rng.standard_normal((5, dim))
     return Empirical(x, rng.dirichlet(np.full(4, 3.0))), Empirical(y, rng.dirichlet(np.full(5, 3.0)))
 
 
 def plain_weights(p: Empirical, q: Empirical, log_kernel: Array) -> tuple[Array, Array]:
-    """log u (n,) and log v (m,) by turns, until nothing changes beyond rounding."""
+    """log u (n,) and log v (m,) by turns, until nothing changes beyond rounding, for a `log_kernel` (n, m)."""
     v = np.zeros(q.count)
     for _ in range(4000):
         u = p.log_weights - logsumexp(log_kernel + v, axis=1)
@@ -181,7 +181,6 @@ def gauge(case: Case, wrong: bool) -> list[Sides]:
     r" b^+ = \frac{\mathbb{E}[x_T | x_t] - x}{T - t},\ b^- = \frac{x - \mathbb{E}[x_0 | x_t]}{t}",
     covers=["PODB-80", "PODB-81", "PODB-83"],
     over="once",
-    tolerance=1e-10,  # noise of Langevin's process a fifth before the end has a condition of some hundreds
     control="the ends expected of the product of both weights, without Sinkhorn",
 )
 def expected_ends(case: Case, wrong: bool) -> list[Sides]:
