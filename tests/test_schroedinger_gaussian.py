@@ -105,6 +105,7 @@ def test_velocities_are_those_of_the_interpolant(name):
     assert isinstance(bridge.model, InterpolantModel)
     for t in (0.0, 0.2, 0.5, 0.8, bridge.T):
         np.testing.assert_allclose(bridge.velocity(X, t), bridge.model.velocity(X, t), atol=1e-11)
+        np.testing.assert_allclose(bridge.log_density(X, t), bridge.model.log_density(X, t), rtol=1e-12)
         half = 0.5 * operators.apply(bridge.process.diffusion(t), bridge.model.score(X, t))
         np.testing.assert_allclose(bridge.osmotic_velocity(X, t), half, atol=1e-12)
         np.testing.assert_allclose(bridge.forward_drift(X, t), bridge.model.velocity(X, t) + half, atol=1e-11)

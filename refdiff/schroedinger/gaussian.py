@@ -148,6 +148,14 @@ class GaussianBridge:
         starts, ends = self.pairs.sample(whole_number("n", n, low=1), rng)
         return bridge_paths(self.process, starts, ends, times, 0.0, self.T, rng)
 
+    def log_density(self, x: ArrayLike, t: float) -> Any:
+        """log p_t at points x (..., d), shape (...)."""
+        return self.marginal(t).logpdf(x)
+
+    def score(self, x: ArrayLike, t: float) -> Any:
+        """grad log p_t at points x (..., d), shape (..., d)."""
+        return self.marginal(t).score(x)
+
     # ------------------------------------------------------------------ the Schroedinger system
 
     def log_potentials(self, x: ArrayLike, t: float) -> tuple[Any, Any]:
@@ -202,7 +210,7 @@ class GaussianBridge:
         """(b+ - b-) / 2 = D grad log p_t / 2 at points x (..., d), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
         d = self.process.diffusion(real_scalar("t", t, low=0, high=self.T))
-        return restore(0.5 * operators.apply(d, self.marginal(t).score(rows)))
+        return restore(0.5 * operators.apply(d, self.score(rows, t)))
 
     def affine(self, *, backward: bool = False) -> AffineEquation:
         """The bridge as an equation with affine drift: dx = b+ dt + G dw, or b- and dt < 0 where time runs `backward`.

@@ -154,7 +154,11 @@ def density_equations(case: Case, wrong: bool) -> list[Sides]:
     ]  # fmt: skip
     found = []
     for drift, part in fields:
-        flux = (slope * drift(x, t)).sum(axis=1) + numeric.divergence(lambda y, b=drift: np.asarray(b(y, t)), x, 0.02)
+
+        def field(y: Array, drift: Callable[..., Array] = drift) -> Array:
+            return np.asarray(drift(y, t))
+
+        flux = (slope * field(x)).sum(axis=1) + numeric.divergence(field, x, 0.02)
         terms = np.stack([rate, flux, -part * epsilon * spread])
         found.append(Sides(terms.sum(axis=0), 0.0, scale=np.abs(terms).sum(axis=0)))
     return found

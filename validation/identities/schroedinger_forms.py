@@ -291,11 +291,12 @@ def singular_ends(case: Case, wrong: bool) -> list[Sides]:
     flat, line = rng.standard_normal((2, 3, 2))[0], rng.standard_normal((3, 1))
     p, q = Gaussian(rng.standard_normal(3), flat @ flat.T), Gaussian(rng.standard_normal(3), line @ line.T)
     bridge = GaussianBridge(p, q, 0.6)
-    noise = [2.0**-k * 1e-3 for k in range(5)]
-    blurred = [GaussianBridge(p.convolve(e), q.convolve(e), 0.6).pairs.cross_covariance() for e in noise]
-    limit = numeric.extrapolate(blurred)
-    if wrong:
-        limit = GaussianBridge(p.convolve(1e-2), q.convolve(1e-2), 0.6).pairs.cross_covariance()
+
+    def blurred(e: float) -> Array:
+        laws = (Gaussian(law.mean(), law.cov() + e * np.eye(3)) for law in (p, q))
+        return GaussianBridge(*laws, 0.6).pairs.cross_covariance()
+
+    limit = blurred(1e-2) if wrong else numeric.extrapolate([blurred(2.0**-k * 1e-3) for k in range(5)])
     found.append(Sides(limit, bridge.pairs.cross_covariance()))
     first, last = bridge.marginal(0.1), bridge.marginal(0.9)
     mean, cov = exact_moments(bridge.equation(), 0.1, 0.9, first.mean(), first.cov())

@@ -42,7 +42,7 @@ def plain_transport(p: Gaussian, q: Gaussian) -> tuple[float, Array, Array]:
     back = np.linalg.inv(root)
     shift = q.mean() - p.mean()
     squared = shift @ shift + np.trace(p.cov()) + np.trace(q.cov()) - 2 * np.trace(inner)
-    return float(squared), np.asarray(back @ inner @ back), np.linalg.eigvalsh(inner)
+    return float(squared), np.asarray(back @ inner @ back), np.asarray(np.linalg.eigvalsh(inner), dtype=np.float64)
 
 
 @identity(
