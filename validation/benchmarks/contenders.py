@@ -15,13 +15,14 @@ from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import Problem
 
 HERE = "refdiff.validation.benchmarks"
-FLOW, MAP, SDE, POINTS, DENSITY, PAIRS, GRID = (
+FLOW, MAP, SDE, POINTS, DENSITY, PAIRS, PLANS, GRID = (
     "probability_flow",
     "flow_map",
     "reverse_diffusion",
     "point_set_score",
     "log_density",
     "pair_sums",
+    "entropic_plans",
     "grid_density",
 )
 
@@ -61,15 +62,18 @@ class Contender:
         return build(problem, threads)
 
 
-IMPORTED: Mapping[str, str] = MappingProxyType({"scikit-learn": "sklearn", "py-pde": "pde"})
+IMPORTED: Mapping[str, str] = MappingProxyType(
+    {"scikit-learn": "sklearn", "py-pde": "pde", "POT": "ot", "ott-jax": "ott"}
+)
 
-OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSITY, PAIRS, GRID), peer=False)
+OWN = Contender("refdiff", (), "own:candidates", (FLOW, MAP, SDE, POINTS, DENSITY, PAIRS, PLANS, GRID), peer=False)
 
 CONTENDERS: Sequence[Contender] = (
     OWN,
     Contender("NumPy", (), "peers_numpy:candidates", (FLOW, SDE, POINTS, DENSITY, PAIRS), peer=False),
     Contender("SciPy", (), "peers_numpy:scipy_candidates", (MAP, DENSITY, PAIRS), peer=False),
     Contender("SciPy, banded matrices", (), "peers_grid:scipy_candidates", (GRID,), peer=False),
+    Contender("SciPy, a matrix held", (), "peers_transport:scipy_candidates", (PLANS,), peer=False),
     Contender("refdiff, NumPy only", (), "own:numpy_candidates", (MAP,)),
     Contender("JAX", ("jax",), "peers_jax:plain", (FLOW, SDE, DENSITY)),
     Contender("diffrax", ("jax", "diffrax"), "peers_jax:diffrax", (MAP, SDE)),
@@ -80,6 +84,9 @@ CONTENDERS: Sequence[Contender] = (
     Contender("torchsde", ("torch", "torchsde"), "peers_torch:torchsde", (SDE,)),
     Contender("pykeops", ("pykeops",), "peers_keops:candidates", (POINTS, PAIRS)),
     Contender("scikit-learn", ("scikit-learn",), "peers_sklearn:candidates", (DENSITY,)),
+    Contender("POT", ("POT",), "peers_transport:pot", (PLANS,)),
+    Contender("OTT", ("jax", "ott-jax"), "peers_transport:ott", (PLANS,)),
+    Contender("geomloss", ("torch", "geomloss", "pykeops"), "peers_transport:geomloss", (PLANS,)),
     Contender("py-pde", ("py-pde",), "peers_grid:pde_candidates", (GRID,)),
 )
 

@@ -22,10 +22,12 @@ from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.reverse_sde import euler_maruyama
 from refdiff.samplers.running import run
 from refdiff.schedules import VEPower, VPLinear
+from refdiff.transport import sinkhorn
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
     SIDE,
     SIGMA_MAX,
+    EntropicPlans,
     FlowMap,
     GridDensity,
     LogDensity,
@@ -119,6 +121,12 @@ def pair_sums(problem: PairSums) -> Callable[[Array], Array]:
     return lambda x: row_sums(kernel, x, problem.mixture.means, weights)[0]
 
 
+def entropic_plans(problem: EntropicPlans) -> Callable[[Array], Array]:
+    """Sinkhorn's turns as far as asked."""
+    y = problem.mixture.means
+    return lambda x: sinkhorn(x, y, problem.epsilon, tolerance=problem.tolerance).f
+
+
 def grid_density(problem: GridDensity) -> Callable[[Array], Array]:
     """Finite volumes, TR-BDF2 along the axes by turns; rates are made anew in every run."""
     process = LinearProcess(problem.drift, np.sqrt(2) * np.eye(2), T=1.0)
@@ -140,6 +148,7 @@ SOLVE: Mapping[str, Callable[[Any], Callable[[Array], Array]]] = MappingProxyTyp
         "point_set_score": point_set_score,
         "log_density": log_density,
         "pair_sums": pair_sums,
+        "entropic_plans": entropic_plans,
         "grid_density": grid_density,
     }
 )

@@ -19,10 +19,11 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 from refdiff.arguments import Array
-from refdiff.validation.benchmarks import formulas, peers_grid
+from refdiff.validation.benchmarks import formulas, peers_grid, peers_transport
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
+    EntropicPlans,
     FlowMap,
     GridDensity,
     LogDensity,
@@ -89,6 +90,8 @@ def reference(problem: Problem, threads: int) -> Array:
     """The answer, or that for the first points, by the most accurate route."""
     if isinstance(problem, GridDensity):
         return peers_grid.closed(problem)
+    if isinstance(problem, EntropicPlans):
+        return peers_transport.reference(problem)
     if isinstance(problem, PointSetScore):
         return point_set_score(problem, slice(0, len(problem.x)))
     if isinstance(problem, FlowMap):

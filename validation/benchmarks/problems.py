@@ -13,6 +13,7 @@ with responsibilities r_k. The problems ask for one of these many times, or once
     PointSetScore      grad log p of points without variance, at one noise level (alpha = 1)
     LogDensity         log p of the mixture itself
     PairSums           sum_k w_k exp(-|x - m_k|^2 / 2 v), the rows of which a discrepancy of samples is made
+    EntropicPlans      potentials of the coupling of x and the m_k with least E |x - y|^2 / 2 + eps KL(. || product)
     GridDensity        the law of dx = F x dt + sqrt(2) dw from that mixture, on the cells of a square
 
 Useful work counts what no method can avoid per evaluation of n points: 4 n K d floating-point operations (a distance
@@ -215,6 +216,17 @@ class PairSums(Problem):
 
 
 @dataclass(frozen=True, eq=False)
+class EntropicPlans(Problem):
+    """Potentials of x, shape (n,), of the plan between x and the means, all of equal weight.
+
+    Of all (f + t, g - t), those with means that are equal. The marginal error, a sum, is to be at most `tolerance`.
+    """
+
+    epsilon: float
+    tolerance: float
+
+
+@dataclass(frozen=True, eq=False)
 class GridDensity(Problem):
     """The density at a time on cells of [-SIDE, SIDE]^2 from `start` (cells, cells), that at their centres at time 0.
 
@@ -296,6 +308,13 @@ def pair_sums(*, n: int, d: int, seed: int = 0) -> PairSums:
     return PairSums(Mixture(x, np.full(n, float(d)), np.full(n, -np.log(n))), x)
 
 
+def entropic_plans(*, n: int, d: int, epsilon: float, tolerance: float = 1e-6, seed: int = 0) -> EntropicPlans:
+    """n draws of N(0, I) against n of N(m, I / 4), |m| = sqrt(2)."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((n, d)), 0.5 * rng.standard_normal((n, d)) + np.sqrt(2 / d)
+    return EntropicPlans(Mixture(y, np.zeros(n), np.full(n, -np.log(n))), x, epsilon, tolerance)
+
+
 def grid_density(*, cells: int, K: int, error: float, seed: int = 0) -> GridDensity:
     """Components of deviation 1/2 around the middle of the square, until half a unit of time."""
     rng = np.random.default_rng(seed)
@@ -317,6 +336,7 @@ MAKERS: Mapping[str, Callable[..., Problem]] = MappingProxyType(
         "point_set_score": point_set_score,
         "log_density": log_density,
         "pair_sums": pair_sums,
+        "entropic_plans": entropic_plans,
         "grid_density": grid_density,
     }
 )
@@ -335,6 +355,7 @@ KINDS: Mapping[type[Problem], str] = MappingProxyType(
         PointSetScore: "point_set_score",
         LogDensity: "log_density",
         PairSums: "pair_sums",
+        EntropicPlans: "entropic_plans",
         GridDensity: "grid_density",
     }
 )

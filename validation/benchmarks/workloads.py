@@ -196,6 +196,21 @@ WORKLOADS: Sequence[Workload] = (
         )
         for dim, least, limit in ((2, 2, {"exponentials": 0.5}), (64, 1.5, {"flops": 0.5}))
     ),
+    *(
+        Workload(
+            f"sinkhorn_d{dim}",
+            f"entropic plan of points, eps = {epsilon:g}, to a marginal error of 1e-6",
+            "entropic_plans",
+            {"n": 4096, "d": dim, "epsilon": epsilon},
+            {"n": 1024},
+            {"n": 60, "epsilon": 1.0},
+            goals=(Goal(3, ("POT",)), Goal(1.5, ("OTT", "geomloss"))),
+            # errors of potentials are those of marginals, times the eps / (1 - h) that convergence takes
+            allowed=1e-4,
+            memory=50e6,
+        )
+        for dim, epsilon in ((2, 0.1), (64, 1.0))
+    ),
     Workload(
         "fokker_planck",
         "Fokker-Planck equation in the plane, a drift that turns, to 0.2% of the density or of a usual one",
