@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from scipy.spatial.distance import cdist
 
-from refdiff.validation.benchmarks.problems import Mixture
+from refdiff.validation.benchmarks.mixtures import Mixture
 
 FORMS = ("axes", "sums", "matmul")
 FEW_AXES = 16  # where a program with all axes written out is not too long

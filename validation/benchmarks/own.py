@@ -24,6 +24,7 @@ from refdiff.samplers.running import run
 from refdiff.schedules import VEPower, VPLinear
 from refdiff.transport import sinkhorn
 from refdiff.validation.benchmarks.measuring import Candidate
+from refdiff.validation.benchmarks.mixtures import Mixture
 from refdiff.validation.benchmarks.problems import (
     SIDE,
     SIGMA_MAX,
@@ -31,7 +32,6 @@ from refdiff.validation.benchmarks.problems import (
     FlowMap,
     GridDensity,
     LogDensity,
-    Mixture,
     PairSums,
     PointSetScore,
     ProbabilityFlow,

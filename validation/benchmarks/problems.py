@@ -32,11 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refdiff.arguments import Array
-from refdiff.distributions import GaussianMixture, random_mixture
-from refdiff.distributions.covariances import Diagonal
+from refdiff.distributions import GaussianMixture
 from refdiff.processes import LinearProcess
 from refdiff.samplers.times import karras, uniform
 from refdiff.schedules import VEPower, VPLinear
+from refdiff.validation.benchmarks.mixtures import Mixture
 
 # EDM's range of noise levels (Karras et al. 2022); score-SDE's smallest time.
 SIGMA_MAX, SIGMA_MIN, FIRST_TIME = 80.0, 0.002, 1e-3
@@ -52,32 +52,6 @@ class Work(NamedTuple):
     flops: float | None = None
     exponentials: float | None = None
     bytes: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """sum_k w_k N(m_k, v_k I): means (K, d), variances (K,), log weights (K,)."""
-
-    means: Array
-    variances: Array
-    log_weights: Array
-
-    @staticmethod
-    def random(dim: int, count: int, seed: int) -> Mixture:
-        """Means N(0, 4 I), variances log-uniform in [0.1, 1], weights a flat Dirichlet draw."""
-        law = random_mixture(dim, count, seed)
-        assert isinstance(law.covariances, Diagonal)
-        return Mixture(law.means, np.ascontiguousarray(law.covariances.variances[:, 0]), law.log_weights)
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return len(self.means)
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return int(self.means.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
