@@ -10,6 +10,7 @@ point sets          `PointBridge`, from the weights of Sinkhorn
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
 editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
 samplers            `bridge_sampler` (I2SB, DBIM) as a table, run with `answer` or `answer_given_end`; `bridge_channels`
+any potentials      `SchroedingerSystem`: residuals of its equations and ends; `steering_cost` by potentials
 """
 
 from refdiff.schroedinger.editing import EditCurve, edit, edit_channel, edit_curve
@@ -31,6 +32,7 @@ from refdiff.schroedinger.points import PointBridge
 from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
 from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
+from refdiff.schroedinger.system import SchroedingerSystem, steering_cost, steering_effort
 from refdiff.schroedinger.tableaux import answer, answer_given_end, bridge_channels, bridge_sampler
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "PointBridge",
     "ReferenceBridges",
     "ReversedChains",
+    "SchroedingerSystem",
     "action",
     "answer",
     "answer_given_end",
@@ -71,4 +74,6 @@ __all__ = [
     "reference_process",
     "refit",
     "reversed_chains",
+    "steering_cost",
+    "steering_effort",
 ]
