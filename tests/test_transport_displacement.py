@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture, wasserstein
 from refdiff.expectations import Quadrature
+from refdiff.interpolants import InterpolantModel, linear
 from refdiff.transport import independent
 from refdiff.transport.displacement import Displacement, LineDisplacement, displacement
 
@@ -41,6 +42,16 @@ def test_points_keep_their_velocity_and_arrive():
         np.testing.assert_allclose(way.velocity(there, t), way.velocity(x, 0.0), atol=1e-12)
         np.testing.assert_allclose(way.image(there, t, 0.0), x, atol=1e-12)
     assert way.velocity(np.float32(x), 0.3).dtype == np.float32
+
+
+def test_the_flow_of_optimal_pairs_is_the_displacement():
+    p, q = drawn(1, 3), drawn(2, 3)
+    way = displacement(p, q)
+    model, x = InterpolantModel(way.pairs, linear()), drawn(3, 3).sample(5, 1)
+    for t in (0.0, 0.3, 1.0):
+        np.testing.assert_allclose(model.velocity(x, t), way.velocity(x, t), atol=1e-11)
+        np.testing.assert_allclose(model.marginal(t).cov(), way.marginal(t).cov(), atol=1e-14)
+        np.testing.assert_allclose(model.acceleration(x, t), 0, atol=1e-10)  # straight
 
 
 def test_lines_are_shortest_as_far_as_the_extent_says():

@@ -44,6 +44,7 @@ def test_the_mean_of_gaussians_is_the_gaussian_of_their_mean_deviation():
     exact = Gaussian([-1.25], 1.25**2)
     np.testing.assert_allclose(law.logpdf(x), exact.logpdf(x), rtol=1e-12)
     assert law.variance() == pytest.approx(1.25**2, rel=1e-12)
+    np.testing.assert_array_equal(law.cov(), [[law.variance()]])
     np.testing.assert_allclose(law.carried(0, x), 1.0 + 2 * (x + 1.25) / 1.25, atol=1e-12)
     drawn = law.sample(4000, 1)
     assert abs(drawn.mean() + 1.25) < 4.5 * 1.25 / np.sqrt(4000)

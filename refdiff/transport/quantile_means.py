@@ -64,6 +64,10 @@ class QuantileMean:
         """E x = sum_i w_i E x_i, shape (1,)."""
         return np.asarray(self.weights @ np.stack([law.mean() for law in self.laws]))
 
+    def cov(self) -> Array:
+        """Cov x, shape (1, 1), to the rule of `variance`."""
+        return np.array([[self.variance()]])
+
     def variance(self, rule: Quadrature | None = None) -> float:
         """int (Q - E x)^2 du, by a rule of the tolerance 1e-9 unless given."""
         m = float(self.mean()[0])

@@ -16,9 +16,9 @@ from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian
 from refdiff.metrics import wasserstein
 from refdiff.transport import (
+    Displacement,
     c_transform,
     cyclical_gap,
-    displacement,
     gaussian_barycentre,
     monotone_gap,
     optimal_map,
@@ -154,7 +154,7 @@ def barycentres(case: Case, wrong: bool) -> list[Sides]:
         sides.append(at_most(best.value, sum(one * wasserstein(other, part).value ** 2 for one, part in zip(
             w, laws, strict=True))))  # fmt: skip
     p, q, t = gaussian(rng, 3), gaussian(rng, 3), float(rng.uniform(0.2, 0.8))
-    there = displacement(p, q).marginal(t)
+    there = Displacement(optimal_pairs(p, q)).marginal(t)
     sets = [Empirical(rng.standard_normal((3, 2))) for _ in range(3)]
     tuples = point_barycentre(sets)
     return [

@@ -21,10 +21,10 @@ from refdiff.transport import (
     Displacement,
     LineDisplacement,
     Perturbed,
-    displacement,
     independent,
     kinetic_energy,
     least_velocity,
+    optimal_pairs,
 )
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.interpolants import continuity
@@ -62,7 +62,7 @@ def energies(case: Case, wrong: bool) -> list[Sides]:
     rng, sides = case.rng, []
     for dim in (1, 2, 5):
         p, q = gaussian(rng, dim), gaussian(rng, dim)
-        slope, way, shift = printed_map(p, q), displacement(p, q), q.mean() - p.mean()
+        slope, way, shift = printed_map(p, q), Displacement(optimal_pairs(p, q)), q.mean() - p.mean()
         square = shift @ shift + np.trace((slope - np.eye(dim)) @ p.cov() @ (slope - np.eye(dim)))
         sides.append(Sides(square, wasserstein(p, q).value ** 2))
         for t in (0.0, 0.3, 0.8, 1.0):
@@ -93,10 +93,10 @@ def least(case: Case, wrong: bool) -> list[Sides]:
     rng, sides = case.rng, []
     for dim in (1, 2, 4):
         p, q = gaussian(rng, dim), gaussian(rng, dim)
-        way, square = displacement(p, q), wasserstein(p, q).value ** 2
+        way, square = Displacement(optimal_pairs(p, q)), wasserstein(p, q).value ** 2
         shift, model = q.mean() - p.mean(), InterpolantModel(independent(p, q), linear())
 
-        def retimed(t: float, way: Displacement | LineDisplacement = way) -> float:
+        def retimed(t: float, way: Displacement = way) -> float:
             nodes, weights = cubature(way.marginal(t * t))
             return float(weights @ ((2 * t * way.velocity(nodes, t * t)) ** 2).sum(axis=1))
 
@@ -160,7 +160,7 @@ def continuous(case: Case, wrong: bool) -> list[Sides]:
     """Gaussians in the plane and mixtures on the line, by stencils in time and space."""
     rng = case.rng
     p, q = gaussian(rng, 2), gaussian(rng, 2)
-    way, line = displacement(p, q), LineDisplacement(mild(rng), mild(rng))
+    way, line = Displacement(optimal_pairs(p, q)), LineDisplacement(mild(rng), mild(rng))
     x, y, t = way.marginal(0.4).sample(3, rng), rng.uniform(-1, 1, (2, 1)), 0.4
     slope = printed_map(p, q)
     return [

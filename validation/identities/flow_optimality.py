@@ -164,7 +164,7 @@ def commutes(case: Case, wrong: bool) -> list[Sides]:
     z = law.sample(4, rng)
     h, m = law.hessian(z), law.jacobian(z)
     back, p = np.linalg.inv(m), gaussian(rng, 3)
-    h3, m3 = np.asarray(p.hessian(p.mean())), square_root(np.linalg.inv(p.cov()))
+    h3, m3 = np.asarray(p.hessian(p.mean())), square_root(np.asarray(np.linalg.inv(p.cov())))
     turned = h @ back - back @ h
     size = np.abs(h).max() * np.abs(back).max()
     return [
