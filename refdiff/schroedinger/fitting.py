@@ -174,7 +174,7 @@ def refit(pairs: PairLaw, *, first: GaussianMixture | None = None, second: Gauss
     if first is not None:
         return refit(pairs.swapped(), second=first).swapped()
     target: Any = second
-    kind = Gaussian if pairs.count == 1 and isinstance(target, Gaussian) else Empirical
+    kind: type[GaussianMixture] = Gaussian if pairs.count == 1 and isinstance(target, Gaussian) else Empirical
     if not isinstance(target, kind) or (kind is Empirical and not _of_points(pairs)):
         raise TypeError(f"second must be a Gaussian for Gaussian pairs, or points for pairs of points, got {target!r}")
     if target.dim != pairs.dim:
@@ -222,7 +222,7 @@ def _of_points(pairs: PairLaw) -> bool:
     return all(not half.covariances.dense(half.dim).any() for half in (pairs.first, pairs.second))
 
 
-def _reweighted(pairs: PairLaw, second: Empirical) -> PairLaw:
+def _reweighted(pairs: PairLaw, second: GaussianMixture) -> PairLaw:
     """Pairs of points with the weights of `second` in their second half."""
     everywhere = np.concatenate([second.means, pairs.second.means])
     _, where = np.unique(everywhere, axis=0, return_inverse=True)
@@ -234,5 +234,5 @@ def _reweighted(pairs: PairLaw, second: Empirical) -> PairLaw:
         raise ValueError("second must have no points but those of the pairs")
     kept = ~np.isneginf(wanted[mine]) & ~np.isneginf(pairs.first.log_weights)
     logs = (pairs.first.log_weights + wanted[mine] - has[mine])[kept]
-    halves = (law(logs, half.means[kept], half.covariances) for half in (pairs.first, pairs.second))
-    return PairLaw(*halves)
+    first, second_half = (law(logs, half.means[kept], half.covariances) for half in (pairs.first, pairs.second))
+    return PairLaw(first, second_half)

@@ -114,7 +114,8 @@ def bridge_sampler(interpolant: Interpolant, times: ArrayLike, stochasticity: fl
         kept, of_clean, of_end, std = _weights(kernel.blend(t.t), kernel.blend(s.t), k)
         moved = kept * x + of_clean * clean + rec.noise(std)
         x = moved + of_end * start if of_end else moved
-    return rec.finish(x)
+    table: Tableau = rec.finish(x)
+    return table
 
 
 def _weights(now: Blend, then: Blend, k: float) -> tuple[float, float, float, float]:

@@ -143,7 +143,7 @@ def marginals(case: Case, wrong: bool) -> Sides:
         return np.asarray(model.velocity(y, t) if wrong else (model.expected_second(y, t) - y) / (1 - t))
 
     def density(y: Array) -> Array:
-        return np.exp(model.log_density(y, t))
+        return np.asarray(np.exp(model.log_density(y, t)))
 
     h = 0.008
     rate = derivative(lambda u: np.asarray(model.log_density(x, u)), t, h)

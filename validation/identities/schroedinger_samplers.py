@@ -30,7 +30,7 @@ from refdiff.schroedinger import (
 from refdiff.transport import image_pairs, independent, optimal_map
 from refdiff.validation.cases import Case
 from refdiff.validation.identity import ORDER, Sides, identity
-from refdiff.validation.laws import gaussian
+from refdiff.validation.laws import gaussian, square_root
 from refdiff.validation.numeric import extrapolate
 
 TOPIC = "Schroedinger bridges"
@@ -176,7 +176,7 @@ def dual_bridges(case: Case, wrong: bool) -> list[Sides]:
         if not wrong:
             sides.append(Sides(bridge.forward_pull(law.sample(3, rng), 0.5), 0.0, 1.0))
         flows.append(np.linalg.solve(law.cov(), end_pairs(bridge.model, lambda _: 0.0).cross_covariance()).T)
-    channel = gaussian_translation(*(ExactModel(law, schedule) for law in laws))
+    channel = gaussian_translation(ExactModel(laws[0], schedule), ExactModel(laws[1], schedule))
     sides.append(Sides(np.linalg.solve(flows[1], flows[0]), channel.gain))
     if wrong:
         return sides
@@ -184,3 +184,33 @@ def dual_bridges(case: Case, wrong: bool) -> list[Sides]:
     best = optimal_map(laws[0], Gaussian(made.mean(), made.cov()))
     costs = [image_pairs(laws[0], way).cost() for way in (channel, best)]
     return [*sides, Sides(max(costs[1] - costs[0], 0.0), 0.0, costs[1])]
+
+
+@identity(
+    "The flow of a bridge lies between the optimal map and dual encoders",
+    topic=TOPIC,
+    formula=r"\varepsilon \to 0:\ \Phi_\varepsilon = T + O(\varepsilon^2),\qquad \varepsilon \to \infty:"
+    r"\ \Phi_\varepsilon \to S_1^{1/2} S_0^{-1/2}\ \text{as}\ \log\varepsilon / \varepsilon^2",
+    covers=["PODB-69", "PODB-88"],
+    control="the two maps exchanged",
+    over="once",
+    evidence=ORDER,
+    tolerance=1e-6,  # what is left of the next order, at the noises that are used
+    most=1,
+)
+def flows_of_bridges(case: Case, wrong: bool) -> list[Sides]:
+    """Probability flows of Brownian bridges with little and with much noise against products of symmetric roots."""
+    rng = case.rng
+    first, second = (Gaussian(rng.standard_normal(2), gaussian(rng, 2).cov() + 0.3 * np.eye(2)) for _ in range(2))
+
+    def flow(epsilon: float) -> Array:
+        model = GaussianBridge(first, second, epsilon).model
+        return np.asarray(np.linalg.solve(first.cov(), end_pairs(model, lambda _: 0.0).cross_covariance()).T)
+
+    a, b = square_root(first.cov()), square_root(second.cov())
+    encoders = b @ np.linalg.inv(a)
+    best = np.linalg.solve(a, square_root(a @ second.cov() @ a)) @ np.linalg.inv(a)
+    if wrong:
+        best, encoders = encoders, best
+    little = extrapolate([flow(0.04), flow(0.02)], first=2, step=2)
+    return [Sides(little, best, 1.0), Sides(flow(400.0), encoders, 1.0)]
