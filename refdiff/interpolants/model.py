@@ -26,10 +26,11 @@ from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture
-from refdiff.distributions.covariances import Covariances, Dense, Diagonal, tiles
+from refdiff.distributions.covariances import Covariances, Diagonal, tiles
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
 from refdiff.dynamics import VelocityField
 from refdiff.interpolants.interpolant import Blend, Interpolant
+from refdiff.interpolants.means import affine_mean, products
 from refdiff.stochastic import StochasticEquation
 from refdiff.transport import PairLaw
 from refdiff.transport.pairs import plus, transposed
@@ -127,7 +128,7 @@ class InterpolantModel:
     def velocity(self, x: ArrayLike, t: float) -> Any:
         """E[dx_t/dt | x_t = x], shape (..., d)."""
         moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
-        return restore(gather(average(r, moving.velocities(part), self.dim) for part, r in moving.parts(rows)))
+        return restore(affine_mean(moving.pushed, moving.rates, moving.gains, rows))
 
     def conditional_velocity(self, x: ArrayLike, x0: ArrayLike, x1: ArrayLike, t: float) -> Any:
         """A' x_0 + B' x_1 + b' + S V^-1 (x - A x_0 - B x_1 - b), shape (..., d): the target of flow matching.
@@ -239,12 +240,7 @@ class InterpolantModel:
         rows, restore = points("x", x, self.dim)
         now, pushed = self.interpolant.at(t), self.marginal(t)
         means, gains = self.pairs.regression((first, second), (now.first, now.second))
-
-        def one(part: Array) -> Array:
-            g = pushed.gradients(part)
-            return average(pushed.posterior_weights(part), lambda ks: means[ks] - gains.multiply(g(ks), ks), self.dim)
-
-        return restore(gather(one(part) for part in pushed.parts(rows)))
+        return restore(affine_mean(pushed, means, gains, rows))
 
 
 class _Moving:
@@ -273,11 +269,7 @@ class _Moving:
 
     def slopes(self) -> Covariances:
         """R_k M_k^-1, the Jacobian of a component's velocity."""
-        inverse = self.pushed.covariances.inverse()
-        if isinstance(inverse, Diagonal) and isinstance(self.gains, Diagonal):
-            return Diagonal(self.gains.variances * inverse.variances)
-        dim = self.pairs.dim
-        return Dense(np.asarray(self.gains.dense(dim) @ inverse.dense(dim)))
+        return products(self.gains, self.pushed.covariances.inverse(), self.pairs.dim)
 
     def velocities(self, x: Array) -> Field:
         """v_k = c_k' + R_k h_k at points x (n, d), as a field (n, k, d)."""

@@ -29,8 +29,9 @@ from refdiff.arguments import Array, one_of
 from refdiff.distributions import GaussianMixture
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
-from refdiff.distributions.moments import Field, average, cross_trace, gather
+from refdiff.distributions.moments import Field, cross_trace, gather
 from refdiff.interpolants.interpolant import Blend
+from refdiff.interpolants.means import affine_mean
 from refdiff.operators import Operator
 from refdiff.transport import PairLaw
 from refdiff.transport.pairs import plus, transposed
@@ -123,8 +124,7 @@ class Regression:
 
     def mean(self, x: Array) -> Array:
         """E[U | x_t = x] at points x (n, d), shape (n, d)."""
-        p = self.law
-        return gather(average(p.posterior_weights(part), self._fields(part), self.dim) for part in p.parts(x))
+        return affine_mean(self.law, self.aim.means, self.gains, x)
 
     def variance(self, x: Array) -> Array:
         """tr Cov[U | x_t = x] at points x (n, d), shape (n,): what no function of x_t predicts."""
