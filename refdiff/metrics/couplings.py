@@ -64,7 +64,7 @@ def optimal_coupling(p: GaussianMixture, q: GaussianMixture, order: float) -> Co
             f"{len(x)} x {len(y)}: sliced distances, the energy distance and MMD take more"
         )
     cost = _costs(x, y, order)
-    return _assignment(cost, a) if assigned else _program(cost, a, b)
+    return _assignment(cost, a) if assigned else planned(cost, a, b)
 
 
 def rank_coupling(x: Array, a: Array, y: Array, b: Array, order: float) -> Coupling:
@@ -127,8 +127,12 @@ def _assignment(cost: Array, a: Array) -> Coupling:
     return _proved(cost, a, a, rows, columns, a, g)
 
 
-def _program(cost: Array, a: Array, b: Array) -> Coupling:
-    """A linear program for all pairs' `cost` (n, k)."""
+def planned(cost: Array, a: Array, b: Array) -> Coupling:
+    """The coupling of least cost by a linear program, for all pairs' `cost` (n, k) and weights a (n,) and b (k,).
+
+    Raises:
+        ValueError: the solver finds none.
+    """
     from scipy import sparse
     from scipy.optimize import linprog
 

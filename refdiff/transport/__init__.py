@@ -2,6 +2,7 @@
 
 laws of pairs       `PairLaw`: `independent`, `component_pairs`, `gaussian_pairs`, `point_pairs`, `image_pairs`
 optimal             `optimal_map` of Gaussians, `optimal_image` of points, `optimal_pairs`
+                    `mixture_pairs`, optimal among couplings of components with components
 entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhorn_divergence`, `sinkhorn_slope`
                     of Gaussians: `GaussianPlan`, `entropic_potentials`, `entropic_map`, `entropic_barycentre`
                     and how it tends to its limits: `little_noise`, `much_noise`; others' units: `Regulariser`
@@ -48,6 +49,7 @@ from refdiff.transport.geometry import (
     least_velocity,
 )
 from refdiff.transport.jko import FreeEnergy
+from refdiff.transport.mixture_pairs import mixture_pairs
 from refdiff.transport.pairs import (
     PairLaw,
     component_pairs,
@@ -99,6 +101,7 @@ __all__ = [
     "least_velocity",
     "line_barycentre",
     "little_noise",
+    "mixture_pairs",
     "monge_ampere_residual",
     "monotone_gap",
     "much_noise",
