@@ -11,8 +11,10 @@ one law             `OneSidedBridge`, a law at one end and a potential at the ot
 editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
 samplers            `bridge_sampler` (I2SB, DBIM) as a table, run with `answer` or `answer_given_end`; `bridge_channels`
 any potentials      `SchroedingerSystem`: residuals of its equations and ends; `steering_cost` by potentials
+for solvers         `balanced_bridge`, mixtures at both ends; `benchmark_bridge`, as those of Gushchin et al.
 """
 
+from refdiff.schroedinger.benchmarks import balanced_bridge, benchmark_bridge
 from refdiff.schroedinger.editing import EditCurve, edit, edit_channel, edit_curve
 from refdiff.schroedinger.fitting import Fitting, canonical_correlations, proportional_fitting, refit
 from refdiff.schroedinger.gaussian import GaussianBridge
@@ -55,6 +57,8 @@ __all__ = [
     "answer",
     "answer_given_end",
     "backward_half_bridge",
+    "balanced_bridge",
+    "benchmark_bridge",
     "bridge_channels",
     "bridge_sampler",
     "canonical_correlations",

@@ -33,8 +33,8 @@ from refdiff.interpolants import InterpolantModel
 from refdiff.path_measures import bridge_paths
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
-from refdiff.schroedinger.plans import ends_drawn, joined, plan_given, stacked
-from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, ends_given, later, meetings, of_points
+from refdiff.schroedinger.plans import ends_drawn, ends_given, joined, meetings, plan_given, stacked
+from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, later, of_points
 from refdiff.schroedinger.reference import ReferenceBridges, reference_process
 from refdiff.stochastic import StochasticEquation, forward_equation
 from refdiff.transport import PairLaw

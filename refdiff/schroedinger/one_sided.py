@@ -37,8 +37,8 @@ from refdiff.path_measures import bridge_paths
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
 from refdiff.schroedinger.mixtures import MixtureBridge, fill
-from refdiff.schroedinger.plans import ends_drawn, plan_given
-from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, ends_given, later, of_points
+from refdiff.schroedinger.plans import ends_drawn, ends_given, plan_given
+from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, later, of_points
 from refdiff.schroedinger.reference import ReferenceBridges
 from refdiff.stochastic import StochasticEquation, forward_equation
 from refdiff.transport import PairLaw

@@ -9,6 +9,8 @@ Sources: PODB-74, PODB-83; Gushchin et al. 2023, "Building the bridge of Schroed
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from refdiff import operators
@@ -18,9 +20,55 @@ from refdiff.distributions import GaussianMixture
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
 from refdiff.distributions.moments import log_total
-from refdiff.schroedinger.potentials import Potential, ends_given
+from refdiff.operators import Operator
+from refdiff.schroedinger.potentials import ExponentialSum, Potential
 from refdiff.transport import PairLaw
 from refdiff.transport.pairs import NOTHING, image_pairs
+
+
+def meetings(first: Potential, step: Channel, second: Potential) -> Iterator[tuple[float, GaussianMixture]]:
+    """first(x) int p(y | x) second(y) dy of each term of `second`: the logarithm of its mass, and its law of x.
+
+    Terms of `first` run fastest; a point set in the place of `second` needs noise in the `step`.
+    """
+    if isinstance(first, GaussianMixture) and isinstance(second, GaussianMixture):
+        for log_weight, centre, j in zip(second.log_weights, second.means, range(second.count), strict=True):
+            if np.isneginf(log_weight):
+                continue
+            noise = operators.add(step.noise, second.covariances[j : j + 1].operator())
+            seen = first.affine(step.gain, step.offset).convolve(noise)
+            mass = float(log_weight + np.asarray(seen.logpdf(centre)))
+            yield mass, first.observe(step.gain, step.offset, noise, centre[None])
+        return
+    if isinstance(second, GaussianMixture):
+        second = ExponentialSum.density(second.convolve(step.noise)).before(Channel(step.gain, step.offset))
+    else:
+        second = second.before(step)
+    for j in range(second.count):
+        one = second[j : j + 1]
+        yield first.times(one).law() if isinstance(first, ExponentialSum) else one.tilted(first)
+
+
+def ends_given(step: Channel, second: Potential) -> list[Channel]:
+    """x -> y of each term of `second` that has a weight, for a channel x -> y, the `step`, weighted by that term."""
+    if isinstance(second, ExponentialSum):
+        return second.given(step)
+    found = []
+    for j in np.flatnonzero(np.isfinite(second.log_weights)):
+        spread, centre = second.covariances[j : j + 1].operator(), second.means[j]
+        if not spread.any():
+            found.append(Channel(0.0, centre, 0.0))
+            continue
+        total = operators.add(step.noise, spread)
+        # B (N + B)^-1, and not 1 minus the rest
+        kept = _quotient(spread, total)
+        shift = operators.apply(kept, np.broadcast_to(step.offset, centre.shape))
+        shift = shift + operators.apply(_quotient(step.noise, total), centre)
+        left = operators.product(kept, step.noise)
+        found.append(
+            Channel(operators.product(kept, step.gain), shift, 0.5 * (left + left.T) if left.ndim == 2 else left)
+        )
+    return found
 
 
 def joined(parts: list[tuple[float, GaussianMixture]]) -> GaussianMixture:
@@ -80,6 +128,14 @@ def ends_drawn(step: Channel, second: Potential, x: Array, rng: np.random.Genera
         moved = operators.apply(channel.gain, x[chosen]) + channel.offset
         found[chosen] = moved + operators.apply(operators.root(channel.noise), z[chosen])
     return found
+
+
+def _quotient(a: Operator, b: Operator) -> Operator:
+    """A B^-1 of symmetric operators, B positive."""
+    if max(a.ndim, b.ndim) < 2:
+        return np.asarray(a / b)
+    dim = len(b) if b.ndim == 2 else len(a)
+    return np.asarray(np.linalg.solve(operators.dense(b, dim), operators.dense(a, dim)).T)
 
 
 def _in_one(blocks: list[Covariances], counts: list[int], dim: int) -> Covariances:

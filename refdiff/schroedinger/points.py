@@ -92,8 +92,8 @@ class PointBridge:
         else:
             white = operators.inverse(operators.root(step.noise))
             x, y = operators.apply(white, x), operators.apply(white, y)
-        moved = (law(one.log_weights, where, one.covariances) for one, where in ((p, x), (q, y)))
-        plan = sinkhorn(*moved, epsilon, tolerance=tolerance, max_iterations=max_iterations)
+        one, two = law(p.log_weights, x, p.covariances), law(q.log_weights, y, q.covariances)
+        plan = sinkhorn(one, two, epsilon, tolerance=tolerance, max_iterations=max_iterations)
         second = _weighted(q, q.log_weights + plan.g / epsilon)
         past, _ = earlier(second, step, p.means)
         first = _weighted(p, p.log_weights - past)

@@ -16,9 +16,9 @@ Gushchin and Burnaev 2024, "Light Schroedinger bridge", for potentials adjusted 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -162,7 +162,7 @@ class ExponentialSum:
         offset = np.broadcast_to(step.offset, (d,))
         logs = self._widened(noise)
         mixed = np.eye(d) + self.curvatures @ noise
-        c = _symmetric(np.linalg.solve(mixed, self.curvatures))
+        c = _symmetric(np.asarray(np.linalg.solve(mixed, self.curvatures), dtype=float))
         slopes = np.linalg.solve(mixed, self.slopes[..., None])[..., 0]
         spread = np.linalg.solve(np.swapaxes(mixed, 1, 2), np.broadcast_to(noise, c.shape))
         constants = self.constants + 0.5 * np.einsum("ki,kij,kj->k", self.slopes, spread, self.slopes) - 0.5 * logs
@@ -199,11 +199,12 @@ class ExponentialSum:
             roots = np.linalg.cholesky(self.curvatures)
         except np.linalg.LinAlgError:
             raise ValueError(INFINITE.format(what="the integral of a potential", beside="nothing")) from None
-        means = np.linalg.solve(self.curvatures, self.slopes[..., None])[..., 0]
+        means = np.asarray(np.linalg.solve(self.curvatures, self.slopes[..., None])[..., 0], dtype=float)
         log_det = 2 * np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
         logs = self.constants + 0.5 * ((self.slopes * means).sum(axis=1) + self.dim * np.log(2 * np.pi) - log_det)
         total = float(log_total(logs[None])[0])
-        return total, law(logs - total, means, Dense(_symmetric(np.linalg.inv(self.curvatures))))
+        spreads = np.asarray(np.linalg.inv(self.curvatures), dtype=float)
+        return total, law(logs - total, means, Dense(_symmetric(spreads)))
 
     def tilted(self, given: GaussianMixture) -> tuple[float, GaussianMixture]:
         """The logarithm of E h(x) for x of the law `given`, singular or not, and that law weighted by h.
@@ -252,7 +253,7 @@ class ExponentialSum:
 Potential: TypeAlias = GaussianMixture | ExponentialSum
 
 
-def of_points(potential: Potential) -> bool:
+def of_points(potential: Potential) -> TypeGuard[GaussianMixture]:
     """Whether the `potential` is a law of points."""
     return isinstance(potential, GaussianMixture) and is_points(potential)
 
@@ -289,57 +290,6 @@ def _blurred(potential: GaussianMixture, noise: Operator, x: Array) -> tuple[Arr
             return logs, np.asarray(compiled.finite(scores))
     seen = potential.convolve(noise)
     return np.asarray(seen.logpdf(x)), np.asarray(seen.score(x))
-
-
-def meetings(first: Potential, step: Channel, second: Potential) -> Iterator[tuple[float, GaussianMixture]]:
-    """first(x) int p(y | x) second(y) dy of each term of `second`: the logarithm of its mass, and its law of x.
-
-    Terms of `first` run fastest; a point set in the place of `second` needs noise in the `step`.
-    """
-    if isinstance(first, GaussianMixture) and isinstance(second, GaussianMixture):
-        for log_weight, centre, j in zip(second.log_weights, second.means, range(second.count), strict=True):
-            if np.isneginf(log_weight):
-                continue
-            noise = operators.add(step.noise, second.covariances[j : j + 1].operator())
-            seen = first.affine(step.gain, step.offset).convolve(noise)
-            mass = float(log_weight + np.asarray(seen.logpdf(centre)))
-            yield mass, first.observe(step.gain, step.offset, noise, centre[None])
-        return
-    if isinstance(second, GaussianMixture):
-        second = ExponentialSum.density(second.convolve(step.noise)).before(Channel(step.gain, step.offset))
-    else:
-        second = second.before(step)
-    for j in range(second.count):
-        one = second[j : j + 1]
-        yield first.times(one).law() if isinstance(first, ExponentialSum) else one.tilted(first)
-
-
-def ends_given(step: Channel, second: Potential) -> list[Channel]:
-    """x -> y of each term of `second` that has a weight, for a channel x -> y, the `step`, weighted by that term."""
-    if isinstance(second, ExponentialSum):
-        return second.given(step)
-    found = []
-    for j in np.flatnonzero(np.isfinite(second.log_weights)):
-        spread, centre = second.covariances[j : j + 1].operator(), second.means[j]
-        if not spread.any():
-            found.append(Channel(0.0, centre, 0.0))
-            continue
-        total = operators.add(step.noise, spread)
-        # B (N + B)^-1, and not 1 minus the rest
-        kept = _quotient(spread, total)
-        shift = operators.apply(kept, np.broadcast_to(step.offset, centre.shape))
-        shift = shift + operators.apply(_quotient(step.noise, total), centre)
-        left = operators.product(kept, step.noise)
-        found.append(Channel(operators.product(kept, step.gain), shift, _symmetric(left) if left.ndim == 2 else left))
-    return found
-
-
-def _quotient(a: Operator, b: Operator) -> Operator:
-    """A B^-1 of symmetric operators, B positive."""
-    if max(a.ndim, b.ndim) < 2:
-        return np.asarray(a / b)
-    dim = len(b) if b.ndim == 2 else len(a)
-    return np.asarray(np.linalg.solve(operators.dense(b, dim), operators.dense(a, dim)).T)
 
 
 def _parts(one: ExponentialSum) -> tuple[Array, Array, Array]:
