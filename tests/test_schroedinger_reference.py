@@ -156,12 +156,19 @@ def test_noise_has_to_reach_every_direction_by_the_end():
         ReferenceBridges(LinearProcess(np.zeros((2, 2)), [[1.0], [0.0]]))
 
 
-def test_a_process_that_forgets_all_at_its_end_has_no_rates_there():
-    bridges = ReferenceBridges(FlowMatching())
-    with pytest.raises(ValueError, match="finite drift"):
-        bridges.at(1.0)
+def test_a_process_that_forgets_all_at_its_end_has_bridges_that_end_before():
+    for schedule in (FlowMatching(), AffineProcess([VPLinear(), FlowMatching()])):
+        with pytest.raises(ValueError, match="keep something of x_0"):
+            ReferenceBridges(schedule)
+        assert ReferenceBridges(schedule, 0.9).at(0.9).noise.sum() == 0
+
+
+def test_times_without_rates_and_outside_are_refused():
+    fast = ReferenceBridges(VEPower(0.25, T=1.0))
+    with pytest.raises(ValueError, match="finite drift"), np.errstate(divide="ignore"):
+        fast.at(0.0)
     with pytest.raises(ValueError, match="t must lie"):
-        bridges.at(1.1)
+        fast.at(1.1)
 
 
 def test_bad_parts_of_brownian_motion_are_refused():

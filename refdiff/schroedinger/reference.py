@@ -147,7 +147,8 @@ class ReferenceBridges:
 
     Raises:
         TypeError: process is none of these.
-        ValueError: a number or T out of its range, or noise that does not reach every direction by T.
+        ValueError: a number or T out of its range, noise that does not reach every direction by T, or a process that
+            has forgotten x_0 by then, as a schedule with alpha = 0.
     """
 
     process: Process
@@ -161,6 +162,9 @@ class ReferenceBridges:
         if operators.singular(overall.noise):
             raise ValueError(f"process must have noise that reaches every direction by T = {final}, got the noise "
                              f"{overall.noise}")  # fmt: skip
+        if overall.gain.ndim < 2 and (overall.gain == 0).any():  # all is drawn anew at T: no path leads there
+            raise ValueError(f"process must keep something of x_0 until T = {final}, got the gain {overall.gain}: let "
+                             "bridges end before")  # fmt: skip
         values = {"process": found, "T": final, "overall": overall, "precision": operators.inverse(overall.noise)}
         for name, value in values.items():
             object.__setattr__(self, name, value)

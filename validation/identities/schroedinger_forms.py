@@ -296,7 +296,7 @@ def singular_ends(case: Case, wrong: bool) -> list[Sides]:
         laws = (Gaussian(law.mean(), law.cov() + e * np.eye(3)) for law in (p, q))
         return GaussianBridge(*laws, 0.6).pairs.cross_covariance()
 
-    limit = blurred(1e-2) if wrong else numeric.extrapolate([blurred(2.0**-k * 1e-3) for k in range(5)])
+    limit = blurred(1e-2) if wrong else numeric.extrapolate([blurred(2.0**-k * 1e-4) for k in range(5)])
     found.append(Sides(limit, bridge.pairs.cross_covariance()))
     first, last = bridge.marginal(0.1), bridge.marginal(0.9)
     mean, cov = exact_moments(bridge.equation(), 0.1, 0.9, first.mean(), first.cov())
