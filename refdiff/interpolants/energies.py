@@ -111,13 +111,14 @@ def optimal_schedule(
         k = np.array([float(one.value) for one in found])
         if k.max() <= FLOOR * _second_moment(model, 0.5 * T):
             raise ValueError("model must have a velocity, got none at any time")
-        terms = chebyshev.chebfit(nodes, k, count - 1)
+        terms = np.asarray(chebyshev.chebfit(nodes, k, count - 1), dtype=np.float64)
         tail = float(np.abs(terms[-3:]).max() / np.abs(terms).max())
         noise = max(float(one.error) for one in found)
         # draws that move with t make k rough, by less than they err
         if tail <= tolerance or (found[0].route == MC and tail * float(k.max()) <= 0.1 * noise):
             slack = noise + tail * float(k.max())
-            return Retiming.of(chebyshev.chebtrim(terms, 1e-15 * np.abs(terms).max()), p, T, slack, found[0].route)
+            kept = np.asarray(chebyshev.chebtrim(terms, 1e-15 * np.abs(terms).max()), dtype=np.float64)
+            return Retiming.of(kept, p, T, slack, found[0].route)
         count = 2 * count - 1
     raise ValueError(
         f"model must have an energy density that is smooth in time, got none to {tolerance} of {MOST} terms"

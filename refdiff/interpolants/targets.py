@@ -225,11 +225,15 @@ def _atoms(pairs: PairLaw, now: Blend, what: Target, end: GaussianMixture) -> li
         kept = np.flatnonzero(place.reshape(-1) == j)
         logs = end.log_weights[kept]
         total = np.logaddexp.reduce(logs)
-        halves = (law(logs - total, p.means[kept], p.covariances[kept]) for p in (pairs.first, pairs.second))
+        first, second = (law(logs - total, p.means[kept], p.covariances[kept]) for p in (pairs.first, pairs.second))
         # an atom does not vary, so that nothing varies with it
-        found = Regression(PairLaw(*halves), now, what)
-        parts.append(GivenEnd(float(np.exp(total)), found.law, lambda x, one=found: (x, one.mean(x)), found))
+        found = Regression(PairLaw(first, second), now, what)
+        parts.append(GivenEnd(float(np.exp(total)), found.law, _reading(found), found))
     return parts
+
+
+def _reading(found: Regression) -> Callable[[Array], tuple[Array, Array]]:
+    return lambda x: (x, found.mean(x))
 
 
 def _same(*blocks: Array) -> list[Array]:

@@ -8,6 +8,9 @@ against Bayes' rule in the frame of a noising process, and against where the flo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from refdiff.arguments import Array
@@ -146,13 +149,18 @@ def on_a_grid(case: Case, wrong: bool) -> list[Sides]:
         used = InterpolantModel(_unpaired(pairs), WAYS["noisy"]) if wrong else model
         x = model.marginal(t).mean() + lattice(axis, axis)
 
-        def flux(y: Array, used: InterpolantModel = used, model: InterpolantModel = model, t: float = t) -> Array:
-            return np.asarray(np.exp(model.log_density(y, t))[:, None] * used.velocity(y, t))
-
-        spread = divergence(flux, x, h)
-        rate = derivative(lambda u, x=x, model=model: np.exp(model.log_density(x, u)), t, h)
-        sides.append(Sides(rate, -spread, 1.0))
+        density = partial(_density, model)
+        spread = divergence(partial(_flux, density, used, t), x, h)
+        sides.append(Sides(derivative(partial(density, x), t, h), -spread, 1.0))
     return sides
+
+
+def _flux(density: Callable[[Array, float], Array], model: InterpolantModel, t: float, x: Array) -> Array:
+    return np.asarray(density(x, t)[:, None] * model.velocity(x, t))
+
+
+def _density(model: InterpolantModel, x: Array, t: float) -> Array:
+    return np.asarray(np.exp(model.log_density(x, t)))
 
 
 @identity(
@@ -213,13 +221,16 @@ def any_noise(case: Case, wrong: bool) -> list[Sides]:
         score, law = model.score(x, t), model.marginal(t)
         bent = np.einsum("ij,nij->n", spread, law.hessian(x) + score[:, :, None] * score[:, None, :])
         for backward in (False, True):
-            equation = model.equation(lambda _, h=h: h, backward=backward != wrong)
-            b = equation.drift_at(x, t)
-            grown = divergence(lambda y, equation=equation, t=t: equation.drift_at(y, t), x, 0.01)
+            drift = partial(_drift, model, h, backward != wrong, t)
+            b, grown = drift(x), divergence(drift, x, 0.01)
             rate = -grown - dot(b, score) + (-0.5 if backward else 0.5) * bent
             size = np.abs(grown).max() + np.abs(b).max() * np.abs(score).max() + np.abs(bent).max()
             sides.append(Sides(model.log_density_rate(x, t), rate, size))
     return sides
+
+
+def _drift(model: InterpolantModel, h: Array, backward: bool, t: float, x: Array) -> Array:
+    return model.equation(lambda _: h, backward=backward).drift_at(x, t)
 
 
 # ---------------------------------------------------------------------- in the frame of a noising process
@@ -286,7 +297,7 @@ def velocity_rate(case: ModelCase, wrong: bool) -> list[Sides]:
     # where posterior means turn: within a hundredth of the time at which their noise was another one
     h = 0.01 * min(t, case.process.T - t)
     means = [np.asarray(f(x, t)) for f in (model.denoiser, model.noise)]
-    rates = [derivative(lambda u, f=f: f(x, u), t, h) for f in (model.denoiser, model.noise)]
+    rates = [derivative(partial(f, x), t, h) for f in (model.denoiser, model.noise)]
     bend = 0.0 if wrong else c.d2alpha * means[0] + c.d2sigma * means[1]
     found = bend + c.dalpha * rates[0] + c.dsigma * rates[1]
     size = np.abs(c.d2alpha * means[0]).max() + np.abs(c.d2sigma * means[1]).max()

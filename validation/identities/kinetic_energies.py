@@ -9,6 +9,8 @@ int k drho, which is what rho = t spends. N(0, 1) to N(0, 4): 5 - pi either way,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refdiff.arguments import Array
@@ -16,6 +18,7 @@ from refdiff.distributions import Gaussian, GaussianMixture, random_mixture, was
 from refdiff.distributions.quantiles import monotone_map
 from refdiff.expectations import Quadrature
 from refdiff.interpolants import (
+    Curve,
     InterpolantModel,
     conditional_energy,
     energy_bounds,
@@ -34,6 +37,11 @@ from refdiff.validation.numeric import derivative, legendre
 from refdiff.validation.pairs import line
 
 TOPIC = "Flow matching"
+
+
+def _power(p: float) -> Curve:
+    """t^p with its rates."""
+    return lambda t: (t**p, p * t ** (p - 1), p * (p - 1) * t ** max(p - 2, 0.0))
 
 
 def to_gaussian(m: float, s: float) -> InterpolantModel:
@@ -58,8 +66,7 @@ def conditional(case: LawCase, wrong: bool) -> list[Sides]:
     size = d + np.trace(law.cov()) + (law.mean() ** 2).sum()
     pairs, sides = independent(law, Gaussian(np.zeros(d), 1.0)), []
     for p in (1.0, 2.0, 3.0, 4.0, 6.0):
-        way = linear().retimed(lambda t, p=p: (t**p, p * t ** (p - 1), p * (p - 1) * t ** max(p - 2, 0.0)))
-        found = conditional_energy(InterpolantModel(pairs, way)).value
+        found = conditional_energy(InterpolantModel(pairs, linear().retimed(_power(p)))).value
         sides.append(Sides(found, size * (p if wrong else p * p) / (2 * p - 1)))
     return sides
 
@@ -115,7 +122,7 @@ def even(case: Case, wrong: bool) -> list[Sides]:
         size = float(marginal_energy(model, route).value)
         for t in (0.15, 0.5, 0.8):
             rho, rate, _ = found.clock(t)
-            slope = derivative(lambda u, found=found: found.clock(u)[0], t, 0.002)
+            slope = derivative(_first(found.clock), t, 0.002)
             sides.append(Sides(slope, rate, 1.0))
             spent = energy_density(model, rho, route).value * rate**2
             sides.append(Sides(energy_density(retimed, t, route).value, spent, size))
@@ -149,15 +156,24 @@ def order(case: Case, wrong: bool) -> list[Sides]:
         assert bounds.transport is not None
         assert bounds.conditional is not None
         marginal, cost = float(bounds.marginal.value), model.pairs.cost()
-        gap = over_time(lambda t, model=model, route=route: matching_gap(model, t, route=route))
+        gap = _unexplained(model, route)
         chain = [distance, float(bounds.retimed.value), marginal, cost]
         sides += [
             Sides(bounds.transport.value, distance, cost),
             Sides(bounds.conditional.value, cost),
-            Sides(marginal, (marginal if wrong else cost) - float(gap.value), cost),
+            Sides(marginal, (marginal if wrong else cost) - gap, cost),
             Sides(np.minimum(np.diff(chain), 0.0), np.zeros(3), cost),
         ]
     return sides
+
+
+def _first(clock: Curve) -> Callable[[float], Array]:
+    return lambda t: np.asarray(clock(t)[0])
+
+
+def _unexplained(model: InterpolantModel, route: Quadrature | None) -> float:
+    """int C dt."""
+    return float(over_time(lambda t: matching_gap(model, t, route=route), scale=model.pairs.cost()).value)
 
 
 def _line_distance(p: GaussianMixture, q: GaussianMixture) -> float:

@@ -14,6 +14,7 @@ from pi s_0 s_1 / 2 of independent pairs down to nothing of the optimal ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from refdiff.interpolants import (
     InterpolantModel,
     ScalarInterpolant,
     conditional_loss,
+    from_schedule,
     linear,
     marginal_loss,
     matching_gap,
@@ -136,7 +138,7 @@ def correlation(case: Case, wrong: bool) -> list[Sides]:
     for pairs in plans:
         r = np.diag(pairs.cross_covariance()) / (first * second)
         model = InterpolantModel(pairs, linear())
-        gap, whole = matching_gap(model, t), over_time(lambda u, model=model: matching_gap(model, u), scale=1.0)
+        gap, whole = matching_gap(model, t), over_time(partial(matching_gap, model), scale=1.0)
         v = (1 - t) ** 2 * first**2 + t**2 * second**2 + 2 * t * (1 - t) * r * first * second
         sides.append(Sides(gap.value, ((first * second) ** 2 * (1 - r**2) / v).sum()))
         factor = 1 - r**2 if wrong else np.sqrt(1 - r**2)
@@ -171,8 +173,8 @@ def matched(case: Case, wrong: bool) -> list[Sides]:
             x, weight = line(model.marginal(t))
             energy += share * float(weight @ model.velocity(x, t)[:, 0] ** 2)
             gap += share * float(matching_gap(model, t, route=Quadrature()).value)
-        cost = nodes(pairs, 2)
-        found[name] = (energy, gap, float(cost.weights @ ((cost.x1 - cost.x0) ** 2).sum(axis=1)))
+        drawn = nodes(pairs, 2)
+        found[name] = (energy, gap, float(drawn.weights @ ((drawn.x1 - drawn.x0) ** 2).sum(axis=1)))
     sides = []
     for energy, gap, cost in found.values():
         sides.append(Sides((found["independent"][0] if wrong else energy) + gap, cost))
@@ -197,10 +199,9 @@ def table(case: Case, wrong: bool) -> list[Sides]:
     c, x = process.coefficients(t), rng.standard_normal((4, 2))
     f = Channel(rng.standard_normal((2, 2)), rng.standard_normal(2), 0.0)
     # the left column: a source that is data, noise on the way; the right one: any source, and a latent pair
-    alpha = lambda u: tuple(float(getattr(process.coefficients(u), one)) for one in ("alpha", "dalpha", "d2alpha"))  # noqa: E731
     diffusion = InterpolantModel(
         independent(data, data),
-        ScalarInterpolant(alpha, lambda _: (0.0, 0.0, 0.0), lambda u: _variance(process, u)),
+        ScalarInterpolant(from_schedule(process).first, lambda _: (0.0, 0.0, 0.0), lambda u: _variance(process, u)),
     )
     general = InterpolantModel(independent(gaussian(rng, 2), data), linear())
     law = data.affine(c.alpha).convolve(c.sigma**2)
