@@ -109,6 +109,20 @@ def test_a_flow_stays_in_the_span_of_its_first_law():
         affine_flow(InterpolantModel(independent(Gaussian([0.0], 0.0), Gaussian([0.0], 1.0)), linear()))(1.0)
 
 
+def test_lines_that_meet_at_the_very_end_only_are_flows():
+    law = random_mixture(3, 4, 1, "full")
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    flat, shear = turn @ np.diag([2.0, 0.0, 0.5]) @ turn.T, np.outer(turn[0], turn[1])  # singular, and nilpotent
+    for gain in (flat, shear):
+        assert meeting(gain) == np.inf
+        model = InterpolantModel(image_pairs(law, Channel(gain, 1.0)), linear())
+        np.testing.assert_allclose(affine_flow(model)(1.0).gain, gain, rtol=0, atol=1e-12)
+    for end in (Gaussian([0.1, 7.0, -0.3], 0.0), Empirical([[0.1, 7.0, -0.3]])):
+        channel = affine_flow(InterpolantModel(independent(law, end), linear()))(1.0)
+        np.testing.assert_allclose(channel.gain, 0.0, atol=1e-15)
+        np.testing.assert_allclose(channel.offset, [0.1, 7.0, -0.3])
+
+
 def test_lines_that_meet_have_no_flow():
     unit, turn = Gaussian(np.zeros(2), 1.0), np.array([[0.0, -1.0], [1.0, 0.0]])
     assert meeting(turn) == np.inf

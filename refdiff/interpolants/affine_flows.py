@@ -100,11 +100,13 @@ def affine_image(pairs: PairLaw) -> Channel | None:
     """The channel C x_0 + c that is x_1 for all `pairs`, by regression on x_0; None where there is none."""
     d, root, undone = pairs.dim, *_whitened(pairs.first.cov())
     gain = pairs.cross_covariance().T @ undone.T @ undone
+    size = (pairs.second.mean() ** 2).sum() + np.trace(pairs.second.cov())
+    if ((gain @ root) ** 2).sum() <= (64 * d * EPS) ** 2 * size:  # one point is an image of all
+        gain = np.zeros((d, d))
     offset = pairs.second.mean() - gain @ pairs.first.mean()
     left = pairs.blend(-gain, 1.0, -offset)
     missed = (left.weights @ left.means**2).sum() + left.covariances.average_trace(left.weights[None], d)[0]
-    size = (pairs.second.mean() ** 2 + (gain @ pairs.first.mean()) ** 2).sum()
-    size += np.trace(pairs.second.cov()) + ((gain @ root) ** 2).sum()
+    size += ((gain @ pairs.first.mean()) ** 2).sum() + ((gain @ root) ** 2).sum()
     # squares of what a regression leaves are the rounding of their terms
     return Channel(gain, offset) if missed <= 64 * d * EPS * size else None
 
@@ -112,11 +114,13 @@ def affine_image(pairs: PairLaw) -> Channel | None:
 def meeting(slope: Array) -> Array:
     """b / a at which the lines a z + b C z first meet others nearby, for the `slope` C (..., d, d): inf where none.
 
-    C has the eigenvalue -a / b there. With an eigenvalue 0 they meet at the very end.
+    C has the eigenvalue -a / b there. With an eigenvalue 0 they meet at the very end, which is no meeting on the way.
     """
     values = np.linalg.eigvals(slope)
     size = np.abs(values)
-    negative = (values.real < 0) & (np.abs(values.imag) <= ON_AXIS * size)
+    # where C is singular 0 may come out as a little less
+    least = ON_AXIS * np.linalg.norm(slope, axis=(-2, -1))[..., None]
+    negative = (values.real < -least) & (np.abs(values.imag) <= ON_AXIS * size)
     with np.errstate(divide="ignore"):
         return np.asarray(1 / np.where(negative, size, 0.0).max(axis=-1))
 
