@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from schroedinger_references import LANGEVIN, REFERENCES
 
-from refdiff import Gaussian, operators
+from refdiff import Gaussian, VPLinear, operators
 from refdiff.schroedinger import GaussianBridge
 from refdiff.validation.numeric import derivative, jacobian
 
@@ -85,12 +85,14 @@ def test_transitions_follow_one_another():
     np.testing.assert_allclose(whole.noise, parts.noise, atol=1e-12)
 
 
-def test_a_bridge_backwards_in_time_is_the_bridge_back():
-    # Brownian motion has no direction
-    there, back = GaussianBridge(P, Q, 0.5), GaussianBridge(Q, P, 0.5)
-    np.testing.assert_allclose(there.forward_pull(X, 0.3), back.backward_pull(X, 0.7), atol=1e-12)
+@pytest.mark.parametrize("process", [0.5, VPLinear(3.0, 3.0)], ids=["Brownian", "stationary"])
+def test_a_bridge_backwards_in_time_is_the_bridge_back(process):
+    # a reversible reference has no direction but by the law that it starts with
+    there, back = GaussianBridge(P, Q, process), GaussianBridge(Q, P, process)
     np.testing.assert_allclose(there.backward_drift(X, 0.3), -back.forward_drift(X, 0.7), atol=1e-12)
+    np.testing.assert_allclose(there.forward_drift(X, 0.3), -back.backward_drift(X, 0.7), atol=1e-12)
     np.testing.assert_allclose(there.channel(0.8, 0.3).gain, back.channel(0.2, 0.7).gain, atol=1e-13)
+    np.testing.assert_allclose(there.channel(0.8, 0.3).noise, back.channel(0.2, 0.7).noise, atol=1e-13)
 
 
 def test_a_reference_that_has_the_laws_is_its_own_bridge():

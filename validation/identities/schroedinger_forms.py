@@ -293,8 +293,8 @@ def singular_ends(case: Case, wrong: bool) -> list[Sides]:
     bridge = GaussianBridge(p, q, 0.6)
 
     def blurred(e: float) -> Array:
-        laws = (Gaussian(law.mean(), law.cov() + e * np.eye(3)) for law in (p, q))
-        return GaussianBridge(*laws, 0.6).pairs.cross_covariance()
+        one, two = (Gaussian(law.mean(), law.cov() + e * np.eye(3)) for law in (p, q))
+        return GaussianBridge(one, two, 0.6).pairs.cross_covariance()
 
     limit = blurred(1e-2) if wrong else numeric.extrapolate([blurred(2.0**-k * 1e-4) for k in range(5)])
     found.append(Sides(limit, bridge.pairs.cross_covariance()))
