@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from scipy.integrate import quad
 
 from refdiff.distributions import Gaussian, GaussianMixture
-from refdiff.interpolants import InterpolantModel, brownian, linear
+from refdiff.interpolants import InterpolantModel, brownian, linear, rectify
 from refdiff.processes import ornstein_uhlenbeck
 from refdiff.schedules import VPLinear
 from refdiff.schroedinger import (
@@ -53,26 +53,27 @@ def test_the_bridge_is_fixed_and_the_drift_is_its_own(reference):
 
 
 @REFERENCES
-def test_a_projection_keeps_marginals_and_both_directions_have_the_same_ends(reference):
+def test_a_projection_keeps_marginals_in_both_directions(reference):
     model = InterpolantModel(independent(*PLANE), ReferenceBridges(reference))
-    there, back = markovian_projection(model), markovian_projection(model, backward=True)
-    law, early = (
-        there.transition(0.2, 0.7).push(model.marginal(0.2)),
-        back.transition(0.7, 0.2).push(model.marginal(0.7)),
-    )
-    assert_allclose(law.mean(), model.marginal(0.7).mean(), rtol=0, atol=1e-12)
-    assert_allclose(law.cov(), model.marginal(0.7).cov(), rtol=0, atol=1e-12)
-    assert_allclose(early.cov(), model.marginal(0.2).cov(), rtol=0, atol=1e-12)
-    cross = end_pairs(model).cross_covariance()
-    backward = back.transition(1.0, 0.0).gain @ PLANE[1].cov()
-    assert_allclose(cross, backward, rtol=0, atol=1e-11)
+    before, after = model.marginal(0.2), model.marginal(0.3)
+    law = markovian_projection(model).transition(0.2, 0.3).push(before)
+    early = markovian_projection(model, backward=True).transition(0.3, 0.2).push(after)
+    for found, expected in ((law, after), (early, before)):
+        assert_allclose(found.mean(), expected.mean(), rtol=0, atol=1e-12)
+        assert_allclose(found.cov(), expected.cov(), rtol=0, atol=1e-12)
 
 
-@REFERENCES
+def test_both_directions_have_the_same_ends():
+    model = InterpolantModel(independent(*PLANE), ReferenceBridges(4.0))
+    backward = markovian_projection(model, backward=True).transition(1.0, 0.0)
+    assert_allclose(end_pairs(model).cross_covariance(), backward.gain @ PLANE[1].cov(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("reference", [0.5, TURNING], ids=["Brownian", "turning"])
 def test_iterates_come_closer_at_the_predicted_rate(reference):
-    found = markovian_fitting(independent(*PLANE), reference, 7)
+    found = markovian_fitting(independent(*PLANE), reference, 5)
     errors = [np.linalg.norm(plan.cross_covariance() - found.limit.cross_covariance()) for plan in found.plans]
-    assert_allclose(errors[-1] / errors[-2], found.rates[0], rtol=5e-3)
+    assert_allclose(errors[-1] / errors[-2], found.rates[0], rtol=1e-2)
     fall = found.divergences()
     assert (np.diff(fall) < 0).all()
     for plan in found.plans:
@@ -93,7 +94,7 @@ def test_rates_are_those_of_differences():
     assert_allclose(markovian_rates(bridge.model), rates, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("epsilon", [0.02, 0.5, 20.0])
+@pytest.mark.parametrize("epsilon", [0.05, 20.0])
 def test_rates_on_the_line_and_of_turns_in_the_plane(epsilon):
     bridge = GaussianBridge(Gaussian([0.0, 0.0], 1.0), Gaussian([1.0, 0.0], 0.25), epsilon)
     k = bridge.pairs.cross_covariance()[0, 0] / 0.5
@@ -118,6 +119,8 @@ def test_without_noise_a_step_is_rectified_flow():
     values, axes = np.linalg.eig(np.linalg.solve(first.cov().T, second.cov().T).T)  # (S_1 S_0^-1)^(1/2)
     gain = np.real(axes * np.sqrt(values) @ np.linalg.inv(axes))
     assert_allclose(found.cross_covariance(), first.cov() @ gain.T, rtol=0, atol=1e-12)
+    rectified = rectify(independent(first, second)).pairs()
+    assert_allclose(found.cross_covariance(), rectified.cross_covariance(), rtol=0, atol=1e-12)
     again = end_pairs(InterpolantModel(found, linear()), still)
     assert_allclose(again.cross_covariance(), found.cross_covariance(), rtol=0, atol=1e-12)
     # which is not optimal where the covariances do not commute, and what little noise leads to is
@@ -128,13 +131,13 @@ def test_drawn_pairs_of_mixtures_have_the_right_marginals():
     p = GaussianMixture.isotropic([[-1.0], [1.0]], [0.2, 0.1], [0.3, 0.7])
     q = GaussianMixture.isotropic([[0.0], [2.0]], [0.3, 0.2])
     model = InterpolantModel(independent(p, q), ReferenceBridges(0.5))
-    found = drawn_pairs(model, np.linspace(0, 1, 101), 4000, 3)
+    found = drawn_pairs(model, np.linspace(0, 1, 51), 4000, 3)
     x, y = found.first.means, found.second.means
     for law, drawn in ((p, x), (q, y)):
-        # of 4000 draws within 4.5 standard errors, and Euler's bias of some 1/100 of the spread
+        # of 4000 draws within 4.5 standard errors, and Euler's bias of some 1/50 of the spread
         spread = np.sqrt(law.cov()[0, 0])
-        assert abs(drawn.mean() - law.mean()[0]) < spread * (4.5 / np.sqrt(4000) + 0.01)
-        assert abs(drawn.std() - spread) < spread * (4.5 / np.sqrt(2000) + 0.01)
+        assert abs(drawn.mean() - law.mean()[0]) < spread * (4.5 / np.sqrt(4000) + 0.02)
+        assert abs(drawn.std() - spread) < spread * (4.5 / np.sqrt(2000) + 0.02)
     assert np.corrcoef(x[:, 0], y[:, 0])[0, 1] > 0.3  # of independent pairs it makes others
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture, wasserstein
 from refdiff.interpolants import InterpolantModel, ScalarInterpolant, brownian, linear
 from refdiff.processes import ornstein_uhlenbeck
-from refdiff.samplers import run, to_prediction
+from refdiff.samplers import propagate, run, to_prediction
 from refdiff.samplers.ddim import ddim
 from refdiff.schedules import FlowMatching, VPLinear
 from refdiff.schroedinger import (
@@ -146,6 +146,7 @@ def test_what_does_not_fit_is_refused():
     turning = ReferenceBridges(ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 1.0]], noise=np.eye(2)))
     growing = ScalarInterpolant(lambda t: (1 - t, -1.0, 0.0), lambda t: (t, 1.0, 0.0), lambda t: (t**4, 4 * t**3, 0.0))
     atoms = InterpolantModel(independent(P, Empirical([[0.0, 0.0]])), brownian(1.0))
+    late = ScalarInterpolant(lambda t: (1 - t, -1.0, 0.0), lambda t: (max(2 * t - 1, 0.0), 2.0, 0.0))
     of_noise = to_prediction(ddim(FlowMatching(), [0.9, 0.1]), "noise")
     refused = [
         (TypeError, "interpolant", lambda: bridge_sampler(P, [1.0, 0.0])),
@@ -162,6 +163,8 @@ def test_what_does_not_fit_is_refused():
         (TypeError, "InterpolantModel", lambda: bridge_channels(table, P)),
         (ValueError, "Gaussian pairs", lambda: bridge_channels(table, InterpolantModel(independent(mixture, Q),
                                                                                       brownian(1.0)))),
+        (ValueError, "b_t > 0", lambda: bridge_sampler(late, [1.0, 0.4, 0.0])),
+        (ValueError, "density", lambda: propagate(table, P)),
         (ValueError, "denoiser", lambda: bridge_channels(of_noise, model)),
     ]  # fmt: skip
     for error, words, call in refused:

@@ -122,14 +122,13 @@ def markovian_projection(
         ValueError: the pairs are a mixture, or no noise is given or known.
     """
     gaussian_model(model)
-    g, parts = _noise(model, noise), _dense(model)
+    g, parts = _noise(model, noise), lru_cache(maxsize=4)(_dense(model))
 
     def linear(t: float) -> Operator:
         return _slope(parts(t), operators.operator("noise", g(t)), backward=backward)
 
     def force(t: float) -> Array:
-        mean = model.marginal(t).means[0]
-        return np.asarray(model.velocity(mean, t) - operators.apply(linear(t), mean))
+        return np.asarray(parts(t).moved - linear(t) @ parts(t).mean)
 
     columns = operators.operator("noise", g(0.5 * model.T)).shape[1:]
     return AffineEquation(linear, force, g, model.dim, columns[0] if columns else 0)
@@ -255,7 +254,7 @@ def _noise(model: InterpolantModel, noise: Noise | None) -> Noise:
 
 
 class _Dense(NamedTuple):
-    """A, B, A', B', P = Cov(x_t) and R = Cov(dx/dt, x_t) at one time, each (d, d)."""
+    """A, B, A', B', P = Cov(x_t) and R = Cov(dx/dt, x_t) at one time, each (d, d); c = E x_t and c', each (d,)."""
 
     first: Array
     second: Array
@@ -263,11 +262,14 @@ class _Dense(NamedTuple):
     dsecond: Array
     covariance: Array
     rate: Array
+    mean: Array
+    moved: Array
 
 
 def _dense(model: InterpolantModel) -> Callable[[float], _Dense]:
     """Time to what the slope of the drift is made of."""
     d, pairs = model.dim, model.pairs
+    m, n = pairs.first.means[0], pairs.second.means[0]
     s, c, t = (block.dense(d)[0] for block in (pairs.first.covariances, pairs.cross, pairs.second.covariances))
 
     def at(time: float) -> _Dense:
@@ -277,7 +279,8 @@ def _dense(model: InterpolantModel) -> Callable[[float], _Dense]:
         )
         covariance = a @ (s @ a.T + c @ b.T) + b @ (c.T @ a.T + t @ b.T) + noise
         rate = da @ (s @ a.T + c @ b.T) + db @ (c.T @ a.T + t @ b.T) + spread
-        return _Dense(a, b, da, db, covariance, rate)
+        mean, moved = a @ m + b @ n + now.offset, da @ m + db @ n + now.doffset
+        return _Dense(a, b, da, db, covariance, rate, mean, moved)
 
     return at
 

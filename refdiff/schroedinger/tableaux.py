@@ -13,7 +13,7 @@ x_T (`answer_given_end`); one that is not (`answer`) needs k = 1, or pairs for w
 Schroedinger bridge. In n steps the law of the output is O(1/n) away where they shorten towards both ends, like cosines
 of even angles, and O(log n / n) where they are even; it is exact for one x_0, whatever n.
 
-A table holds no law of data: `propagate` knows p_t of a process with x_T ~ N(0, I) only. For Gaussian pairs
+`propagate` cannot follow such a table, as the x_T that its process is pinned to has no density. For Gaussian pairs
 `bridge_channels` has the exact law of each stage. Sources: PODB-80, PODB-81, PODB-92, TOPB-68; Liu, Vahdat, Huang,
 Theodorou, Nie and Anandkumar 2023, "I2SB"; Zhou, Lou, Khanna and Ermon 2024, "Denoising diffusion bridge models";
 Zheng, He, Chen, Bao and Zhu 2025, "Diffusion bridge implicit models".
@@ -122,6 +122,8 @@ def _weights(now: Blend, then: Blend, k: float) -> tuple[float, float, float, fl
     """u, the weights of D and of x_T, and r, of a step between two times."""
     a, b, v = float(now.first), float(now.second), float(now.noise)
     a1, b1, v1 = float(then.first), float(then.second), float(then.noise)
+    if b == 0:
+        raise ValueError(f"interpolant must have b_t > 0 for t > 0, got 0 on the way to b_s = {b1}")
     kept = b1 / b
     left = v1 - kept**2 * v
     if left < -8 * np.finfo(float).eps * v1:
