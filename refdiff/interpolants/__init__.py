@@ -6,7 +6,7 @@ rectified flow      `rectify` -> `FlowCoupling`: the coupling by the exact flow,
 once more           `reflow` -> `StraightFlow`: the rectified flow of a map, by Newton's steps; where lines cross
 objectives          `conditional_loss`, `marginal_loss`, their `matching_gap`; `posterior_variance`, `over_time`
 energies            `energy_bounds`: `conditional_energy`, `marginal_energy`, `energy_density`; `optimal_schedule`
-samples             `carry`, in fixed steps
+samples             `carry`, in fixed steps; pairs as training makes them: `minibatch_pairs`
 what it saves       `account`: costs, `straightness` and variance `unexplained`; `displacement_cost`, `euler_error`
 gradients only      `rectify_potential` -> `PotentialCoupling`: towards the optimal coupling, at a `potential_rate`
 """
@@ -30,6 +30,7 @@ from refdiff.interpolants.interpolant import (
     linear,
     trigonometric,
 )
+from refdiff.interpolants.minibatches import minibatch_pairs
 from refdiff.interpolants.model import InterpolantModel
 from refdiff.interpolants.objectives import (
     conditional_loss,
@@ -78,6 +79,7 @@ __all__ = [
     "marginal_energy",
     "marginal_loss",
     "matching_gap",
+    "minibatch_pairs",
     "optimal_schedule",
     "over_time",
     "posterior_variance",
