@@ -65,9 +65,8 @@ def ends_given(step: Channel, second: Potential) -> list[Channel]:
         shift = operators.apply(kept, np.broadcast_to(step.offset, centre.shape))
         shift = shift + operators.apply(_quotient(step.noise, total), centre)
         left = operators.product(kept, step.noise)
-        found.append(
-            Channel(operators.product(kept, step.gain), shift, 0.5 * (left + left.T) if left.ndim == 2 else left)
-        )
+        left = 0.5 * (left + left.T) if left.ndim == 2 else left
+        found.append(Channel(operators.product(kept, step.gain), shift, left))
     return found
 
 
