@@ -91,6 +91,16 @@ def test_fixed_noise_forgets_the_reference_after_as_many_cycles_as_steps(reversa
     assert_allclose(coarse[1] / many[1], 2.0, rtol=0.05)
 
 
+def test_conditional_means_with_fixed_noise_lead_to_geometric_variances_whatever_the_reference_drifts():
+    steps, limit = 4, []
+    for reference in (EPSILON, ornstein_uhlenbeck([[1.5]], noise=[[np.sqrt(EPSILON)]])):
+        chains = reversed_chains(FIRST, SECOND, reference, np.linspace(0, 1, steps + 1), 150, kernels="euler",
+                                 reversal="state")  # fmt: skip
+        limit.append([chains.forward[-1].marginal(k, FIRST).cov()[0, 0] for k in range(steps + 1)])
+    assert_allclose(limit[0], 0.25 ** (np.arange(steps + 1) / (steps + 1)), rtol=1e-9)
+    assert_allclose(limit[1], limit[0], rtol=1e-9)
+
+
 def test_what_does_not_fit_is_refused():
     times, mixture = np.linspace(0, 1, 3), GaussianMixture.isotropic([[0.0], [1.0]], [1.0, 1.0])
     refused = [

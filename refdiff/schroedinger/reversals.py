@@ -16,8 +16,13 @@ x_k = B x_{k+1} + b + N(0, V) of the chain that is reversed, whose marginals are
 and so with forward and backward exchanged. Bayes' steps with exact kernels are proportional fitting itself, for any N,
 and with Euler's kernels the fitting of Euler's chain, O(1/N) away. Fixed noise moves an iterate by O(1/N) too, out of
 the reciprocal class of the reference, which is in its first chain only: nothing leads back, every process between p and
-q being its own double reversal. So the errors of n cycles add up to O(n/N), and more cycles do not lead to the bridge:
-the limit of the cycles has marginals off by O(1/N), and its Cov(x_0, x_N) stays away from the bridge's for N -> inf.
+q being its own double reversal. The errors of n cycles add up to O(n/N), and more cycles do not lead to the bridge. On
+the line, with equal noises, the limit of `state` is known: S_k and the backward variances keep one ratio R exactly
+where S_(k+1) = R S_k, so that
+
+    S_k = s (t / s)^(k / (N + 1)),    Cov(x_0, x_N) -> (s t)^(1/2) exp(-(eps / 2) (1/s - 1/t) / log(t / s)),   N -> inf
+
+whatever the drift of the reference: marginals off by O(1/N), and a covariance that stays away from the bridge's.
 Sources: PODB-92, PODB-81; De Bortoli, Thornton, Heng and Doucet 2021, "Diffusion Schroedinger bridge".
 """
 

@@ -211,3 +211,28 @@ def eulers_chain(case: Case, wrong: bool) -> list[Sides]:
         found.append(steps * (chains.forward_pairs().cross_covariance()[0] - r * np.sqrt(s * t)))
     slope = np.sqrt(s * t) * r / (w * root)  # r = w (1 - r^2): dr / dw = r / (w (1 + 4 w^2)^(1/2))
     return [Sides(extrapolate(found), slope * rate)]
+
+
+@identity(
+    "What reversals with fixed noise lead to",
+    topic=TOPIC,
+    formula=r"\mathrm{Var}\,x_k = s_0^2\,(s_1^2/s_0^2)^{k/(N+1)},\qquad \mathrm{Cov}(x_0, x_N) = s_0^2\prod_k\sqrt{R -"
+    r" \varepsilon h / \mathrm{Var}\,x_k},\quad R = (s_1^2/s_0^2)^{1/(N+1)}",
+    covers=["PODB-92"],
+    control="the bridge of the chain, which noise of Bayes' rule leads to",
+    over="once",
+    evidence=QUADRATURE,
+    most=1,
+)
+def fixed_noise(case: Case, wrong: bool) -> list[Sides]:
+    """A chain of E[x_k | x_k+1] with the noise of the reference, after many cycles, against its fixed point."""
+    rng, epsilon, steps = case.rng, 0.9, 3
+    s, t = (float(v) for v in rng.uniform(0.4, 1.0, 2))
+    p, q = Gaussian([0.2], s), Gaussian([-0.4], t)
+    reversal = "bayes" if wrong else "state"
+    chain = reversed_chains(p, q, epsilon, np.linspace(0, 1, steps + 1), 70, reversal=reversal).forward[-1]
+    ratio = (t / s) ** (1 / (steps + 1))
+    variances = s * ratio ** np.arange(steps + 1)
+    found = [chain.marginal(k, p).cov()[0, 0] for k in range(steps + 1)]
+    gain = np.prod(np.sqrt(ratio - epsilon / steps / variances[:-1]))
+    return [Sides(found, variances), Sides(s * chain.kernel(steps).gain, s * gain)]
