@@ -4,7 +4,8 @@ r"""The space of Gaussians under W_2: curved, and yet with ways along which dist
     W_2(p_t, r)^2  = (1 - t) W_2(p, r)^2 + t W_2(q, r)^2 - t (1 - t) E_r |T_p - T_q|^2  along the one seen from r
     F(p_t)        <= (1 - t) F(p) + t F(q) - lambda t (1 - t) W_2(p, q)^2 / 2
 
-for F = KL(. || exp(-V)), V'' >= lambda. The first says which way the curvature is; proofs of proximal steps go the second way. Sources: PODB-71, PODB-72.
+for F = KL(. || exp(-V)), V'' >= lambda. The first says which way the curvature is; proofs of proximal steps go the
+second way. Sources: PODB-71, PODB-72.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def curved(case: Case, wrong: bool) -> list[Sides]:
             known = (1 - t) * square(p, r) + t * square(q, r) - t * (1 - t) * bent
             sides.append(Sides(square(generalized_geodesic(r, p, q, t), r), known, scale=size))
         sides.append(at_most(square(p, q), float(apart)))
-    diagonals = [Gaussian(rng.standard_normal(3), rng.uniform(0.1, 2, 3)) for _ in range(3)]
-    return [*sides, Sides(curvature_excess(*diagonals, 0.4), 0.0, scale=1.0)]
+    p, q, r = (Gaussian(rng.standard_normal(3), rng.uniform(0.1, 2, 3)) for _ in range(3))
+    return [*sides, Sides(curvature_excess(p, q, r, 0.4), 0.0, scale=1.0)]
 
 
 @identity(
