@@ -8,7 +8,7 @@ from refdiff.distributions import Empirical, Gaussian, GaussianMixture, monotone
 from refdiff.dynamics import field_flow
 from refdiff.interpolants import FlowCoupling, InterpolantModel, brownian, linear, rectify, trigonometric
 from refdiff.normalizing import PushForward
-from refdiff.transport import component_pairs, image_pairs, independent
+from refdiff.transport import component_pairs, gaussian_pairs, image_pairs, independent
 
 P = GaussianMixture.full([[-1.0, 0.0], [1.0, 0.5]], [[[0.3, 0.1], [0.1, 0.2]], [[0.4, 0.0], [0.0, 0.1]]], [0.4, 0.6])
 Q = GaussianMixture.isotropic([[0.0, 2.0], [2.5, -1.0]], [0.2, 0.3], [0.5, 0.5])
@@ -86,6 +86,29 @@ def test_affine_flows_are_laws_of_pairs_and_fixed_points():
     z = P.sample(3, 0)
     stepped = field_flow(image.model.field(), z, 0.0, 1.0, rtol=1e-9).x
     np.testing.assert_allclose(image.forward(z), stepped, rtol=0, atol=1e-8)
+
+
+def test_pairs_the_other_way_round_are_rectified_to_the_way_back():
+    p, q = Gaussian([1.0, 0.0], [[2.0, 0.5], [0.5, 1.0]]), Gaussian([0.0, 3.0], [[1.0, -0.6], [-0.6, 3.0]])
+    for pairs in (gaussian_pairs(p, q, [[0.3, 0.5], [-0.4, 0.2]]), independent(*LINES)):
+        there, back = rectify(pairs), rectify(pairs.swapped())
+        z = there.source.sample(3, 0)
+        np.testing.assert_allclose(back.forward(there.forward(z)), z, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(there.log_det(z), there.model.log_density(z, 0.0)
+                                   - there.model.log_density(there.forward(z), 1.0), rtol=0, atol=1e-11)  # fmt: skip
+
+
+def test_points_that_an_affine_map_moves_are_moved_back():
+    law = Empirical(np.eye(3).repeat(2, 0).cumsum(0))
+    flow = rectify(image_pairs(law, Channel(2.0, [1.0, 0.0, 3.0])))
+    x = flow.forward(law.means, 0.5)
+    np.testing.assert_allclose(x, 1.5 * law.means + [0.5, 0.0, 1.5], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(flow.inverse(x, 0.5), law.means, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(flow.log_det(law.means), 3 * np.log(2), rtol=1e-12)
+    collapsed = rectify(independent(law, Gaussian([1.0, 2.0, 3.0], 0.0)))
+    np.testing.assert_allclose(collapsed.forward(law.means), np.tile([1.0, 2.0, 3.0], (6, 1)))
+    with pytest.raises(ValueError, match="law at the time 1"):
+        collapsed.inverse(law.means)
 
 
 def test_it_is_a_bijection_for_other_laws_and_gives_point_pairs():

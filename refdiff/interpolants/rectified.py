@@ -109,11 +109,11 @@ class FlowCoupling:
         """Where the points x of the time t, the final one where left out, come from, shape (..., d).
 
         Raises:
-            ValueError: t is outside [0, T], or p_t has no density.
+            ValueError: t is outside [0, T], or p_t has no density and the flow to it no inverse in closed form.
         """
         end = self._until(t)
-        if self.model.marginal(end).covariances.singular:
-            raise ValueError(NO_DENSITY.format(what=f"the law at the time {end}"))
+        if self._affine is None or (end and operators.singular(self._affine(end).gain)):
+            self._has_density(end)
         return self._moved("x", x, end, back=True)
 
     def jacobian(self, z: ArrayLike, t: float | None = None) -> Array:
@@ -150,6 +150,9 @@ class FlowCoupling:
         """log |det dz_t / dz_0| = log p_0(z) - log p_t(z_t) at the points z, shape (...), for t as of `forward`."""
         rows, restore = points("z", z, self.dim)
         end = self._until(t)
+        if self._affine is not None:
+            gain = operators.dense(self._affine(end).gain, self.dim) if end else np.eye(self.dim)
+            return restore(np.full(len(rows), np.linalg.slogdet(gain)[1]))
         moved = self._moved("z", rows, end, back=False)
         return restore(np.asarray(self.model.log_density(rows, 0.0) - self.model.log_density(moved, end)))
 
