@@ -68,9 +68,19 @@ def test_singular_laws_have_one_with_a_proof():
     laws = [Gaussian(np.zeros(4), f @ f.T) for f in roots]
     assert gaussian_barycentre([*laws, drawn(1, 4)], tolerance=1e-9).gap < 1e-8
     assert gaussian_barycentre(laws, tolerance=1e-9).gap < 1e-8
+    flat = Gaussian([0.0, 0.0], np.diag([1.0, 0.0]))
+    alone = gaussian_barycentre([flat, Gaussian([5.0, 0.0], np.diag([0.0, 1.0]))], [1.0, 0.0])
+    np.testing.assert_allclose(alone.law.cov(), flat.cov(), atol=1e-15)
     point = gaussian_barycentre([Gaussian([0.0, 2.0], np.zeros((2, 2))), Gaussian([2.0, 0.0], 0.0)])
     np.testing.assert_allclose(point.law.mean(), [1.0, 1.0])
     assert point.value == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e14])
+def test_units_do_not_matter(scale):
+    laws = [drawn(i, 3) for i in range(3)]
+    scaled = gaussian_barycentre([Gaussian(law.mean(), scale * law.cov()) for law in laws])
+    np.testing.assert_allclose(scaled.law.cov(), scale * gaussian_barycentre(laws).law.cov(), rtol=1e-11)
 
 
 def test_on_the_line_it_is_nearer_than_other_laws():

@@ -78,6 +78,15 @@ def test_singular_laws_have_velocities_inside_their_way():
     assert full.energy(0.3) == pytest.approx(full.cost)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 5), st.data())
+def test_of_any_ranks_there_are_maps_from_inside_the_way(seed, dim, data):
+    rng, ranks = np.random.default_rng(seed), [data.draw(st.integers(0, dim)) for _ in range(2)]
+    f, g = (rng.standard_normal((dim, rank)) for rank in ranks)
+    way = displacement(Gaussian(rng.standard_normal(dim), f @ f.T), Gaussian(rng.standard_normal(dim), g @ g.T))
+    for t in (0.1, 0.5, 0.8):
+        assert way.energy(t) == pytest.approx(way.cost, rel=1e-10)
+
+
 def test_points_move_along_lines():
     rng = np.random.default_rng(0)
     way = displacement(Empirical(rng.standard_normal((6, 2))), Empirical(rng.standard_normal((6, 2))))

@@ -43,7 +43,8 @@ class Barycentre:
         law: q.
         value: V(q).
         bound: what V of no law is below.
-        residual: |M - I| on the range of S, in the largest eigenvalue: 0 at the barycentre. 0 where it is closed.
+        residual: the largest entry of M - I on the range of S: 0 at the barycentre, and where that is closed. Where S
+            loses a direction in the limit, of singular laws, it is not small on that one; the gap is.
         steps: how many were made.
     """
 
@@ -84,6 +85,7 @@ def gaussian_barycentre(
     for law in laws:
         if law.count != 1:
             raise TypeError(f"laws must be Gaussians, got {law!r}")
+    laws, w = [law for law, one in zip(laws, w, strict=True) if one > 0], w[w > 0]  # the others need no map
     real_scalar("tolerance", tolerance, low=0, open_low=True)
     whole_number("most", most, low=1)
     dim, mean = laws[0].dim, np.asarray(w @ np.stack([law.means[0] for law in laws]))
