@@ -7,8 +7,8 @@ The term div f makes -f a reference with a running cost: with u* = g^2 grad log 
     KL(P || R) = min_u E int (|u|^2 / (2 g^2) + div f) d tau + H(p) - H(q),     dy = (-f + u) d tau + g dw,  q -> p
 
 Without it ("same quadratic energy with the reversed clock") u* is the minimizer where div f does not depend on x, as
-for linear references, and the value is another one. On a circle with f = a + b sin x the minimizer is another one too: the
-energy of u* there is 0.6907, and the least one 0.6750.
+for linear references, and the value is another one. On a circle with f = a + b sin x the minimizer is another one too: u*
+has the energy 0.6907 there, and the least one is 0.6750.
 """
 
 from __future__ import annotations
@@ -62,10 +62,18 @@ def backward_cost(case: Case, wrong: bool) -> list[Sides]:
 
 
 class Circle(NamedTuple):
-    """A reference dx = (a + b sin x) dt + g dw on the circle, and two laws, at points x (n,)."""
+    """A reference dx = (a + b sin x) dt + g dw on the circle, and two laws.
+
+    Attributes:
+        x: the points, shape (n,).
+        slope: d/dx of what is known at the points, shape (n, n).
+        f, div: the drift and its divergence there, each (n,).
+        g2: g^2.
+        p, q: the densities at time 0 and 1, each (n,).
+    """
 
     x: Array
-    slope: Array  # d/dx of what is known at the points, (n, n)
+    slope: Array
     f: Array
     div: Array
     g2: float
@@ -78,7 +86,7 @@ class Circle(NamedTuple):
         return 2 * np.pi / POINTS
 
     def generator(self, direction: float, potential: Array) -> Array:
-        """direction f d/dx + g^2 / 2 d^2/dx^2 - potential (n,), shape (n, n): drift forwards for 1, back for -1."""
+        """f d/dx + g^2 / 2 d^2/dx^2 - `potential` (n,), shape (n, n): -f where the `direction` is -1, not 1."""
         return np.asarray(
             direction * self.f[:, None] * self.slope + self.g2 / 2 * self.slope @ self.slope - np.diag(potential)
         )
