@@ -187,6 +187,7 @@ def test_refusals():
         ("must be Gaussians or point sets", lambda: entropic_plan(p, g, 0.5)),
         ("must have the same dimension", lambda: entropic_plan(p, Gaussian([0.0], 1.0), 0.5)),
         ("cost must be half-squared", lambda: sinkhorn_divergence(g, g, 0.5, cost="squared")),
+        ("got a matrix", lambda: sinkhorn_divergence(p, p, 0.5, cost=np.ones((p.count, p.count)))),
         ("q must be a Gaussian like", lambda: sinkhorn_divergence(g, q, 0.5)),
         ("x must have shape", lambda: sinkhorn_slope(p, q, 0.5, np.zeros((2, 3)))),
     ]:

@@ -130,18 +130,21 @@ def sinkhorn_divergence(
     """
     same_space(p, q)
     if is_points(p) and is_points(q):
-        ask = {"cost": cost, "tolerance": tolerance, "max_iterations": max_iterations}
-        within = [self_sinkhorn(one, epsilon, **ask).value for one in (p, q)]
-        return sinkhorn(p, q, epsilon, **ask).value - 0.5 * sum(within)
-    if cost != "half-squared":
+        if not callable(cost) and np.ndim(cost) > 0:
+            raise ValueError("cost must be of any two points, p's and q's own ones too, got a matrix")
+        first, second = (
+            self_sinkhorn(one, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations).value
+            for one in (p, q)
+        )
+        across = sinkhorn(p, q, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations).value
+        return across - 0.5 * (first + second)
+    if not isinstance(cost, str) or cost != "half-squared":
         raise ValueError(f"cost must be half-squared for Gaussians, got {cost!r}")
     for name, one in (("p", p), ("q", q)):
         if one.count != 1:
             raise ValueError(f"{name} must be a Gaussian like the other, or both must be point sets, got {one!r}")
-    first, second = _gaussian(p), _gaussian(q)
-    return _gaussian_divergence(
-        *(GaussianPlan(a, b, epsilon) for a, b in ((first, second), (first,) * 2, (second,) * 2))
-    )
+    a, b = _gaussian(p), _gaussian(q)
+    return _gaussian_divergence(*(GaussianPlan(*pair, epsilon) for pair in ((a, b), (a, a), (b, b))))
 
 
 def sinkhorn_slope(

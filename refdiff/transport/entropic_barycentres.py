@@ -89,7 +89,7 @@ def _next(matrices: Array, w: Array, s: Array, e: float, kind: str) -> Array:
     if kind == "product":
         move = sum(a * _pull(one, s, e) for a, one in zip(w, matrices, strict=True))
         new = np.asarray(move @ s @ move)
-        return 0.5 * (new + new.T)
+        return np.asarray(0.5 * (new + new.T))
     root, x = operators.root(s), np.zeros(s.shape)
     for weight, one in zip(w, matrices, strict=True):
         values, axes = np.linalg.eigh(root @ one @ root)

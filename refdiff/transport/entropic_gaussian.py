@@ -281,14 +281,14 @@ def noise_of_axes(s: Array, epsilon: float) -> tuple[Array, Array]:
 
 def _correlations(s: Array, e: float) -> Array:
     """k, for `e` the eps."""
-    return np.divide(2 * s, e + np.hypot(e, 2 * s), out=np.zeros(s.shape), where=s > 0)
+    return np.asarray(np.divide(2 * s, e + np.hypot(e, 2 * s), out=np.zeros(s.shape), where=s > 0))
 
 
 def _left_over(s: Array, e: float) -> Array:
     """s (1 - k), for `e` the eps."""
     rho = np.hypot(e, 2 * s)
     bracket = 1 + np.divide(e, rho + 2 * s, out=np.zeros(s.shape), where=s > 0)
-    return np.divide(s * e * bracket, e + rho, out=np.zeros(s.shape), where=s > 0)
+    return np.asarray(s * bracket * np.divide(e, e + rho, out=np.zeros(s.shape), where=s > 0))
 
 
 def _log_excess(s: Array, e: float) -> Array:

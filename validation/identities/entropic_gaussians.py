@@ -182,13 +182,13 @@ def static_problem(case: Case, wrong: bool) -> list[Sides]:
         # log R = log p + log q - c / eps - log Z, at the middle
         u, v = middle[:d], middle[d:]
         at_middle = p.logpdf(u) + q.logpdf(v) - 0.5 * ((u - v) ** 2).sum() / epsilon - reference.logpdf(middle)
-        plan, other = GaussianPlan(p, q, epsilon), some_coupling(rng, p, q)
+        plan, moved = GaussianPlan(p, q, epsilon), some_coupling(rng, p, q)
         product = joint(gaussian_pairs(p, q, 0.0))
-        objective = 0.5 * other.cost() + epsilon * kl_divergence(joint(other), product)
-        from_reference = kl_divergence(joint(other), reference) - (0.0 if wrong else at_middle)
+        objective = 0.5 * moved.cost() + epsilon * kl_divergence(joint(moved), product)
+        from_reference = kl_divergence(joint(moved), reference) - (0.0 if wrong else at_middle)
         found += [
             Sides(objective, epsilon * from_reference),
-            Sides(objective, plan.value + epsilon * kl_divergence(joint(other), joint(plan.pairs()))),
+            Sides(objective, plan.value + epsilon * kl_divergence(joint(moved), joint(plan.pairs()))),
         ]
     return found
 

@@ -45,7 +45,7 @@ def beginning(dim: int, epsilon: float, entropies: float, least: float) -> float
         entropies: H(p) + H(q).
         least: W_2^2 / 2.
     """
-    return least - 0.5 * dim * epsilon * np.log(2 * np.pi * epsilon) + 0.5 * epsilon * entropies
+    return least - 0.5 * dim * epsilon * float(np.log(2 * np.pi * epsilon)) + 0.5 * epsilon * entropies
 
 
 def fisher_on_the_way(p: Gaussian, q: Gaussian) -> float:
@@ -130,7 +130,7 @@ def little_noise_on_the_line(case: Case, wrong: bool) -> list[Sides]:
             u = 1 / (kernel @ (b * v))
             v = 1 / (kernel @ (a * u))
         value = epsilon * float(a @ np.log(u) + b @ np.log(v))
-        rates.append((value - beginning(1, epsilon, entropies, least)) / epsilon**2)
+        rates.append(np.asarray((value - beginning(1, epsilon, entropies, least)) / epsilon**2))
     # T' = p / q(T), T'' = T' (s_p - s_q(T) T'): the score at (1 - t) x + t T(x)
     first = np.exp(p.logpdf(fine) - q.logpdf(image))
     second = first * (p.score(fine)[:, 0] - q.score(image)[:, 0] * first)
