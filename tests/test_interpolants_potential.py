@@ -10,6 +10,7 @@ from refdiff.interpolants import (
     InterpolantModel,
     MapCoupling,
     PotentialCoupling,
+    ScalarInterpolant,
     linear,
     potential_rate,
     rectify,
@@ -68,6 +69,14 @@ def test_the_loss_is_what_no_gradient_can_follow_and_the_account_is_exact():
         gain = end.gain - np.eye(3) - flow.slope(t) @ flow.channel(t).gain
         bend += weight * np.trace(gain @ flow.source.cov() @ gain.T)
     np.testing.assert_allclose(pairs.cost() - flow.pairs().cost(), bend + loss, rtol=1e-10)
+    found = flow.account()
+    np.testing.assert_allclose([found.straightness.value, found.variance.value], [bend, loss], rtol=1e-9)
+    assert abs(found.residual) < 1e-12 * pairs.cost()
+    slow = ScalarInterpolant(lambda t: (1 - t / 3, -1 / 3, 0.0), lambda t: (t / 3, 1 / 3, 0.0), T=3.0)
+    same = rectify_potential(InterpolantModel(pairs, slow)).account()
+    np.testing.assert_allclose(
+        [same.straightness.value, same.variance.value], [found.straightness.value, found.variance.value], rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -40,7 +40,7 @@ from refdiff.transport import PairLaw
 
 EPS = float(np.finfo(float).eps)
 STILL = Channel(0.0, 0.0, 0.0)
-CLOSED = Estimate(0.0, 0.0, name_of(None))
+NOTHING = Estimate(0.0, 0.0, name_of(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,12 @@ def account(given: MapCoupling | InterpolantModel | PairLaw, route: Route | None
     flow = _flow(given)
     after = displacement_cost(flow, route=route)
     if isinstance(flow, StraightFlow):
-        return Account(after, after, CLOSED, CLOSED)
+        return Account(after, after, NOTHING, NOTHING)
     if not isinstance(flow, FlowCoupling):
         raise TypeError(
             f"given must be a FlowCoupling, a StraightFlow, an InterpolantModel or a PairLaw, got {given!r}"
         )
-    before = Estimate(flow.model.pairs.cost(), 0.0, name_of(None))
-    return Account(before, after, straightness(flow, route), unexplained(flow.model, route))
+    return Account(closed(flow.model.pairs.cost()), after, straightness(flow, route), unexplained(flow.model, route))
 
 
 def straightness(given: MapCoupling | InterpolantModel | PairLaw, route: Route | None = None) -> Estimate:
@@ -106,7 +105,7 @@ def straightness(given: MapCoupling | InterpolantModel | PairLaw, route: Route |
     """
     flow = _flow(given)
     if isinstance(flow, StraightFlow):
-        return CLOSED
+        return NOTHING
     if not isinstance(flow, FlowCoupling):
         raise TypeError(
             f"given must be a FlowCoupling, a StraightFlow, an InterpolantModel or a PairLaw, got {given!r}"
@@ -147,7 +146,7 @@ def unexplained(model: InterpolantModel, route: Route | None = None) -> Estimate
     if not isinstance(model, InterpolantModel):
         raise TypeError(f"model must be an InterpolantModel, got {model!r}")
     if plain(model.interpolant) and affine_image(model.pairs) is not None:
-        return CLOSED
+        return NOTHING
     found = over_time(lambda t: matching_gap(model, t, route=route), model.T, tolerance=_tolerance(route))
     return _scaled(found, model.T)
 
@@ -168,7 +167,7 @@ def displacement_cost(
     """
     known = given.pairs() if isinstance(given, FlowCoupling) and given.is_affine else given
     if isinstance(known, PairLaw) and cost is None:
-        return Estimate(known.cost(), 0.0, name_of(None))
+        return closed(known.cost())
     length = _squares if cost is None else cost
 
     def paid(gap: Array) -> Array:
@@ -235,7 +234,7 @@ def _of_closed_flow(flow: FlowCoupling) -> Estimate:
     def bend(t: float) -> Estimate:
         now = speed(t) if speed is not None else channel
         found = _mean_square(source, gain - now.gain, offset - now.offset)
-        return found if found.value > least else CLOSED
+        return found if found.value > least else NOTHING
 
     return _scaled(over_time(bend, end), end)
 
@@ -255,7 +254,12 @@ def _energies(flow: FlowCoupling, z: Array) -> Array:
 def _mean_square(source: GaussianMixture, gain: Array, offset: Array) -> Estimate:
     """E |G z + g|^2."""
     mean = gain @ source.mean() + offset
-    return Estimate(float(mean @ mean + np.trace(gain @ source.cov() @ gain.T)), 0.0, name_of(None))
+    return closed(float(mean @ mean + np.trace(gain @ source.cov() @ gain.T)))
+
+
+def closed(value: float) -> Estimate:
+    """A value in closed form."""
+    return Estimate(value, 0.0, name_of(None))
 
 
 def _squares(u: Array) -> Array:
