@@ -7,8 +7,8 @@ The term div f makes -f a reference with a running cost: with u* = g^2 grad log 
     KL(P || R) = min_u E int (|u|^2 / (2 g^2) + div f) d tau + H(p) - H(q),     dy = (-f + u) d tau + g dw,  q -> p
 
 Without it ("same quadratic energy with the reversed clock") u* is the minimizer where div f does not depend on x, as
-for linear references, and the value is another one. On a circle with f = a + b sin x the minimizer is another one too: u*
-has the energy 0.6907 there, and the least one is 0.6750.
+for linear references, and the value is another one. On a circle with f = a + b sin x the minimizer is another one too:
+u* has the energy 0.6907 there, and the least one is 0.6750.
 """
 
 from __future__ import annotations
