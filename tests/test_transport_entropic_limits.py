@@ -104,3 +104,12 @@ def test_refusals():
     ]:
         with pytest.raises(ValueError, match=match):
             make()
+
+
+def test_the_gap_to_no_noise_is_of_order_eps_log_eps():
+    p, q = Gaussian([2.0], 1.0), Gaussian([0.0], 0.25)
+    ratios = []
+    for epsilon in (1e-1, 1e-2, 1e-3, 1e-4):
+        gap = entropic_cost(p, q, epsilon) - 0.5 * (4 + 0.25)
+        ratios.append(gap / (epsilon * np.log(1 / epsilon)))
+    assert ratios == pytest.approx([0.577, 0.534, 0.522, 0.5167], abs=6e-4)  # golden, as printed
