@@ -24,7 +24,7 @@ from refdiff.transport import PairLaw
 from refdiff.validation import numeric
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.bridges_pinned import references
-from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
+from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.numeric import lattice
 
 TOPIC = "Schroedinger bridges"
@@ -290,3 +290,24 @@ def components_cost_more(case: Case, wrong: bool) -> list[Sides]:
     )
     same = [Sides(pi.marginal([k]).logpdf(x[:9, :1]), gamma.marginal([k]).logpdf(x[:9, :1])) for k in (0, 1)]
     return [Sides(theirs, mine + (0.0 if wrong else gap)), *same]
+
+
+@identity(
+    "Bridges of points with much noise",
+    topic=TOPIC,
+    formula=r"\epsilon \to \infty:\quad \epsilon \Big(\frac{\gamma_{ij}}{a_i b_j} - 1\Big) \to"
+    r" (x_i - \bar x) \cdot (y_j - \bar y)",
+    covers=["PODB-83"],
+    over="once",
+    evidence=ORDER,
+    control="points that are not centred",
+)
+def much_noise(case: Case, wrong: bool) -> Sides:
+    """Masses over products of weights at falling 1 / eps, extrapolated: -c / eps less its margins, to first order."""
+    p, q = two_sets(case.rng)
+    values = []
+    for epsilon in (100.0, 200.0, 400.0, 800.0):
+        masses = PointBridge(p, q, epsilon, tolerance=1e-13).plan.coupling()
+        values.append(epsilon * (masses / np.outer(p.weights, q.weights) - 1))
+    x, y = (one.means if wrong else one.means - one.mean() for one in (p, q))
+    return Sides(numeric.extrapolate(values), x @ y.T)
