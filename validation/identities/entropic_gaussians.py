@@ -18,7 +18,7 @@ from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, entropy, kl_divergence
 from refdiff.transport import GaussianPlan, PairLaw, Regulariser, entropic_plan, gaussian_pairs, sinkhorn
 from refdiff.validation.cases import Case
-from refdiff.validation.identity import QUADRATURE, Sides, identity
+from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.laws import gaussian, square_root, well_conditioned
 from refdiff.validation.numeric import hermite, product_rule
 
@@ -256,6 +256,7 @@ def regularisers(case: Case, wrong: bool) -> list[Sides]:
     r" = \text{the largest correlation of } \gamma",
     covers=["PODB-75"],
     over="once",
+    evidence=ORDER,
     tolerance=1e-7,  # errors of 1e-8 and their rounding, 1e-16
     control="one factor k a turn of both",
 )

@@ -29,7 +29,7 @@ from refdiff.transport import (
 )
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.entropic_gaussians import TOPIC, half_squares, turns
-from refdiff.validation.identity import ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
 from refdiff.validation.laws import gaussian, line
 from refdiff.validation.numeric import derivative, extrapolate, integral
 
@@ -69,7 +69,8 @@ def fisher_on_the_way(p: Gaussian, q: Gaussian) -> float:
     covers=["PODB-87"],
     refutes=["PODB-87"],
     over="once",
-    tolerance=1e-6,  # rounding of V over eps^2, and eps^8 after four halvings
+    evidence=ORDER,
+    tolerance=1e-6,  # rounding of V over eps^2, and what four steps of extrapolation leave
     control="V_eps - V_0 of order eps, as with the printed finite KL of the optimal plan: no log eps",
 )
 def little_noise(case: Case, wrong: bool) -> list[Sides]:
@@ -151,7 +152,8 @@ def little_noise_on_the_line(case: Case, wrong: bool) -> list[Sides]:
     r" x - \nabla(f_{pq} - f_{pp}) = T_0 + O(\varepsilon^2)",
     covers=["PODB-87"],
     over="once",
-    tolerance=1e-6,
+    evidence=ORDER,
+    tolerance=1e-6,  # rounding over eps, and what four steps of extrapolation leave
     control="eps times the score, not half of it",
 )
 def moved_maps(case: Case, wrong: bool) -> list[Sides]:
@@ -223,7 +225,8 @@ def little_noise_of_points(case: Case, wrong: bool) -> list[Sides]:
     r"\quad C_\varepsilon = \Sigma_0 \Sigma_1 / \varepsilon + O(\varepsilon^{-3})",
     covers=["PODB-75"],
     over="once",
-    tolerance=1e-6,
+    evidence=ORDER,
+    tolerance=1e-6,  # rounding times eps, and what five steps of extrapolation leave
     control="the variance of c, whole",
 )
 def much_noise(case: Case, wrong: bool) -> list[Sides]:
@@ -256,7 +259,8 @@ def much_noise(case: Case, wrong: bool) -> list[Sides]:
     r" e^{(f_{pp} + f_{qq} - c) / \varepsilon}\Big) \ge 0",
     covers=["PODB-87"],
     over="once",
-    tolerance=1e-6,
+    evidence=ORDER,
+    tolerance=1e-6,  # as above
     control="V_eps itself, which is not 0 for equal laws and is eps log eps from W_2^2 / 2",
 )
 def debiased(case: Case, wrong: bool) -> list[Sides]:
@@ -312,7 +316,7 @@ def objective(kind: str, p: Gaussian, epsilon: float, centre: Array, direction: 
     r" \arg\min_q S_\varepsilon(p, q) = p",
     covers=["PODB-74"],
     over="once",
-    tolerance=1e-7,
+    evidence=DERIVATIVE,
     control="p itself for all three",
 )
 def narrower(case: Case, wrong: bool) -> list[Sides]:
