@@ -10,19 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, random_mixture
+from refdiff.distributions.quantiles import monotone_map
 from refdiff.dynamics import field_flow
-from refdiff.interpolants import InterpolantModel, ScalarInterpolant, brownian, from_schedule, linear, trigonometric
+from refdiff.interpolants import (
+    InterpolantModel,
+    ScalarInterpolant,
+    brownian,
+    carry,
+    from_schedule,
+    linear,
+    trigonometric,
+)
 from refdiff.processes import AffineProcess
 from refdiff.transport import PairLaw, independent
 from refdiff.validation.cases import Case, ModelCase
 from refdiff.validation.conditions import scalar, smooth
-from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
-from refdiff.validation.numeric import derivative, divergence, dot, lattice
+from refdiff.validation.identity import DERIVATIVE, ORDER, QUADRATURE, Sides, identity
+from refdiff.validation.numeric import derivative, divergence, dot, extrapolate, lattice
 from refdiff.validation.pairs import line, nodes, several
 
 TOPIC = "Flow matching"
@@ -198,6 +208,35 @@ def kept(case: Case, wrong: bool) -> list[Sides]:
             now = model.interpolant.at(t)
             second = now.first * (0.3**2 + 0.8) + now.second * 0.3 * float(target.mean()[0])
             sides.append(Sides(w @ (start[:, 0] * moved), second, w @ np.abs(start[:, 0] * moved)))
+    return sides
+
+
+@identity(
+    "Fixed steps carry one mixture to another with the order of their method",
+    topic=TOPIC,
+    formula=r"\frac{x^{(h)} - F_1^{-1}(F_0(x_0))}{x^{(h/2)} - F_1^{-1}(F_0(x_0))} \to 2^p:\quad p = 1 \text{ Euler},\ 2"
+    r" \text{ Heun},\ 4 \text{ Runge-Kutta}",
+    covers=["TOPB-70", "PODB-36"],
+    over="once",
+    control="an order more",
+    evidence=ORDER,
+    tolerance=5e-3,  # three halvings from 24 steps on leave h^3 of an order
+    most=2,
+)
+def orders(case: Case, wrong: bool) -> list[Sides]:
+    """Errors against the quantile map of the two laws, at halved steps, their logarithms extrapolated to none."""
+    rng, sides = case.rng, []
+    # wider and aside, so that errors are far above rounding
+    source, target = (random_mixture(1, 2, rng, "full", spread=0.5).convolve(0.5).affine(a, a) for a in (1.0, 2.0))
+    model = InterpolantModel(independent(source, target), linear())
+    x = source.mean() + np.linspace(-1, 1, 5)[:, None]
+    there = monotone_map(source, target, x)
+    for method, order, first in (("euler", 1, 24), ("heun", 2, 24), ("rk4", 4, 24)):
+        steps = [first * 2**i for i in range(4)]
+        ends = [carry(model, x, np.linspace(0, 1, n + 1), method=method) for n in steps]
+        errors = [np.sqrt(np.mean((end - there) ** 2)) for end in ends]
+        found = extrapolate([np.log2(a / b) for a, b in pairwise(errors)])
+        sides.append(Sides(found, order + wrong, 1.0))
     return sides
 
 
