@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from schroedinger_cases import LAWS, PLANE, REFERENCES, SECOND, grid_bridge
 
-from refdiff import Empirical, ExactModel, Gaussian, GaussianMixture, VPLinear
+from refdiff import Empirical, ExactModel, FlowMatching, Gaussian, GaussianMixture, VPLinear
 from refdiff.distributions import kl_divergence
 from refdiff.expectations import MonteCarlo, Quadrature
 from refdiff.schroedinger import ExponentialSum, OneSidedBridge, backward_half_bridge, forward_half_bridge
@@ -134,6 +134,8 @@ def test_closed_forms_are_refused_where_there_are_none_and_sampling_is_not():
         OneSidedBridge(PLANE, PLANE, 0.5, given="third")
     with pytest.raises(ValueError, match="dimension 2"):
         OneSidedBridge(PLANE, LINE, 0.5)
+    with pytest.raises(ValueError, match="keep x_0 in mind"):
+        OneSidedBridge(PLANE, PLANE, FlowMatching(), given="second")
     with pytest.raises(TypeError, match="p must be"):
         forward_half_bridge(np.sin, 0.5)
     x = np.zeros((2, 3, 2), dtype=np.float32)

@@ -5,7 +5,7 @@ import pytest
 from schroedinger_cases import REFERENCES
 from scipy.special import logsumexp
 
-from refdiff import Empirical, Gaussian
+from refdiff import Empirical, FlowMatching, Gaussian
 from refdiff.metrics.couplings import optimal_coupling
 from refdiff.path_measures import EndLaw, EndWeight, bridge_paths
 from refdiff.schroedinger import PointBridge
@@ -98,6 +98,15 @@ def test_much_noise_makes_the_ends_independent():
         product = np.outer(P.weights, Q.weights)
         x, y = P.means - P.mean(), Q.means - Q.mean()
         np.testing.assert_allclose((masses / product - 1) * epsilon, x @ y.T, rtol=0, atol=20 / np.sqrt(epsilon))
+
+
+def test_a_reference_that_forgets_where_it_began_pairs_at_random():
+    bridge = PointBridge(P, Q, FlowMatching())  # alpha_T = 0
+    product = np.outer(P.weights, Q.weights)
+    np.testing.assert_allclose(bridge.pairs.first.weights.reshape(8, 6).T, product, rtol=1e-9)
+    x = bridge.sample([0.5], 4, 1)[0]
+    np.testing.assert_allclose(bridge.forward_pull(x, 0.5), 0.0, atol=1e-14)
+    np.testing.assert_allclose(bridge.marginal(0.5).logpdf(x), bridge.log_density(x, 0.5), atol=1e-12)
 
 
 def test_one_point_at_either_end():
