@@ -30,7 +30,9 @@ LONG = 2.0**16
 class Side(Protocol):
     """One half of a problem: sums over the points y for each x, for potentials g (m,) and eps = `epsilon`."""
 
-    log_weights: Array
+    @property
+    def log_weights(self) -> Array:
+        """log b_j, shape (m,)."""
 
     def minima(self, g: Array, epsilon: float, near: Array | None = None) -> Array:
         """M at the points x, shape (n,); values `near` (n,) it, where they are known, save time."""
@@ -122,7 +124,8 @@ class CompiledSide:
         middle = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
         self._to_x, self._to_y = (near_first(z, soft_tiles.TILE, sinkhorn.MANY) for z in (x, y))
         self._x, self._y = x[self._to_x] - middle, y[self._to_y] - middle
-        self._epsilon, self._u, self._points = np.nan, self._x, ()
+        self._epsilon, self._u = np.nan, self._x
+        self._points: tuple[Array, Array, Array, Array]
 
     def minima(self, g: Array, epsilon: float, near: Array | None = None) -> Array:
         """As `Side` has it."""

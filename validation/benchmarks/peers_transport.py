@@ -133,7 +133,7 @@ def _ott(problem: EntropicPlans, batch: int | None, momentum: bool) -> Callable[
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
 
-    @jax.jit
+    @jax.jit  # type: ignore[untyped-decorator,unused-ignore]
     def solve(x: Any, y: Any) -> Any:
         solver = Sinkhorn(
             lse_mode=True,

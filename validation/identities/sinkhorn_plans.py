@@ -196,7 +196,7 @@ def rates(case: Case, wrong: bool) -> list[Sides]:
         scaled = plan.coupling() / np.sqrt(np.outer(p.weights, q.weights))
         value = np.linalg.svd(scaled, compute_uv=False)
         costs, g = cdist(p.means, q.means, "sqeuclidean") / 2, np.zeros(10)
-        steps = []
+        steps = list[float]()
         while not steps or steps[-1] > 1e-8:
             f = turn(costs, q.weights, g, epsilon)
             new = turn(costs.T, p.weights, f, epsilon)
