@@ -73,3 +73,11 @@ def test_norms_that_grow_or_vanish_change_nothing():
     pace = Pace()
     for norm in (1.0, 2.0, 4.0, 8.0, 0.0, 0.0, 1.0):
         assert pace.next(norm) == 1
+
+
+def test_rates_that_have_not_settled_change_nothing():
+    pace, norm = Pace(), 1.0
+    for rate in (0.3, 0.6, 0.8, 0.9, 0.95):
+        norm *= rate
+        assert pace.next(norm) == 1
+    assert pace.next(0.95 * norm) == pytest.approx(2 / (1 + np.sqrt(1 - 0.95)), rel=1e-12)

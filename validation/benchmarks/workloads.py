@@ -205,8 +205,9 @@ WORKLOADS: Sequence[Workload] = (
             {"n": 1024},
             {"n": 60, "epsilon": 1.0},
             goals=(Goal(3, ("POT",)), Goal(1.5, ("OTT", "geomloss"))),
-            # errors of potentials are those of marginals, times the eps / (1 - h) that convergence takes
-            allowed=1e-4,
+            # all of a marginal error may be one point's, whose potential is then off by eps n 1e-6, a few 1e-4 of a
+            # usual one, and more where convergence is slow
+            allowed=1e-3,
             memory=50e6,
         )
         for dim, epsilon in ((2, 0.1), (64, 1.0))
