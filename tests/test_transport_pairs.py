@@ -162,6 +162,12 @@ def test_the_law_given_a_point_is_that_of_its_partners():
     image = image_pairs(Empirical(points[:2]), Channel(2.0, SHIFT, 0.5))
     np.testing.assert_allclose(image.given_first(points[1]).mean(), 2 * points[1] + SHIFT)
     np.testing.assert_allclose(image.given_first(points[1]).cov(), 0.5 * np.eye(2))
+    # points are stored with matrices of zeros where a channel with a matrix made them
+    turned = image_pairs(Empirical(points), Channel(TURN, SHIFT))
+    for pair in (turned, turned.swapped()):
+        known = pair.given_first(pair.first.means[1])
+        np.testing.assert_allclose(known.mean(), pair.second.means[1], atol=1e-15)
+        np.testing.assert_array_equal(known.cov(), 0.0)
     back = np.array([multivariate_normal(2 * x + SHIFT, 0.5).pdf([2.0, 3.0]) for x in points[:2]])
     np.testing.assert_allclose(image.given_second([2.0, 3.0]).mean(), back @ points[:2] / back.sum(), rtol=1e-12)
 

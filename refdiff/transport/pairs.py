@@ -27,6 +27,7 @@ from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
 from refdiff.distributions.parts import means_of
+from refdiff.metrics.compared import is_points
 from refdiff.operators import Operator
 
 NOTHING = Diagonal(np.zeros((1, 1)))
@@ -128,8 +129,7 @@ class PairLaw:
         where = points("x", x, self.dim)[0]
         if len(where) != 1:
             raise ValueError(f"x must be one point, got {len(where)}")
-        spread = self.first.covariances
-        if isinstance(spread, Diagonal) and not spread.variances.any():  # atoms
+        if is_points(self.first):
             here = (self.first.means == where).all(axis=1)
             if not here.any():
                 raise ValueError(f"x must be a point of the first law, got {where[0]}")
