@@ -13,9 +13,8 @@ from refdiff.schedules import FlowMatching, VPLinear
 from refdiff.schroedinger import (
     GaussianBridge,
     ReferenceBridges,
-    answer,
-    answer_given_end,
     bridge_channels,
+    bridge_denoiser,
     bridge_sampler,
 )
 from refdiff.transport import component_pairs, gaussian_pairs, image_pairs, independent, point_pairs
@@ -104,7 +103,7 @@ def test_runs_of_points_follow_the_channels():
     pairs = gaussian_pairs(P, Q, [[0.2, 0.0], [0.1, -0.1]])
     model, n = InterpolantModel(pairs, brownian(EPSILON)), 20_000
     table, x = bridge_sampler(brownian(EPSILON), cosines(6), 0.5), Q.sample(20_000, 1)
-    for ask, given_end in ((answer(model), False), (answer_given_end(model, x), True)):
+    for ask, given_end in ((bridge_denoiser(model), False), (bridge_denoiser(model, x), True)):
         law = bridge_channels(table, model, given_end=given_end)[-1].push(Q)
         made = run(table, ask, x, 2)
         scaled = (made.mean(axis=0) - law.mean()) / np.sqrt(np.diag(law.cov()) / n)
@@ -120,7 +119,7 @@ def test_mixtures_and_points_are_answered_by_bayes_rule():
     model = InterpolantModel(component_pairs(p, q, masses), brownian(EPSILON))
     x, y, t = rng.standard_normal((2, 2)), q.sample(2, rng), 0.4
     now = model.interpolant.at(t)
-    found = answer_given_end(model, y)(x, t)
+    found = bridge_denoiser(model, y)(x, t)
     for row in range(2):
         law = model.pairs.given_second(y[row])
         z = law.sample(200_000, 3)
@@ -129,15 +128,26 @@ def test_mixtures_and_points_are_answered_by_bayes_rule():
         mean = w @ z / w.sum()
         error = np.sqrt((w**2) @ (z - mean) ** 2) / w.sum()
         assert (np.abs(found[row] - mean) < 4.5 * error).all()
-    at_end = answer_given_end(model, y)(y, 1.0)
+    at_end = bridge_denoiser(model, y)(y, 1.0)
     assert_allclose(at_end[0], model.pairs.given_second(y[0]).mean(), rtol=1e-12)
 
 
 def test_points_are_returned_to_where_they_came_from_when_the_end_is_shown():
     x, y = [[0.0], [1.0], [5.0]], [[2.0], [3.0], [4.0]]
     model = InterpolantModel(point_pairs(x, y), brownian(EPSILON))
-    found = run(bridge_sampler(brownian(EPSILON), cosines(4), 0.3), answer_given_end(model, y), y, 1)
+    found = run(bridge_sampler(brownian(EPSILON), cosines(4), 0.3), bridge_denoiser(model, y), y, 1)
     assert_allclose(found, x, rtol=1e-14)
+
+
+def test_a_network_that_is_not_shown_the_end_starts_at_the_mean_of_the_points_that_led_there():
+    x, y = [[0.0], [4.0], [1.0]], np.array([[2.0], [2.0], [3.0]])
+    model = InterpolantModel(point_pairs(x, y, [0.1, 0.3, 0.6]), brownian(EPSILON))
+    ask = bridge_denoiser(model)
+    assert_allclose(ask(y, 1.0), [[3.0], [3.0], [1.0]], rtol=1e-15)
+    # before T the other end's weight is exp(-1 / (2 eps (1 - t))), and x_0 of one end moves by about 1 - t
+    assert_allclose(ask(y, 1.0), model.expected_first(y, 1 - 1e-6), rtol=0, atol=1e-4)
+    assert_allclose(bridge_denoiser(model, y)(y, 1.0), ask(y, 1.0), rtol=1e-15)
+    assert_allclose(run(bridge_sampler(brownian(EPSILON), [1.0, 0.0]), ask, y, 1), ask(y, 1.0), rtol=1e-15)
 
 
 def test_what_does_not_fit_is_refused():
@@ -155,10 +165,11 @@ def test_what_does_not_fit_is_refused():
         (ValueError, "times", lambda: bridge_sampler(brownian(1.0), [1.0, 1.0])),
         (ValueError, "stochasticity", lambda: bridge_sampler(brownian(1.0), [1.0, 0.0], 1.5)),
         (ValueError, "forget x_T", lambda: bridge_sampler(growing, [1.0, 0.5, 0.0])),
-        (TypeError, "InterpolantModel", lambda: answer(P)),
-        (TypeError, "InterpolantModel", lambda: answer_given_end(P, [[0.0, 0.0]])),
-        (ValueError, "2 points", lambda: answer_given_end(model, np.zeros((2, 2)))(np.zeros((3, 2)), 0.5)),
-        (ValueError, "point of the first", lambda: answer_given_end(atoms, [[1.0, 0.0]])(np.zeros((1, 2)), 0.5)),
+        (TypeError, "InterpolantModel", lambda: bridge_denoiser(P)),
+        (TypeError, "InterpolantModel", lambda: bridge_denoiser(P, [[0.0, 0.0]])),
+        (ValueError, "2 points", lambda: bridge_denoiser(model, np.zeros((2, 2)))(np.zeros((3, 2)), 0.5)),
+        (ValueError, "point of the second", lambda: bridge_denoiser(atoms, [[1.0, 0.0]])(np.zeros((1, 2)), 0.5)),
+        (ValueError, "point of the second", lambda: bridge_denoiser(atoms)(np.ones((1, 2)), 1.0)),
         (TypeError, "tableau", lambda: bridge_channels(model, model)),
         (TypeError, "InterpolantModel", lambda: bridge_channels(table, P)),
         (ValueError, "Gaussian pairs", lambda: bridge_channels(table, InterpolantModel(independent(mixture, Q),

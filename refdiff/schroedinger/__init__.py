@@ -9,7 +9,7 @@ iterations          `proportional_fitting`, `refit` (half bridges of pairs); `re
 point sets          `PointBridge`, from the weights of Sinkhorn
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
 editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
-samplers            `bridge_sampler` (I2SB, DBIM) as a table, run with `answer` or `answer_given_end`; `bridge_channels`
+samplers            I2SB, DBIM: `bridge_sampler` as a table, the exact network `bridge_denoiser`, laws `bridge_channels`
 any potentials      `SchroedingerSystem`: residuals of its equations and ends; `steering_cost` by potentials
 for solvers         `balanced_bridge`, mixtures at both ends; `benchmark_bridge`, as those of Gushchin et al.
 """
@@ -35,7 +35,7 @@ from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
 from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
 from refdiff.schroedinger.system import SchroedingerSystem, steering_cost, steering_effort
-from refdiff.schroedinger.tableaux import answer, answer_given_end, bridge_channels, bridge_sampler
+from refdiff.schroedinger.tableaux import bridge_channels, bridge_denoiser, bridge_sampler
 
 __all__ = [
     "Action",
@@ -54,12 +54,11 @@ __all__ = [
     "ReversedChains",
     "SchroedingerSystem",
     "action",
-    "answer",
-    "answer_given_end",
     "backward_half_bridge",
     "balanced_bridge",
     "benchmark_bridge",
     "bridge_channels",
+    "bridge_denoiser",
     "bridge_sampler",
     "canonical_correlations",
     "drawn_pairs",

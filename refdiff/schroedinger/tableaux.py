@@ -9,9 +9,9 @@ With x_t = a x_0 + b x_T + N(0, V) given both ends, D the model's answer and z a
 k = 1 is the posterior of the reference at the model's x_0 (I2SB, DDBM's ancestral steps), k = 0 the implicit sampler
 (DBIM), in which the first normal, at T, stays; without noise (V = 0) it is Euler's method for the line through D, the
 flow of I2SB. These are DDIM's steps for x_t - b x_T. Any k keeps the law of x_t, given x_T, for a model that is given
-x_T (`answer_given_end`); one that is not (`answer`) needs k = 1, or pairs for which x_T adds nothing to x_t: those of a
-Schroedinger bridge. In n steps the law of the output is O(1/n) away where they shorten towards both ends, like cosines
-of even angles, and O(log n / n) where they are even; it is exact for one x_0, whatever n.
+x_T; one that is not needs k = 1, or pairs for which x_T adds nothing to x_t: those of a Schroedinger bridge. In n
+steps the law of the output is O(1/n) away where they shorten towards both ends, like cosines of even angles, and
+O(log n / n) where they are even; it is exact for one x_0, whatever n.
 
 `propagate` cannot follow such a table, as the x_T that its process is pinned to has no density. For Gaussian pairs
 `bridge_channels` has the exact law of each stage. Sources: PODB-80, PODB-81, PODB-92, TOPB-68; Liu, Vahdat, Huang,
@@ -40,7 +40,7 @@ Answer = Callable[[Array, float], Array]
 
 
 @dataclass(frozen=True)
-class PinnedKernel:
+class _PinnedKernel:
     """x_t - b x_T as a noising of x_0: alpha = a and sigma = V^(1/2) of an interpolant, for tables.
 
     Args:
@@ -91,7 +91,8 @@ class PinnedKernel:
 def bridge_sampler(interpolant: Interpolant, times: ArrayLike, stochasticity: float = 1.0) -> Tableau:
     """Steps from x_T to x_0 that are linear in the state, the model's E[x_0 | ..], x_T and noise: I2SB, DBIM.
 
-    Run it from points of the second law with `answer(model)` or `answer_given_end(model, x_T)`.
+    Run it from points of the second law with a network's D, or with the exact one: `bridge_denoiser`. A network of I2SB
+    that answers F = (x_t - x_0) / sigma_t has D = x_t - sigma_t F.
 
     Args:
         interpolant: how ends are joined, with numbers a, b and V: `brownian`, ReferenceBridges of a schedule.
@@ -104,7 +105,7 @@ def bridge_sampler(interpolant: Interpolant, times: ArrayLike, stochasticity: fl
             one whose noise grows too fast towards x_0 for a step without x_T.
     """
     k = real_scalar("stochasticity", stochasticity, low=0, high=1)
-    kernel = PinnedKernel(interpolant)
+    kernel = _PinnedKernel(interpolant)
     rec: Any = Recorder(f"bridge, k = {k:g}", kernel, times, "denoiser")  # type: ignore[arg-type]
     if rec.points[0].t != kernel.T:
         raise ValueError(f"times must start at T = {kernel.T}, where the state is x_T, got {rec.points[0].t}")
@@ -140,26 +141,14 @@ def _weights(now: Blend, then: Blend, k: float) -> tuple[float, float, float, fl
 # ---------------------------------------------------------------------- models
 
 
-def answer(model: InterpolantModel) -> Answer:
-    """(x, t) -> E[x_0 | x_t = x], for `run`: what a network that is not shown x_T learns.
+def bridge_denoiser(model: InterpolantModel, end: ArrayLike | None = None) -> Answer:
+    """(x, t) -> E[x_0 | x_t = x], or E[x_0 | x_t = x, x_T], for `run`: what a perfect network of a bridge answers.
+
+    At T, where x_t is x_T, points of a point set are answered too: there `InterpolantModel` has no density.
 
     Args:
         model: pairs and how they are joined.
-
-    Raises:
-        TypeError: it is no InterpolantModel.
-    """
-    if not isinstance(model, InterpolantModel):
-        raise TypeError(f"model must be an InterpolantModel, got {model!r}")
-    return lambda x, t: np.asarray(model.expected_first(x, t))
-
-
-def answer_given_end(model: InterpolantModel, end: ArrayLike) -> Answer:
-    """(x, t) -> E[x_0 | x_t = x, x_T], row by row, for `run`: what a network that is shown x_T learns.
-
-    Args:
-        model: pairs and how they are joined.
-        end: x_T of the points that will be asked for, shape (..., d).
+        end: x_T of the points that will be asked for, row by row, shape (..., d), for a network that is shown it.
 
     Raises:
         TypeError: the model is no InterpolantModel.
@@ -168,26 +157,36 @@ def answer_given_end(model: InterpolantModel, end: ArrayLike) -> Answer:
     """
     if not isinstance(model, InterpolantModel):
         raise TypeError(f"model must be an InterpolantModel, got {model!r}")
-    dim, pairs = model.dim, model.pairs
-    ends, _ = points("end", end, dim)
-    spread = pairs.second.covariances.dense(dim)
+    atoms = not model.pairs.second.covariances.dense(model.dim).any()
+    if end is None:
+        return lambda x, t: _given_atoms(model, x) if atoms and t == model.T else np.asarray(model.expected_first(x, t))
+    ends, _ = points("end", end, model.dim)
 
     def asked(x: Array, t: float) -> Array:
         if x.shape != ends.shape:
             raise ValueError(f"x must be {len(ends)} points like end, got shape {x.shape}")
-        now = model.interpolant.at(t)
-        if spread.any():
-            return _both_seen(model, now, x, ends)
-        found = np.empty(x.shape)
-        for y in np.unique(ends, axis=0):
-            rows = (ends == y).all(axis=1)
-            law = pairs.given_second(y)
-            offset = operators.apply(now.second, y) + now.offset
-            pinned = Channel(now.first, offset, now.noise)
-            found[rows] = pinned.posterior_mean(law, x[rows]) if t < model.T else law.mean()
-        return found
+        if not atoms:
+            return _both_seen(model, model.interpolant.at(t), x, ends)
+        return _given_atoms(model, ends, None if t == model.T else (x, model.interpolant.at(t)))
 
     return asked
+
+
+def _given_atoms(model: InterpolantModel, ends: Array, seen: tuple[Array, Blend] | None = None) -> Array:
+    """E[x_0 | x_T], or E[x_0 | x_t, x_T], at ends (n, d) that are points of the second law."""
+    found = np.empty(ends.shape)
+    known = model.pairs.second.means
+    for y in np.unique(ends, axis=0):
+        if not (known == y).all(axis=1).any():
+            raise ValueError(f"x_T must be a point of the second law, which has no density, got {y}")
+        rows, law = (ends == y).all(axis=1), model.pairs.given_second(y)
+        if seen is None:
+            found[rows] = law.mean()
+            continue
+        x, now = seen
+        pinned = Channel(now.first, operators.apply(now.second, y) + now.offset, now.noise)
+        found[rows] = pinned.posterior_mean(law, x[rows])
+    return found
 
 
 def _both_seen(model: InterpolantModel, now: Blend, x: Array, ends: Array) -> Array:
@@ -251,7 +250,7 @@ def _affine_answer(model: InterpolantModel, t: float, *, given_end: bool) -> tup
     if not given_end:
         constant = np.asarray(model.expected_first(zero, t))[0]
         return np.asarray(model.expected_first(units, t) - constant).T, np.zeros((d, d)), constant
-    ask = answer_given_end(model, np.vstack([zero, units, np.zeros((d, d))]))
+    ask = bridge_denoiser(model, np.vstack([zero, units, np.zeros((d, d))]))
     found = ask(np.vstack([zero, np.zeros((d, d)), units]), t)
     constant, of_end, of_state = found[0], found[1 : d + 1] - found[0], found[d + 1 :] - found[0]
     return of_state.T, of_end.T, constant

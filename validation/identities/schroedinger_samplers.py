@@ -19,9 +19,8 @@ from refdiff.samplers import run
 from refdiff.schedules import FlowMatching, VPLinear
 from refdiff.schroedinger import (
     GaussianBridge,
-    answer,
-    answer_given_end,
     bridge_channels,
+    bridge_denoiser,
     bridge_sampler,
     edit_channel,
     edit_curve,
@@ -53,10 +52,10 @@ def posterior_step(case: Case, wrong: bool) -> list[Sides]:
     table = bridge_sampler(brownian(epsilon), [1.0, t, s])
     x = bridge.marginal(t).sample(4, rng)
     normals = np.zeros((2, 4, 2))
-    mean = run(table, answer(bridge.model), x, normals=normals, given={1: x})
+    mean = run(table, bridge_denoiser(bridge.model), x, normals=normals, given={1: x})
     drift = bridge.forward_drift(x, t) if wrong else bridge.backward_drift(x, t)
     normals[1] = 1.0
-    noisy = run(table, answer(bridge.model), x, normals=normals, given={1: x})
+    noisy = run(table, bridge_denoiser(bridge.model), x, normals=normals, given={1: x})
     return [Sides((mean - x) / (s - t), drift), Sides((noisy - mean) ** 2, epsilon * s * (t - s) / t)]
 
 
@@ -75,7 +74,7 @@ def markov_pairs(case: Case, wrong: bool) -> Sides:
     pairs = independent(p, q) if wrong else GaussianBridge(p, q, epsilon).pairs
     model = InterpolantModel(pairs, brownian(epsilon))
     x, y = model.sample(4, t, rng), q.sample(4, rng)
-    return Sides(answer_given_end(model, y)(x, t), answer(model)(x, t))
+    return Sides(bridge_denoiser(model, y)(x, t), bridge_denoiser(model)(x, t))
 
 
 @identity(
