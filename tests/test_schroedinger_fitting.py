@@ -6,7 +6,9 @@ from numpy.testing import assert_allclose
 
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, kl_divergence
-from refdiff.schroedinger import canonical_correlations, proportional_fitting, refit
+from refdiff.processes import ornstein_uhlenbeck
+from refdiff.schedules import VPLinear
+from refdiff.schroedinger import proportional_fitting, refit
 from refdiff.transport import independent, point_pairs
 
 GOLDEN = 0.3819660112501052  # spec, PODB-92: of s0 = 1, s1 = 1/2, eps = 1/2
@@ -65,7 +67,9 @@ def test_the_limit_is_where_the_iterates_lead_and_has_the_interaction_of_the_ref
     precision = np.linalg.inv(found.limit.mixture().cov())
     expected = -reference.gain.T @ np.linalg.inv(reference.noise)
     assert_allclose(precision[:dim, dim:], expected, rtol=0, atol=1e-10 * np.abs(precision).max())
-    assert_allclose(canonical_correlations(found.limit), found.correlations, rtol=0, atol=1e-10)
+    roots = [np.linalg.cholesky(law.cov()) for law in (p, q)]
+    whitened = np.linalg.solve(roots[1], np.linalg.solve(roots[0], found.limit.cross_covariance()).T)
+    assert_allclose(np.linalg.svd(whitened, compute_uv=False), found.correlations, rtol=0, atol=1e-10)
 
 
 def test_the_closed_form_of_the_line_and_its_golden_ratios():
@@ -131,6 +135,15 @@ def test_marginal_divergence_may_rise_from_one_half_step_to_the_next_but_not_in_
     assert away[1] > away[0] > away[2] > away[4]
 
 
+def test_processes_and_schedules_stand_for_their_channels():
+    p, q = Gaussian([0.3], 1.0), Gaussian([2.0], 0.25)
+    turned = ornstein_uhlenbeck([[1.0]], noise=[[0.8]])
+    for reference, T, way in ((0.4, 2.0, Channel(noise=0.8)), (VPLinear(2.0, 2.0), 0.5, Channel(np.exp(-0.5), 0.0,
+                              1 - np.exp(-1.0))), (turned, None, turned.channel(0.0, turned.T))):  # fmt: skip
+        found, expected = (proportional_fitting(p, q, *given) for given in ((reference, 3, T), (way, 3)))
+        assert_allclose(joint(found.plans[-1]), joint(expected.plans[-1]), rtol=1e-13)
+
+
 def test_singular_laws_keep_their_support_and_points_stay():
     flat = Gaussian(np.ones(3), 1.0).affine(np.diag([1.0, 2.0, 0.0]))
     point = Gaussian([1.0, 2.0, 3.0], 0.0)
@@ -184,9 +197,11 @@ def test_what_does_not_fit_is_refused():
     refused = [
         (TypeError, "p must be a Gaussian", lambda: proportional_fitting(mixture, p, 1.0, 1)),
         (ValueError, "dimension", lambda: proportional_fitting(p, Gaussian([0.0, 0.0], 1.0), 1.0, 1)),
-        (ValueError, "reference", lambda: proportional_fitting(p, p, 0.0, 1)),
+        (ValueError, "epsilon", lambda: proportional_fitting(p, p, 0.0, 1)),
         (ValueError, "noise in all", lambda: fitted_pairs(p, p, Channel(1.0))),
         (ValueError, "outputs", lambda: fitted_pairs(p, p, Channel([[1.0], [1.0]], 0.0, 1.0))),
+        (TypeError, "reference must be a Process", lambda: proportional_fitting(p, p, None, 1)),
+        (ValueError, "T must be left out", lambda: proportional_fitting(p, p, Channel(noise=1.0), 1, 2.0)),
         (ValueError, "half_steps", lambda: proportional_fitting(p, p, 1.0, -1)),
         (TypeError, "pairs must be a PairLaw", lambda: refit(p, first=p)),
         (ValueError, "both", lambda: refit(plan)),
@@ -196,9 +211,6 @@ def test_what_does_not_fit_is_refused():
         (ValueError, "dimension", lambda: refit(plan, first=Gaussian([0.0, 0.0], 1.0))),
         (ValueError, "density", lambda: refit(fitted_pairs(p, Gaussian([0.0], 0.0), 1.0), second=p)),
         (ValueError, "no points", lambda: refit(points, second=Empirical([[0.5]]))),
-        (ValueError, "Gaussian, got 4", lambda: canonical_correlations(independent(mixture, mixture))),
-        (TypeError, "PairLaw", lambda: canonical_correlations(p)),
-        (ValueError, "singular", lambda: canonical_correlations(fitted_pairs(p, Gaussian([0.0], 0.0), 1.0))),
     ]
     for error, words, call in refused:
         with pytest.raises(error, match=words):

@@ -16,7 +16,7 @@ for solvers         `balanced_bridge`, mixtures at both ends; `benchmark_bridge`
 
 from refdiff.schroedinger.benchmarks import balanced_bridge, benchmark_bridge
 from refdiff.schroedinger.editing import EditCurve, edit, edit_channel, edit_curve
-from refdiff.schroedinger.fitting import Fitting, canonical_correlations, proportional_fitting, refit
+from refdiff.schroedinger.fitting import ProportionalFitting, proportional_fitting, refit
 from refdiff.schroedinger.gaussian import GaussianBridge
 from refdiff.schroedinger.gaussian_costs import Action, Energies, LittleNoise, action, energies, little_noise
 from refdiff.schroedinger.markovian import (
@@ -43,13 +43,13 @@ __all__ = [
     "EditCurve",
     "Energies",
     "ExponentialSum",
-    "Fitting",
     "GaussianBridge",
     "LittleNoise",
     "MarkovianFitting",
     "MixtureBridge",
     "OneSidedBridge",
     "PointBridge",
+    "ProportionalFitting",
     "ReferenceBridges",
     "ReversedChains",
     "SchroedingerSystem",
@@ -60,7 +60,6 @@ __all__ = [
     "bridge_channels",
     "bridge_denoiser",
     "bridge_sampler",
-    "canonical_correlations",
     "drawn_pairs",
     "edit",
     "edit_channel",

@@ -1,4 +1,4 @@
-r"""Iterative proportional fitting: half bridges by turns, which lead from a reference to the Schroedinger bridge.
+r"""Iterative proportional fitting (IPF): half bridges by turns, from a reference to the Schroedinger bridge.
 
     P^0 = p R,    P^1 = the law of x_0 given x_1 of P^0, with x_1 ~ q,    P^2 = that of x_1 given x_0, with x_0 ~ p, ...
 
@@ -32,15 +32,18 @@ from typing import Any
 import numpy as np
 
 from refdiff import operators
-from refdiff.arguments import Array, real_scalar, whole_number
+from refdiff.arguments import Array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, kl_divergence
 from refdiff.distributions.mixture import law
+from refdiff.processes import Process
+from refdiff.schedules import Schedule
+from refdiff.schroedinger.reference import reference_process
 from refdiff.transport import GaussianPlan, PairLaw, image_pairs
 
 
 @dataclass(frozen=True, eq=False)
-class Fitting:
+class ProportionalFitting:
     """The iterates of proportional fitting between Gaussians.
 
     Attributes:
@@ -104,21 +107,28 @@ class Fitting:
         return np.array(found)
 
 
-def proportional_fitting(p: Gaussian, q: Gaussian, reference: float | Channel, half_steps: int) -> Fitting:
+def proportional_fitting(
+    p: Gaussian, q: Gaussian, reference: Channel | Process | Schedule | float, half_steps: int, T: float | None = None
+) -> ProportionalFitting:
     """`half_steps` half bridges, the first to the second marginal, from the reference with x_0 ~ p.
 
     Args:
         p, q: the laws of x_0 and of x_1, Gaussians, singular ones too.
-        reference: x_0 -> x_1, a Channel with noise in every direction; a number is the variance of Brownian motion,
-            the noise rate eps times the horizon.
+        reference: x_0 -> x_1, a Channel with noise in every direction; or what has one from 0 to T: a Process, a
+            Schedule, eps of Brownian motion sqrt(eps) w.
         half_steps: how many, two to a cycle.
+        T: the end; the process's own unless given, 1 of Brownian motion.
 
     Raises:
-        TypeError: p or q is no Gaussian, or the reference neither a number nor a Channel.
-        ValueError: dimensions that do not fit, or a reference without noise in every direction.
+        TypeError: p or q is no Gaussian, or the reference none of these.
+        ValueError: dimensions that do not fit, a reference without noise in every direction, eps or T out of range, or
+            a T beside a Channel.
     """
     if not isinstance(reference, Channel):
-        reference = Channel(noise=real_scalar("reference", reference, low=0, open_low=True))
+        process, end = reference_process(reference, T)
+        reference = process.channel(0.0, end)
+    elif T is not None:
+        raise ValueError(f"T must be left out where the reference is a Channel, got {T}")
     GaussianPlan(p, q, 1.0, reference)  # refuses what does not fit
     count, dim = whole_number("half_steps", half_steps), p.dim
     roots = [operators.root(operators.dense(law.covariance, dim)) for law in (p, q)]
@@ -136,23 +146,7 @@ def proportional_fitting(p: Gaussian, q: Gaussian, reference: float | Channel, h
         offset = fitted.means[0] - gain @ last.second.means[0]
         plan = image_pairs(given, Channel(gain, offset, spread))
         plans.append(plan.swapped() if to_second else plan)
-    return Fitting(p, q, reference, tuple(plans))
-
-
-def canonical_correlations(pairs: PairLaw) -> Array:
-    """The singular values of S^(-1/2) C T^(-1/2) of Gaussian pairs, decreasing, shape (d,).
-
-    Raises:
-        TypeError: pairs is no PairLaw.
-        ValueError: the pairs are a mixture, or a covariance is singular.
-    """
-    _gaussian_pairs(pairs)
-    roots = [operators.root(operators.dense(_one(half).covariance, pairs.dim)) for half in (pairs.first, pairs.second)]
-    for name, root in zip(("first", "second"), roots, strict=True):
-        if operators.singular(root):
-            raise ValueError(f"pairs must have correlations, got a singular covariance of the {name}")
-    left = np.linalg.solve(roots[0], pairs.cross_covariance())
-    return np.linalg.svd(np.linalg.solve(roots[1], left.T), compute_uv=False)
+    return ProportionalFitting(p, q, reference, tuple(plans))
 
 
 def refit(pairs: PairLaw, *, first: GaussianMixture | None = None, second: GaussianMixture | None = None) -> PairLaw:
@@ -208,13 +202,6 @@ def _one(half: GaussianMixture) -> Gaussian:
 
 def _joint(plan: PairLaw) -> Gaussian:
     return _one(plan.mixture())
-
-
-def _gaussian_pairs(pairs: Any) -> None:
-    if not isinstance(pairs, PairLaw):
-        raise TypeError(f"pairs must be a PairLaw, got {pairs!r}")
-    if pairs.count != 1:
-        raise ValueError(f"pairs must be Gaussian, got {pairs.count} components")
 
 
 def _of_points(pairs: PairLaw) -> bool:
