@@ -6,7 +6,7 @@ from schroedinger_cases import LAWS, REFERENCES
 
 from refdiff import Empirical, GaussianMixture
 from refdiff.distributions import random_mixture
-from refdiff.schroedinger import PointBridge, balanced_bridge, benchmark_bridge
+from refdiff.schroedinger import balanced_bridge, benchmark_bridge, point_bridge
 
 EACH_REFERENCE = pytest.mark.parametrize("reference", REFERENCES.values(), ids=list(REFERENCES))
 
@@ -23,7 +23,7 @@ def test_every_component_has_the_mass_of_its_weight(reference, kind):
 
 def test_of_points_it_is_their_bridge():
     p, q = LAWS["points"], Empirical([[1.0, 0.0], [-1.0, 0.5]], [0.3, 0.7])
-    one, other = balanced_bridge(p, q, 0.5), PointBridge(p, q, 0.5, tolerance=1e-12)
+    one, other = balanced_bridge(p, q, 0.5), point_bridge(p, q, 0.5, tolerance=1e-12)
     x = np.random.default_rng(1).standard_normal((4, 2))
     np.testing.assert_allclose(one.forward_drift(x, 0.4), other.forward_drift(x, 0.4), rtol=1e-10)
     np.testing.assert_allclose(one.log_density(x, 0.4), other.log_density(x, 0.4), rtol=1e-9)

@@ -89,7 +89,7 @@ def test_samples_are_of_their_laws_without_a_list_of_pairs(first, second):
 @EACH_SECOND
 def test_a_plan_given_its_start_is_the_conditional_law(second):
     bridge, x = MixtureBridge(LAWS["full"], second, 0.5), np.array([0.2, -0.4])
-    given, other = bridge.given_start(x), bridge.pairs.given_first(x)
+    given, other = bridge.conditional_plan(x), bridge.pairs.given_first(x)
     np.testing.assert_allclose(given.mean(), other.mean(), rtol=1e-11)
     np.testing.assert_allclose(given.cov(), other.cov(), rtol=1e-10, atol=1e-14)
 
@@ -164,4 +164,4 @@ def test_refusals():
     with pytest.raises(ValueError, match="grows faster"):
         _ = MixtureBridge(ExponentialSum.flat(2), ExponentialSum.flat(2), 0.5).pairs
     with pytest.raises(ValueError, match="one point"):
-        LINE.given_start([[0.0], [1.0]])
+        LINE.conditional_plan([[0.0], [1.0]])

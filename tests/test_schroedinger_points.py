@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from refdiff import Empirical, FlowMatching, Gaussian
 from refdiff.metrics.couplings import optimal_coupling
 from refdiff.path_measures import EndLaw, EndWeight, bridge_paths
-from refdiff.schroedinger import PointBridge
+from refdiff.schroedinger import point_bridge, point_plan
 from refdiff.stochastic import solve
 from refdiff.transport import Unconverged
 
@@ -29,7 +29,7 @@ def plain_plan(p, q, log_kernel, turns=500):
 
 @EACH_REFERENCE
 def test_its_pairs_are_the_entropic_plan_of_the_reference(reference):
-    bridge = PointBridge(P, Q, reference, tolerance=1e-12)
+    bridge = point_bridge(P, Q, reference, tolerance=1e-12)
     step = bridge.process.channel(0.0, bridge.T)
     kernel = np.array([step.at(x).logpdf(Q.means) for x in P.means])
     masses, g = plain_plan(P.weights, Q.weights, kernel)
@@ -44,7 +44,7 @@ def test_its_pairs_are_the_entropic_plan_of_the_reference(reference):
 
 @EACH_REFERENCE
 def test_products_of_potentials_are_mixtures_over_pairs(reference):
-    bridge = PointBridge(P, Q, reference)
+    bridge = point_bridge(P, Q, reference)
     for t in np.array([0.02, 0.5, 0.97]) * bridge.T:
         x = bridge.sample([t], 5, 2)[0]
         density = bridge.log_density(x, t)
@@ -56,29 +56,35 @@ def test_products_of_potentials_are_mixtures_over_pairs(reference):
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.3, 5.0])
 def test_the_first_marginal_is_exact_and_the_second_as_good_as_sinkhorns(epsilon):
-    bridge = PointBridge(P, Q, epsilon, T=2.0, tolerance=1e-8)
+    bridge = point_bridge(P, Q, epsilon, T=2.0, tolerance=1e-8)
     np.testing.assert_allclose(bridge.marginal(0.0).weights, P.weights, rtol=1e-12)
     masses = bridge.pairs.first.weights.reshape(8, 6)
     np.testing.assert_allclose(masses.sum(axis=0), P.weights, rtol=1e-11)
     assert np.abs(masses.sum(axis=1) - Q.weights).sum() < 2e-8
-    assert bridge.plan.epsilon == 2 * epsilon
+    last = bridge.marginal(2.0)
+    assert last.count == 8
+    np.testing.assert_allclose(last.weights, masses.sum(axis=1), rtol=1e-11)
+    plan = point_plan(P, Q, epsilon, T=2.0, tolerance=1e-8)
+    assert plan.epsilon == 2 * epsilon
+    # potentials of Sinkhorn and of the bridge differ by half a turn of its iteration
+    np.testing.assert_allclose(plan.coupling(), masses.T, atol=2e-8)
 
 
 def test_the_drift_is_the_pull_to_the_expected_end():
-    bridge, x, t = PointBridge(P, Q, 0.5), np.array([0.2, -0.7]), 0.6
-    share = bridge.bridge.second.log_weights + Gaussian(x, 0.2).logpdf(Q.means)
+    bridge, x, t = point_bridge(P, Q, 0.5), np.array([0.2, -0.7]), 0.6
+    share = bridge.second.log_weights + Gaussian(x, 0.2).logpdf(Q.means)
     share = np.exp(share - logsumexp(share))
     np.testing.assert_allclose(bridge.forward_drift(x, t), (share @ Q.means - x) / 0.4, rtol=1e-12)
-    weight = EndWeight(bridge.process, bridge.bridge.second)
+    weight = EndWeight(bridge.process, bridge.second)
     np.testing.assert_allclose(bridge.forward_pull(x, t), weight.gradient(x, t), rtol=1e-12)
     np.testing.assert_allclose(bridge.log_potentials(x, t)[0], weight.log_h(x, t), rtol=1e-12)
-    assert bridge.given_start(x).count == 8
+    assert bridge.conditional_plan(x).count == 8
 
 
 def test_without_noise_paths_are_the_straight_lines_of_the_optimal_coupling():
     p, q = (Empirical(one.means[:6]) for one in (P, Q))
     best = optimal_coupling(p, q, 2.0)
-    bridge = PointBridge(p, q, 1e-3)
+    bridge = point_bridge(p, q, 1e-3)
     masses = np.zeros((6, 6))
     masses[best.rows, best.columns] = best.masses
     np.testing.assert_allclose(bridge.pairs.first.weights.reshape(6, 6).T, masses, atol=1e-12)
@@ -93,7 +99,7 @@ def test_without_noise_paths_are_the_straight_lines_of_the_optimal_coupling():
 def test_much_noise_makes_the_ends_independent():
     # masses differ from products by the mean of (x - Ex) . (y - Ey) / eps
     for epsilon in (1e3, 1e6):
-        bridge = PointBridge(P, Q, epsilon)
+        bridge = point_bridge(P, Q, epsilon)
         masses = bridge.pairs.first.weights.reshape(8, 6).T
         product = np.outer(P.weights, Q.weights)
         x, y = P.means - P.mean(), Q.means - Q.mean()
@@ -101,7 +107,7 @@ def test_much_noise_makes_the_ends_independent():
 
 
 def test_a_reference_that_forgets_where_it_began_pairs_at_random():
-    bridge = PointBridge(P, Q, FlowMatching())  # alpha_T = 0
+    bridge = point_bridge(P, Q, FlowMatching())  # alpha_T = 0
     product = np.outer(P.weights, Q.weights)
     np.testing.assert_allclose(bridge.pairs.first.weights.reshape(8, 6).T, product, rtol=1e-9)
     x = bridge.sample([0.5], 4, 1)[0]
@@ -110,18 +116,18 @@ def test_a_reference_that_forgets_where_it_began_pairs_at_random():
 
 
 def test_one_point_at_either_end():
-    one, other = Empirical([[0.3, -0.2]]), PointBridge(Empirical([[0.3, -0.2]]), Q, 0.5)
+    one, other = Empirical([[0.3, -0.2]]), point_bridge(Empirical([[0.3, -0.2]]), Q, 0.5)
     known, x = EndLaw(other.process, Q, [0.3, -0.2]), np.array([[0.5, 0.1], [-1.0, 0.4]])
     np.testing.assert_allclose(other.forward_pull(x, 0.4), known.gradient(x, 0.4), rtol=1e-10)
-    pinned = PointBridge(P, one, 0.5)
+    pinned = point_bridge(P, one, 0.5)
     np.testing.assert_allclose(pinned.forward_drift(x, 0.4), (one.means - x) / 0.6, rtol=1e-12)
-    both = PointBridge(one, Empirical([[1.0, 1.0]]), 0.5)
+    both = point_bridge(one, Empirical([[1.0, 1.0]]), 0.5)
     np.testing.assert_allclose(both.marginal(0.5).mean(), [0.65, 0.4], rtol=1e-13)
     np.testing.assert_allclose(both.marginal(0.5).cov(), 0.125 * np.eye(2), rtol=1e-13)
 
 
 def test_its_equations_carry_the_points_to_each_other():
-    bridge, n = PointBridge(P, Q, 0.5), 3000
+    bridge, n = point_bridge(P, Q, 0.5), 3000
     times = 1 - np.geomspace(1, 1e-3, 80)
     found = solve(bridge.equation(), P.sample(n, 1), times, seed=2)
     back = solve(bridge.equation(backward=True), Q.sample(n, 3), (1 - times), seed=4)
@@ -133,7 +139,7 @@ def test_its_equations_carry_the_points_to_each_other():
 
 
 def test_samples_are_pairs_and_bridges_between_them():
-    bridge = PointBridge(P, Q, REFERENCES["Langevin"])
+    bridge = point_bridge(P, Q, REFERENCES["Langevin"])
     paths = bridge.sample([0.0, 0.4, 1.0], 4000, 5)
     law = bridge.marginal(0.4)
     assert (np.abs(paths[1].mean(axis=0) - law.mean()) < 4.5 * np.sqrt(np.diag(law.cov()) / 4000)).all()
@@ -145,22 +151,22 @@ def test_samples_are_pairs_and_bridges_between_them():
 
 def test_points_without_weight_and_float32():
     wide = Empirical(np.vstack([Q.means, [[9.0, 9.0]]]), np.append(Q.weights, 0.0))
-    bridge, other = PointBridge(P, wide, 0.5), PointBridge(P, Q, 0.5)
+    bridge, other = point_bridge(P, wide, 0.5), point_bridge(P, Q, 0.5)
     x = np.zeros((3, 2), dtype=np.float32)
     np.testing.assert_allclose(bridge.forward_drift(x, 0.5), other.forward_drift(x, 0.5), rtol=1e-6)
     assert bridge.velocity(x, 0.5).dtype == np.float32
     assert bridge.marginal(0.5).dim == 2
-    assert "6 x 8 points in R^2" in repr(other)
+    assert "6 x 8 on R^2" in repr(other)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="q must be a law of points"):
-        PointBridge(P, Gaussian([0.0, 0.0], 1.0), 0.5)
+        point_bridge(P, Gaussian([0.0, 0.0], 1.0), 0.5)
     with pytest.raises(TypeError, match="p must be a law"):
-        PointBridge(P.means, Q, 0.5)
+        point_bridge(P.means, Q, 0.5)
     with pytest.raises(ValueError, match="dimension"):
-        PointBridge(P, Empirical([[0.0]]), 0.5)
+        point_bridge(P, Empirical([[0.0]]), 0.5)
     with pytest.raises(Unconverged):
-        PointBridge(P, Q, 1e-3, max_iterations=2)
+        point_bridge(P, Q, 1e-3, max_iterations=2)
     with pytest.raises(ValueError, match="no density"):
-        PointBridge(P, Q, 0.5).forward_drift([0.0, 0.0], 1.0)
+        point_bridge(P, Q, 0.5).forward_drift([0.0, 0.0], 1.0)

@@ -11,8 +11,8 @@ from refdiff.path_measures import log_ratio
 from refdiff.schroedinger import (
     GaussianBridge,
     MixtureBridge,
-    PointBridge,
     SchroedingerSystem,
+    point_bridge,
     steering_cost,
     steering_effort,
 )
@@ -44,13 +44,13 @@ def test_bridges_of_gaussians_and_of_points_solve_it_too():
     found = system.residuals(bridge.log_potentials, x, 0.5)
     assert max(found.forward.max(), found.backward.max()) < 1e-8
     assert np.abs(np.stack(system.end_residuals(bridge.log_potentials, x))).max() < 1e-11
-    points = PointBridge(LAWS["points"], Empirical([[1.0, 0.0], [-1.0, 0.5]]), 0.5)
+    points = point_bridge(LAWS["points"], Empirical([[1.0, 0.0], [-1.0, 0.5]]), 0.5)
     found = SchroedingerSystem(p, q, 0.5).residuals(points.log_potentials, x, 0.4)
     assert max(found.forward.max(), found.backward.max()) < 1e-8
 
 
 def test_residuals_fall_with_the_eighth_power_of_the_steps():
-    points = PointBridge(LAWS["points"], Empirical([[1.0, 0.0], [-1.0, 0.5]]), 0.5)
+    points = point_bridge(LAWS["points"], Empirical([[1.0, 0.0], [-1.0, 0.5]]), 0.5)
     system, x = SchroedingerSystem(PLANE, PLANE, 0.5), np.array([[0.1, 0.2], [0.4, -0.3]])
     steps = np.array([0.05, 0.025])
     errors = [np.max(np.stack(system.residuals(points.log_potentials, x, 0.5, step=h, lapse=0.2 * h))) for h in steps]
@@ -68,14 +68,20 @@ def test_steering_costs_are_integrals_of_efforts():
                            Gaussian(bridge.marginal(1.0).mean(), bridge.marginal(1.0).cov()), 0.6)  # fmt: skip
     np.testing.assert_allclose(cost.value, known.cost, rtol=1e-9)
     np.testing.assert_allclose(steering_effort(bridge, 0.3, route).value, known.effort(0.3), rtol=1e-9)
+    np.testing.assert_allclose(steering_cost(known).value, known.cost, rtol=1e-13)
+    np.testing.assert_allclose(steering_cost(bridge, route, 0.2, 0.9).value, steering_cost(known, None, 0.2, 0.9).value)
+    assert steering_effort(known, 0.3).value == known.effort(0.3)
 
 
 def test_steering_to_points_costs_more_and_more():
-    bridge = PointBridge(Empirical([[-1.0], [0.5]]), Empirical([[-0.4], [1.3]]), 0.7)
+    bridge = point_bridge(Empirical([[-1.0], [0.5]]), Empirical([[-0.4], [1.3]]), 0.7)
     route = Quadrature(1e-10)
     part = quad(lambda t: float(steering_effort(bridge, t, route).value), 0.0, 0.6, epsabs=1e-10)[0]
     np.testing.assert_allclose(steering_cost(bridge, route, 0.0, 0.6).value, part, rtol=1e-8)
     assert steering_cost(bridge, route).value == np.inf
+    for end in (Gaussian([0.3, -0.1], [[1.0, 0.0], [0.0, 0.0]]), LAWS["points"]):
+        assert steering_cost(MixtureBridge(PLANE, end, 0.5)).value == np.inf
+    assert steering_cost(GaussianBridge(Gaussian([0.0], 1.0), Gaussian([0.3], 0.0), 0.5)).value == np.inf
     # near the end one point is left, and the cost is that of its Gaussian: log(1 / (1 - t)) / 2
     late = [float(steering_cost(bridge, route, 0.0, 1 - left).value) for left in (1e-4, 1e-6)]
     np.testing.assert_allclose(late[1] - late[0], 0.5 * np.log(100), rtol=1e-3)
@@ -104,3 +110,5 @@ def test_refusals():
         SchroedingerSystem(PLANE, Gaussian([0.0], 1.0), 0.5)
     with pytest.raises(TypeError, match="bridge must be"):
         steering_cost(np.sin, Quadrature())
+    with pytest.raises(ValueError, match="route must be given"):
+        steering_effort(MixtureBridge(PLANE, PLANE, 0.5), 0.5)

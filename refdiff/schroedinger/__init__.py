@@ -6,7 +6,7 @@ Gaussians           `GaussianBridge`: closed forms for every linear reference an
 their costs         `action` (motion, Fisher information, entropies), `energies` at a time, `little_noise`: the limit
 iterations          `proportional_fitting`, `refit` (half bridges of pairs); `reversed_chains` (DSB)
                     `markovian_fitting`, `markovian_projection`, `end_pairs`, `drawn_pairs` (DSBM); `line_rate`
-point sets          `PointBridge`, from the weights of Sinkhorn
+point sets          `point_bridge`, a MixtureBridge by the weights of Sinkhorn; `point_plan`
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
 editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
 samplers            I2SB, DBIM: `bridge_sampler` as a table, the exact network `bridge_denoiser`, laws `bridge_channels`
@@ -30,7 +30,7 @@ from refdiff.schroedinger.markovian import (
 )
 from refdiff.schroedinger.mixtures import MixtureBridge
 from refdiff.schroedinger.one_sided import OneSidedBridge, backward_half_bridge, forward_half_bridge
-from refdiff.schroedinger.points import PointBridge
+from refdiff.schroedinger.points import point_bridge, point_plan
 from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
 from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
@@ -48,7 +48,6 @@ __all__ = [
     "MarkovianFitting",
     "MixtureBridge",
     "OneSidedBridge",
-    "PointBridge",
     "ProportionalFitting",
     "ReferenceBridges",
     "ReversedChains",
@@ -72,6 +71,8 @@ __all__ = [
     "markovian_fitting",
     "markovian_projection",
     "markovian_rates",
+    "point_bridge",
+    "point_plan",
     "proportional_fitting",
     "reference_process",
     "refit",

@@ -110,14 +110,15 @@ class MixtureBridge:
     def marginal(self, t: float) -> GaussianMixture:
         """p_t, the law of x_t: the products of all components of Psi and Psihat."""
         now = self._time(t)
+        if now == 0 and of_points(self.first):
+            return self._points(self.first, earlier(self.second, self._step(0.0, self.T), self.first.means)[0])
+        if now == self.T and of_points(self.second):
+            return self._points(self.second, later(self.first, self._step(0.0, self.T), self.second.means)[0])
         if now == self.T:
             return self.pairs.second
-        if now == 0 and of_points(self.first):
-            logs, _ = earlier(self.second, self._step(0.0, self.T), self.first.means)
-            return law(self.first.log_weights + logs - self.log_mass, self.first.means, self.first.covariances)
         return joined(list(meetings(self._first_at(now), self._step(now, self.T), self.second)))
 
-    def given_start(self, x: ArrayLike) -> GaussianMixture:
+    def conditional_plan(self, x: ArrayLike) -> GaussianMixture:
         """The law of x_T given one x_0 = x of shape (d,), also where p_0 has no mass."""
         where, _ = points("x", x, self.dim)
         return plan_given(self._step(0.0, self.T), self.second, where)
@@ -206,6 +207,10 @@ class MixtureBridge:
     @cached_property
     def _plan(self) -> list[tuple[float, GaussianMixture]]:
         return list(meetings(self.first, self._step(0.0, self.T), self.second))
+
+    def _points(self, given: GaussianMixture, logs: Array) -> GaussianMixture:
+        """The points of one potential with the logarithms (n,) of the other one there."""
+        return law(given.log_weights + logs - self.log_mass, given.means, given.covariances)
 
     def _time(self, t: float) -> float:
         return real_scalar("t", t, low=0, high=self.T)

@@ -9,8 +9,8 @@ Psihat). Along the bridge log Psi is a martingale but for what steering costs,
 
     E log Psi(x_t, t) - E log Psi(x_s, s) = 1/2 E int_s^t |grad log Psi|_D^2 = KL(P || R) on [s, t], R started from p_s
 
-which is infinite at T for a point set. Sources: PODB-76, PODB-77, PODB-79; Chen, Georgiou and Pavon 2016, "On the
-relation between optimal transport and Schroedinger bridges".
+which is infinite at T where the end has no density, as a point set. Sources: PODB-76, PODB-77, PODB-79; Chen, Georgiou
+and Pavon 2016, "On the relation between optimal transport and Schroedinger bridges".
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from refdiff.distributions import GaussianMixture
 from refdiff.expectations import Estimate, Route, expectation
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
+from refdiff.schroedinger.gaussian import GaussianBridge
 from refdiff.schroedinger.mixtures import MixtureBridge
-from refdiff.schroedinger.points import PointBridge
 from refdiff.schroedinger.potentials import earlier, of_points
 from refdiff.schroedinger.reference import reference_process
 from refdiff.stochastic import forward_equation
@@ -135,55 +135,71 @@ class SchroedingerSystem:
 
 
 def steering_cost(
-    bridge: MixtureBridge | PointBridge, route: Route, start: float = 0.0, end: float | None = None
+    bridge: MixtureBridge | GaussianBridge, route: Route | None = None, start: float = 0.0, end: float | None = None
 ) -> Estimate:
     """E log Psi(x_t, t) - E log Psi(x_s, s) of a bridge: what it costs on [s, t], KL(P || R) for R started from p_s.
 
     Args:
-        bridge: a MixtureBridge or a PointBridge.
-        route: how the expectations over p_s and p_t are taken; over points they are sums.
+        bridge: a MixtureBridge or a GaussianBridge.
+        route: how expectations over mixtures p_s and p_t are taken; over points and Gaussians' bridges none is needed.
         start, end: s and t, 0 and T unless given.
 
     Raises:
         TypeError: it is neither.
+        ValueError: times out of order, or no route where one is needed.
     """
-    whole = _mixture(bridge)
-    late = real_scalar("end", whole.T if end is None else end, low=0, high=whole.T)
+    last = _known(bridge).T
+    late = real_scalar("end", last if end is None else end, low=0, high=last)
     early = real_scalar("start", start, low=0, high=late)
-    if late == whole.T and of_points(whole.second) and early < late:
+    if late == last and early < late and _pinned(bridge):
         return Estimate(np.inf, 0.0, "closed")
-    sides = [_mean(whole, t, lambda x, t=t: _log_psi(whole, x, t), route) for t in (early, late)]  # type: ignore[misc]
+    sides = [_height(bridge, t, route) for t in (early, late)]
     return Estimate(float(sides[1].value - sides[0].value), float(sides[0].error + sides[1].error), sides[1].route)
 
 
-def steering_effort(bridge: MixtureBridge | PointBridge, t: float, route: Route) -> Estimate:
+def steering_effort(bridge: MixtureBridge | GaussianBridge, t: float, route: Route | None = None) -> Estimate:
     """E |grad log Psi|_D^2 / 2 of a bridge at a time t, nats per unit of time: its integral is the cost.
 
     Args:
-        bridge: a MixtureBridge or a PointBridge.
+        bridge: a MixtureBridge or a GaussianBridge.
         t: the time.
-        route: how the expectation over p_t is taken; over points it is a sum.
-    """
-    whole = _mixture(bridge)
-    d = whole.process.diffusion(real_scalar("t", t, low=0, high=whole.T))
-
-    def rate(x: Array) -> Array:
-        pull = np.asarray(whole.forward_pull(x, t))
-        return np.asarray(0.5 * (pull * operators.apply(d, pull)).sum(axis=1))
-
-    return _mean(whole, t, rate, route)
-
-
-def _mixture(bridge: Any) -> MixtureBridge:
-    """The bridge of mixtures or points.
+        route: how the expectation over a mixture p_t is taken; over points and Gaussians' bridges none is needed.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is neither.
+        ValueError: t is outside, or there is no route where one is needed.
     """
-    found = bridge.bridge if isinstance(bridge, PointBridge) else bridge
-    if not isinstance(found, MixtureBridge):
-        raise TypeError(f"bridge must be a MixtureBridge or a PointBridge, got {bridge!r}")
-    return found
+    now = real_scalar("t", t, low=0, high=_known(bridge).T)
+    if isinstance(bridge, GaussianBridge):
+        return Estimate(bridge.effort(now), 0.0, "closed")
+    d = bridge.process.diffusion(now)
+
+    def rate(x: Array) -> Array:
+        pull = np.asarray(bridge.forward_pull(x, now))
+        return np.asarray(0.5 * (pull * operators.apply(d, pull)).sum(axis=1))
+
+    return _mean(bridge, now, rate, route)
+
+
+def _known(bridge: Any) -> MixtureBridge | GaussianBridge:
+    if not isinstance(bridge, MixtureBridge | GaussianBridge):
+        raise TypeError(f"bridge must be a MixtureBridge or a GaussianBridge, got {bridge!r}")
+    return bridge
+
+
+def _pinned(bridge: MixtureBridge | GaussianBridge) -> bool:
+    """Whether some paths end in a null set."""
+    if isinstance(bridge, GaussianBridge):
+        return bool(np.isinf(bridge.cost))
+    return isinstance(bridge.second, GaussianMixture) and bridge.second.covariances.singular
+
+
+def _height(bridge: MixtureBridge | GaussianBridge, t: float, route: Route | None) -> Estimate:
+    """E log Psi at a time."""
+    if isinstance(bridge, MixtureBridge):
+        return _mean(bridge, t, lambda x: _log_psi(bridge, x, t), route)
+    bent = operators.dense(operators.product(bridge.system.forward(t)[0], bridge.marginal(t).covariance), bridge.dim)
+    return Estimate(bridge.system.log_height(t) - 0.5 * float(np.trace(bent)), 0.0, "closed")
 
 
 def _log_psi(bridge: MixtureBridge, x: Array, t: float) -> Array:
@@ -191,10 +207,12 @@ def _log_psi(bridge: MixtureBridge, x: Array, t: float) -> Array:
     return earlier(bridge.second, bridge.process.channel(t, bridge.T), x)[0]
 
 
-def _mean(bridge: MixtureBridge, t: float, function: Callable[[Array], Array], route: Route) -> Estimate:
+def _mean(bridge: MixtureBridge, t: float, function: Callable[[Array], Array], route: Route | None) -> Estimate:
     law = bridge.marginal(t)
     if of_points(law):
         return Estimate(float(law.weights @ function(law.means)), 0.0, "closed")
+    if route is None:
+        raise ValueError(f"route must be given for an expectation over {law!r}")
     return expectation(law, function, route)
 
 

@@ -18,7 +18,7 @@ from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
 from refdiff.path_measures import EndWeight
 from refdiff.processes import Process
-from refdiff.schroedinger import ExponentialSum, GaussianBridge, MixtureBridge, PointBridge
+from refdiff.schroedinger import ExponentialSum, GaussianBridge, MixtureBridge, point_bridge, point_plan
 from refdiff.stochastic import forward_equation
 from refdiff.transport import PairLaw
 from refdiff.validation import numeric
@@ -30,7 +30,6 @@ from refdiff.validation.numeric import lattice
 TOPIC = "Schroedinger bridges"
 # of stencils: shares of two ends change over their noise by their distance, some tenths of a unit
 STEP = 0.006
-Bridge = PointBridge | MixtureBridge
 
 
 def two_sets(rng: np.random.Generator, dim: int = 2) -> tuple[Empirical, Empirical]:
@@ -70,7 +69,7 @@ def product_of_potentials(case: Case, wrong: bool) -> list[Sides]:
     """The library's potentials and mixture against plain sums with plain weights, and both marginals."""
     found, (p, q) = [], two_sets(case.rng)
     for process in references(case.rng).values():
-        bridge = PointBridge(p, q, process, tolerance=1e-12)
+        bridge = point_bridge(p, q, process, tolerance=1e-12)
         kernel = log_kernel(process, 0.0, 1.0, p.means, q.means)
         u, v = (p.log_weights, q.log_weights) if wrong else plain_weights(p, q, kernel)
         masses = np.exp(u[:, None] + kernel + v)
@@ -85,7 +84,7 @@ def product_of_potentials(case: Case, wrong: bool) -> list[Sides]:
     return found
 
 
-def system_terms(bridge: Bridge, x: Array, t: float) -> tuple[Array, Array]:
+def system_terms(bridge: MixtureBridge, x: Array, t: float) -> tuple[Array, Array]:
     """The terms d_t, f . grad (and div f), tr(D Hess) / 2, |grad|_D^2 / 2 of log Psi and log Psihat, each (5, n)."""
     process, dim = bridge.process, bridge.dim
     d = operators.dense(process.diffusion(t), dim)
@@ -129,7 +128,7 @@ def schroedinger_system(case: Case, wrong: bool) -> list[Sides]:
     found, (p, q), t = [], two_sets(case.rng), 0.5
     first, second = random_mixture(2, 2, case.rng, "full"), random_mixture(2, 3, case.rng, "isotropic")
     for name, process in references(case.rng).items():
-        bridges: list[Bridge] = [PointBridge(p, q, process)]
+        bridges: list[MixtureBridge] = [point_bridge(p, q, process)]
         if name == "matrices":
             bridges.append(MixtureBridge(first, second, process))
         if name == "Brownian motion":
@@ -187,7 +186,7 @@ def expected_ends(case: Case, wrong: bool) -> list[Sides]:
     """Bayes' rule over the pairs of points, and the two drifts of the potentials."""
     found, (p, q) = [], two_sets(case.rng)
     for name, process in references(case.rng).items():
-        bridge = PointBridge(p, q, process, tolerance=1e-12)
+        bridge = point_bridge(p, q, process, tolerance=1e-12)
         for t in (0.3, 0.8):
             x, step = bridge.sample([t], 4, case.rng)[0], process.channel(t, 1.0)
             if wrong:
@@ -226,11 +225,11 @@ def static_and_dynamic(case: Case, wrong: bool) -> list[Sides]:
     x, y = (np.array(at)[:, None] + 0.2 * rng.random((len(at), 1)) for at in ([-1.5, 0.0, 1.5], [-1.0, 2.0]))
     p, q = Empirical(x, rng.dirichlet(np.full(3, 3.0))), Empirical(y, rng.dirichlet(np.full(2, 3.0)))
     other = rng.dirichlet(np.full(p.count, 3.0))
-    bridge = PointBridge(p, q, 0.8, tolerance=1e-13)
+    bridge = point_bridge(p, q, 0.8, tolerance=1e-13)
     weight = EndWeight(bridge.process, q)
     kernel = log_kernel(bridge.process, 0.0, 1.0, p.means, q.means) + q.log_weights
     free = np.log(other)[:, None] + kernel - logsumexp(kernel, axis=1, keepdims=True)
-    masses = bridge.plan.coupling()
+    masses = point_plan(p, q, 0.8, tolerance=1e-13).coupling()
     divergence = float((masses * (np.log(masses) - free)).sum())
 
     def rate(t: float) -> float:
@@ -307,7 +306,7 @@ def much_noise(case: Case, wrong: bool) -> Sides:
     p, q = two_sets(case.rng)
     values = []
     for epsilon in (100.0, 200.0, 400.0, 800.0):
-        masses = PointBridge(p, q, epsilon, tolerance=1e-13).plan.coupling()
+        masses = point_plan(p, q, epsilon, tolerance=1e-13).coupling()
         values.append(epsilon * (masses / np.outer(p.weights, q.weights) - 1))
     x, y = (one.means if wrong else one.means - one.mean() for one in (p, q))
     return Sides(numeric.extrapolate(values), x @ y.T)
