@@ -5,13 +5,14 @@ import pytest
 
 from refdiff import operators
 from refdiff.channels import Channel
-from refdiff.distributions import Empirical, Gaussian, random_mixture
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture, random_mixture
 from refdiff.dynamics import FlowMap
 from refdiff.metrics import optimal_coupling, wasserstein
 from refdiff.model import ExactModel
 from refdiff.schedules import VPLinear
 from refdiff.transport import optimal_map
 from refdiff.transport.brenier import (
+    MapCheck,
     asymmetry,
     c_transform,
     c_transform_of_points,
@@ -46,18 +47,18 @@ P, Q = drawn(1, 3), drawn(2, 3)
 X = P.sample(30, 1)
 
 
-def affine(way: Channel) -> Affine:
-    return Affine(way.gain, way.offset)
-
-
 def root(s):
     values, axes = np.linalg.eigh(s)
     return (axes * np.sqrt(values)) @ axes.T
 
 
 def test_the_optimal_map_has_nothing_against_it():
-    found = check_map(affine(optimal_map(P, Q)), P, Q, X)
+    found = check_map(optimal_map(P, Q), P, Q, X)
     assert found.optimal(1e-12)
+    axes = Gaussian([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
+    assert check_map(
+        optimal_map(axes, Gaussian([1.0, 1.0, 1.0], 2.0)), axes, Gaussian([1.0, 1.0, 1.0], 2.0), X
+    ).optimal(1e-12)
     assert found.least.min() > 0
     assert found.asymmetry.shape == found.least.shape == found.residual.shape == (30,)
 
@@ -85,9 +86,25 @@ def test_three_failures_are_told_apart():
 
 def test_flow_maps_can_be_checked():
     model = ExactModel(Gaussian([0.5, -1.0], [[1.0, 0.5], [0.5, 2.0]]), VPLinear())
-    way = FlowMap(model, 0.0, 0.7)
-    found = check_map(way, model.distribution, model.marginal(0.7), model.distribution.sample(4, 1))
-    assert found.optimal(1e-8)  # of Gaussian data noised at one rate; rtol = 1e-10
+    way = FlowMap(model, 0.0, 0.7, rtol=1e-7, atol=1e-9)
+    found = check_map(way, model.distribution, model.marginal(0.7), model.distribution.sample(2, 1))
+    assert found.optimal(1e-5)  # of Gaussian data noised at one rate
+    three = ExactModel(GaussianMixture.isotropic([[1.5, 0.0], [-0.8, 1.2], [-0.5, -1.4]], [0.3, 0.5, 0.2]), VPLinear())
+    turned = check_map(
+        FlowMap(three, 0.0, 0.7, rtol=1e-7, atol=1e-9), three.distribution, three.marginal(0.7), [[0.3, 0.2]]
+    )
+    assert turned.asymmetry[0] > 1e-3  # and yet it carries one law to the other, and is monotone
+    assert np.abs(turned.residual[0]) < 1e-5
+    assert turned.least[0] > 0
+    assert not turned.optimal(1e-3)
+
+
+def test_what_is_no_number_is_not_optimal():
+    for part in range(4):
+        parts = [np.zeros(2), np.ones(2), np.zeros(2), 0.0]
+        assert MapCheck(*parts).optimal(1e-12)
+        parts[part] = parts[part] * np.nan
+        assert not MapCheck(*parts).optimal(1e-12)
 
 
 def test_permutations_tell_what_pairs_do_not():
@@ -154,9 +171,11 @@ def test_residuals_of_a_map_between_mixtures_are_those_of_densities():
 
 
 def test_what_does_not_fit_is_named():
-    way = affine(optimal_map(P, Q))
-    with pytest.raises(TypeError, match="way must have the methods forward and jacobian"):
-        check_map(optimal_map(P, Q), P, Q, X)
+    way = optimal_map(P, Q)
+    with pytest.raises(TypeError, match="way must be a Channel or have the methods forward and jacobian"):
+        check_map(Q, P, Q, X)
+    with pytest.raises(ValueError, match="way must have no noise"):
+        check_map(Channel(noise=1.0), P, Q, X)
     with pytest.raises(TypeError, match="q must have a density"):
         check_map(way, P, 3, X)
     with pytest.raises(ValueError, match="x must be at least one point"):

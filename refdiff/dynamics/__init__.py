@@ -7,7 +7,6 @@ closed maps    `quantile_flow` on the line, `gaussian_flow`, `covariance_flow`; 
 likelihoods    `log_likelihood`, exact or by probes: `hutchinson`, `trace_variance`, `volume_matrix`
 your fields    `VelocityField` with `field_flow`; with parameters and gradients `ParametricField` with `adjoint`
 equilibrium    `equilibrium` and `Relaxation`
-optimality     `ornstein_uhlenbeck_map`, `check_flow`, `flow_cost`: flow maps beside optimal ones
 entropy        `differential_entropy`, `fisher_information`; `entropy_rate` and `divergence_rate` of noised laws
 """
 
@@ -24,7 +23,6 @@ from refdiff.dynamics.flow_map import FlowMap
 from refdiff.dynamics.gaussian_flow import covariance_flow, gaussian_flow
 from refdiff.dynamics.jacobians import FlowJacobian, flow_jacobian
 from refdiff.dynamics.likelihood import FlowLikelihood, log_likelihood, volume_matrix
-from refdiff.dynamics.optimality import FlowCheck, check_flow, flow_cost, ornstein_uhlenbeck_map
 from refdiff.dynamics.parametric import Integrand, ParametricField, linear_field, tanh_field
 from refdiff.dynamics.paths import Path, path
 from refdiff.dynamics.quantiles import quantile_flow
@@ -36,7 +34,6 @@ from refdiff.dynamics.velocity_field import VelocityField, field_flow
 
 __all__ = [
     "Flow",
-    "FlowCheck",
     "FlowJacobian",
     "FlowLikelihood",
     "FlowMap",
@@ -50,7 +47,6 @@ __all__ = [
     "Unfinished",
     "VelocityField",
     "adjoint",
-    "check_flow",
     "covariance_flow",
     "differential_entropy",
     "discrete_adjoint",
@@ -61,7 +57,6 @@ __all__ = [
     "field_flow",
     "fisher_information",
     "flow",
-    "flow_cost",
     "flow_jacobian",
     "gaussian_flow",
     "gaussian_translation",
@@ -69,7 +64,6 @@ __all__ = [
     "linear_field",
     "log_likelihood",
     "node_likelihood",
-    "ornstein_uhlenbeck_map",
     "path",
     "quantile_flow",
     "tanh_field",

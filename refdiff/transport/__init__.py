@@ -10,7 +10,7 @@ entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhor
 shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
 barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
 Brenier             `check_map`, a `MapCheck`; `asymmetry`, `monge_ampere_residual`, `cyclical_gap`, `monotone_gap`
-                    `optimal_potentials`, `c_transform`, `c_transform_of_points`; `Perturbed` a known case
+                    `optimal_potentials`, `c_transform`, `c_transform_of_points`; `PerturbedGaussian` a known map
 geometry            `least_velocity`, `kinetic_energy`, `exponential`, `generalized_geodesic`, `curvature_excess`
 gradient flows      `FreeEnergy`: `flow`, and `step` of Jordan, Kinderlehrer and Otto
 """
@@ -58,7 +58,7 @@ from refdiff.transport.pairs import (
     independent,
     point_pairs,
 )
-from refdiff.transport.perturbed import Perturbed
+from refdiff.transport.perturbed import PerturbedGaussian
 from refdiff.transport.quantile_means import QuantileMean
 from refdiff.transport.self_transport import self_sinkhorn
 from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
@@ -72,7 +72,7 @@ __all__ = [
     "LineDisplacement",
     "MapCheck",
     "PairLaw",
-    "Perturbed",
+    "PerturbedGaussian",
     "QuadraticPotential",
     "QuantileMean",
     "Regulariser",

@@ -5,9 +5,9 @@ r"""Whether a map is the optimal one: Brenier's theorem, the Monge-Ampere equati
     f = |x|^2 / 2 - u,  g = f^c,  f^c(y) = min_x { |x - y|^2 / 2 - f(x) },    E_p f + E_q g = W_2(p, q)^2 / 2
 
 Three failures are told apart: a map that is no gradient (DT is not symmetric), one that is the gradient of something
-not convex, and one that carries p to something other than q. Flow maps and bijections have the methods asked for here;
-of points alone only cyclical monotonicity is left to see. Sources: PODB-71, PODB-73, PODB-94; Brenier 1991; Rockafellar
-1966; Gangbo and McCann 1996.
+not convex, and one that carries p to something other than q. Channels without noise, flow maps and bijections can be
+asked; of points alone only cyclical monotonicity is left to see. Sources: PODB-71, PODB-73, PODB-94; Brenier 1991;
+Rockafellar 1966; Gangbo and McCann 1996.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from refdiff import operators
 from refdiff.arguments import Array, answered, points, precise_as, real_array, real_scalar
+from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.metrics import optimal_coupling, wasserstein
 from refdiff.transport.entropic_gaussian import QuadraticPotential
@@ -72,39 +73,50 @@ class MapCheck:
             ValueError: it is negative.
         """
         bound = real_scalar("tolerance", tolerance, low=0)
-        worst = max(self.asymmetry.max(), -self.least.min(), np.abs(self.residual).max(), self.cyclical)
-        return bool(worst <= bound)
+        worst = np.array([self.asymmetry.max(), -self.least.min(), np.abs(self.residual).max(), self.cyclical])
+        return bool((worst <= bound).all())  # what is no number speaks against it
 
 
-def check_map(way: SmoothMap, p: Density, q: Density, x: ArrayLike) -> MapCheck:
+def check_map(way: SmoothMap | Channel, p: Density, q: Density, x: ArrayLike) -> MapCheck:
     """Brenier's conditions and the Monge-Ampere equation of a map of p to q, at given points.
 
     Args:
-        way: T, with `forward` and `jacobian`.
+        way: T, with `forward` and `jacobian`, or a channel without noise as `optimal_map` returns.
         p: the law of x.
         q: the law that T(x) should have.
         x: points of p, shape (n, d); cyclical monotonicity takes all pairs of them.
 
     Raises:
         TypeError: the map, p or q lacks a method.
-        ValueError: the points do not fit the laws, or the map answers with other shapes.
+        ValueError: the points do not fit the laws, the map answers with other shapes, or it is a channel with noise.
     """
-    if not isinstance(way, SmoothMap):
-        raise TypeError(f"way must have the methods forward and jacobian, got {way!r}")
+    if not isinstance(way, SmoothMap | Channel):
+        raise TypeError(f"way must be a Channel or have the methods forward and jacobian, got {way!r}")
     for name, law in (("p", p), ("q", q)):
         if not isinstance(law, Density):
             raise TypeError(f"{name} must have a density, logpdf, got {law!r}")
     rows, _ = points("x", x, p.dim)
     if not len(rows):
         raise ValueError("x must be at least one point, got none")
-    image = answered("way.forward", way.forward(rows), rows.shape)
-    slope = answered("way.jacobian", way.jacobian(rows), (*rows.shape, p.dim))
+    image, slope = _carried(way, rows)
     return MapCheck(
         asymmetry(slope),
         np.asarray(np.linalg.eigvalsh(0.5 * (slope + np.swapaxes(slope, 1, 2)))[:, 0]),
         monge_ampere_residual(p, q, rows, image, slope),
         cyclical_gap(rows, image),
     )
+
+
+def _carried(way: SmoothMap | Channel, x: Array) -> tuple[Array, Array]:
+    """T(x) (n, d) and DT(x) (n, d, d) at points x (n, d)."""
+    dim = x.shape[1]
+    if isinstance(way, Channel):
+        if way.noise.any():
+            raise ValueError(f"way must have no noise, got {way.noise}")
+        image = operators.apply(way.gain, x) + way.offset
+        return answered("way", image, x.shape), np.tile(operators.dense(way.gain, dim), (len(x), 1, 1))
+    image = answered("way.forward", way.forward(x), x.shape)
+    return image, answered("way.jacobian", way.jacobian(x), (*x.shape, dim))
 
 
 def asymmetry(jacobian: ArrayLike) -> Any:

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, generator, points, real_array, real_scalar, whole_number
+from refdiff.arguments import Array, generator, points, real_scalar, whole_number
 
 
 @dataclass(frozen=True)
-class Perturbed:
+class PerturbedGaussian:
     """The law p_0 in the plane, and its optimal map grad u to N(0, I) with its inverse.
 
     Args:
@@ -107,18 +107,9 @@ class Perturbed:
     def commutator(self, x: ArrayLike) -> Any:
         """[D^2 log p_0, D^2 u] at x of shape (..., 2), shape (..., 2, 2)."""
         rows, restore = points("x", x, 2)
-        return restore(commutator(self.hessian(rows), self.jacobian(rows)))
+        h, m = self.hessian(rows), self.jacobian(rows)
+        return restore(h @ m - m @ h)
 
     def _determinant(self, rows: Array) -> Array:
         e = self.epsilon
         return np.asarray((1 - e) * (1 + e) + 12 * e * rows[:, 0] ** 2)
-
-
-def commutator(a: ArrayLike, b: ArrayLike) -> Array:
-    """A B - B A of matrices (..., d, d): a symmetric A and B have a symmetric product where it is 0.
-
-    Args:
-        a, b: A and B.
-    """
-    first, second = real_array("a", a), real_array("b", b)
-    return np.asarray(first @ second - second @ first)

@@ -20,7 +20,7 @@ from refdiff.metrics import wasserstein
 from refdiff.transport import (
     Displacement,
     LineDisplacement,
-    Perturbed,
+    PerturbedGaussian,
     independent,
     kinetic_energy,
     least_velocity,
@@ -202,7 +202,7 @@ def monge_ampere(case: Case, wrong: bool) -> list[Sides]:
     x = one.sample(6, rng)
     steep = np.log(jacobian(lambda z: monotone_map(one, two, z), x, 0.02)[:, 0, 0])
     sides.append(_matched(one.logpdf(x), two.logpdf(monotone_map(one, two, x)), steep, wrong))
-    law = Perturbed(float(rng.uniform(0.05, 0.4)))
+    law = PerturbedGaussian(float(rng.uniform(0.05, 0.4)))
     x = law.sample(6, rng)
     image = jacobian(law.potential, x, 0.05)
     bent = np.linalg.slogdet(jacobian(law.forward, x, 0.05))[1]

@@ -15,45 +15,59 @@ import numpy as np
 
 from refdiff.arguments import Array
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, cdf
-from refdiff.dynamics import FlowCheck, FlowMap, check_flow, flow_jacobian, ornstein_uhlenbeck_map
+from refdiff.dynamics import FlowJacobian, FlowMap, flow_jacobian
 from refdiff.model import ExactModel
 from refdiff.schedules import VPLinear
-from refdiff.transport import Perturbed
-from refdiff.transport.perturbed import commutator
+from refdiff.transport import PerturbedGaussian
 from refdiff.validation.cases import Case
 from refdiff.validation.identities.displacements import TOPIC
 from refdiff.validation.identity import DERIVATIVE, Sides, identity
 from refdiff.validation.laws import gaussian, log_normal, square_root
-from refdiff.validation.numeric import derivative, jacobian, lattice
+from refdiff.validation.numeric import FIRST, derivative, jacobian, lattice
 
 FLOWS = 1e-6  # paths at rtol = 1e-7, and differences of them
 END = 19.0  # e^-t = 6e-9
 THREE = GaussianMixture.isotropic([[1.5, 0.0], [-0.8, 1.2], [-0.5, -1.4]], [0.3, 0.5, 0.2], [0.4, 0.35, 0.25])
 
 
-def way_to_noise(law: GaussianMixture, start: float = 0.0) -> FlowMap:
-    """S_inf of a law, or from its p_start on, fast enough for an identity."""
-    way = ornstein_uhlenbeck_map(law, start, end=END)
-    return FlowMap(way.model, way.start, way.end, rtol=1e-7, atol=1e-9)
+def process(law: GaussianMixture) -> ExactModel:
+    """A law carried by dx = -x dt + sqrt(2) dw up to t = 19: beta = 2."""
+    return ExactModel(law, VPLinear(2.0, 2.0, T=END))
+
+
+def to_noise(law: GaussianMixture, x: Array, start: float = 0.0) -> FlowJacobian:
+    """S_inf of a law, or from its p_start on, at points x (n, d), with its derivative."""
+    return flow_jacobian(process(law), x, start, END, rtol=1e-7, atol=1e-9)
+
+
+def images(law: GaussianMixture, x: Array) -> Array:
+    """S_inf of a law at points x (n, d), without the equation of its derivative."""
+    return np.asarray(FlowMap(process(law), 0.0, END, rtol=1e-7, atol=1e-9).forward(x))
+
+
+def commutator(a: Array, b: Array) -> Array:
+    """A B - B A of matrices (..., d, d): symmetric A and B have a symmetric product where it is 0."""
+    return np.asarray(a @ b - b @ a)
 
 
 @cache
-def of_three() -> tuple[FlowCheck, Array]:
-    """The flow map of THREE at one point, and its Jacobian (1, 2, 2) by stencils, for the check and its control."""
-    x, way = np.array([[0.3, 0.2]]), way_to_noise(THREE)
-    return check_flow(way, x), jacobian(lambda z: np.asarray(way.forward(z)), x, 0.05)
+def of_three() -> tuple[FlowJacobian, Array]:
+    """The flow map of THREE at one point, and its Jacobian (2, 2) by stencils, all of whose points flow at once."""
+    x, h, reach = np.array([0.3, 0.2]), 0.05, np.arange(1, len(FIRST) + 1)
+    offsets = h * reach[:, None, None] * np.eye(2)
+    moved = images(THREE, np.concatenate([x + offsets, x - offsets]).reshape(-1, 2)).reshape(2, len(FIRST), 2, 2)
+    return to_noise(THREE, x[None]), np.einsum("k,kji->ij", FIRST, moved[0] - moved[1]) / h
 
 
 @cache
 def of_counterexample(spacing: float) -> tuple[Array, float]:
     """DT at the origin (2, 2) of the flow from t_0 = 0.1 on for e = 0.3, p_t0 summed at a `spacing`, and log det."""
-    law, t0, x = Perturbed(0.3), 0.1, np.zeros((1, 2))
+    law, t0, x = PerturbedGaussian(0.3), 0.1, np.zeros((1, 2))
     axis = spacing * np.arange(-int(6 / spacing), int(6 / spacing) + 1)
     nodes = lattice(axis, axis)
     points = Empirical(law.inverse(nodes), np.exp(-0.5 * (nodes**2).sum(axis=1)))
-    way = way_to_noise(points, t0)
-    found = check_flow(way, x)
-    volume = way.model.marginal(t0).logpdf(x) - log_normal(found.image, np.zeros(2), np.eye(2))
+    found = to_noise(points, x, t0)
+    volume = process(points).marginal(t0).logpdf(x) - log_normal(found.x, np.zeros(2), np.eye(2))
     return found.jacobian[0], float(volume[0])
 
 
@@ -82,7 +96,7 @@ def setup(case: Case, wrong: bool) -> list[Sides]:
         drift = law.dim + (x * score).sum(axis=1)
         spread = noise * (bend + (score**2).sum(axis=1))
         size = np.abs(drift).max() + np.abs(spread).max()
-        velocity = ExactModel(law, VPLinear(2.0, 2.0, T=19.0)).velocity(x, t)
+        velocity = process(law).velocity(x, t)
         sides += [Sides(rate, drift + spread, scale=size), Sides(velocity, -x - noise * score, scale=size)]
     return sides
 
@@ -104,12 +118,12 @@ def ends(case: Case, wrong: bool) -> list[Sides]:
     p, line = gaussian(rng, 2), GaussianMixture.isotropic(rng.uniform(-1, 1, (2, 1)), 0.4, [0.3, 0.7])
     x, y = p.sample(1, rng), line.sample(2, rng)
     root = np.linalg.inv(np.linalg.cholesky(p.cov()) if wrong else square_root(p.cov()))
-    found = check_flow(way_to_noise(p), x)
+    found = to_noise(p, x)
     standard = Gaussian([0.0], 1.0)
     return [
-        Sides(found.image, (x - p.mean()) @ root.T),
+        Sides(found.x, (x - p.mean()) @ root.T),
         Sides(found.jacobian, np.broadcast_to(root, found.jacobian.shape)),
-        Sides(cdf(standard, np.asarray(way_to_noise(line).forward(y))), cdf(line, y)),
+        Sides(cdf(standard, images(line, y)), cdf(line, y)),
     ]
 
 
@@ -130,7 +144,7 @@ def no_gradient(case: Case, wrong: bool) -> list[Sides]:  # noqa: ARG001
     slope = found.jacobian
     if wrong:
         slope = 0.5 * (slope + np.swapaxes(slope, 1, 2))
-    image = log_normal(found.image, np.zeros(2), np.eye(2))
+    image = log_normal(found.x, np.zeros(2), np.eye(2))
     return [
         Sides(slope, stencil),
         Sides(np.linalg.slogdet(found.jacobian)[1], THREE.logpdf([[0.3, 0.2]]) - image, scale=10.0),
@@ -152,7 +166,7 @@ def no_gradient(case: Case, wrong: bool) -> list[Sides]:  # noqa: ARG001
 def commutes(case: Case, wrong: bool) -> list[Sides]:
     """The rate by stencils of flows about s = 0.4; the algebra for the counterexample and Gaussian data."""
     rng, sign = case.rng, -1.0 if wrong else 1.0
-    model, x = ExactModel(THREE, VPLinear(2.0, 2.0, T=19.0)), rng.uniform(-1, 1, (2, 2))
+    model, x = process(THREE), rng.uniform(-1, 1, (2, 2))
 
     def slope(t: float) -> Array:
         if t == 0.4:
@@ -160,7 +174,7 @@ def commutes(case: Case, wrong: bool) -> list[Sides]:
         return np.asarray(flow_jacobian(model, x, 0.4, t, rtol=1e-11, atol=1e-13).jacobian)
 
     bent = model.marginal(0.4).hessian(x)
-    law = Perturbed(float(rng.uniform(0.05, 0.5)))
+    law = PerturbedGaussian(float(rng.uniform(0.05, 0.5)))
     z = law.sample(4, rng)
     h, m = law.hessian(z), law.jacobian(z)
     back, p = np.linalg.inv(m), gaussian(rng, 3)
@@ -189,7 +203,7 @@ def counterexample(case: Case, wrong: bool) -> list[Sides]:
     """Hessians of log det D^2 u - |grad u|^2 / 2 by stencils of the printed formula; u is convex for these e only."""
     rng, sides = case.rng, []
     for e in (0.1, 0.3, float(rng.uniform(0.05, 0.3))):
-        law = Perturbed(e)
+        law = PerturbedGaussian(e)
 
         def density(z: Array, e: float = e) -> Array:
             one, two = z.T
