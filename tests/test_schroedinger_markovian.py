@@ -12,7 +12,6 @@ from refdiff.schedules import VPLinear
 from refdiff.schroedinger import (
     GaussianBridge,
     ReferenceBridges,
-    drawn_pairs,
     end_pairs,
     line_rate,
     markovian_fitting,
@@ -127,30 +126,14 @@ def test_without_noise_a_step_is_rectified_flow():
     assert np.abs(gain - gain.T).max() > 0.01
 
 
-def test_drawn_pairs_of_mixtures_have_the_right_marginals():
-    p = GaussianMixture.isotropic([[-1.0], [1.0]], [0.2, 0.1], [0.3, 0.7])
-    q = GaussianMixture.isotropic([[0.0], [2.0]], [0.3, 0.2])
-    model = InterpolantModel(independent(p, q), ReferenceBridges(0.5))
-    found = drawn_pairs(model, np.linspace(0, 1, 51), 4000, 3)
-    x, y = found.first.means, found.second.means
-    for law, drawn in ((p, x), (q, y)):
-        # of 4000 draws within 4.5 standard errors, and Euler's bias of some 1/50 of the spread
-        spread = np.sqrt(law.cov()[0, 0])
-        assert abs(drawn.mean() - law.mean()[0]) < spread * (4.5 / np.sqrt(4000) + 0.02)
-        assert abs(drawn.std() - spread) < spread * (4.5 / np.sqrt(2000) + 0.02)
-    assert np.corrcoef(x[:, 0], y[:, 0])[0, 1] > 0.3  # of independent pairs it makes others
-
-
 def test_what_does_not_fit_is_refused():
     p, mixture = Gaussian([0.0], 1.0), GaussianMixture.isotropic([[0.0], [1.0]], [1.0, 1.0])
     plain = InterpolantModel(independent(p, p), linear())
     point = InterpolantModel(independent(p, Gaussian([1.0], 0.0)), ReferenceBridges(1.0))
     refused = [
         (ValueError, "noise must be given", lambda: end_pairs(plain)),
-        (ValueError, "noise must be given", lambda: drawn_pairs(plain, [0.0, 1.0], 3, 0)),
         (ValueError, "second law", lambda: end_pairs(point)),
         (TypeError, "InterpolantModel", lambda: end_pairs(p)),
-        (TypeError, "InterpolantModel", lambda: drawn_pairs(p, [0.0, 1.0], 3, 0)),
         (TypeError, "InterpolantModel", lambda: markovian_projection(p)),
         (TypeError, "InterpolantModel", lambda: markovian_rates(p)),
         (ValueError, "Gaussian pairs", lambda: markovian_fitting(independent(mixture, p), 1.0, 1)),

@@ -21,7 +21,6 @@ from refdiff.schroedinger.gaussian import GaussianBridge
 from refdiff.schroedinger.gaussian_costs import Action, Energies, LittleNoise, action, energies, little_noise
 from refdiff.schroedinger.markovian import (
     MarkovianFitting,
-    drawn_pairs,
     end_pairs,
     line_rate,
     markovian_fitting,
@@ -34,6 +33,7 @@ from refdiff.schroedinger.points import point_bridge, point_plan
 from refdiff.schroedinger.potentials import ExponentialSum
 from refdiff.schroedinger.reference import BrownianReference, ReferenceBridges, reference_process
 from refdiff.schroedinger.reversals import ReversedChains, reversed_chains
+from refdiff.schroedinger.sampled_fitting import drawn_pairs
 from refdiff.schroedinger.system import SchroedingerSystem, steering_cost, steering_effort
 from refdiff.schroedinger.tableaux import bridge_channels, bridge_denoiser, bridge_sampler
 

@@ -27,26 +27,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators
-from refdiff.arguments import Array, generator, whole_number
+from refdiff.arguments import Array, whole_number
 from refdiff.distributions import Gaussian, kl_divergence
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.interpolants import InterpolantModel
 from refdiff.operators import Operator
 from refdiff.path_measures import AffineEquation
 from refdiff.processes import Process
-from refdiff.processes.transition import Linear, over
-from refdiff.random import seed_key
+from refdiff.processes.transition import NODES, Linear, over
 from refdiff.schedules import Schedule
 from refdiff.schroedinger.reference import ReferenceBridges
-from refdiff.stochastic import solve
-from refdiff.transport import GaussianPlan, PairLaw, gaussian_pairs, point_pairs
+from refdiff.transport import GaussianPlan, PairLaw, gaussian_pairs
 
 Noise = Callable[[float], ArrayLike]
 
@@ -122,8 +120,9 @@ def markovian_projection(
         ValueError: the pairs are a mixture, or no noise is given or known.
     """
     gaussian_model(model)
-    g, parts = _noise(model, noise), lru_cache(maxsize=4)(_dense(model))
+    g, parts = noise_of(model, noise), lru_cache(maxsize=NODES)(_dense(model))
 
+    @lru_cache(maxsize=NODES)
     def linear(t: float) -> Operator:
         return _slope(parts(t), operators.operator("noise", g(t)), backward=backward)
 
@@ -146,36 +145,12 @@ def end_pairs(model: InterpolantModel, noise: Noise | None = None) -> PairLaw:
         ValueError: the pairs are a mixture or without a density at an end, or no noise is given or known.
     """
     gaussian_model(model)
-    g, parts = _noise(model, noise), _dense(model)
+    g, parts = noise_of(model, noise), _dense(model)
     for name, half in (("first", model.pairs.first), ("second", model.pairs.second)):
         if half.covariances.singular:
             raise ValueError(NO_DENSITY.format(what=f"the {name} law of the pairs"))
     way = _flow(lambda t: _slope(parts(t), operators.operator("noise", g(t))), model)
     return gaussian_pairs(_one(model.pairs.first), _one(model.pairs.second), model.pairs.first.cov() @ way.T)
-
-
-def drawn_pairs(
-    model: InterpolantModel, times: ArrayLike, n: int, seed: int | np.random.Generator, noise: Noise | None = None
-) -> PairLaw:
-    """`n` pairs (x_0, x_T) of the Markov process of any pairs, by Euler's steps: a step of fitting for mixtures.
-
-    Args:
-        model: pairs and how they are joined, with densities at all times but the last.
-        times: the grid of the steps, from 0 to T, shape (k + 1,).
-        n: how many.
-        seed: of the starts and of the paths.
-        noise: t -> G, the reference's unless given.
-
-    Raises:
-        TypeError: the model is no InterpolantModel.
-        ValueError: no noise is given or known, or a grid that `solve` refuses.
-    """
-    if not isinstance(model, InterpolantModel):
-        raise TypeError(f"model must be an InterpolantModel, got {model!r}")
-    rng = generator(seed)
-    starts = model.sample(n, 0.0, rng)
-    ends = solve(model.equation(_noise(model, noise)), starts, times, seed=seed_key(rng))
-    return point_pairs(starts, ends)
 
 
 def markovian_rates(model: InterpolantModel, noise: Noise | None = None) -> Array:
@@ -190,20 +165,25 @@ def markovian_rates(model: InterpolantModel, noise: Noise | None = None) -> Arra
         ValueError: the pairs are a mixture, or no noise is given or known.
     """
     gaussian_model(model)
-    g, parts, d = _noise(model, noise), lru_cache(maxsize=None)(_dense(model)), model.dim
-    columns = []
-    for change in np.eye(d * d).reshape(-1, d, d):
-        # of x' = B x, y' = B y + dB x, the way from x to y is the change of the flow
-        def both(t: float, change: Array = change) -> Array:
-            now = parts(t)
-            slope = _slope(now, operators.operator("noise", g(t)))
-            rate = now.dfirst @ change @ now.second.T + now.dsecond @ change.T @ now.first.T
-            spread = now.first @ change @ now.second.T + now.second @ change.T @ now.first.T
-            moved = np.linalg.solve(now.covariance, (rate - slope @ spread).T).T
-            return np.block([[slope, np.zeros((d, d))], [moved, slope]])
+    g, parts, d = noise_of(model, noise), lru_cache(maxsize=None)(_dense(model)), model.dim
 
-        columns.append((model.pairs.first.cov() @ _flow(both, model)[d:, :d].T).ravel())
-    return np.sort(np.abs(np.linalg.eigvals(np.stack(columns, axis=1))))[::-1]
+    def both(t: float, changes: Array) -> Array:
+        # of x' = B x, y' = B y + dB x, the way from x to y is the change of the flow
+        now = parts(t)
+        slope = _slope(now, operators.operator("noise", g(t)))
+        rate, spread = (
+            left @ changes @ now.second.T + right @ changes.swapaxes(1, 2) @ now.first.T
+            for left, right in ((now.dfirst, now.dsecond), (now.first, now.second))
+        )
+        moved = (rate - slope @ spread) @ np.linalg.inv(now.covariance)
+        same = np.broadcast_to(slope, moved.shape)
+        return np.concatenate([np.dstack([same, np.zeros_like(moved)]), np.dstack([moved, same])], axis=1)
+
+    # changes of one row of the cross-covariance share their steps
+    rows = [_flow(partial(both, changes=row), model) for row in np.eye(d * d).reshape(d, d, d, d)]
+    ways = np.concatenate(rows)[:, d:, :d]
+    columns = (model.pairs.first.cov() @ ways.swapaxes(1, 2)).reshape(d * d, d * d).T
+    return np.sort(np.abs(np.linalg.eigvals(columns)))[::-1]
 
 
 def line_rate(correlation: ArrayLike) -> Any:
@@ -243,8 +223,12 @@ def gaussian_model(model: InterpolantModel) -> None:
         raise ValueError(f"model must be of Gaussian pairs, got {model.pairs.count} components")
 
 
-def _noise(model: InterpolantModel, noise: Noise | None) -> Noise:
-    """t -> G, as given or the reference's."""
+def noise_of(model: InterpolantModel, noise: Noise | None = None) -> Noise:
+    """t -> G, the `noise` that is given, or that of the reference of the `model`.
+
+    Raises:
+        ValueError: none is given, and the pairs are not joined by bridges of a reference.
+    """
     if noise is not None:
         return noise
     bridges = model.interpolant
@@ -292,9 +276,9 @@ def _slope(now: _Dense, g: Operator, *, backward: bool = False) -> Array:
 
 
 def _flow(linear: Callable[[float], Array], model: InterpolantModel) -> Array:
-    """K of dK/dt = B K from the start to the end."""
-    dim = len(linear(0.5 * model.T))
-    still = Linear(linear, lambda _: np.zeros(dim), lambda _: np.zeros((dim, 1)))
+    """K of dK/dt = B K from the start to the end, of one B (d, d) or of many (n, d, d)."""
+    force = np.zeros(linear(0.5 * model.T).shape[:-1])
+    still = Linear(linear, lambda _: force, lambda _: force[..., None])
     return np.asarray(over(still, 0.0, model.T).gain)
 
 
