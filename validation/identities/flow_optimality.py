@@ -30,22 +30,22 @@ END = 19.0  # e^-t = 6e-9
 THREE = GaussianMixture.isotropic([[1.5, 0.0], [-0.8, 1.2], [-0.5, -1.4]], [0.3, 0.5, 0.2], [0.4, 0.35, 0.25])
 
 
-def process(law: GaussianMixture) -> ExactModel:
+def _noised(law: GaussianMixture) -> ExactModel:
     """A law carried by dx = -x dt + sqrt(2) dw up to t = 19: beta = 2."""
     return ExactModel(law, VPLinear(2.0, 2.0, T=END))
 
 
-def to_noise(law: GaussianMixture, x: Array, start: float = 0.0) -> FlowJacobian:
+def _to_noise(law: GaussianMixture, x: Array, start: float = 0.0) -> FlowJacobian:
     """S_inf of a law, or from its p_start on, at points x (n, d), with its derivative."""
-    return flow_jacobian(process(law), x, start, END, rtol=1e-7, atol=1e-9)
+    return flow_jacobian(_noised(law), x, start, END, rtol=1e-7, atol=1e-9)
 
 
-def images(law: GaussianMixture, x: Array) -> Array:
+def _images(law: GaussianMixture, x: Array) -> Array:
     """S_inf of a law at points x (n, d), without the equation of its derivative."""
-    return np.asarray(FlowMap(process(law), 0.0, END, rtol=1e-7, atol=1e-9).forward(x))
+    return np.asarray(FlowMap(_noised(law), 0.0, END, rtol=1e-7, atol=1e-9).forward(x))
 
 
-def commutator(a: Array, b: Array) -> Array:
+def _commutator(a: Array, b: Array) -> Array:
     """A B - B A of matrices (..., d, d): symmetric A and B have a symmetric product where it is 0."""
     return np.asarray(a @ b - b @ a)
 
@@ -55,8 +55,8 @@ def of_three() -> tuple[FlowJacobian, Array]:
     """The flow map of THREE at one point, and its Jacobian (2, 2) by stencils, all of whose points flow at once."""
     x, h, reach = np.array([0.3, 0.2]), 0.05, np.arange(1, len(FIRST) + 1)
     offsets = h * reach[:, None, None] * np.eye(2)
-    moved = images(THREE, np.concatenate([x + offsets, x - offsets]).reshape(-1, 2)).reshape(2, len(FIRST), 2, 2)
-    return to_noise(THREE, x[None]), np.einsum("k,kji->ij", FIRST, moved[0] - moved[1]) / h
+    moved = _images(THREE, np.concatenate([x + offsets, x - offsets]).reshape(-1, 2)).reshape(2, len(FIRST), 2, 2)
+    return _to_noise(THREE, x[None]), np.einsum("k,kji->ij", FIRST, moved[0] - moved[1]) / h
 
 
 @cache
@@ -66,8 +66,8 @@ def of_counterexample(spacing: float) -> tuple[Array, float]:
     axis = spacing * np.arange(-int(6 / spacing), int(6 / spacing) + 1)
     nodes = lattice(axis, axis)
     points = Empirical(law.inverse(nodes), np.exp(-0.5 * (nodes**2).sum(axis=1)))
-    found = to_noise(points, x, t0)
-    volume = process(points).marginal(t0).logpdf(x) - log_normal(found.x, np.zeros(2), np.eye(2))
+    found = _to_noise(points, x, t0)
+    volume = _noised(points).marginal(t0).logpdf(x) - log_normal(found.x, np.zeros(2), np.eye(2))
     return found.jacobian[0], float(volume[0])
 
 
@@ -96,7 +96,7 @@ def setup(case: Case, wrong: bool) -> list[Sides]:
         drift = law.dim + (x * score).sum(axis=1)
         spread = noise * (bend + (score**2).sum(axis=1))
         size = np.abs(drift).max() + np.abs(spread).max()
-        velocity = process(law).velocity(x, t)
+        velocity = _noised(law).velocity(x, t)
         sides += [Sides(rate, drift + spread, scale=size), Sides(velocity, -x - noise * score, scale=size)]
     return sides
 
@@ -118,12 +118,12 @@ def ends(case: Case, wrong: bool) -> list[Sides]:
     p, line = gaussian(rng, 2), GaussianMixture.isotropic(rng.uniform(-1, 1, (2, 1)), 0.4, [0.3, 0.7])
     x, y = p.sample(1, rng), line.sample(2, rng)
     root = np.linalg.inv(np.linalg.cholesky(p.cov()) if wrong else square_root(p.cov()))
-    found = to_noise(p, x)
+    found = _to_noise(p, x)
     standard = Gaussian([0.0], 1.0)
     return [
         Sides(found.x, (x - p.mean()) @ root.T),
         Sides(found.jacobian, np.broadcast_to(root, found.jacobian.shape)),
-        Sides(cdf(standard, images(line, y)), cdf(line, y)),
+        Sides(cdf(standard, _images(line, y)), cdf(line, y)),
     ]
 
 
@@ -166,7 +166,7 @@ def no_gradient(case: Case, wrong: bool) -> list[Sides]:  # noqa: ARG001
 def commutes(case: Case, wrong: bool) -> list[Sides]:
     """The rate by stencils of flows about s = 0.4; the algebra for the counterexample and Gaussian data."""
     rng, sign = case.rng, -1.0 if wrong else 1.0
-    model, x = process(THREE), rng.uniform(-1, 1, (2, 2))
+    model, x = _noised(THREE), rng.uniform(-1, 1, (2, 2))
 
     def slope(t: float) -> Array:
         if t == 0.4:
@@ -185,7 +185,7 @@ def commutes(case: Case, wrong: bool) -> list[Sides]:
         Sides(derivative(slope, 0.4, 0.01), -np.eye(2) - sign * bent),
         Sides(turned, sign * back @ (m @ h - h @ m) @ back, scale=size),
         Sides(turned[:, 0, 1], -turned[:, 1, 0], scale=size),
-        Sides(commutator(h3, m3), 0.0, scale=np.abs(h3).max() * np.abs(m3).max()),
+        Sides(_commutator(h3, m3), 0.0, scale=np.abs(h3).max() * np.abs(m3).max()),
     ]
 
 
@@ -215,8 +215,8 @@ def counterexample(case: Case, wrong: bool) -> list[Sides]:
         k = 24 * e**2 / (1 if wrong else 1 - e**2)
         sides += [
             Sides(bent, law.hessian(x), scale=np.abs(bent).max()),
-            Sides(law.commutator(x)[0], k * np.array([[0.0, 1.0], [-1.0, 0.0]])),
-            Sides(commutator(bent, law.jacobian(x))[0], law.commutator(x)[0], scale=np.abs(bent).max()),
+            Sides(law._commutator(x)[0], k * np.array([[0.0, 1.0], [-1.0, 0.0]])),
+            Sides(_commutator(bent, law.jacobian(x))[0], law._commutator(x)[0], scale=np.abs(bent).max()),
         ]
         # along x_2 = 0 the determinant with -e for e vanishes at x_1^2 = (1 - e^2) / (12 e)
         edge = np.array([[np.sqrt((1 - e**2) / (12 * e)), 0.0]])
