@@ -215,8 +215,8 @@ def counterexample(case: Case, wrong: bool) -> list[Sides]:
         k = 24 * e**2 / (1 if wrong else 1 - e**2)
         sides += [
             Sides(bent, law.hessian(x), scale=np.abs(bent).max()),
-            Sides(law._commutator(x)[0], k * np.array([[0.0, 1.0], [-1.0, 0.0]])),
-            Sides(_commutator(bent, law.jacobian(x))[0], law._commutator(x)[0], scale=np.abs(bent).max()),
+            Sides(law.commutator(x)[0], k * np.array([[0.0, 1.0], [-1.0, 0.0]])),
+            Sides(_commutator(bent, law.jacobian(x))[0], law.commutator(x)[0], scale=np.abs(bent).max()),
         ]
         # along x_2 = 0 the determinant with -e for e vanishes at x_1^2 = (1 - e^2) / (12 e)
         edge = np.array([[np.sqrt((1 - e**2) / (12 * e)), 0.0]])
