@@ -1,4 +1,4 @@
-r"""The diffusion Schroedinger bridge: equations reversed by turns, and the chains that networks are trained on.
+r"""The diffusion Schroedinger bridge (DSB): equations reversed by turns, and the chains that networks are trained on.
 
 Continuous time: the iterates of `proportional_fitting` with the reference's bridges put between their ends are
 processes, each the reversal of the last one started at the right marginal. Of P^0, P^2, .. the forward drift is kept
@@ -22,7 +22,8 @@ where S_(k+1) = R S_k, so that
 
     S_k = s (t / s)^(k / (N + 1)),    Cov(x_0, x_N) -> (s t)^(1/2) exp(-(eps / 2) (1/s - 1/t) / log(t / s)),   N -> inf
 
-whatever the drift of the reference: marginals off by O(1/N), and a covariance that stays away from the bridge's.
+whatever the drift of the reference: marginals off by O(1/N), and a covariance that stays away from the bridge's. That
+is as long as the link's noise is less than R S_k for every k < N, so for large N; a link with more forgets all.
 Sources: PODB-92, PODB-81; De Bortoli, Thornton, Heng and Doucet 2021, "Diffusion Schroedinger bridge".
 """
 

@@ -235,4 +235,11 @@ def fixed_noise(case: Case, wrong: bool) -> list[Sides]:
     variances = s * ratio ** np.arange(steps + 1)
     found = [chain.marginal(k, p).cov()[0, 0] for k in range(steps + 1)]
     gain = np.prod(np.sqrt(ratio - epsilon / steps / variances[:-1]))
-    return [Sides(found, variances), Sides(s * chain.kernel(steps).gain, s * gain)]
+
+    def covariance(n: int) -> Array:
+        ratio = (t / s) ** (1 / (n + 1))
+        return np.array([s * np.prod(np.sqrt(ratio - epsilon / n / (s * ratio ** np.arange(n))))])
+
+    never = np.sqrt(s * t) * np.exp(-0.5 * epsilon * (1 / s - 1 / t) / np.log(t / s))  # where more steps lead
+    many = extrapolate([covariance(n) for n in (64, 128, 256, 512, 1024)])
+    return [Sides(found, variances), Sides(s * chain.kernel(steps).gain, s * gain), Sides(many, never)]
