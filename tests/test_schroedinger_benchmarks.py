@@ -43,7 +43,7 @@ def test_many_dimensions_keep_all_components():
 def test_plans_of_benchmarks_are_the_mixtures_that_they_say(dim, epsilon):
     bridge = benchmark_bridge(dim, epsilon, 3, 4)
     x = np.random.default_rng(5).standard_normal(dim)
-    given, origin = bridge.plan(x), bridge.plan(np.zeros(dim))
+    given, origin = bridge.conditional_plan(x), bridge.conditional_plan(np.zeros(dim))
     np.testing.assert_allclose(np.linalg.norm(origin.means, axis=1), 5.0, rtol=1e-9)
     np.testing.assert_allclose(origin.weights, 1 / 3, rtol=1e-8)
     # the plan given x is that given 0, tilted by e^(x . y / eps): its components moved by S_j x, of covariance eps S_j
@@ -58,10 +58,10 @@ def test_plans_of_benchmarks_are_the_mixtures_that_they_say(dim, epsilon):
 def test_draws_of_a_benchmark_follow_its_drift():
     bridge = benchmark_bridge(2, 1.0, 3, 6, radius=2.0)
     x, y = bridge.sample_pairs(4000, 7)
-    plan = np.array([bridge.plan(one).mean() for one in x[:500]])
+    plan = np.array([bridge.conditional_plan(one).mean() for one in x[:500]])
     left = y[:500] - plan
     assert (np.abs(left.mean(axis=0)) < 4.5 * left.std(axis=0) / np.sqrt(500)).all()
-    np.testing.assert_allclose(bridge.drift(x[:5], 0.0), plan[:5] - x[:5], rtol=1e-10)
+    np.testing.assert_allclose(bridge.forward_drift(x[:5], 0.0), plan[:5] - x[:5], rtol=1e-10)
 
 
 def test_refusals():

@@ -173,18 +173,18 @@ class MixtureBridge:
     def forward_drift(self, x: ArrayLike, t: float) -> Any:
         """F x + u + D grad log Psi at points x (..., d), shape (..., d); t < T where the end is a point set."""
         rows, restore = points("x", x, self.dim)
-        return restore(self._drift(rows, t, self._forward(rows, t)[1]))
+        return restore(drifting(self.process, rows, t, self._forward(rows, t)[1]))
 
     def backward_drift(self, x: ArrayLike, t: float) -> Any:
         """F x + u - D grad log Psihat at points x (..., d), dt < 0, shape (..., d); t > 0 of a point set."""
         rows, restore = points("x", x, self.dim)
-        return restore(self._drift(rows, t, -self._backward(rows, t)[1]))
+        return restore(drifting(self.process, rows, t, -self._backward(rows, t)[1]))
 
     def velocity(self, x: ArrayLike, t: float) -> Any:
         """The current velocity, the mean of both drifts, at points x (..., d), shape (..., d)."""
         rows, restore = points("x", x, self.dim)
         forward, backward = self._forward(rows, t)[1], self._backward(rows, t)[1]
-        return restore(self._drift(rows, t, 0.5 * (forward - backward)))
+        return restore(drifting(self.process, rows, t, 0.5 * (forward - backward)))
 
     def osmotic_velocity(self, x: ArrayLike, t: float) -> Any:
         """Half of the difference of both drifts, D grad log p_t / 2, at points x (..., d), shape (..., d)."""
@@ -230,9 +230,11 @@ class MixtureBridge:
         """log Psihat Z and its gradient."""
         return later(self.first, self._step(0.0, self._time(t)), x)
 
-    def _drift(self, x: Array, t: float, pull: Array) -> Array:
-        free = operators.apply(self.process.drift(t), x) + self.process.force(t)
-        return np.asarray(free + operators.apply(self.process.diffusion(t), pull))
+
+def drifting(process: Process, x: Array, t: float, pull: Array) -> Array:
+    """F x + u + D pull of a `process` at points x (n, d) of a time t, for a `pull` (n, d), shape (n, d)."""
+    free = operators.apply(process.drift(t), x) + process.force(t)
+    return np.asarray(free + operators.apply(process.diffusion(t), pull))
 
 
 def fill(found: Any, process: Process | Schedule | float, T: float | None, dim: int) -> None:

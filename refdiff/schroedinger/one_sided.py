@@ -31,15 +31,14 @@ from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.mixture import law as law_of
 from refdiff.distributions.moments import log_total
+from refdiff.dynamics import VelocityField
 from refdiff.expectations import Estimate, Route, expectation
-from refdiff.interpolants import InterpolantModel
 from refdiff.path_measures import bridge_paths
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
-from refdiff.schroedinger.mixtures import MixtureBridge, fill
-from refdiff.schroedinger.plans import ends_drawn, ends_given, plan_given
+from refdiff.schroedinger.mixtures import MixtureBridge, drifting, fill
+from refdiff.schroedinger.plans import ends_drawn, ends_given, plan_given, turned
 from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, later, of_points
-from refdiff.schroedinger.reference import ReferenceBridges
 from refdiff.stochastic import StochasticEquation, forward_equation
 from refdiff.transport import PairLaw
 from refdiff.transport.pairs import image_pairs
@@ -104,11 +103,11 @@ class OneSidedBridge:
     def away(self) -> Channel:
         """From the end whose law is given to the other one: x_0 -> x_T, or p(x_T | x) as a density of x."""
         step = self.process.channel(0.0, self.T)
-        return step if self.given == "first" else _turned(step, self.dim)
+        return step if self.given == "first" else turned(step, self.dim)
 
     # ------------------------------------------------------------------ laws
 
-    def plan(self, x: ArrayLike) -> GaussianMixture:
+    def conditional_plan(self, x: ArrayLike) -> GaussianMixture:
         """The law of the other end given x of shape (d,) at the end whose law is given."""
         where, _ = points("x", x, self.dim)
         return plan_given(self.away, self.potential, where)
@@ -137,16 +136,19 @@ class OneSidedBridge:
         """
         if of_points(self.law):
             return self.closed().pairs
-        channels = ends_given(self.away, self.potential)
-        if len(channels) > 1:
-            raise ValueError("potential must have one term, or the law be of points, for a closed form, got "
-                             f"{len(channels)} terms: ask log_density by a route, or sample_pairs")  # fmt: skip
-        found = image_pairs(self.law, channels[0])
+        found = image_pairs(self.law, self._one_term(self.away, self.potential))
         return found if self.given == "first" else found.swapped()
 
     def marginal(self, t: float) -> GaussianMixture:
-        """p_t, the law of x_t, where `pairs` are a mixture."""
-        return InterpolantModel(self.pairs, ReferenceBridges(self.process, self.T)).marginal(t)
+        """p_t, the law of x_t: that given at its own time, elsewhere where `pairs` are a mixture."""
+        now = real_scalar("t", t, low=0, high=self.T)
+        if now == self._own:
+            return self.law
+        if of_points(self.law):
+            return self.closed().marginal(now)
+        forward = self.given == "first"
+        step = self.process.channel(0.0, now) if forward else turned(self.process.channel(now, self.T), self.dim)
+        return self._one_term(step, self._carried(now)).push(self.law)
 
     def sample_pairs(self, n: int, seed: int | np.random.Generator) -> tuple[Array, Array]:
         """`n` independent pairs (x_0, x_T) by a `seed`, each (n, d): exact for every law."""
@@ -161,49 +163,42 @@ class OneSidedBridge:
         x, y = self.sample_pairs(n, rng)
         return bridge_paths(self.process, x, y, times, 0.0, self.T, rng)
 
-    # ------------------------------------------------------------------ what is closed for every law
+    # ------------------------------------------------------------------ potentials
 
     def log_potential(self, x: ArrayLike, t: float) -> Any:
-        """log Psi, or log Psihat where the second law is given, at points x (..., d), shape (...)."""
+        """log Psi, or log Psihat where the second law is given, at points x (..., d), shape (...): for every law."""
         rows, restore = points("x", x, self.dim)
         return restore(self._known(rows, t)[0])
 
-    def pull(self, x: ArrayLike, t: float) -> Any:
-        """The gradient of `log_potential` at points x (..., d) of a time t, shape (..., d)."""
+    def log_potentials(self, x: ArrayLike, t: float, route: Route | None = None) -> tuple[Any, Any]:
+        """log Psi and log Psihat at points x (..., d), each (...): one of them by the density and its `route`."""
         rows, restore = points("x", x, self.dim)
-        return restore(self._known(rows, t)[1])
+        known, density = self._known(rows, t)[0], self.log_density(rows, t, route)
+        other = np.asarray(density.value if isinstance(density, Estimate) else density) - known
+        return (restore(known), restore(other)) if self.given == "first" else (restore(other), restore(known))
 
-    def drift(self, x: ArrayLike, t: float) -> Any:
-        """F x + u + D grad log Psi, or F x + u - D grad log Psihat for dt < 0, at points x (..., d), shape (..., d)."""
-        rows, restore = points("x", x, self.dim)
-        pull = operators.apply(self.process.diffusion(t), self._known(rows, t)[1])
-        free = operators.apply(self.process.drift(t), rows) + self.process.force(t)
-        return restore(np.asarray(free + pull if self.given == "first" else free - pull))
-
-    def equation(self) -> StochasticEquation:
-        """dx = b dt + G dw from the given law to the other end: time runs backwards where that is the second."""
-        base = forward_equation(self.process, self.dim)
-        return StochasticEquation(lambda x, t: np.asarray(self.drift(x, t)), base.noise, self.dim, linear=base.linear)
-
-    # ------------------------------------------------------------------ what is an expectation over the law
-
-    def log_density(self, x: ArrayLike, t: float, route: Route) -> Estimate:
-        """log p_t at points x (..., d), shape (...), of a time t that is not that of the law, with its error.
+    def log_density(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """log p_t at points x (..., d), shape (...); by a route an Estimate, with its error.
 
         Args:
             x: the points.
             t: the time.
-            route: how E p(x_t = x | x_0), or given x_T, is taken over the law.
+            route: how E p(x_t = x | x_0), or given x_T, is taken over the law; none where `pairs` are a mixture.
         """
         rows, restore = points("x", x, self.dim)
+        if (law := self._closed_at(t, route)) is not None:
+            logs = restore(np.asarray(law.logpdf(rows)))
+            return logs if route is None else Estimate(logs, np.zeros_like(logs), "closed")
         found = expectation(self.law, lambda known: np.exp(self._given(known, rows, t)), route)
         with np.errstate(divide="ignore", invalid="ignore"):
             logs, error = np.log(found.value), np.asarray(found.error) / found.value
         return Estimate(restore(logs), restore(error), found.route)
 
-    def score(self, x: ArrayLike, t: float, route: Route) -> Any:
-        """grad log p_t at points x (..., d) of a time t that is not that of the law, shape (..., d), by a `route`."""
+    def score(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """grad log p_t at points x (..., d), shape (..., d), by a `route` where `pairs` are no mixture."""
         rows, restore = points("x", x, self.dim)
+        if (law := self._closed_at(t, route)) is not None:
+            return restore(np.asarray(law.score(rows)))
         pull = self._known(rows, t)[1]
 
         def both(known: Array) -> Array:
@@ -212,6 +207,92 @@ class OneSidedBridge:
 
         found = np.asarray(expectation(self.law, both, route).value)
         return restore(found[:, 1:] / found[:, :1])
+
+    # ------------------------------------------------------------------ dynamics: away from the law without a density
+
+    def forward_pull(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """grad log Psi at points x (..., d), shape (..., d): given the second law, by the score and its `route`."""
+        rows, restore = points("x", x, self.dim)
+        return restore(self._pull(rows, t, "first", route))
+
+    def backward_pull(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """grad log Psihat at points x (..., d), shape (..., d): given the first law, by the score and its `route`."""
+        rows, restore = points("x", x, self.dim)
+        return restore(self._pull(rows, t, "second", route))
+
+    def forward_drift(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """F x + u + D grad log Psi at points x (..., d), shape (..., d), by a `route` as of `forward_pull`."""
+        rows, restore = points("x", x, self.dim)
+        return restore(drifting(self.process, rows, t, self._pull(rows, t, "first", route)))
+
+    def backward_drift(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """F x + u - D grad log Psihat at points x (..., d), shape (..., d), by a `route` as of `backward_pull`."""
+        rows, restore = points("x", x, self.dim)
+        return restore(drifting(self.process, rows, t, -self._pull(rows, t, "second", route)))
+
+    def velocity(self, x: ArrayLike, t: float, route: Route | None = None) -> Any:
+        """The current velocity, the mean of both drifts, at points x (..., d), shape (..., d), by a `route` or not."""
+        rows, restore = points("x", x, self.dim)
+        pull = self._known(rows, t)[1] - 0.5 * np.asarray(self.score(rows, t, route))
+        return restore(drifting(self.process, rows, t, pull if self.given == "first" else -pull))
+
+    def equation(self, *, backward: bool = False, route: Route | None = None) -> StochasticEquation:
+        """dx = b dt + G dw with the forward drift, dt > 0, or with the `backward` one, dt < 0.
+
+        Args:
+            backward: whether time runs backwards; away from the law that is given, the drift is closed for every law.
+            route: how the score is taken on the way to that law where `pairs` are no mixture.
+
+        Raises:
+            ValueError: there is no route where one is needed.
+        """
+        if backward == (self.given == "first") and route is None and not of_points(self.law):
+            self._one_term(self.away, self.potential)
+        drift = self.backward_drift if backward else self.forward_drift
+        base = forward_equation(self.process, self.dim)
+        return StochasticEquation(lambda x, t: np.asarray(drift(x, t, route)), base.noise, self.dim, linear=base.linear)
+
+    def field(self, route: Route | None = None) -> VelocityField:
+        """The current velocity as a field, by a `route` where `pairs` are no mixture."""
+        return VelocityField(lambda x, t: self.velocity(x, t, route), self.dim)
+
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def _own(self) -> float:
+        """The time of the law that is given."""
+        return 0.0 if self.given == "first" else self.T
+
+    def _one_term(self, step: Channel, potential: Potential) -> Channel:
+        """The channel from the end whose law is given, for a potential of one term at the end of a `step`.
+
+        Raises:
+            ValueError: it has more than one.
+        """
+        channels = ends_given(step, potential)
+        if len(channels) > 1:
+            raise ValueError("potential must have one term, or the law be of points, for a closed form, got "
+                             f"{len(channels)} terms: give a route, or ask sample_pairs")  # fmt: skip
+        return channels[0]
+
+    def _carried(self, t: float) -> Potential:
+        """The potential at a time, t > 0 where the second law is given and t < T of points."""
+        if self.given == "second":
+            past, step = self.potential, self.process.channel(0.0, t)
+            return step.push(past) if isinstance(past, GaussianMixture) else past.after(step)
+        step = self.process.channel(t, self.T)
+        if t == self.T or isinstance(self.potential, ExponentialSum):
+            return self.potential if t == self.T else self.potential.before(step)
+        return ExponentialSum.density(self.potential.convolve(step.noise)).before(Channel(step.gain, step.offset))
+
+    def _closed_at(self, t: float, route: Route | None) -> GaussianMixture | None:
+        """p_t where no route is needed or given."""
+        return self.marginal(t) if route is None or t == self._own else None
+
+    def _pull(self, x: Array, t: float, side: str, route: Route | None) -> Array:
+        """The gradient of log Psi, from the "first" law, or of log Psihat, from the "second" one."""
+        known = self._known(x, t)[1]
+        return known if side == self.given else np.asarray(self.score(x, t, route)) - known
 
     def _known(self, x: Array, t: float) -> tuple[Array, Array]:
         """The logarithm of the potential at a time and its gradient."""
@@ -222,7 +303,7 @@ class OneSidedBridge:
 
     def _given(self, known: Array, x: Array, t: float) -> Array:
         """log p(x_t = x | known end) at points x (m, d) for ends (n, d), shape (n, m)."""
-        start = self._known(known, 0.0 if self.given == "first" else self.T)[0]
+        start = self._known(known, self._own)[0]
         return np.asarray(self._free(known, x, t)[0] + self._known(x, t)[0] - start[:, None])
 
     def _free(self, known: Array, x: Array, t: float) -> tuple[Array, Array]:
@@ -265,16 +346,3 @@ def backward_half_bridge(
         T: the end; the process's own unless given, 1 of Brownian motion.
     """
     return OneSidedBridge(q, start, process, T, given="second")
-
-
-def _turned(step: Channel, dim: int) -> Channel:
-    """p(y | x) as a density of x, up to a factor: N(x; A^-1 (y - b), A^-1 C A^-T).
-
-    Raises:
-        ValueError: A is singular.
-    """
-    if operators.singular(step.gain):
-        raise ValueError(f"process must keep x_0 in mind until T for a law of x_T, got the gain {step.gain}")
-    back = operators.inverse(step.gain)
-    shift = np.broadcast_to(step.offset, (dim,)) if back.ndim == 2 else step.offset
-    return Channel(back, -operators.apply(back, shift), operators.sandwich(back, step.noise))

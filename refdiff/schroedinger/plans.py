@@ -129,6 +129,19 @@ def ends_drawn(step: Channel, second: Potential, x: Array, rng: np.random.Genera
     return found
 
 
+def turned(step: Channel, dim: int) -> Channel:
+    """p(y | x) of a `step` x -> y on R^d, d = `dim`, as a density of x up to a factor: N(x; A^-1 (y - b), A^-1 C A^-T).
+
+    Raises:
+        ValueError: A is singular.
+    """
+    if operators.singular(step.gain):
+        raise ValueError(f"process must keep x_0 in mind until T for a law of x_T, got the gain {step.gain}")
+    back = operators.inverse(step.gain)
+    shift = np.broadcast_to(step.offset, (dim,)) if back.ndim == 2 else step.offset
+    return Channel(back, -operators.apply(back, shift), operators.sandwich(back, step.noise))
+
+
 def _quotient(a: Operator, b: Operator) -> Operator:
     """A B^-1 of symmetric operators, B positive."""
     if max(a.ndim, b.ndim) < 2:

@@ -52,7 +52,7 @@ def diffusion_model(case: ModelCase, wrong: bool) -> list[Sides]:
     """Stencils of log p_t in time and space; the bridge with the potential 1 against the exact model's equations."""
     model, t, x = case.model, case.t, case.x[:3]
     bridge = forward_half_bridge(case.law, case.process, case.process.T)
-    flat = bridge.pull(x, t)
+    flat = bridge.forward_pull(x, t)
     forward, reverse = forward_equation(case.process, case.law.dim), marginal_family(model)
     d = operators.dense(case.process.diffusion(t), case.law.dim)
     free, score = forward.drift_at(x, t), model.score(x, t)
@@ -71,8 +71,9 @@ def diffusion_model(case: ModelCase, wrong: bool) -> list[Sides]:
     return [
         Sides(terms.sum(axis=0), 0.0, scale=np.abs(terms).sum(axis=0)),
         Sides(flat, 0.0, 1.0),
-        Sides(bridge.drift(x, t), free, scale=1 + np.abs(free).max()),
+        Sides(bridge.forward_drift(x, t), free, scale=1 + np.abs(free).max()),
         Sides(reverse.drift_at(x, t), backward, scale=np.abs(backward).max() + np.abs(free).max()),
+        Sides(bridge.backward_drift(x, t), backward, scale=np.abs(backward).max() + np.abs(free).max()),
     ]
 
 
@@ -279,6 +280,6 @@ def ends_in_its_prior(case: Case, wrong: bool) -> list[Sides]:
             bridge = semi_discrete(one, NORMAL, bridge.process)
         y = numeric.ticks(-9.0, 9.0, 0.05)[:, None]
         density = np.exp(NORMAL.logpdf(y)) * 0.05
-        made = density @ np.stack([np.asarray(bridge.plan(at).weights) for at in y])
+        made = density @ np.stack([np.asarray(bridge.conditional_plan(at).weights) for at in y])
         found.append(Sides(made, one.weights))
     return found
