@@ -41,7 +41,7 @@ def test_the_velocity_of_the_shortest_way_is_the_least_one():
     rates = ((ahead.mean() - behind.mean()) / (2 * h), (ahead.cov() - behind.cov()) / (2 * h))
     found, x = least_velocity(here, *rates), here.sample(4, 1)
     np.testing.assert_allclose(x @ found.gain.T + found.offset, way.velocity(x, 0.4), atol=1e-10)
-    assert kinetic_energy(here, found) == pytest.approx(way.cost, rel=1e-10)
+    assert kinetic_energy(here, found) == pytest.approx(way.cost(), rel=1e-10)
 
 
 def test_every_other_curve_is_longer():

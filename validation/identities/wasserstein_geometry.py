@@ -97,8 +97,8 @@ def convex(case: Case, wrong: bool) -> list[Sides]:
                 between = (1 - t) * energy.value(p) + t * energy.value(end)
                 slack = 0.5 * rate * t * (1 - t)
                 sides += [
-                    at_most(energy.value(way.marginal(t)), between - slack * way.cost),
-                    at_most(energy.value(generalized_geodesic(r, p, end, t)), between - slack * way.cost),
+                    at_most(energy.value(way.marginal(t)), between - slack * way.cost()),
+                    at_most(energy.value(generalized_geodesic(r, p, end, t)), between - slack * way.cost()),
                 ]
         way = Displacement(optimal_pairs(p, q))
         here = way.marginal(0.4)
