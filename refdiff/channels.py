@@ -23,7 +23,7 @@ from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.distributions.mixture import Gaussian, GaussianMixture, posterior_means
-from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, twice
 from refdiff.operators import Operator
 
 
@@ -106,13 +106,13 @@ class Channel:
     def posterior_cov(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """Cov[x | y] for y of shape (..., k), shape (..., d, d): spread within the components plus between them."""
         left = law.covariances.after(self.gain, self.noise, law.dim)
-        return self._condition(law, y, lambda r, means: left.average(r, law.dim) + cross(r, means, means, law.dim))
+        return self._condition(law, y, lambda r, means: left.average(r, law.dim) + cross(r, twice(means), law.dim))
 
     def posterior_variance(self, law: GaussianMixture, y: ArrayLike) -> Any:
         """tr Cov[x | y], shape (...): the Bayes mean squared error at y, without forming a matrix."""
         left = law.covariances.after(self.gain, self.noise, law.dim)
         return self._condition(
-            law, y, lambda r, means: left.average_trace(r, law.dim) + cross_trace(r, means, means, law.dim)
+            law, y, lambda r, means: left.average_trace(r, law.dim) + cross_trace(r, twice(means), law.dim)
         )
 
     def _condition(self, law: GaussianMixture, y: ArrayLike, moment: Callable[[Array, Field], Array]) -> Array:

@@ -28,7 +28,7 @@ from refdiff import operators
 from refdiff.arguments import Array, one_of, points, real_array, single_precision
 from refdiff.backends import numba_pays
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
-from refdiff.distributions.moments import average, cross, cross_trace, gather
+from refdiff.distributions.moments import cross, gather
 from refdiff.moving import Moving
 from refdiff.predictions import PREDICTIONS
 from refdiff.processes.affine import AffineProcess
@@ -222,7 +222,8 @@ class ExactModel:
 
         def one(part: Array) -> Array:
             r, mu = pushed.posterior_weights(part), posterior_means(law, pushed, kernel.gain, part)
-            return gain.average(r, self.dim) + cross(r, mu, pushed.gradients(part), self.dim)
+            g = pushed.gradients(part)
+            return gain.average(r, self.dim) + cross(r, lambda ks: (mu(ks), g(ks)), self.dim)
 
         return restore(gather(one(part) for part in pushed.parts(rows)))
 
@@ -236,41 +237,23 @@ class ExactModel:
     def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
         """div v, shape (...), without forming a matrix: along the flow, d log p / dt = -div v."""
         rows, restore = points("x", x, self.dim)
-        moving = Moving(self.distribution, self.process, t)
-        m, pushed = moving.m, moving.pushed
-        gain = self.distribution.covariances.gain(m.gain, pushed.covariances, self.dim)
-        precision = pushed.covariances.inverse()
-
-        def one(part: Array, r: Array) -> Array:
-            # div of a component's velocity, and how the responsibilities turn with x
-            within = gain.average_trace(r, self.dim, m.dgain) + precision.average_trace(r, self.dim, m.spread)
-            return within + cross_trace(r, moving.velocities(part), pushed.gradients(part), self.dim)
-
-        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+        return restore(Moving.under(self.distribution, self.process, t).divergence(rows))
 
     # ------------------------------------------------------------------ rates in time, at a fixed point
 
     def log_density_rate(self, x: ArrayLike, t: float) -> Any:
         """d/dt log p_t(x) at fixed x, shape (...): the average of the component rates."""
         rows, restore = points("x", x, self.dim)
-        moving = Moving(self.distribution, self.process, t)
-        return restore(gather((r * moving.log_rates(part)).sum(axis=1) for part, r in moving.parts(rows)))
+        return restore(Moving.under(self.distribution, self.process, t).log_density_rate(rows))
 
     def velocity_rate(self, x: ArrayLike, t: float) -> Any:
         """dv/dt at fixed x, shape (..., d): <dv_k/dt> + Cov_r(v_k, d log N_k / dt).
 
-        Needs a process that knows the rates of its coefficients.
+        Raises:
+            ValueError: the process does not know the rates of its coefficients.
         """
         rows, restore = points("x", x, self.dim)
-        moving = Moving(self.distribution, self.process, t)
-
-        def one(part: Array, r: Array) -> Array:
-            rates = moving.log_rates(part)
-            shifted = r * (rates - (r * rates).sum(axis=1, keepdims=True))
-            v, dv = moving.velocities(part), moving.velocity_rates(part)
-            return average(r, dv, self.dim) + average(shifted, v, self.dim)
-
-        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+        return restore(Moving.under(self.distribution, self.process, t).velocity_rate(rows))
 
     def acceleration(self, x: ArrayLike, t: float) -> Any:
         """The rate of the velocity along the flow, dv/dt + (dv/dx) v, shape (..., d)."""

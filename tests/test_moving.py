@@ -4,7 +4,7 @@ import matrices
 import numpy as np
 import pytest
 
-from refdiff import AffineProcess, Empirical, FlowMatching, Gaussian, VPLinear
+from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, Gaussian, VPLinear
 from refdiff.distributions import random_mixture
 from refdiff.moving import Moving
 from refdiff.processes import LinearProcess, PrincipalAxes, critically_damped_langevin
@@ -38,8 +38,8 @@ def component(law, process, k, t):
 @pytest.mark.parametrize(("law", "process"), PAIRS)
 def test_components_move_as_their_densities_do(law, process):
     law, process = LAWS[law], PROCESSES[process]
-    moving = Moving(law, process, TIME)
-    x = moving.pushed.sample(3, 0)
+    moving = Moving.under(law, process, TIME)
+    x = moving.law.sample(3, 0)
     rates, v, dv = moving.log_rates(x), moving.velocities(x)(EVERYTHING), moving.velocity_rates(x)(EVERYTHING)
     f, d, b = process.drift(TIME), process.diffusion(TIME), process.offset(TIME)
     f, d = (
@@ -52,23 +52,24 @@ def test_components_move_as_their_densities_do(law, process):
         np.testing.assert_allclose(rates[:, k], step, atol=1e-7 * (1 + np.abs(step).max()))
         # the probability flow of a component on its own, from the equation and not from the motion
         np.testing.assert_allclose(v[:, k], x @ f.T + force - one.score(x) @ d.T / 2, atol=1e-10 * np.abs(v).max())
-        slope = derivative(lambda t, k=k: Moving(law, process, t).velocities(x)(EVERYTHING)[:, k], TIME, 0.003)
+        slope = derivative(lambda t, k=k: Moving.under(law, process, t).velocities(x)(EVERYTHING)[:, k], TIME, 0.003)
         np.testing.assert_allclose(dv[:, k], slope, atol=1e-6 * (1 + np.abs(slope).max()))
 
 
-@pytest.mark.parametrize("process", PROCESSES)
-def test_responsibilities_are_those_of_the_noised_law(process):
-    law = LAWS["full"]
-    moving = Moving(law, PROCESSES[process], TIME)
-    x = moving.pushed.sample(5, 1)
-    (rows, r), *more = moving.parts(x)
-    assert not more
-    np.testing.assert_array_equal(rows, x)
-    np.testing.assert_allclose(r, moving.pushed.posterior_weights(x))
+@pytest.mark.parametrize(("law", "process"), PAIRS)
+def test_the_mean_velocity_is_that_of_bayes_and_its_slope_has_the_divergence_for_a_trace(law, process):
+    model = ExactModel(LAWS[law], PROCESSES[process])
+    moving = Moving.under(LAWS[law], PROCESSES[process], TIME)
+    x = moving.law.sample(5, 1)
+    v, jacobian = model.velocity(x, TIME), model.velocity_jacobian(x, TIME)
+    np.testing.assert_allclose(moving.velocity(x), v, atol=1e-12 * np.abs(v).max())
+    np.testing.assert_allclose(moving.jacobian(x), jacobian, atol=1e-12 * (1 + np.abs(jacobian).max()))
+    trace = np.trace(jacobian, axis1=1, axis2=2)
+    np.testing.assert_allclose(moving.divergence(x), trace, atol=1e-12 * (1 + np.abs(jacobian).max()))
 
 
 def test_rates_of_velocities_need_the_rates_of_the_equation():
-    moving = Moving(LAWS["full"], LinearProcess(MADE.drift, MADE.noise), TIME)
+    moving = Moving.under(LAWS["full"], LinearProcess(MADE.drift, MADE.noise), TIME)
     moving.log_rates(np.zeros((1, DIM)))
     with pytest.raises(ValueError, match="process must know F', u' and D' for accelerations: give it `rates`"):
         moving.velocity_rates(np.zeros((1, DIM)))

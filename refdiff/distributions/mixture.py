@@ -25,7 +25,7 @@ from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
 from refdiff.backends import numba_pays
 from refdiff.distributions.covariances import NO_DENSITY, TILE, TOO_FAR, Covariances, Dense, Diagonal
-from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total
+from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total, twice
 from refdiff.distributions.parts import log_weights, matrices_of, means_of, variances_of
 from refdiff.operators import Operator
 
@@ -171,7 +171,7 @@ class GaussianMixture:
 
         def one(part: Array) -> Array:
             r, g = self.posterior_weights(part), self.gradients(part)
-            return cross(r, g, g, self.dim) - self.covariances.inverse().average(r, self.dim)
+            return cross(r, twice(g), self.dim) - self.covariances.inverse().average(r, self.dim)
 
         return restore(gather(one(part) for part in self.parts(rows)))
 
@@ -182,7 +182,7 @@ class GaussianMixture:
 
         def one(part: Array) -> Array:
             r, g = self.posterior_weights(part), self.gradients(part)
-            return cross_trace(r, g, g, self.dim) - self.covariances.inverse().average_trace(r, self.dim)
+            return cross_trace(r, twice(g), self.dim) - self.covariances.inverse().average_trace(r, self.dim)
 
         return restore(gather(one(part) for part in self.parts(rows)))
 

@@ -24,13 +24,13 @@ import numpy as np
 from refdiff import operators
 from refdiff.arguments import Array
 from refdiff.channels import Channel
+from refdiff.distributions.blocks import plus
 from refdiff.distributions.covariances import Covariances, Diagonal
 from refdiff.dynamics import covariance_flow
 from refdiff.interpolants.interpolant import ScalarInterpolant
 from refdiff.interpolants.model import InterpolantModel
 from refdiff.operators import Operator
 from refdiff.transport import PairLaw
-from refdiff.transport.pairs import plus
 
 EPS = float(np.finfo(float).eps)
 # a double eigenvalue moves by the root of a rounding error: as near to the axis as this it is on it

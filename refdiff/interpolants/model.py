@@ -15,7 +15,7 @@ PODB-40, PODB-62, DMI-61, TOPB-68; Albergo, Boffi and Vanden-Eijnden 2023, "Stoc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +26,14 @@ from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture
-from refdiff.distributions.covariances import Covariances, Diagonal, tiles
-from refdiff.distributions.moments import Field, average, cross, cross_trace, gather
+from refdiff.distributions.affine_means import affine_mean
+from refdiff.distributions.blocks import plus, stored, total
+from refdiff.distributions.covariances import Covariances
 from refdiff.dynamics import VelocityField
-from refdiff.interpolants.interpolant import Blend, Interpolant
-from refdiff.interpolants.means import affine_mean, products
+from refdiff.interpolants.interpolant import Interpolant
+from refdiff.moving import Moving
 from refdiff.stochastic import StochasticEquation
 from refdiff.transport import PairLaw
-from refdiff.transport.pairs import plus, transposed
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +127,8 @@ class InterpolantModel:
 
     def velocity(self, x: ArrayLike, t: float) -> Any:
         """E[dx_t/dt | x_t = x], shape (..., d)."""
-        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
-        return restore(affine_mean(moving.pushed, moving.rates, moving.gains, rows))
+        rows, restore = points("x", x, self.dim)
+        return restore(self._moving(t).velocity(rows))
 
     def conditional_velocity(self, x: ArrayLike, x0: ArrayLike, x1: ArrayLike, t: float) -> Any:
         """A' x_0 + B' x_1 + b' + S V^-1 (x - A x_0 - B x_1 - b), shape (..., d): the target of flow matching.
@@ -159,30 +159,18 @@ class InterpolantModel:
 
     def velocity_jacobian(self, x: ArrayLike, t: float) -> Any:
         """dv/dx = <R_k M_k^-1> + Cov(v_k, -h_k), shape (..., d, d)."""
-        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
-        slopes = moving.slopes()
-
-        def one(part: Array, r: Array) -> Array:
-            within = slopes.average(r, self.dim)
-            return within + cross(r, moving.velocities(part), moving.pushed.gradients(part), self.dim)
-
-        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+        rows, restore = points("x", x, self.dim)
+        return restore(self._moving(t).jacobian(rows))
 
     def velocity_divergence(self, x: ArrayLike, t: float) -> Any:
         """div v, shape (...), without forming its matrix: along the flow, d log p / dt = -div v."""
-        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
-        slopes = moving.slopes()
-
-        def one(part: Array, r: Array) -> Array:
-            within = slopes.average_trace(r, self.dim)
-            return within + cross_trace(r, moving.velocities(part), moving.pushed.gradients(part), self.dim)
-
-        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+        rows, restore = points("x", x, self.dim)
+        return restore(self._moving(t).divergence(rows))
 
     def log_density_rate(self, x: ArrayLike, t: float) -> Any:
         """d/dt log p_t(x) at fixed x, shape (...)."""
-        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
-        return restore(gather((r * moving.log_rates(part)).sum(axis=1) for part, r in moving.parts(rows)))
+        rows, restore = points("x", x, self.dim)
+        return restore(self._moving(t).log_density_rate(rows))
 
     def velocity_rate(self, x: ArrayLike, t: float) -> Any:
         """dv/dt at fixed x, shape (..., d): <dv_k/dt> + Cov(v_k, d log N_k / dt).
@@ -190,15 +178,8 @@ class InterpolantModel:
         Raises:
             ValueError: the interpolant does not know its second rates.
         """
-        moving, (rows, restore) = _Moving(self.pairs, self.interpolant.at(t)), points("x", x, self.dim)
-
-        def one(part: Array, r: Array) -> Array:
-            rates = moving.log_rates(part)
-            shifted = r * (rates - (r * rates).sum(axis=1, keepdims=True))
-            turned = average(shifted, moving.velocities(part), self.dim)
-            return average(r, moving.velocity_rates(part), self.dim) + turned
-
-        return restore(gather(one(part, r) for part, r in moving.parts(rows)))
+        rows, restore = points("x", x, self.dim)
+        return restore(self._moving(t).velocity_rate(rows))
 
     def acceleration(self, x: ArrayLike, t: float) -> Any:
         """The rate of the velocity along the flow, dv/dt + (dv/dx) v, shape (..., d)."""
@@ -235,6 +216,23 @@ class InterpolantModel:
         columns = operators.operator("noise", noise(0.5 * self.T)).shape[1:]
         return StochasticEquation(drift, noise, self.dim, motions=columns[0] if columns else self.dim)
 
+    def _moving(self, t: float) -> Moving:
+        """The components of p_t as they move."""
+        now, pairs = self.interpolant.at(t), self.pairs
+        _finite(now.dfirst, now.dsecond, now.spread, now.doffset)
+        place, rate = (now.first, now.second), (now.dfirst, now.dsecond)
+
+        def second() -> tuple[Array, Covariances]:
+            if now.d2first is None or now.d2second is None or now.dspread is None:
+                raise ValueError("interpolant must know its second rates for accelerations")
+            _finite(now.d2first, now.d2second, now.dspread, now.d2offset)
+            bends, turned = pairs.regression((now.d2first, now.d2second), place)
+            return bends + now.d2offset, total([turned, pairs.regression(rate, rate)[1], stored(now.dspread)])
+
+        rates, gains = pairs.regression(rate, place)
+        law = pairs.blend(now.first, now.second, now.offset, now.noise)
+        return Moving(law, rates + now.doffset, plus(gains, now.spread), second)
+
     def _expected(self, x: ArrayLike, t: float, first: Array, second: Array) -> Any:
         """E[G x_0 + H x_1 | x_t = x] for G = `first` and H = `second`."""
         rows, restore = points("x", x, self.dim)
@@ -243,82 +241,7 @@ class InterpolantModel:
         return restore(affine_mean(pushed, means, gains, rows))
 
 
-class _Moving:
-    """The components N(c_k, M_k) of p_t as they move.
-
-    Attributes:
-        pushed: p_t.
-        rates: c_k', shape (K, d).
-        gains: R_k, with M_k' = R_k + R_k'.
-
-    Raises:
-        ValueError: a rate of the interpolant is infinite.
-    """
-
-    def __init__(self, pairs: PairLaw, now: Blend) -> None:
-        _finite(now.dfirst, now.dsecond, now.spread, now.doffset)
-        self.pairs, self.now = pairs, now
-        self.pushed = pairs.blend(now.first, now.second, now.offset, now.noise)
-        moved, gains = pairs.regression((now.dfirst, now.dsecond), (now.first, now.second))
-        self.rates: Array = moved + now.doffset
-        self.gains: Covariances = plus(gains, now.spread)
-
-    def parts(self, x: Array) -> Iterator[tuple[Array, Array]]:
-        """Rows of x (n, d), a part at a time, with their responsibilities (n, K)."""
-        return ((part, self.pushed.posterior_weights(part)) for part in self.pushed.parts(x))
-
-    def slopes(self) -> Covariances:
-        """R_k M_k^-1, the Jacobian of a component's velocity."""
-        return products(self.gains, self.pushed.covariances.inverse(), self.pairs.dim)
-
-    def velocities(self, x: Array) -> Field:
-        """v_k = c_k' + R_k h_k at points x (n, d), as a field (n, k, d)."""
-        g = self.pushed.gradients(x)
-        return lambda ks: self.rates[ks] - self.gains.multiply(g(ks), ks)
-
-    def log_rates(self, x: Array) -> Array:
-        """d/dt log N(x; c_k, M_k) = h_k . v_k - tr M_k^-1 R_k at points x (n, d), shape (n, K)."""
-        count, dim = self.pairs.count, self.pairs.dim
-        result = np.empty((len(x), count))
-        g, v = self.pushed.gradients(x), self.velocities(x)
-        for ks in tiles(len(x), count, dim):
-            result[:, ks] = -np.einsum("nkd,nkd->nk", g(ks), v(ks))
-        return np.asarray(result - _traces(self.slopes(), dim))
-
-    def velocity_rates(self, x: Array) -> Field:
-        """d/dt v_k at points x (n, d), as a field (n, k, d).
-
-        Raises:
-            ValueError: the interpolant does not know its second rates.
-        """
-        now = self.now
-        if now.d2first is None or now.d2second is None or now.dspread is None:
-            raise ValueError("interpolant must know its second rates for accelerations")
-        _finite(now.d2first, now.d2second, now.dspread, now.d2offset)
-        bends, turned = self.pairs.regression((now.d2first, now.d2second), (now.first, now.second))
-        _, moved = self.pairs.regression((now.dfirst, now.dsecond), (now.dfirst, now.dsecond))
-        bends, drifts = bends + now.d2offset, plus(turned, now.dspread)
-        g, back = self.pushed.gradients(x), transposed(self.gains)
-
-        def rate(ks: slice) -> Array:
-            h = -g(ks)
-            spread = self.gains.multiply(h, ks) + back.multiply(h, ks)
-            dh = -self.pushed.covariances.solve(self.rates[ks] + spread, ks)
-            steady = bends[ks] + drifts.multiply(h, ks) + moved.multiply(h, ks)
-            return np.asarray(steady + self.gains.multiply(dh, ks))
-
-        return rate
-
-
 def _finite(*rates: Array) -> None:
     """Whether velocities can be asked for: at its ends an interpolant may start infinitely fast."""
     if not all(np.isfinite(rate).all() for rate in rates):
         raise ValueError(f"t must be a time at which the interpolant has finite rates, got {rates}")
-
-
-def _traces(slopes: Covariances, dim: int) -> Array:
-    """tr of each block, shape (K or 1,)."""
-    if isinstance(slopes, Diagonal):
-        sums = slopes.variances.sum(axis=1)
-        return np.asarray(sums * dim if slopes.variances.shape[1] == 1 else sums)
-    return np.asarray(np.trace(slopes.matrices, axis1=1, axis2=2))

@@ -27,14 +27,14 @@ import numpy as np
 from refdiff import operators
 from refdiff.arguments import Array, one_of
 from refdiff.distributions import GaussianMixture
+from refdiff.distributions.affine_means import affine_mean
+from refdiff.distributions.blocks import plus, transposed
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
-from refdiff.distributions.moments import Field, cross_trace, gather
+from refdiff.distributions.moments import Field, cross_trace, gather, twice
 from refdiff.interpolants.interpolant import Blend
-from refdiff.interpolants.means import affine_mean
 from refdiff.operators import Operator
 from refdiff.transport import PairLaw
-from refdiff.transport.pairs import plus, transposed
 
 ZERO, ONE = np.zeros(()), np.ones(())
 
@@ -132,7 +132,7 @@ class Regression:
 
         def one(part: Array) -> Array:
             r, u = self.law.posterior_weights(part), self._fields(part)
-            return r @ np.broadcast_to(left, (self.law.count,)) + cross_trace(r, u, u, self.dim)
+            return r @ np.broadcast_to(left, (self.law.count,)) + cross_trace(r, twice(u), self.dim)
 
         return gather(one(part) for part in self.law.parts(x))
 

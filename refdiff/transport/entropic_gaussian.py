@@ -34,9 +34,10 @@ from refdiff import operators
 from refdiff.arguments import Array, points, real_scalar
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian
+from refdiff.distributions.blocks import plus
 from refdiff.operators import Operator
 from refdiff.transport.gaussian_maps import EPS, factor
-from refdiff.transport.pairs import NOTHING, PairLaw, plus
+from refdiff.transport.pairs import NOTHING, PairLaw
 
 HALF_SQUARED = Channel(noise=1.0)  # c = |x - y|^2 / 2
 

@@ -23,10 +23,11 @@ from refdiff import operators
 from refdiff.arguments import Array, points
 from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture, monotone_map
+from refdiff.distributions.blocks import plus
 from refdiff.metrics import optimal_coupling
 from refdiff.metrics.compared import is_points, same_space, weighted_points
 from refdiff.operators import Operator
-from refdiff.transport.pairs import NOTHING, PairLaw, independent, plus, point_pairs
+from refdiff.transport.pairs import NOTHING, PairLaw, independent, point_pairs
 
 EPS = float(np.finfo(float).eps)
 # Directions of a covariance are known to eps times its condition: those of one subspace are in another up to this.

@@ -24,6 +24,7 @@ from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array, whole_number
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
+from refdiff.distributions.blocks import between, stored, total, transposed
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
 from refdiff.distributions.parts import means_of
@@ -162,9 +163,9 @@ class PairLaw:
         operators.fits("noise", v, self.dim)
         shift = real_array("offset", offset, ndim=(0, 1))
         operators.fits("offset", shift, self.dim)
-        parts = [_term(a, self.first.covariances, a), _term(b, self.second.covariances, b), _stored(v)]
+        parts = [between(a, self.first.covariances, a), between(b, self.second.covariances, b), stored(v)]
         if self.cross is not NOTHING:
-            parts += [_term(a, self.cross, b), _term(b, transposed(self.cross), a)]
+            parts += [between(a, self.cross, b), between(b, transposed(self.cross), a)]
         means = operators.apply(a, self.first.means) + operators.apply(b, self.second.means) + shift
         return law(self.first.log_weights, means, _rounded(parts))
 
@@ -177,10 +178,10 @@ class PairLaw:
         """
         (g, h), (a, b) = of, on
         means = operators.apply(g, self.first.means) + operators.apply(h, self.second.means)
-        parts = [_term(g, self.first.covariances, a), _term(h, self.second.covariances, b)]
+        parts = [between(g, self.first.covariances, a), between(h, self.second.covariances, b)]
         if self.cross is not NOTHING:
-            parts += [_term(g, self.cross, b), _term(h, transposed(self.cross), a)]
-        return means, _total(parts)
+            parts += [between(g, self.cross, b), between(h, transposed(self.cross), a)]
+        return means, total(parts)
 
 
 # ---------------------------------------------------------------------- couplings
@@ -242,7 +243,7 @@ def gaussian_pairs(p: Gaussian, q: Gaussian, cross: ArrayLike) -> PairLaw:
     for name, one in (("p", p), ("q", q)):
         if not isinstance(one, Gaussian):
             raise TypeError(f"{name} must be a Gaussian, got {one!r}")
-    pair = PairLaw(p, q, _stored(_square("cross", cross, p.dim)))
+    pair = PairLaw(p, q, stored(_square("cross", cross, p.dim)))
     try:
         operators.semi_definite("cross", pair.mixture().covariances.dense(2 * p.dim))
     except ValueError as error:
@@ -280,7 +281,7 @@ def image_pairs(p: GaussianMixture, channel: Channel) -> PairLaw:
         raise TypeError(f"channel must be a Channel, got {channel!r}")
     if (second := channel.push(p)).dim != p.dim:
         raise ValueError(f"channel must have {p.dim} outputs like inputs, got {second.dim}")
-    return PairLaw(p, second, _term(ONE, p.covariances, channel.gain))
+    return PairLaw(p, second, between(ONE, p.covariances, channel.gain))
 
 
 # ---------------------------------------------------------------------- storage
@@ -301,48 +302,13 @@ def _square(name: str, value: ArrayLike, dim: int) -> Operator:
     return a
 
 
-def _stored(a: Operator) -> Covariances:
-    """An operator as the block of all components."""
-    return Dense(a[None]) if a.ndim == 2 else Diagonal(a.reshape(1, -1))
-
-
-def transposed(block: Covariances) -> Covariances:
-    """C_k' of each block."""
-    return Dense(np.swapaxes(block.matrices, 1, 2)) if isinstance(block, Dense) else block
-
-
-def _term(left: Operator, block: Covariances, right: Operator) -> Covariances:
-    """L C_k R'."""
-    if isinstance(block, Diagonal):
-        if max(left.ndim, right.ndim) < 2:
-            return Diagonal(left * right * block.variances)
-        block = Dense(block.dense(max(left.shape[-1:] + right.shape[-1:])))
-    inner = operators.product(left, block.matrices)
-    return Dense(inner @ right.T if right.ndim == 2 else inner * right)
-
-
-def _total(parts: list[Covariances]) -> Covariances:
-    """The sum of blocks, in matrices where one of them is."""
-    diagonals = [part.variances for part in parts if isinstance(part, Diagonal)]
-    matrices = [part.matrices for part in parts if isinstance(part, Dense)]
-    if not matrices:
-        return Diagonal(np.asarray(sum(diagonals[1:], diagonals[0])))
-    dim = matrices[0].shape[-1]
-    return Dense(np.asarray(sum([Diagonal(one).dense(dim) for one in diagonals] + matrices[1:], matrices[0])))
-
-
-def plus(block: Covariances, a: Operator) -> Covariances:
-    """C_k + A of each block with one operator."""
-    return _total([block, _stored(a)])
-
-
 def _rounded(parts: list[Covariances]) -> Covariances:
     """The sum of blocks as covariances: symmetric, and 0 where all that is left of a sum is its rounding."""
-    total, size = _total(parts), _total([_absolute(part) for part in parts])
+    whole, size = total(parts), total([_absolute(part) for part in parts])
     eps = 8 * np.finfo(float).eps
-    if isinstance(total, Diagonal) and isinstance(size, Diagonal):
-        return Diagonal(np.where(total.variances <= eps * size.variances, 0.0, total.variances))
-    kept = np.where(np.abs(total.dense(0)) <= eps * size.dense(0), 0.0, total.dense(0))
+    if isinstance(whole, Diagonal) and isinstance(size, Diagonal):
+        return Diagonal(np.where(whole.variances <= eps * size.variances, 0.0, whole.variances))
+    kept = np.where(np.abs(whole.dense(0)) <= eps * size.dense(0), 0.0, whole.dense(0))
     return Dense(0.5 * (kept + np.swapaxes(kept, 1, 2)))
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.distributions import GaussianMixture
-from refdiff.distributions.covariances import TILE, Covariances, Dense, Diagonal
+from refdiff.distributions.blocks import slopes
+from refdiff.distributions.covariances import TILE, Covariances, Diagonal
+from refdiff.distributions.mixture import GaussianMixture
 from refdiff.distributions.moments import gather
 
 
@@ -29,29 +30,23 @@ def affine_mean(law: GaussianMixture, values: Array, gains: Covariances, x: Arra
     Raises:
         ValueError: the law has no density, or x is too far away for one.
     """
-    slopes = products(gains, law.covariances.inverse(), law.dim) if not law.covariances.singular else gains
+    parts = law.parts(x)  # which says what has no density
+    steep = slopes(gains, law.covariances, law.dim)
     centre = law.mean()
     about = law.means - centre
 
     def one(part: Array) -> Array:
         r, shift = law.posterior_weights(part), part - centre
-        if isinstance(slopes, Diagonal):
-            g = slopes.variances
+        if isinstance(steep, Diagonal):
+            g = steep.variances
             return np.asarray(r @ (values - g * about) + (g if len(g) == 1 else r @ g) * shift)
-        g = slopes.matrices
+        g = steep.matrices
         offsets = r @ (values - (g @ about[:, :, None])[:, :, 0])
         if len(g) == 1:
             return np.asarray(offsets + shift @ g[0].T)
         return np.asarray(offsets + _turned(r, g, shift))
 
-    return gather(one(part) for part in law.parts(x))
-
-
-def products(gains: Covariances, inverse: Covariances, dim: int) -> Covariances:
-    """G_k = R_k M_k^-1 of `gains` R and an `inverse` M^-1 on R^dim, shape (K or 1, d, d) in matrices."""
-    if isinstance(inverse, Diagonal) and isinstance(gains, Diagonal):
-        return Diagonal(gains.variances * inverse.variances)
-    return Dense(np.asarray(gains.dense(dim) @ inverse.dense(dim)))
+    return gather(one(part) for part in parts)
 
 
 def _turned(r: Array, g: Array, shift: Array) -> Array:

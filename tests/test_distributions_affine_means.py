@@ -5,11 +5,11 @@ import pytest
 from pairs import KINDS, SHIFT, build
 
 from refdiff import Gaussian
+from refdiff.distributions import affine_means as module
 from refdiff.distributions import covariances
+from refdiff.distributions.affine_means import affine_mean
 from refdiff.distributions.moments import average
 from refdiff.interpolants import InterpolantModel, brownian, linear
-from refdiff.interpolants import means as module
-from refdiff.interpolants.means import affine_mean
 from refdiff.transport import independent
 
 
