@@ -11,7 +11,7 @@ from refdiff.samplers.ancestral import ddpm
 from refdiff.samplers.ddim import ddim
 from refdiff.schedules import FlowMatching, VPLinear
 from refdiff.schroedinger import edit, edit_channel, edit_curve
-from refdiff.schroedinger.editing import change
+from refdiff.transport import image_pairs
 
 SOURCE = Gaussian([1.0, -0.5], [[0.5, 0.2], [0.2, 0.3]])
 TARGET = Gaussian([-0.3, 0.4], [[0.3, -0.1], [-0.1, 0.8]])
@@ -60,7 +60,7 @@ def test_a_flow_keeps_the_divergence_of_the_noised_laws_and_noise_loses_of_it(pr
 
 
 def test_large_noise_on_the_way_leaves_nothing_of_the_point():
-    found = edit_channel(ExactModel(TARGET, VPLinear()), 0.9, 4.0)
+    found = edit_channel(ExactModel(TARGET, VPLinear()), 0.9, 3.0)
     assert np.abs(found.gain).max() < 1e-8
     assert_allclose(found.push(SOURCE).cov(), TARGET.cov(), rtol=0, atol=1e-8)
 
@@ -69,6 +69,7 @@ def test_sources_without_a_density_are_edited_too():
     curve = edit_curve(Gaussian([1.0, 0.0], 0.0), ExactModel(TARGET, VPLinear()), [0.0, 0.5], 0.0)
     assert curve.kl[0] == np.inf
     assert np.isfinite(curve.kl[1])
+    assert edit_curve(SOURCE, ExactModel(TARGET, VPLinear()), []).kl.shape == (0,)
 
 
 def test_samplers_edit_like_the_channel_and_mixtures_too():
@@ -81,11 +82,17 @@ def test_samplers_edit_like_the_channel_and_mixtures_too():
         assert (errors < 4.5 / np.sqrt(n) + 0.02).all()
         assert_allclose(np.cov(made.T), law.cov(), rtol=0, atol=0.06)
         moved = ((made - x) ** 2).sum(axis=1).mean()
-        assert_allclose(moved, change(edit_channel(model, t, k), SOURCE), rtol=0.06)
+        assert_allclose(moved, image_pairs(SOURCE, edit_channel(model, t, k)).cost(), rtol=0.06)
     mixture = ExactModel(random_mixture(2, 3, 5, "full"), VPLinear())
     made = edit(ddim(VPLinear(), np.linspace(1.0, 0, 31)), mixture, x.astype(np.float32), 3)
     assert made.dtype == np.float32
     assert_allclose(made.mean(axis=0), mixture.distribution.mean(), atol=0.1)
+
+
+def test_a_network_edits_in_the_place_of_the_exact_model():
+    model, table, x = ExactModel(TARGET, VPLinear()), ddim(VPLinear(), [0.5, 0.2, 0.0]), SOURCE.sample(3, 1)
+    found = edit(table, lambda y, t: model.predict(y, t, table.prediction), x, 2, process=VPLinear())
+    assert_allclose(found, edit(table, model, x, 2), rtol=0, atol=1e-13)
 
 
 def test_what_does_not_fit_is_refused():
@@ -101,6 +108,7 @@ def test_what_does_not_fit_is_refused():
         (ValueError, "dimension", lambda: edit_curve(Gaussian([0.0], 1.0), model, [0.5])),
         (TypeError, "tableau", lambda: edit(model, model, [[0.0, 0.0]], 1)),
         (TypeError, "ExactModel", lambda: edit(table, table, [[0.0, 0.0]], 1)),
+        (TypeError, "process", lambda: edit(table, model.denoiser, [[0.0, 0.0]], 1)),
     ]
     for error, words, call in refused:
         with pytest.raises(error, match=words):

@@ -14,26 +14,31 @@ target's covariance of variance s, P_t = alpha^2 s + sigma^2,
 
     y = m + g alpha (x - m) + N(0, g^2 sigma^2 + s - g^2 P_t),      g = alpha^(k^2) (s / P_t)^((1 + k^2) / 2)
 
-For k -> inf nothing is left of x. Sources: PODB-69; Meng, He, Song, Song, Wu, Zhu and Ermon 2022, "SDEdit".
+For k -> inf nothing is left of x. DDIB, which noises by a flow too, is `dynamics.translate`. Sources: PODB-69; Meng,
+He, Song, Song, Wu, Zhu and Ermon 2022, "SDEdit".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff import operators
 from refdiff.arguments import Array, generator, points, real_array, real_scalar
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, kl_divergence, wasserstein
 from refdiff.dynamics.gaussian_flow import gaussian_flow
 from refdiff.model import ExactModel
+from refdiff.objectives.reverse import whole
 from refdiff.path_measures import reverse_kernel
+from refdiff.processes import Process
 from refdiff.random import seed_key
 from refdiff.samplers import Tableau, run
+from refdiff.schedules import Schedule
+from refdiff.transport import image_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,48 +102,48 @@ def edit_curve(source: Gaussian, target: ExactModel, times: ArrayLike, stochasti
         channel = edit_channel(target, t, stochasticity)
         made = _gaussian("source", channel.push(law))
         kl = np.inf if made.covariances.singular else kl_divergence(made, goal)
-        rows.append((change(channel, law), wasserstein(made, goal), kl))
-    return EditCurve(when, *(np.array(column) for column in zip(*rows, strict=True)))
+        rows.append((image_pairs(law, channel).cost(), wasserstein(made, goal), kl))
+    return EditCurve(when, *np.array(rows).reshape(-1, 3).T)
 
 
-def change(channel: Channel, law: Gaussian) -> float:
-    """E|y - x|^2 of what a channel makes of x that follows a `law`.
-
-    Raises:
-        ValueError: the channel does not send R^d to R^d.
-    """
-    moved = operators.add(channel.gain, -np.ones(law.dim))
-    if operators.rows(moved, law.dim) != law.dim:
-        raise ValueError(f"channel must have {law.dim} outputs like inputs, got {operators.rows(moved, law.dim)}")
-    gap = law.affine(moved, channel.offset).convolve(channel.noise)
-    return float((gap.mean() ** 2).sum() + np.trace(gap.cov()))
-
-
-def edit(tableau: Tableau, target: ExactModel, x: ArrayLike, seed: int | np.random.Generator) -> Any:
-    """Points noised to the first time of a sampler's table and denoised by it, for any target.
+def edit(
+    tableau: Tableau,
+    target: ExactModel | Callable[[Array, float], ArrayLike],
+    x: ArrayLike,
+    seed: int | np.random.Generator,
+    *,
+    process: Process | Schedule | None = None,
+) -> Any:
+    """Points noised to the first time of a sampler's table and denoised by it, for any target: SDEdit.
 
     Args:
         tableau: the sampler, in the coordinate x, made for the process of the target.
-        target: the model that denoises; its process noises.
+        target: the model that denoises; or a network, as a function (x, t) -> the tableau's prediction at x (n, d).
         x: points of the source, shape (..., d).
         seed: of the noise, and of the sampler's where it draws any.
+        process: what noises; the target's unless given, and needed beside a function.
 
     Returns:
         y, shape (..., d), as float32 where x is float32.
 
     Raises:
-        TypeError: what is no tableau, or no ExactModel.
-        ValueError: the tableau holds another coordinate than x.
+        TypeError: what is no tableau, or neither a model nor a function beside a process.
+        ValueError: the tableau holds another coordinate than x, or begins after the process's end.
     """
     if not isinstance(tableau, Tableau):
         raise TypeError(f"tableau must be a Tableau, got {tableau!r}")
-    if not isinstance(target, ExactModel):
-        raise TypeError(f"target must be an ExactModel, got {target!r}")
     if tableau.coordinate != "x":
         raise ValueError(f"tableau must be in the coordinate x, got {tableau.coordinate!r}")
-    rows, restore = points("x", x, target.dim)
+    if isinstance(target, ExactModel):
+        process, dim = target.process if process is None else process, target.dim
+    elif callable(target):
+        dim = np.atleast_1d(x).shape[-1]
+    else:
+        raise TypeError(f"target must be an ExactModel or a function, got {target!r}")
+    noising = whole(process)  # type: ignore[arg-type]  # refuses None
+    rows, restore = points("x", x, dim)
     rng = generator(seed)
-    noisy = target.process.kernel(float(tableau.times[0])).sample(rows, rng)
+    noisy = noising.kernel(float(tableau.times[0])).sample(rows, rng)
     return restore(run(tableau, target, noisy, seed_key(rng) if tableau.draws else None))
 
 
