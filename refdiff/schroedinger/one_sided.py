@@ -277,13 +277,16 @@ class OneSidedBridge:
 
     def _carried(self, t: float) -> Potential:
         """The potential at a time, t > 0 where the second law is given and t < T of points."""
+        kept = self.potential
         if self.given == "second":
-            past, step = self.potential, self.process.channel(0.0, t)
-            return step.push(past) if isinstance(past, GaussianMixture) else past.after(step)
+            step = self.process.channel(0.0, t)
+            return step.push(kept) if isinstance(kept, GaussianMixture) else kept.after(step)
+        if t == self.T:
+            return kept
         step = self.process.channel(t, self.T)
-        if t == self.T or isinstance(self.potential, ExponentialSum):
-            return self.potential if t == self.T else self.potential.before(step)
-        return ExponentialSum.density(self.potential.convolve(step.noise)).before(Channel(step.gain, step.offset))
+        if isinstance(kept, ExponentialSum):
+            return kept.before(step)
+        return ExponentialSum.density(kept.convolve(step.noise)).before(Channel(step.gain, step.offset))
 
     def _closed_at(self, t: float, route: Route | None) -> GaussianMixture | None:
         """p_t where no route is needed or given."""
