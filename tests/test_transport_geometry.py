@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian, random_mixture, wasserstein
+from refdiff.metrics import wasserstein as distance
 from refdiff.transport import optimal_map
 from refdiff.transport.displacement import displacement
 from refdiff.transport.geometry import (
-    curvature_excess,
-    exponential,
+    exponential_map,
     generalized_geodesic,
     kinetic_energy,
     least_velocity,
@@ -58,9 +58,17 @@ def test_exponentials_return_what_maps_take():
     p, q = drawn(1, 3), drawn(2, 3)
     way = optimal_map(p, q)
     v = Channel(way.gain - np.eye(3), way.offset)
-    np.testing.assert_allclose(exponential(p, v, 1.0).cov(), q.cov(), atol=1e-13)
-    np.testing.assert_allclose(exponential(p, v, 0.3).cov(), displacement(p, q).marginal(0.3).cov(), atol=1e-13)
+    np.testing.assert_allclose(exponential_map(p, v).cov(), q.cov(), atol=1e-13)
+    np.testing.assert_allclose(exponential_map(p, v, 0.3).cov(), displacement(p, q).marginal(0.3).cov(), atol=1e-13)
     assert kinetic_energy(p, v) == pytest.approx(wasserstein(p, q) ** 2)
+
+
+def curvature_excess(p, q, r, t):
+    """What W_2(p_t, r)^2 has more than in a flat space."""
+    mid, one, two, between = (
+        distance(*pair).value ** 2 for pair in ((displacement(p, q).marginal(t), r), (p, r), (q, r), (p, q))
+    )
+    return mid - (1 - t) * one - t * two + t * (1 - t) * between
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.floats(0, 1))
@@ -80,8 +88,12 @@ def test_squares_of_distances_are_curved_one_way_and_convex_another(seed, dim, t
 def test_commuting_covariances_are_flat_and_points_are_curved():
     p, q, r = Gaussian([0.0, 1.0], [1.0, 2.0]), Gaussian([1.0, 0.0], [3.0, 0.1]), Gaussian([0.0, 0.0], [0.2, 5.0])
     assert curvature_excess(p, q, r, 0.3) == pytest.approx(0, abs=1e-14)
-    cross = [Empirical([[1.0, 0.0], [-1.0, 0.0]]), Empirical([[0.0, 1.0], [0.0, -1.0]])]
-    assert curvature_excess(*cross, Empirical([[0.5, 0.5], [-0.5, -0.5]]), 0.5) > -1e-12
+    cross, there = (
+        [Empirical([[2.0, 1.0], [-2.0, -1.0]]), Empirical([[2.0, -1.0], [-2.0, 1.0]])],
+        [[0.0, 1.0], [0.0, -1.0]],
+    )
+    # |(2, 0) - (0, 1)|^2 = 5, |(2, 1) - (0, 1)|^2 = 4, |(2, 1) - (2, -1)|^2 = 4: 5 - 4 + 1
+    assert curvature_excess(*cross, Empirical(there), 0.5) == pytest.approx(2.0)
     assert generalized_geodesic(r, p, q, 0.5).covariances.operator().ndim == 1
 
 
@@ -99,5 +111,10 @@ def test_singular_laws_and_what_does_not_fit():
         least_velocity(random_mixture(2, 2, 1), np.zeros(2), 0.0)
     with pytest.raises(TypeError, match="velocity must be a Channel"):
         kinetic_energy(flat, 1.0)
-    with pytest.raises(ValueError, match="velocity must have no noise"):
-        kinetic_energy(flat, Channel(noise=1.0))
+    for call in (kinetic_energy, exponential_map):
+        with pytest.raises(ValueError, match="velocity must have no noise"):
+            call(flat, Channel(noise=1.0))
+        with pytest.raises(ValueError, match=r"of shape \(3,\) does not act on dimension 2"):
+            call(flat, Channel(1.0, np.zeros(3)))
+    with pytest.raises(TypeError, match="velocity must be a Channel"):
+        exponential_map(flat, 1.0)

@@ -11,7 +11,7 @@ shortest ways       `displacement`: `Displacement` of Gaussians and points, `Lin
 barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
 Brenier             `check_map`, a `MapCheck`; `asymmetry`, `monge_ampere_residual`, `cyclical_gap`, `monotone_gap`
                     `optimal_potentials`, `c_transform`, `c_transform_of_points`; `PerturbedGaussian` a known map
-geometry            `least_velocity`, `kinetic_energy`, `exponential`, `generalized_geodesic`, `curvature_excess`
+geometry            `least_velocity`, `kinetic_energy`, `exponential_map`, `generalized_geodesic`
 gradient flows      `FreeEnergy`: `flow`, and `step` of Jordan, Kinderlehrer and Otto
 """
 
@@ -42,8 +42,7 @@ from refdiff.transport.entropic_gaussian import GaussianPlan, QuadraticPotential
 from refdiff.transport.entropic_limits import Regulariser, little_noise, much_noise
 from refdiff.transport.gaussian_maps import optimal_image, optimal_map, optimal_pairs
 from refdiff.transport.geometry import (
-    curvature_excess,
-    exponential,
+    exponential_map,
     generalized_geodesic,
     kinetic_energy,
     least_velocity,
@@ -82,7 +81,6 @@ __all__ = [
     "c_transform_of_points",
     "check_map",
     "component_pairs",
-    "curvature_excess",
     "cyclical_gap",
     "displacement",
     "entropic_barycentre",
@@ -91,7 +89,7 @@ __all__ = [
     "entropic_pairs",
     "entropic_plan",
     "entropic_potentials",
-    "exponential",
+    "exponential_map",
     "gaussian_barycentre",
     "gaussian_pairs",
     "generalized_geodesic",

@@ -3,13 +3,13 @@ r"""The geometry of Gaussians under W_2: tangent vectors, the least energy of a 
     d_t m and d_t S of a curve N(m, S) are those of the gradient field v = d_t m + L (x - m),  L S + S L = d_t S,
     and E |v|^2 = |d_t m|^2 + tr L S L is the least of all fields that move the laws so:     `least_velocity`
 
-The length of that velocity is Bures' metric: int E |v|^2 dt >= W_2^2, with equality along the shortest way only. The
-space is curved like no flat one, 0 <= curvature: along the shortest way p_t from p to q, for every r,
+The length of that velocity is Bures' metric: int E |v|^2 dt >= W_2^2, with equality along the shortest way only, on
+which x + t v(x) goes on, `exponential_map`. The curvature is not negative: along the shortest way p_t from p to q
 
-    W_2(p_t, r)^2 - (1 - t) W_2(p, r)^2 - t W_2(q, r)^2 + t (1 - t) W_2(p, q)^2 >= 0             `curvature_excess`
+    W_2(p_t, r)^2 >= (1 - t) W_2(p, r)^2 + t W_2(q, r)^2 - t (1 - t) W_2(p, q)^2                 for every r
 
-with 0 on the line, where quantiles make it flat, and for covariances that commute. Seen from r squares are convex along
-another way, p_t^r = law of (1 - t) T_rp(z) + t T_rq(z) with z ~ r, the generalized geodesic, along which
+with equality on the line, where quantiles make it flat, and for covariances that commute. Seen from r squares are
+convex along another way, p_t^r = law of (1 - t) T_rp(z) + t T_rq(z) with z ~ r, `generalized_geodesic`, along which
 
     W_2(p_t^r, r)^2 = (1 - t) W_2(p, r)^2 + t W_2(q, r)^2 - t (1 - t) E_r |T_rp - T_rq|^2
 
@@ -24,11 +24,9 @@ from numpy.typing import ArrayLike
 from refdiff import operators
 from refdiff.arguments import real_array, real_scalar
 from refdiff.channels import Channel
-from refdiff.distributions import Gaussian, GaussianMixture
-from refdiff.metrics import wasserstein
+from refdiff.distributions import GaussianMixture
 from refdiff.operators import Operator
-from refdiff.transport.displacement import Displacement
-from refdiff.transport.gaussian_maps import optimal_map, optimal_pairs
+from refdiff.transport.gaussian_maps import optimal_map
 
 
 def least_velocity(law: GaussianMixture, mean_rate: ArrayLike, covariance_rate: ArrayLike) -> Channel:
@@ -65,15 +63,30 @@ def kinetic_energy(law: GaussianMixture, velocity: Channel) -> float:
 
     Raises:
         TypeError: the velocity is no Channel.
-        ValueError: it has noise.
+        ValueError: it has noise, or another dimension.
     """
-    if not isinstance(velocity, Channel):
-        raise TypeError(f"velocity must be a Channel, got {velocity!r}")
-    if velocity.noise.any():
-        raise ValueError(f"velocity must have no noise, got {velocity.noise}")
-    moved = velocity.push(law)
+    moved = _field(velocity).push(law)
     squares = (moved.means**2).sum(axis=1)
     return float(moved.weights @ squares + moved.covariances.average_trace(moved.weights[None], moved.dim)[0])
+
+
+def exponential_map(law: GaussianMixture, velocity: Channel, t: float = 1.0) -> GaussianMixture:
+    """The law of x + t v(x), x ~ `law`: where v is a gradient, the shortest way that starts with this velocity.
+
+    The way is shortest while the derivative of x + t v(x) has no negative eigenvalue.
+
+    Args:
+        law: of x.
+        velocity: v, a channel without noise, as `least_velocity` and `FreeEnergy.gradient` return.
+        t: any number.
+
+    Raises:
+        TypeError: the velocity is no Channel.
+        ValueError: it has noise, or another dimension.
+    """
+    now, v = real_scalar("t", t), _field(velocity)
+    one = operators.dense(np.ones(()), law.dim) if v.gain.ndim == 2 else np.ones(())
+    return Channel(operators.add(one, now * v.gain), now * v.offset).push(law)
 
 
 def generalized_geodesic(base: GaussianMixture, p: GaussianMixture, q: GaussianMixture, t: float) -> GaussianMixture:
@@ -94,26 +107,12 @@ def generalized_geodesic(base: GaussianMixture, p: GaussianMixture, q: GaussianM
     return Channel(gain, (1 - now) * first.offset + now * second.offset).push(base)
 
 
-def curvature_excess(p: GaussianMixture, q: GaussianMixture, r: GaussianMixture, t: float) -> float:
-    """W_2(p_t, r)^2 less what a flat space would have, >= 0, for Gaussians or point sets.
-
-    Args:
-        p, q: the ends of the shortest way p_t.
-        r: the law that is looked from.
-        t: in [0, 1].
-
-    Raises:
-        TypeError: one is no law.
-        ValueError: dimensions differ, or there is no distance in closed form.
-    """
-    now = real_scalar("t", t, low=0, high=1)
-    here = Displacement(optimal_pairs(p, q)).marginal(now)
-    square = {
-        name: float(wasserstein(a, b).value ** 2)
-        for name, a, b in (("mid", here, r), ("p", p, r), ("q", q, r), ("between", p, q))
-    }
-    flat = (1 - now) * square["p"] + now * square["q"] - now * (1 - now) * square["between"]
-    return square["mid"] - flat
+def _field(velocity: Channel) -> Channel:
+    if not isinstance(velocity, Channel):
+        raise TypeError(f"velocity must be a Channel, got {velocity!r}")
+    if velocity.noise.any():
+        raise ValueError(f"velocity must have no noise, got {velocity.noise}")
+    return velocity
 
 
 def _lyapunov(s: Operator, ds: Operator, dim: int) -> Operator:
@@ -135,16 +134,3 @@ def _lyapunov(s: Operator, ds: Operator, dim: int) -> Operator:
 
 def _spread() -> ValueError:
     return ValueError("covariance_rate must be 0 between directions in which law has no variance")
-
-
-def exponential(law: Gaussian, velocity: Channel, t: float) -> GaussianMixture:
-    """The law of x + t v(x), x ~ `law`: with v a gradient the shortest way that starts with this velocity, for a while.
-
-    Args:
-        law: of x.
-        velocity: v, a channel without noise.
-        t: any number; the way is shortest while the derivative of x + t v(x) has no negative eigenvalue.
-    """
-    now = real_scalar("t", t)
-    one = operators.dense(np.ones(()), law.dim) if velocity.gain.ndim == 2 else np.ones(())
-    return Channel(operators.add(one, now * velocity.gain), now * velocity.offset).push(law)

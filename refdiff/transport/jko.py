@@ -31,6 +31,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions import entropy as entropy_of
 from refdiff.distributions.covariances import NO_DENSITY
 from refdiff.operators import Operator
+from refdiff.transport.geometry import kinetic_energy
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,8 @@ class FreeEnergy:
     def gradient(self, law: GaussianMixture) -> Channel:
         """g = P (x - c) + Q (x - E x) + theta grad log q at a Gaussian `law`, the slope of F, as a channel.
 
+        The explicit step of the flow is `exponential_map(law, gradient(law), -tau)`.
+
         Raises:
             TypeError: the law is no Gaussian.
             ValueError: it has another dimension, or no density at a positive temperature.
@@ -126,8 +129,7 @@ class FreeEnergy:
 
     def dissipation(self, law: GaussianMixture) -> float:
         """E |g|^2 at a Gaussian `law`, minus the rate of F along the flow."""
-        slope = self.gradient(law).push(law)
-        return float((slope.means[0] ** 2).sum() + slope.covariances.average_trace(np.ones((1, 1)), law.dim)[0])
+        return kinetic_energy(law, self.gradient(law))
 
     @property
     def convexity(self) -> float:
