@@ -281,11 +281,9 @@ class OneSidedBridge:
         if self.given == "second":
             step = self.process.channel(0.0, t)
             return step.push(kept) if isinstance(kept, GaussianMixture) else kept.after(step)
-        if t == self.T:
-            return kept
         step = self.process.channel(t, self.T)
-        if isinstance(kept, ExponentialSum):
-            return kept.before(step)
+        if t == self.T or isinstance(kept, ExponentialSum):
+            return kept if isinstance(kept, GaussianMixture) else kept.before(step)
         return ExponentialSum.density(kept.convolve(step.noise)).before(Channel(step.gain, step.offset))
 
     def _closed_at(self, t: float, route: Route | None) -> GaussianMixture | None:
