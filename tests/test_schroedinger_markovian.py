@@ -13,7 +13,6 @@ from refdiff.schroedinger import (
     GaussianBridge,
     ReferenceBridges,
     end_pairs,
-    line_rate,
     markovian_fitting,
     markovian_projection,
     markovian_rates,
@@ -93,23 +92,29 @@ def test_rates_are_those_of_differences():
     assert_allclose(markovian_rates(bridge.model), rates, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("epsilon", [0.05, 20.0])
+def on_the_line(r):
+    return r / (1 - r) * ((1 + r) / (1 - r) * np.log(1 / r) - 2)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 5.0])
 def test_rates_on_the_line_and_of_turns_in_the_plane(epsilon):
     bridge = GaussianBridge(Gaussian([0.0, 0.0], 1.0), Gaussian([1.0, 0.0], 0.25), epsilon)
-    k = bridge.pairs.cross_covariance()[0, 0] / 0.5
-    turn = k**2 / (1 - k**2) * np.log(1 / k**2)
-    assert_allclose(markovian_rates(bridge.model), [turn, *[line_rate(k)] * 3], rtol=0, atol=1e-10)
+    r = bridge.pairs.cross_covariance()[0, 0] ** 2 / 0.25
+    turn = r / (1 - r) * np.log(1 / r)
+    assert_allclose(markovian_rates(bridge.model), [turn, *[on_the_line(r)] * 3], rtol=0, atol=1e-10)
 
 
 def test_the_rate_on_the_line_is_at_most_a_tenth_and_vanishes_at_both_ends():
-    k = np.linspace(0, 1, 2001)
-    rates = line_rate(k)
-    assert 0.1038 < rates.max() < 0.1039
-    assert_allclose(rates[[0, -1]], 0.0)
-    assert (np.abs(np.diff(rates)) < 2e-3).all()
-    near = 1 - 1e-5
-    assert_allclose(line_rate(near), (1 - near**2) / 6, rtol=1e-4)
-    assert_allclose(line_rate(np.sqrt(0.9 + 1e-12)), line_rate(np.sqrt(0.9)), rtol=1e-10)
+    unit, found = Gaussian([0.0], 1.0), []
+    worst = 0.22337926332038616  # r at the maximum of the formula, by SciPy
+    for r in (1e-4, worst - 1e-3, worst, worst + 1e-3, 1 - 1e-5):
+        epsilon = (1 - r) / np.sqrt(r)  # c = r^(1/2), and c (c + eps) = 1
+        found.append(markovian_rates(GaussianBridge(unit, unit, epsilon).model)[0])
+    assert_allclose(found[1:4], [on_the_line(worst + h) for h in (-1e-3, 0.0, 1e-3)], rtol=1e-11)
+    assert found[1] < found[2] > found[3]
+    assert_allclose(found[2], 0.10387224882239722, rtol=1e-11)
+    # the next terms are 4 r log(1 / r) and (1 - r) / 2 of these
+    assert_allclose([found[0], found[4]], [1e-4 * (np.log(1e4) - 2), 1e-5 / 6], rtol=1e-3)
 
 
 def test_without_noise_a_step_is_rectified_flow():
@@ -138,7 +143,6 @@ def test_what_does_not_fit_is_refused():
         (TypeError, "InterpolantModel", lambda: markovian_rates(p)),
         (ValueError, "Gaussian pairs", lambda: markovian_fitting(independent(mixture, p), 1.0, 1)),
         (ValueError, "steps", lambda: markovian_fitting(independent(p, p), 1.0, -1)),
-        (ValueError, "correlation", lambda: line_rate(1.1)),
     ]
     for error, words, call in refused:
         with pytest.raises(error, match=words):

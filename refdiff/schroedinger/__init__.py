@@ -4,12 +4,13 @@ references          a Process, a Schedule or eps of sqrt(eps) w (`BrownianRefere
 from potentials     `MixtureBridge`, exact in every marginal, of mixtures, points or an `ExponentialSum`
 Gaussians           `GaussianBridge`: closed forms for every linear reference and covariances of any rank
 their costs         `action` (motion, Fisher information, entropies), `energies` at a time, `little_noise`: the limit
-iterations          `proportional_fitting`, `refit` (half bridges of pairs); `reversed_chains` (DSB)
-                    `markovian_fitting`, `markovian_projection`, `end_pairs`, `drawn_pairs` (DSBM); `line_rate`
+IPF, DSB            `proportional_fitting` of Gaussians, `refit` (half bridges of pairs); of chains `reversed_chains`
+IMF, DSBM           `markovian_fitting` of Gaussians, by `markovian_projection` and `end_pairs`, at `markovian_rates`;
+                    of any laws, by samples, `drawn_pairs`
 point sets          `point_bridge`, a MixtureBridge by the weights of Sinkhorn; `point_plan`
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
-editing by noise    `edit` with a sampler's table, `edit_channel` and `edit_curve` of Gaussians
-samplers            I2SB, DBIM: `bridge_sampler` as a table, the exact network `bridge_denoiser`, laws `bridge_channels`
+I2SB, DDBM, DBIM    `bridge_sampler` as a table, the exact network `bridge_denoiser`, laws of stages `bridge_channels`
+SDEdit, DDIB        `edit` by a sampler's table, `edit_channel` and `edit_curve` of Gaussians; `dynamics.translate`
 any potentials      `SchroedingerSystem`: residuals of its equations and ends; `steering_cost` by potentials
 for solvers         `balanced_bridge`, mixtures at both ends; `benchmark_bridge`, as those of Gushchin et al.
 """
@@ -22,7 +23,6 @@ from refdiff.schroedinger.gaussian_costs import Action, Energies, LittleNoise, a
 from refdiff.schroedinger.markovian import (
     MarkovianFitting,
     end_pairs,
-    line_rate,
     markovian_fitting,
     markovian_projection,
     markovian_rates,
@@ -66,7 +66,6 @@ __all__ = [
     "end_pairs",
     "energies",
     "forward_half_bridge",
-    "line_rate",
     "little_noise",
     "markovian_fitting",
     "markovian_projection",

@@ -1,4 +1,4 @@
-r"""Iterative Markovian fitting: processes made Markov and put between bridges by turns (DSBM).
+r"""Iterative Markovian fitting (IMF, DSBM): processes made Markov and put between bridges by turns.
 
     reciprocal   the law Pi of pairs (x_0, x_T), joined by the bridges of the reference
     Markov       dx = b dt + G dw,   b = E[drift of the bridge | x_t] = v + D grad log p_t / 2
@@ -16,11 +16,12 @@ next cross-covariance is S K', K' the transposed flow of dK/dt = B K from 0 to T
 
     rate  r / (1 - r) ((1 + r) / (1 - r) log(1 / r) - 2)  <= 0.1039
 
-whatever eps is: 0 for eps -> 0, where one step is enough, as for eps -> inf. That is where proportional fitting, with
-r^2, hardly moves. In more dimensions turns last longer: between multiples of I an antisymmetric part of the
-cross-covariance is left by r / (1 - r) log(1 / r) of it, which tends to 1 for eps -> 0. There a step is a rectified
-flow, straight once, and turned pairs stay as they are. Sources: PODB-82, PODB-92, TOPB-69; Shi, De Bortoli, Campbell
-and Doucet 2023, "Diffusion Schroedinger bridge matching"; Peluchetti 2023.
+whatever eps is: 0 for eps -> 0, where one step is enough, as for eps -> inf. For eps -> 0 proportional fitting, which
+leaves r of means and r^2 of covariances, hardly moves. In more dimensions turns last longer: between multiples of I an
+antisymmetric part of the cross-covariance is left by r / (1 - r) log(1 / r) of it, which tends to 1 for eps -> 0. There
+a step is a rectified flow, straight once, and turned pairs stay as they are. Of mixtures a step is `drawn_pairs`.
+Sources: PODB-82, PODB-92, TOPB-69; Shi, De Bortoli, Campbell and Doucet 2023, "Diffusion Schroedinger bridge
+matching"; Peluchetti 2023.
 """
 
 from __future__ import annotations
@@ -184,27 +185,6 @@ def markovian_rates(model: InterpolantModel, noise: Noise | None = None) -> Arra
     ways = np.concatenate(rows)[:, d:, :d]
     columns = (model.pairs.first.cov() @ ways.swapaxes(1, 2)).reshape(d * d, d * d).T
     return np.sort(np.abs(np.linalg.eigvals(columns)))[::-1]
-
-
-def line_rate(correlation: ArrayLike) -> Any:
-    """The rate of Markovian fitting on the line, r / (1 - r) ((1 + r) / (1 - r) log(1 / r) - 2) with r = correlation^2.
-
-    Args:
-        correlation: of the bridge's ends, in [0, 1], any shape (...): the reference is Brownian.
-
-    Raises:
-        ValueError: a correlation outside [0, 1].
-    """
-    k = np.asarray(correlation, dtype=float)
-    if not ((k >= 0) & (k <= 1)).all():
-        raise ValueError(f"correlation must be in [0, 1], got {k}")
-    r = k * k
-    # with d = 1 - r, in brackets (2 - d) log(1 / (1 - d)) / d - 2 = sum_(n >= 2) d^n (n - 1) / (n (n + 1))
-    d = np.where(r > 0.9, 1 - r, 0.1)
-    series = sum(d ** (n - 1) * (n - 1) / (n * (n + 1)) for n in range(2, 20))
-    inner = np.where((r > 0) & (r <= 0.9), r, 0.5)
-    plain = inner / (1 - inner) * ((1 + inner) / (1 - inner) * np.log(1 / inner) - 2)
-    return np.where(r > 0.9, r * series, np.where(r > 0, plain, 0.0))[()]
 
 
 # ---------------------------------------------------------------------- parts

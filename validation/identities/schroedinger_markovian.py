@@ -11,7 +11,7 @@ import numpy as np
 from refdiff.arguments import Array
 from refdiff.distributions import Gaussian, kl_divergence, random_mixture
 from refdiff.interpolants import InterpolantModel, brownian
-from refdiff.schroedinger import GaussianBridge, ReferenceBridges, end_pairs, line_rate, markovian_rates
+from refdiff.schroedinger import GaussianBridge, ReferenceBridges, end_pairs, markovian_rates
 from refdiff.transport import gaussian_pairs, independent
 from refdiff.validation.cases import Case
 from refdiff.validation.identity import DERIVATIVE, QUADRATURE, Sides, identity
@@ -30,6 +30,11 @@ def next_cross(s: float, t: float, c: float, epsilon: float) -> float:
     else:
         passed = 2 * np.arctan2(np.sqrt(-d), b) / np.sqrt(-d)
     return float(np.sqrt(s * t) * np.exp(-0.5 * epsilon * passed))
+
+
+def of_line(r: float) -> float:
+    """The rate of Markovian fitting on the line, where c / (c + eps) = `r`."""
+    return float(r / (1 - r) * ((1 + r) / (1 - r) * np.log(1 / r) - 2))
 
 
 @identity(
@@ -69,22 +74,23 @@ def line_step(case: Case, wrong: bool) -> list[Sides]:
     most=2,
 )
 def rates(case: Case, wrong: bool) -> list[Sides]:
-    """Stencils of the closed step on the line against the formula, and that of the library for multiples of I."""
+    """Stencils of the closed step on the line against the formula, and the library there and for multiples of I."""
     rng, sides = case.rng, []
     for epsilon in (0.05, 0.7, 5.0):
         s, t = (float(v) for v in rng.uniform(0.3, 2.0, 2))
         c = (-epsilon + np.sqrt(epsilon**2 + 4 * s * t)) / 2
         r = c / (c + epsilon)
-        rate = r * r if wrong else r / (1 - r) * ((1 + r) / (1 - r) * np.log(1 / r) - 2)
+        rate = r * r if wrong else of_line(r)
 
         def step(x: float, s: float = s, t: float = t, epsilon: float = epsilon) -> Array:
             return np.array([next_cross(s, t, x, epsilon)])
 
-        sides += [Sides(derivative(step, c, 0.02 * c), rate, 1.0), Sides(line_rate(np.sqrt(r)), rate, 1.0)]
+        bridge = GaussianBridge(Gaussian([0.0], s), Gaussian([1.0], t), epsilon)
+        sides += [Sides(derivative(step, c, 0.02 * c), rate, 1.0), Sides(markovian_rates(bridge.model), rate, 1.0)]
     plane = GaussianBridge(Gaussian([0.0, 0.0], s), Gaussian([1.0, 0.0], t), 0.7)
     c = plane.pairs.cross_covariance()[0, 0]
     turn = c / 0.7 * np.log(1 + 0.7 / c)
-    return [*sides, Sides(markovian_rates(plane.model), [turn, *[line_rate(np.sqrt(c / (c + 0.7)))] * 3], 1.0)]
+    return [*sides, Sides(markovian_rates(plane.model), [turn, *[of_line(c / (c + 0.7))] * 3], 1.0)]
 
 
 @identity(
