@@ -10,7 +10,6 @@ from refdiff.metrics import wasserstein as distance
 from refdiff.transport import optimal_map
 from refdiff.transport.barycentres import gaussian_barycentre, line_barycentre, point_barycentre
 from refdiff.transport.displacement import displacement
-from refdiff.transport.quantile_means import quantile_mean_of_points
 
 
 def drawn(seed: int, dim: int) -> Gaussian:
@@ -105,18 +104,32 @@ def test_point_sets_in_the_plane_and_on_the_line():
     pair = point_barycentre(sets[:2], [0.4, 0.6])
     assert pair.value == pytest.approx(0.24 * distance(sets[0], sets[1]).value ** 2, rel=1e-9)
     line = [Empirical(one.means[:, :1], one.weights) for one in sets]
-    exact = quantile_mean_of_points(line, w)
-    assert distance(point_barycentre(line, w).law, exact).value < 1e-7
+    flat = [Empirical(one.means * [1.0, 0.0], one.weights) for one in sets]  # the program knows of no line
+    ranks, program = point_barycentre(line, w), point_barycentre(flat, w)
+    assert ranks.value == pytest.approx(program.value, rel=1e-9)
+    assert distance(Empirical(ranks.law.means * [1.0, 0.0], ranks.law.weights), program.law).value < 1e-7
+    many = [Empirical(rng.standard_normal((2000, 1))) for _ in range(3)]
+    best = point_barycentre(many)
+    np.testing.assert_allclose(best.law.means[:, 0], sum(np.sort(one.means[:, 0]) for one in many) / 3, atol=1e-14)
 
 
 def test_what_does_not_fit_is_named():
     p = drawn(1, 2)
     with pytest.raises(ValueError, match="laws must be at least one"):
         gaussian_barycentre([])
+    with pytest.raises(ValueError, match=r"laws must be at least one, all of one dimension, got \[1, 2\]"):
+        gaussian_barycentre([p, drawn(1, 1)])
+    with pytest.raises(TypeError, match="laws must be Gaussians, GaussianMixtures or Empiricals, got 3"):
+        line_barycentre([3])
     with pytest.raises(ValueError, match="weights must be 1 numbers >= 0"):
         gaussian_barycentre([p], [-1.0])
     with pytest.raises(TypeError, match="laws must be Gaussians, got GaussianMixture"):
         gaussian_barycentre([p, random_mixture(2, 3, 1)])
+    for start in (0.0, np.diag([1.0, 0.0])):
+        with pytest.raises(ValueError, match="start must vary in every direction in which a law does"):
+            gaussian_barycentre([p, drawn(2, 2)], start=start)
+    with pytest.raises(ValueError, match=r"start of shape \(3, 3\)"):
+        gaussian_barycentre([p, drawn(2, 2)], start=np.eye(3))
     with pytest.raises(ValueError, match="most must be more steps than 1"):
         gaussian_barycentre([p, drawn(2, 2)], most=1)
     with pytest.raises(ValueError, match="laws must be point sets"):

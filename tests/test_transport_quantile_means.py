@@ -47,7 +47,10 @@ def test_the_mean_of_gaussians_is_the_gaussian_of_their_mean_deviation():
     np.testing.assert_array_equal(law.cov(), [[law.variance()]])
     np.testing.assert_allclose(law.carried(0, x), 1.0 + 2 * (x + 1.25) / 1.25, atol=1e-12)
     drawn = law.sample(4000, 1)
-    assert abs(drawn.mean() + 1.25) < 4.5 * 1.25 / np.sqrt(4000)
+    assert drawn.shape == (4000, 1)
+    assert law.sample(0, 1).shape == (0, 1)
+    assert abs(drawn.mean() + 1.25) < 4.5 * 1.25 / np.sqrt(4000)  # |z| < 4.5: one alarm in 150 000 seeds
+    assert abs(drawn.var() / 1.25**2 - 1) < 4.5 * np.sqrt(2 / 4000)
 
 
 def test_extrapolated_quantiles_have_moments_and_no_density():
@@ -80,6 +83,8 @@ def test_single_precision_and_shapes_are_kept():
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="weights must be as many as the laws"):
         QuantileMean([P, Q], [1.0])
+    with pytest.raises(ValueError, match="laws must be at least one, all of one dimension, got none"):
+        QuantileMean([], [])
     with pytest.raises(ValueError, match="laws must be on the line, got 2"):
         QuantileMean([Gaussian([0.0, 1.0], 1.0)], [1.0])
     with pytest.raises(ValueError, match="laws must have one with a density"):

@@ -27,10 +27,10 @@ from refdiff import operators
 from refdiff.arguments import Array, real_array, real_scalar, whole_number
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.metrics import wasserstein
-from refdiff.metrics.compared import is_points, same_space, weighted_points
+from refdiff.metrics.compared import is_points, weighted_points
 from refdiff.operators import Operator
-from refdiff.transport.gaussian_maps import factor, optimal_map
-from refdiff.transport.quantile_means import QuantileMean
+from refdiff.transport.gaussian_maps import ALIGNED, factor, optimal_map
+from refdiff.transport.quantile_means import QuantileMean, one_space, quantile_mean_of_points
 
 TUPLES = 2**16  # of points, one of each set: a program of so many masses takes some seconds
 
@@ -97,9 +97,23 @@ def gaussian_barycentre(
         return Barycentre(law, value, value, 0.0, 0)
     matrices = [operators.dense(s, dim) for s in spreads]
     here = sum(one * s for one, s in zip(w, matrices, strict=True)) if start is None else start
-    best = _descended(matrices, w, operators.covariance("start", np.asarray(here)), tolerance, most)
+    first = operators.covariance("start", np.asarray(here))
+    operators.fits("start", first, dim)
+    if start is not None:
+        _spread(first, matrices)
+    best = _descended(matrices, w, first, tolerance, most)
     law = Gaussian(mean, best.law.covariances.operator())
     return Barycentre(law, best.value + shifts, best.bound + shifts, best.residual, best.steps)
+
+
+def _spread(here: Operator, matrices: list[Array]) -> None:
+    """Every direction in which one of the laws varies is one in which the start does."""
+    f = factor(here, len(matrices[0]))
+    frame = f / np.linalg.norm(f, axis=0)
+    for s in matrices:
+        left = s - frame @ (frame.T @ s)
+        if np.abs(left).max() > ALIGNED * np.abs(s).max():
+            raise ValueError(f"start must vary in every direction in which a law does, got {here.tolist()}")
 
 
 def _descended(matrices: list[Array], w: Array, here: Operator, tolerance: float, most: int) -> Barycentre:
@@ -156,7 +170,7 @@ def line_barycentre(laws: Sequence[GaussianMixture], weights: ArrayLike | None =
 
 
 def point_barycentre(laws: Sequence[GaussianMixture], weights: ArrayLike | None = None) -> Barycentre:
-    """The barycentre of few small point sets in any dimension, by a linear program over tuples of points.
+    """The barycentre of point sets: on the line by ranks, elsewhere of few small ones by a program over tuples.
 
     min { sum_k m_k sum_i w_i |x_ik - x_k|^2 } over the masses m_k of tuples (x_1k, ..., x_nk) whose i-th points have
     the masses of law i; x_k = sum_i w_i x_ik are the points of the barycentre. The bound is the program's dual.
@@ -167,15 +181,24 @@ def point_barycentre(laws: Sequence[GaussianMixture], weights: ArrayLike | None 
 
     Raises:
         TypeError: one is no law.
-        ValueError: one is no point set, the weights do not fit, or there are more than 65536 tuples.
+        ValueError: one is no point set, the weights do not fit, or there are more than 65536 tuples off the line.
     """
-    from scipy import sparse  # late, as the solver is
-    from scipy.optimize import linprog
-
     w = _checked(laws, weights)
     for law in laws:
         if not is_points(law):
             raise ValueError(f"laws must be point sets, got {law!r}")
+    if laws[0].dim == 1:
+        best = quantile_mean_of_points(laws, w)
+        value = float(w @ np.array([wasserstein(best, one).value ** 2 for one in laws]))
+        return Barycentre(best, value, value, 0.0, 0)
+    return _over_tuples(laws, w)
+
+
+def _over_tuples(laws: Sequence[GaussianMixture], w: Array) -> Barycentre:
+    """The barycentre of point sets by HiGHS, with the dual's bound."""
+    from scipy import sparse  # late, as the solver is
+    from scipy.optimize import linprog
+
     sets = [weighted_points(law) for law in laws]
     sizes = tuple(len(x) for x, _ in sets)
     if np.prod(np.array(sizes, dtype=float)) > TUPLES:
@@ -205,10 +228,7 @@ def point_barycentre(laws: Sequence[GaussianMixture], weights: ArrayLike | None 
 
 def _checked(laws: Sequence[GaussianMixture], weights: ArrayLike | None) -> Array:
     """The weights w_i, which sum to 1, of laws on one space."""
-    if not len(laws):
-        raise ValueError("laws must be at least one, got none")
-    for law in laws:
-        same_space(law, laws[0])
+    one_space(laws)
     w = np.ones(len(laws)) if weights is None else real_array("weights", weights, ndim=(1,))
     if len(w) != len(laws) or (w < 0).any() or not w.sum() > 0:
         raise ValueError(f"weights must be {len(laws)} numbers >= 0, not all 0, got {w.tolist()}")

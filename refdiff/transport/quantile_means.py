@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, generator, points, precise_as, real_array, whole_number
 from refdiff.distributions import Empirical, GaussianMixture, cdf, monotone_map, quantile
 from refdiff.expectations import Quadrature
-from refdiff.metrics.compared import is_points, same_space, weighted_points
+from refdiff.metrics.compared import is_points, weighted_points
 from refdiff.metrics.line import adaptive, inverse, levels_of
 
 REACH = 9.5  # normal deviates whose mass is 2e-21, also beside a square
@@ -43,12 +43,10 @@ class QuantileMean:
 
     def __init__(self, laws: Sequence[GaussianMixture], weights: ArrayLike) -> None:
         w = real_array("weights", weights, ndim=(1,))
-        if not len(laws) or len(laws) != len(w):
-            raise ValueError(f"weights must be as many as the laws, at least one, got {len(w)} for {len(laws)}")
-        for law in laws:
-            same_space(law, laws[0])
-            if law.dim != 1:
-                raise ValueError(f"laws must be on the line, got {law.dim} dimensions")
+        if (dim := one_space(laws)) != 1:
+            raise ValueError(f"laws must be on the line, got {dim} dimensions")
+        if len(laws) != len(w):
+            raise ValueError(f"weights must be as many as the laws, got {len(w)} for {len(laws)}")
         object.__setattr__(self, "laws", tuple(laws))
         object.__setattr__(self, "weights", w)
 
@@ -97,7 +95,8 @@ class QuantileMean:
 
     def sample(self, n: int, seed: int | np.random.Generator) -> Array:
         """`n` independent draws by a `seed`, shape (n, 1)."""
-        return self.quantile(generator(seed).random(whole_number("n", n)))
+        z = generator(seed).standard_normal(whole_number("n", n))  # a level can be 0, a normal deviate is finite
+        return np.asarray(sum(w * inverse(law)(z) for w, law in zip(self.weights, self.laws, strict=True)))[:, None]
 
     # ------------------------------------------------------------------ densities
 
@@ -190,6 +189,21 @@ def _ladder(law: GaussianMixture) -> tuple[Array, Array]:
     x, a = weighted_points(law)
     order = np.argsort(x[:, 0], kind="stable")
     return x[order, 0], np.cumsum(a[order])
+
+
+def one_space(laws: Sequence[GaussianMixture]) -> int:
+    """The dimension of `laws` that all live in one space, at least one of them.
+
+    Raises:
+        TypeError: one is no law.
+        ValueError: there are none, or dimensions differ.
+    """
+    for law in laws:
+        if not isinstance(law, GaussianMixture):
+            raise TypeError(f"laws must be Gaussians, GaussianMixtures or Empiricals, got {law!r}")
+    if len(dims := sorted({law.dim for law in laws})) != 1:
+        raise ValueError(f"laws must be at least one, all of one dimension, got {dims or 'none'}")
+    return dims[0]
 
 
 def quantile_mean_of_points(laws: Sequence[GaussianMixture], weights: ArrayLike) -> GaussianMixture:
