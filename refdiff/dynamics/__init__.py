@@ -2,8 +2,8 @@
 
 flow maps      `flow`, at many times `path`, with derivatives `flow_jacobian`; as a bijection `FlowMap`; the engine
                is `stepping`
-closed maps    `quantile_flow` on the line, `gaussian_flow`, `covariance_flow`; between two laws `translate`,
-               `gaussian_translation`
+closed maps    `quantile_flow` on the line, `gaussian_flow`, `covariance_flow`; between two laws, by two
+               flows (DDIB), `translate`, `gaussian_translation`; SDEdit is `schroedinger.edit`
 likelihoods    `log_likelihood`, exact or by probes: `hutchinson`, `trace_variance`, `volume_matrix`
 your fields    `VelocityField` with `field_flow`; with parameters and gradients `ParametricField` with `adjoint`
 equilibrium    `equilibrium` and `Relaxation`
