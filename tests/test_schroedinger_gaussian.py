@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from schroedinger_references import LANGEVIN, REFERENCES
 from scipy.integrate import quad
@@ -47,20 +47,27 @@ def test_marginals_lead_from_the_first_law_to_the_second(name):
         np.testing.assert_allclose(bridge.marginal(t).cov(), law.cov(), atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["Brownian", "axes", "Langevin"])
-def test_equations_both_ways_have_the_marginals(name):
-    # moments by their own equations, integrated to 1e-12: they know nothing but the drifts
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_equations_are_affine_and_push_the_first_law_to_the_second(name, backward):
     bridge = GaussianBridge(P, Q, REFERENCES[name])
-    end = bridge.T
-    for s, t, backward in ((0.0, end, False), (end, 0.0, True)):
-        first, last = bridge.marginal(s), bridge.marginal(t)
-        mean, cov = exact_moments(bridge.equation(backward=backward), s, t, first.mean(), first.cov())
-        np.testing.assert_allclose(mean, last.mean(), atol=1e-10)
-        np.testing.assert_allclose(cov, last.cov(), atol=1e-10)
+    equation, affine = bridge.equation(backward=backward), bridge.affine(backward=backward)
+    drift = bridge.backward_drift if backward else bridge.forward_drift
+    for t in np.array([0.1, 0.5, 0.9]) * bridge.T:
+        expected = operators.apply(affine.linear_at(t), X) + affine.force_at(t)
+        np.testing.assert_allclose(equation.drift_at(X, t), expected, rtol=1e-11, atol=1e-11)
+        np.testing.assert_array_equal(equation.drift_at(X, t), drift(X, t))
+        root = operators.dense(equation.noise_at(X, t), 2)
+        np.testing.assert_allclose(root @ root.T, operators.dense(bridge.process.diffusion(t), 2), atol=1e-14)
+    first, last = (Q, P) if backward else (P, Q)
+    image = bridge.channel(bridge.T, 0.0).push(first) if backward else bridge.channel(0.0, bridge.T).push(first)
+    np.testing.assert_allclose(image.mean(), last.mean(), atol=1e-13)
+    np.testing.assert_allclose(image.cov(), last.cov(), atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["axes", "turning", "Langevin"])
+@pytest.mark.parametrize("name", ["Brownian", "axes", "turning", "Langevin"])
 def test_transitions_are_those_of_the_equations(name):
+    # by the equations' own moments, integrated to 1e-12: they know nothing but the drifts
     bridge = GaussianBridge(P, Q, REFERENCES[name])
     for s, t in ((0.0, 0.6), (0.9, 0.4)):
         mine, steps = bridge.channel(s, t), bridge.affine(backward=t < s).transition(s, t)
@@ -190,6 +197,7 @@ def test_laws_without_a_density_have_transitions_and_paths(name):
         )
 
 
+@settings(max_examples=12)
 @given(st.data())
 def test_any_laws_and_references_agree_with_their_interpolant(data):
     dim = data.draw(st.integers(1, 3))
