@@ -34,14 +34,10 @@ NOISES = {"number": 0.8, "axes": np.array([0.3, 0.9]), "matrix": np.array([[0.5,
 
 
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize(
-    "noise",
-    [0.8, np.array([0.3, 0.9]), np.array([[0.5, 0.1, 0.2], [0.0, 0.4, -0.3]])],
-    ids=["number", "axes", "matrix"],
-)
-def test_equations_with_any_noise_have_the_marginals(backward, noise):
+@pytest.mark.parametrize("kind", NOISES)
+def test_equations_with_any_noise_have_the_marginals(backward, kind):
     # the drift of Gaussians is affine, so that mean and covariance obey linear equations: read off, then integrated
-    model = InterpolantModel(build("Gaussians"), brownian(0.6))
+    model, noise = InterpolantModel(build("Gaussians"), brownian(0.6)), NOISES[kind]
     equation = model.equation(lambda t: noise, backward=backward)
     start, end = (0.9, 0.2) if backward else (0.2, 0.9)
     g = np.atleast_2d(equation.noise_at(np.zeros((1, 2)), start))
@@ -49,8 +45,8 @@ def test_equations_with_any_noise_have_the_marginals(backward, noise):
     spread = np.sign(end - start) * g @ g.T
 
     def moments(t, y):
-        at_zero = equation.drift_at(np.zeros((1, 2)), t)[0]
-        slope = (equation.drift_at(np.eye(2), t) - at_zero).T
+        at_zero, *at_units = equation.drift_at(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), t)
+        slope = (at_units - at_zero).T
         covariance = y[2:].reshape(2, 2)
         return np.concatenate([at_zero + slope @ y[:2], (slope @ covariance + covariance @ slope.T + spread).ravel()])
 
@@ -58,10 +54,10 @@ def test_equations_with_any_noise_have_the_marginals(backward, noise):
 
     law = model.marginal(start)
     found = solve_ivp(
-        moments, (start, end), np.concatenate([law.mean(), law.cov().ravel()]), method="DOP853", rtol=1e-10, atol=1e-11
+        moments, (start, end), np.concatenate([law.mean(), law.cov().ravel()]), method="DOP853", rtol=1e-9, atol=1e-10
     ).y[:, -1]
-    np.testing.assert_allclose(found[:2], model.marginal(end).mean(), atol=1e-9)
-    np.testing.assert_allclose(found[2:].reshape(2, 2), model.marginal(end).cov(), atol=1e-9)
+    np.testing.assert_allclose(found[:2], model.marginal(end).mean(), atol=1e-8)
+    np.testing.assert_allclose(found[2:].reshape(2, 2), model.marginal(end).cov(), atol=1e-8)
     assert equation.motions == (3 if np.ndim(noise) == 2 else 2)
 
 
@@ -74,7 +70,7 @@ def test_without_noise_the_equation_is_the_flow_also_where_there_is_no_score():
 
 def test_the_field_carries_points_and_densities():
     model = InterpolantModel(build("components"), brownian(0.6))
-    x = model.sample(4, 0.0, 0)
+    x = model.sample(2, 0.0, 0)
     field = model.field()
     assert isinstance(field, VelocityField)
     found = field_flow(field, x, 0.0, 1.0, log_density=True, rtol=1e-8, atol=1e-9)
@@ -83,7 +79,7 @@ def test_the_field_carries_points_and_densities():
     said = log_likelihood(field, found.x, prior=model.pairs.first.logpdf, start=1.0, end=0.0, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(said.log_likelihood, expected, rtol=1e-6)
     np.testing.assert_allclose(
-        field.products(x, 0.4, np.ones((4, 1, 2)))[:, 0], model.velocity_jacobian(x, 0.4).sum(axis=(1, 2))
+        field.products(x, 0.4, np.ones((2, 1, 2)))[:, 0], model.velocity_jacobian(x, 0.4).sum(axis=(1, 2))
     )
 
 

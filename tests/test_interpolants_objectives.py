@@ -56,7 +56,7 @@ def test_a_conditional_loss_is_the_marginal_one_and_a_gap(name, way, given):
         parts = marginal_loss(model, f, 0.4, route=rule).value + matching_gap(model, 0.4, given=given, route=rule).value
         assert whole.value == pytest.approx(parts, rel=1e-10)
         assert whole.route == "quadrature"
-    drawn = conditional_loss(model, curved, 0.4, given=given, route=MonteCarlo(20_000, 3))
+    drawn = conditional_loss(model, curved, 0.4, given=given, route=MonteCarlo(5_000, 3))
     exact = conditional_loss(model, curved, 0.4, given=given, route=rule).value
     assert abs(drawn.value - exact) < 4.5 * drawn.error  # 7e-6 of false alarm each, the seed is fixed
 
@@ -87,7 +87,7 @@ def test_gaussian_pairs_have_closed_losses(kind, target, given):
     gap, marginal = matching_gap(model, t, target=target, given=given), marginal_loss(model, f, t, target=target)
     assert closed.value == pytest.approx(marginal.value + gap.value, rel=1e-12)
     function = lambda x, _: x @ np.atleast_2d(f.gain).T + f.offset  # noqa: E731
-    route = Quadrature() if kind == "number" else MonteCarlo(20_000, 1)
+    route = Quadrature() if kind == "number" else MonteCarlo(5_000, 1)
     other = conditional_loss(model, function, t, target=target, given=given, route=route)
     assert abs(other.value - closed.value) <= (1e-9 * closed.value if kind == "number" else 4.5 * other.error)
     other = matching_gap(model, t, target=target, given=given, route=route)
@@ -157,7 +157,7 @@ def test_points_given_as_ends_are_taken_one_by_one():
     model, same = (InterpolantModel(independent(start, one), linear(0.4)) for one in (points, twice))
     closed = conditional_loss(model, f, 0.4, given="second")
     assert closed.route == "closed"
-    drawn = conditional_loss(model, f, 0.4, given="second", route=MonteCarlo(20_000, 0))
+    drawn = conditional_loss(model, f, 0.4, given="second", route=MonteCarlo(5_000, 0))
     assert abs(drawn.value - closed.value) < 4.5 * drawn.error
     known = conditional_loss(same, f, 0.4, given="second", route=Quadrature())
     assert known.value == pytest.approx(closed.value, rel=1e-9)

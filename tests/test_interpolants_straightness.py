@@ -76,7 +76,7 @@ def test_mixtures_keep_their_account_on_the_line_and_in_the_plane():
     found = account(independent(*LINES), QUICK)
     assert abs(found.residual) <= found.error < 1e-4
     assert found.straightness.value > 1e-3
-    plane = account(rectify(independent(P, Q), method="dopri5", rtol=1e-4, atol=1e-5), MonteCarlo(64, 1))
+    plane = account(rectify(independent(P, Q), method="dopri5", rtol=1e-3, atol=1e-4), MonteCarlo(64, 1))
     # the same 64 draws of z_0 at both ends, others on the way: 4.5 standard errors, though not normal ones
     assert abs(plane.residual) <= 4.5 * plane.error
     assert plane.straightness.value > 4.5 * plane.straightness.error
@@ -107,7 +107,7 @@ def test_other_units_of_time_change_nothing():
         quick, found = account(pairs), account(InterpolantModel(pairs, slow))
         for name in ("before", "after", "straightness", "variance"):
             np.testing.assert_allclose(getattr(found, name).value, getattr(quick, name).value, rtol=1e-12)
-    line, route = independent(*LINES), MonteCarlo(20, 1)
+    line, route = independent(*LINES), MonteCarlo(4, 1)
     quick, found = straightness(line, route), straightness(InterpolantModel(line, slow), route)
     np.testing.assert_allclose(found.value, quick.value, rtol=1e-9)
 

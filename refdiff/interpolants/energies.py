@@ -27,7 +27,7 @@ from refdiff.channels import Channel
 from refdiff.distributions import Empirical, Gaussian
 from refdiff.expectations import FLOOR, Estimate, Quadrature, Route, name_of
 from refdiff.interpolants.model import InterpolantModel
-from refdiff.interpolants.objectives import MC, marginal_loss, over_time
+from refdiff.interpolants.objectives import MC, marginal_loss, over_time, refuse_endless
 from refdiff.interpolants.retiming import Retiming
 from refdiff.interpolants.targets import Regression, target_at
 from refdiff.metrics import wasserstein
@@ -48,7 +48,7 @@ def conditional_energy(model: InterpolantModel, *, tolerance: float = 1e-9) -> E
         ValueError: the integral is infinite, as along Brownian bridges.
     """
     _model(model)
-
+    refuse_endless(model.interpolant)
     return over_time(lambda t: Estimate(_second_moment(model, t), 0.0, name_of(None)), model.T, tolerance=tolerance)
 
 

@@ -25,6 +25,7 @@ from refdiff.arguments import Array, answered, one_of, points, real_scalar
 from refdiff.channels import Channel
 from refdiff.distributions import GaussianMixture
 from refdiff.expectations import FLOOR, Estimate, MonteCarlo, Quadrature, Route, checked, expectation, name_of
+from refdiff.interpolants.interpolant import Interpolant
 from refdiff.interpolants.model import InterpolantModel
 from refdiff.interpolants.targets import ONE, GivenEnd, Regression, dense_law, given_end, target_at
 from refdiff.operators import dense, singular
@@ -204,6 +205,19 @@ def over_time(
 
 
 MC = name_of(MonteCarlo(2, 0))
+
+
+def refuse_endless(interpolant: Interpolant) -> None:
+    """Refuse an `interpolant` whose noise comes from nothing or goes to it at a rate, V ~ 2 S t: S V^-1 S ~ S / 2 t.
+
+    Raises:
+        ValueError: it is such a one, like a Brownian bridge.
+    """
+    for t in (0.0, interpolant.T):
+        now = interpolant.at(t)
+        if now.spread.any() and not now.noise.any():
+            raise ValueError("model must have noise whose rate has a finite square, got a spread and no noise at "
+                             f"t = {t}: the integral is infinite")  # fmt: skip
 
 
 # ---------------------------------------------------------------------- parts

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -94,10 +95,8 @@ class PotentialCoupling:
     def velocity(self, x: ArrayLike, t: float) -> Array:
         """w at the points x and the time t, shape (..., d)."""
         rows, restore = points("x", x, self.dim)
-        now, pairs = self.model.interpolant.at(t), self.model.pairs
         centre = self.model.marginal(t).means[0]
-        moved = operators.apply(now.dfirst, pairs.first.means[0]) + operators.apply(now.dsecond, pairs.second.means[0])
-        return restore(moved + now.doffset + (rows - centre) @ self.slope(t).T)
+        return restore(self._drift(t) + (rows - centre) @ self.slope(t).T)
 
     def channel(self, t: float | None = None) -> Channel:
         """The flow from 0 to t, the final time where left out, as a channel without noise.
@@ -161,7 +160,7 @@ class PotentialCoupling:
 
         def speed(t: float) -> float:
             p, _, s = self._rates(t)
-            drift = self.velocity(self.model.marginal(t).means, t)[0]
+            drift = self._drift(t)
             return float(np.trace(s @ p @ s) + drift @ drift)
 
         energy, after = self._over_time(speed), self.pairs().cost()
@@ -177,16 +176,26 @@ class PotentialCoupling:
         value, error = quad(function, 0.0, self.T, epsabs=floor, epsrel=1e-12, limit=400, full_output=1)[:2]
         return Estimate(self.T * value, self.T * error, name_of(None))
 
+    def _drift(self, t: float) -> Array:
+        """c_t'."""
+        now, pairs = self.model.interpolant.at(t), self.model.pairs
+        moved = operators.apply(now.dfirst, pairs.first.means[0]) + operators.apply(now.dsecond, pairs.second.means[0])
+        return np.asarray(moved + now.doffset)
+
+    @cached_property
+    def _whole(self) -> Array:
+        """Cov(x_0, x_1) on R^2d."""
+        return np.asarray(self.model.pairs.mixture().covariances.dense(2 * self.dim)[0])
+
     def _covariance(self, t: float) -> Array:
         return np.asarray(self.model.marginal(t).covariances.dense(self.dim)[0])
 
     def _rates(self, t: float) -> tuple[Array, Array, Array]:
         """P, Q = Cov(dx_t/dt, x_t) and S."""
         now, d = self.model.interpolant.at(t), self.dim
-        whole = self.model.pairs.mixture().covariances.dense(2 * d)[0]
         parts = (now.first, now.second, now.dfirst, now.dsecond, now.noise, now.spread)
         a, b, da, db, v, s = (operators.dense(part, d) for part in parts)
-        shared = whole @ np.hstack([a, b]).T
+        shared = self._whole @ np.hstack([a, b]).T
         p, q = np.hstack([a, b]) @ shared + v, np.hstack([da, db]) @ shared + s
         values, axes = np.linalg.eigh(p)
         if values[0] <= d * np.finfo(float).eps * values[-1]:

@@ -33,7 +33,7 @@ from refdiff.dynamics import VelocityField, field_flow
 from refdiff.expectations import Estimate, Quadrature, Route, expectation, name_of
 from refdiff.interpolants.affine_flows import affine_image, affine_speed, plain
 from refdiff.interpolants.model import InterpolantModel
-from refdiff.interpolants.objectives import marginal_loss, matching_gap, over_time
+from refdiff.interpolants.objectives import marginal_loss, matching_gap, over_time, refuse_endless
 from refdiff.interpolants.rectified import FlowCoupling, rectify
 from refdiff.interpolants.reflow import MapCoupling, StraightFlow
 from refdiff.transport import PairLaw
@@ -147,6 +147,7 @@ def unexplained(model: InterpolantModel, route: Route | None = None) -> Estimate
         raise TypeError(f"model must be an InterpolantModel, got {model!r}")
     if plain(model.interpolant) and affine_image(model.pairs) is not None:
         return NOTHING
+    refuse_endless(model.interpolant)
     found = over_time(lambda t: matching_gap(model, t, route=route), model.T, tolerance=_tolerance(route))
     return _scaled(found, model.T)
 
