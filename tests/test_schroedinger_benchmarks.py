@@ -51,6 +51,7 @@ def test_plans_of_benchmarks_are_the_mixtures_that_they_say(dim, epsilon):
     np.testing.assert_allclose(given.means, origin.means + np.einsum("kij,j->ki", shapes, x) / epsilon, rtol=1e-8)
     np.testing.assert_allclose(given.covariances.dense(dim), shapes, rtol=1e-8, atol=1e-10)
     values = np.linalg.eigvalsh(shapes) / epsilon
+    assert dim == 1 or np.ptp(values, axis=1).min() > 0.05
     assert values.min() > 0.5 - 1e-9
     assert values.max() < 1.5 + 1e-9
 
@@ -58,9 +59,9 @@ def test_plans_of_benchmarks_are_the_mixtures_that_they_say(dim, epsilon):
 def test_draws_of_a_benchmark_follow_its_drift():
     bridge = benchmark_bridge(2, 1.0, 3, 6, radius=2.0)
     x, y = bridge.sample_pairs(4000, 7)
-    plan = np.array([bridge.conditional_plan(one).mean() for one in x[:500]])
-    left = y[:500] - plan
-    assert (np.abs(left.mean(axis=0)) < 4.5 * left.std(axis=0) / np.sqrt(500)).all()
+    plan = np.array([bridge.conditional_plan(one).mean() for one in x[:250]])
+    left = y[:250] - plan
+    assert (np.abs(left.mean(axis=0)) < 4.5 * left.std(axis=0) / np.sqrt(250)).all()
     np.testing.assert_allclose(bridge.forward_drift(x[:5], 0.0), plan[:5] - x[:5], rtol=1e-10)
 
 

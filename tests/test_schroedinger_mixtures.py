@@ -61,15 +61,15 @@ def test_turns_on_a_grid_find_the_potentials_of_a_bridge_between_mixtures():
 
 
 def test_its_equation_carries_the_first_marginal_to_the_second():
-    x = LINE.marginal(0.0).sample(4000, 3)
-    ends = solve(LINE.equation(), x, np.linspace(0, 1, 65), seed=4)
-    back = solve(LINE.equation(backward=True), LINE.marginal(1.0).sample(4000, 5), np.linspace(1, 0, 65), seed=6)
+    x = LINE.marginal(0.0).sample(2000, 3)
+    ends = solve(LINE.equation(), x, np.linspace(0, 1, 49), seed=4)
+    back = solve(LINE.equation(backward=True), LINE.marginal(1.0).sample(2000, 5), np.linspace(1, 0, 49), seed=6)
     for found, t in ((ends, 1.0), (back, 0.0)):
         law = LINE.marginal(t)
-        z = (found.mean() - law.mean()[0]) / np.sqrt(law.cov()[0, 0] / 4000)
-        # 4.5 standard errors, as below; Euler's steps of 1/64 err by a tenth of that
+        z = (found.mean() - law.mean()[0]) / np.sqrt(law.cov()[0, 0] / 2000)
+        # 4.5 standard errors, as below; Euler's steps of 1/48 err by a tenth of that
         assert abs(z) < 4.5
-        assert abs(found.var() / law.cov()[0, 0] - 1) < 4.5 * np.sqrt(3 / 4000)
+        assert abs(found.var() / law.cov()[0, 0] - 1) < 4.5 * np.sqrt(3 / 2000)
 
 
 @EACH_FIRST

@@ -127,8 +127,8 @@ def test_one_point_at_either_end():
 
 
 def test_its_equations_carry_the_points_to_each_other():
-    bridge, n = point_bridge(P, Q, 0.5), 3000
-    times = 1 - np.geomspace(1, 1e-3, 80)
+    bridge, n = point_bridge(P, Q, 0.5), 1500
+    times = 1 - np.geomspace(1, 1e-3, 60)
     found = solve(bridge.equation(), P.sample(n, 1), times, seed=2)
     back = solve(bridge.equation(backward=True), Q.sample(n, 3), (1 - times), seed=4)
     for x, t in ((found, float(times[-1])), (back, float(1 - times[-1]))):
