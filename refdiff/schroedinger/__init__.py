@@ -1,7 +1,7 @@
 """Schroedinger bridges: of all processes with two given marginals the nearest to a reference.
 
 references          a Process, a Schedule or eps of sqrt(eps) w (`BrownianReference`); their bridges: `ReferenceBridges`
-from potentials     `MixtureBridge`, exact in every marginal, of mixtures, points or an `ExponentialSum`
+LightSB             `MixtureBridge`, exact in every marginal, of potentials: mixtures, points or an `ExponentialSum`
 Gaussians           `GaussianBridge`: closed forms for every linear reference and covariances of any rank
 their costs         `action` (motion, Fisher information, entropies), `energies` at a time, `little_noise`: the limit
 IPF, DSB            `proportional_fitting` of Gaussians, `refit` (half bridges of pairs); of chains `reversed_chains`
@@ -9,6 +9,7 @@ IMF, DSBM           `markovian_fitting` of Gaussians, by `markovian_projection` 
                     of any laws, by samples, `drawn_pairs`
 point sets          `point_bridge`, a MixtureBridge by the weights of Sinkhorn; `point_plan`
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
+one point           Foellmer's process: a GaussianBridge from a Gaussian without variance, `path_measures.EndLaw` to any law
 I2SB, DDBM, DBIM    `bridge_sampler` as a table, the exact network `bridge_denoiser`, laws of stages `bridge_channels`
 SDEdit, DDIB        `edit` by a sampler's table, `edit_channel` and `edit_curve` of Gaussians; `dynamics.translate`
 any potentials      `SchroedingerSystem`: residuals of its equations and ends; `steering_cost` by potentials
