@@ -9,7 +9,7 @@ IMF, DSBM           `markovian_fitting` of Gaussians, by `markovian_projection` 
                     of any laws, by samples, `drawn_pairs`
 point sets          `point_bridge`, a MixtureBridge by the weights of Sinkhorn; `point_plan`
 one law             `OneSidedBridge`, a law at one end and a potential at the other; half bridges, diffusion models
-one point           Foellmer's process: a GaussianBridge from a Gaussian without variance, `path_measures.EndLaw` to any law
+one point           Foellmer's process: a GaussianBridge from a Gaussian of variance 0, `path_measures.EndLaw` to any
 I2SB, DDBM, DBIM    `bridge_sampler` as a table, the exact network `bridge_denoiser`, laws of stages `bridge_channels`
 SDEdit, DDIB        `edit` by a sampler's table, `edit_channel` and `edit_curve` of Gaussians; `dynamics.translate`
 any potentials      `SchroedingerSystem`: residuals of its equations and ends; `steering_cost` by potentials
