@@ -37,10 +37,14 @@ class Case:
     name: str
     seed: int
 
-    @property
+    @cached_property
     def rng(self) -> np.random.Generator:
-        """A fresh generator, the same at every access."""
-        return np.random.default_rng([self.seed, zlib.crc32(self.name.encode())])
+        """Random numbers of a check's own: every run of one begins with the same."""
+        return self.stream(1)
+
+    def stream(self, number: int) -> np.random.Generator:
+        """One of the case's streams of random numbers, from its beginning."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class LawCase(Case):
     @cached_property
     def x(self) -> Array:
         """Draws from the law."""
-        return self.law.sample(POINTS, self.rng)
+        return self.law.sample(POINTS, self.stream(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +90,14 @@ class ModelCase(Case):
     @cached_property
     def x(self) -> Array:
         """Draws from p_t."""
-        return self.model.sample(POINTS, self.t, self.rng)
+        return self.model.sample(POINTS, self.t, self.stream(0))
 
 
 def with_gaussian_data(case: ProcessCase, dim: int = 3) -> ModelCase:
     """The process and times of a case with Gaussian data in `dim` axes, of variances between its two noises / alpha."""
     c, drawn = case.schedule.coefficients([case.s, case.t]), random_mixture(dim, 1, case.rng, "full")
     law = Gaussian(drawn.means[0], drawn.cov()).affine(np.sqrt(np.prod(c.sigma / c.alpha)))
-    return ModelCase(case.name, case.seed, law, case.process, case.s, case.t)
+    return ModelCase(f"{case.name}, Gaussian", case.seed, law, case.process, case.s, case.t)
 
 
 @dataclass(frozen=True, eq=False)

@@ -224,6 +224,20 @@ def _terms(bridge: GaussianBridge, x: Array, t: float, which: int, free: Array, 
     ]
 
 
+# of a quadratic in the plane, whose values here say all
+SIX = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1]])
+
+
+def log_integral(values: Array, root: Array) -> float:
+    """log of the integral over the plane of the exponential of a quadratic, from its `values` at SIX R' + a centre."""
+    level, right, left, up, down, both = values
+    slope = 0.5 * np.array([right - left, up - down])
+    mixed = both - right - up + level
+    precision = -np.array([[right + left - 2 * level, mixed], [mixed, up + down - 2 * level]])
+    height = level + 0.5 * slope @ np.linalg.solve(precision, slope)
+    return float(height + np.log(2 * np.pi) + 0.5 * np.log(np.linalg.det(root) ** 2 / np.linalg.det(precision)))
+
+
 @identity(
     "Potentials are carried by the reference's kernels",
     topic=TOPIC,
@@ -235,17 +249,19 @@ def _terms(bridge: GaussianBridge, x: Array, t: float, which: int, free: Array, 
     control="potentials of the static plan exchanged",
 )
 def carried_potentials(case: Case, wrong: bool) -> list[Sides]:
-    """Gauss-Hermite sums of the static potentials times densities, up to a constant, in the plane."""
+    """Integrands whose logarithms are quadratics: six values in the plane say which, and so their integrals."""
     rng, t, found = case.rng, 0.4, []
-    nodes, weights = numeric.product_rule(numeric.hermite(56), 2)
     for bridge in bridges(rng).values():
         x, plan = bridge.marginal(t).sample(3, rng), bridge.plan
         f, g = (plan.g, plan.f) if wrong else (plan.f, plan.g)
         way, past = bridge.process.channel(t, bridge.T), bridge.process.channel(0.0, t)
-        ends = bridge.q.mean() + nodes @ square_root(bridge.q.cov()).T
-        starts = bridge.p.mean() + nodes @ square_root(bridge.p.cov()).T
-        later = [np.log(weights @ np.exp(g(ends) + way.logpdf(ends, one))) for one in x]
-        earlier = [np.log(weights @ np.exp(f(starts) + past.logpdf(one, starts))) for one in x]
+        later, earlier = [], []
+        for one in x:
+            ends, starts = way.at(one), past.posterior(bridge.p, one)
+            root, other = square_root(ends.cov()), square_root(starts.cov())
+            y, z = ends.mean() + SIX @ root.T, starts.mean() + SIX @ other.T
+            later.append(log_integral(g(y) + bridge.q.logpdf(y) + way.logpdf(y, one), root))
+            earlier.append(log_integral(f(z) + bridge.p.logpdf(z) + past.logpdf(one, z), other))
         for mine, theirs in zip(bridge.log_potentials(x, t), (later, earlier), strict=True):
             found.append(Sides(mine[1:] - mine[0], np.array(theirs)[1:] - theirs[0], scale=np.abs(mine).max() + 1))
     return found

@@ -29,7 +29,7 @@ from refdiff.validation.numeric import lattice
 
 TOPIC = "Schroedinger bridges"
 # of stencils: shares of two ends change over their noise by their distance, some tenths of a unit
-STEP = 0.006
+STEP = 0.002
 
 
 def two_sets(rng: np.random.Generator, dim: int = 2) -> tuple[Empirical, Empirical]:

@@ -211,5 +211,7 @@ def flows_of_bridges(case: Case, wrong: bool) -> list[Sides]:
     best = np.linalg.solve(a, square_root(a @ second.cov() @ a)) @ np.linalg.inv(a)
     if wrong:
         best, encoders = encoders, best
-    little = extrapolate([flow(0.04), flow(0.02)], first=2, step=2)
-    return [Sides(little, best, 1.0), Sides(flow(400.0), encoders, 1.0)]
+    # noise is little or much beside the singular values of both roots
+    scales = np.linalg.svd(a @ b, compute_uv=False)
+    little = extrapolate([flow(level * scales[-1]) for level in (0.08, 0.04, 0.02)], first=2, step=2)
+    return [Sides(little, best, 1.0), Sides(flow(2000.0 * scales[0]), encoders, 1.0)]
