@@ -44,6 +44,9 @@ def test_grids_need_not_be_even_and_shapes_are_kept():
     np.testing.assert_array_equal(carry(MODEL, x, [0.3]), x)
     spiral = VelocityField(lambda y, t: y @ np.array([[0.0, 1.0], [-1.0, 0.0]]), 2)
     np.testing.assert_allclose(carry(spiral, [1.0, 0.0], np.linspace(0, np.pi / 2, 100)), [0, 1], atol=1e-7)
+    np.testing.assert_array_equal(
+        carry(spiral.velocity, [1.0, 0.0], [0, 1, 2]), carry(spiral, [1.0, 0.0], [0, 1, 2]), strict=True
+    )
     by_name, own = (carry(spiral, [1.0, 0.0], [0, 1], method=method) for method in ("rk38", METHODS["rk38"]))
     np.testing.assert_array_equal(by_name, own)
 
@@ -51,7 +54,7 @@ def test_grids_need_not_be_even_and_shapes_are_kept():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: carry(P, [0.0], [0, 1]), TypeError, "model must be an InterpolantModel or a VelocityField"),
+        (lambda: carry(P, [0.0], [0, 1]), TypeError, "model must be an InterpolantModel, a VelocityField or"),
         (lambda: carry(MODEL, [0.0], []), ValueError, "times must be at least one"),
         (lambda: carry(MODEL, [0.0], [0.0, 1.0, 0.5]), ValueError, "times must be at least one, incr"),
         (lambda: carry(MODEL, [0.0], [0.0, 2.0]), ValueError, "t must lie in"),

@@ -1,4 +1,4 @@
-"""Paths between two laws: interpolants of pairs, their exact velocities and scores, and flows that follow them.
+"""Paths between two laws: flow matching, stochastic interpolants and rectified flow, exactly.
 
 joining a pair      `linear`, `trigonometric`, `brownian`, `from_schedule`, or any `ScalarInterpolant`
 what is learnt      `InterpolantModel`: velocity, score, density, posteriors, equations with any noise
@@ -9,6 +9,19 @@ energies            `energy_bounds`: `conditional_energy`, `marginal_energy`, `e
 samples             `carry`, in fixed steps; pairs as training makes them: `minibatch_pairs`
 what it saves       `account`: costs, `straightness` and variance `unexplained`; `displacement_cost`, `euler_error`
 gradients only      `rectify_potential` -> `PotentialCoupling`: towards the optimal coupling, at a `potential_rate`
+
+By their names in the literature, with p the law of x_0, q that of x_1, and laws of pairs from `refdiff.transport`:
+
+rectified flow, I-CFM    `InterpolantModel(independent(p, q), linear())`, with sigma `linear(sigma)`
+OT-CFM                   `optimal_pairs(p, q)` of Gaussians or points, `minibatch_pairs` of any laws
+SB-CFM                   `entropic_pairs(p, q, epsilon)` with `brownian(epsilon)`
+flow matching            `marginal_loss` is L_FM, `conditional_loss` L_CFM: with given="second" of one end, as Lipman's
+stochastic interpolants  `ScalarInterpolant` with gamma^2 for `variance`, as `linear(c)`; `equation` with any noise
+diffusion models         `from_schedule(schedule)`, x_0 the data
+reflow, 2-rectified      `reflow(rectify(pairs))`
+
+A network f(x, t) is held against the exact velocity by `marginal_loss(model, f, t, route=MonteCarlo(10_000, 0))` of
+`refdiff.expectations`, or over all times `over_time(lambda t: ...)`; `carry(f, x, times)` shows where it leads.
 """
 
 from refdiff.interpolants.carrying import carry
