@@ -118,6 +118,7 @@ def test_permutations_tell_what_pairs_do_not():
     line = x[:, :1]
     assert cyclical_gap(line, np.tanh(line)) == pytest.approx(0, abs=1e-12)
     assert cyclical_gap([[0.0], [1.0]], [[1.0], [0.0]], [1.0, 3.0]) == pytest.approx(0.5)
+    assert cyclical_gap([[0.0], [1.0]], [[3.0], [0.0]], [1.0, 3.0]) == pytest.approx(9 / 4 + 3 / 4 - 1.5)
 
 
 def test_asymmetry_of_rotations_and_symmetric_matrices():

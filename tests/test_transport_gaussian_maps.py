@@ -64,8 +64,11 @@ def test_what_the_cost_does_not_decide_is_independent():
     pairs = optimal_pairs(line, flat)
     np.testing.assert_allclose(pairs.cross_covariance(), [[1.0, 0.5], [0.0, 0.0]], atol=1e-15)
     assert pairs.cost() == pytest.approx(7.0)
-    across = optimal_pairs(line, Gaussian([0.0, 0.0], [0.0, 3.0]))
-    assert not across.cross_covariance().any()
+    for storage in (np.asarray, np.diag):
+        one, other = Gaussian([0.0, 0.0], storage([1.0, 0.0])), Gaussian([0.0, 0.0], storage([0.0, 3.0]))
+        assert not optimal_pairs(one, other).cross_covariance().any()
+        with pytest.raises(ValueError, match="no gradient map spreads a point out"):
+            optimal_map(one, other)  # of one dimension each, and across
 
 
 def test_points_of_one_place_and_two_points():

@@ -105,6 +105,7 @@ def test_singular_laws_and_what_does_not_fit():
         with pytest.raises(ValueError, match="between directions in which law has no variance"):
             least_velocity(law, np.zeros(2), rate)
     assert not least_velocity(Gaussian([0.0], 0.0), [1.0], 0.0).gain.any()
+    np.testing.assert_allclose(least_velocity(Gaussian([0.0, 0.0], [1.0, 4.0]), np.zeros(2), 2.0).gain, [1.0, 0.25])
     with pytest.raises(ValueError, match="covariance_rate must be symmetric"):
         least_velocity(flat, np.zeros(2), [[0.0, 1.0], [0.0, 0.0]])
     with pytest.raises(TypeError, match="law must be a Gaussian"):

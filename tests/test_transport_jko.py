@@ -117,6 +117,8 @@ def test_storage_stays_and_concave_energies_have_a_limit():
     f, p = FreeEnergy(0.5), Gaussian(np.zeros(3000), 2.0)
     assert f.step(p, 0.1).covariances.operator().shape == ()
     assert f.value(p) == pytest.approx(3000 * (0.5 - 0.5 * np.log(2 * np.pi * np.e * 2)))
+    assert FreeEnergy([1.0, 2.0], interaction=[-0.5, 1.0]).convexity == 0.5  # of deviations
+    assert FreeEnergy([1.0, 2.0], interaction=1.0).convexity == 1.0  # of the mean, which attraction does not move
     saddle = FreeEnergy([1.0, -2.0])
     saddle.step(Gaussian([0.0, 0.0], 1.0), 0.49)
     with pytest.raises(ValueError, match=r"tau must be below 0\.5"):

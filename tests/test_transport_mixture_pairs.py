@@ -52,6 +52,12 @@ def test_components_travel_whole():
     np.testing.assert_allclose(half.covariances.dense(2), np.broadcast_to(0.09 * np.eye(2), (6, 2, 2)), atol=1e-14)
 
 
+def test_components_of_one_place_are_told_by_their_covariances():
+    p = GaussianMixture.isotropic(np.zeros((2, 2)), [1.0, 9.0], [0.3, 0.7])
+    q = GaussianMixture.isotropic(np.zeros((2, 2)), [9.0, 1.0], [0.7, 0.3])
+    assert mixture_pairs(p, q).cost() == pytest.approx(0, abs=1e-14)
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="same dimension, got 2 and 3"):
         mixture_pairs(random_mixture(2, 2, 1), random_mixture(3, 2, 1))

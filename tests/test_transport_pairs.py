@@ -102,6 +102,16 @@ def test_samples_have_the_moments_of_the_pair(kind):
     assert abs(gap.mean() - pair.cost()) <= 5 * gap.std() / np.sqrt(n) + 1e-12
 
 
+def test_samples_of_correlated_gaussians_in_space_have_their_moments():
+    rng, n = np.random.default_rng(0), 20_000
+    whole = np.cov(rng.standard_normal((6, 12)))  # eigenvectors of matrices in the plane may be symmetric, here not
+    pair = gaussian_pairs(Gaussian(np.zeros(3), whole[:3, :3]), Gaussian(np.zeros(3), whole[3:, 3:]), whole[:3, 3:])
+    both = np.hstack(pair.sample(n, 1))
+    products = both[:, :, None] * both[:, None, :]
+    # 36 moments at five standard errors, the seed is fixed
+    assert (np.abs(products.mean(axis=0) - whole) < 5 * products.std(axis=0) / np.sqrt(n)).all()
+
+
 @pytest.mark.parametrize(
     ("kind", "gain"), [("a map", TURN), ("a scaling", np.diag([1.7, -0.3])), ("a map to a point", np.zeros((2, 2)))]
 )
@@ -232,6 +242,7 @@ def test_costs_are_known():
         (lambda p, q: component_pairs(p, q, np.ones(2) / 2), ValueError, "masses must have 2 dimensions"),
         (lambda p, q: component_pairs(p, q, np.ones((2, 2)) / 4), ValueError, r"masses must have shape \(1, 2\)"),
         (lambda p, q: component_pairs(p, q, [[0.9, 0.1]]), ValueError, "masses must have the weights as column sums"),
+        (lambda p, q: component_pairs(p, q, [[0.5 + 1e-7, 0.5 - 1e-7]]), ValueError, "weights as column sums"),
         (lambda p, q: component_pairs(q, p, [[0.9], [0.1]]), ValueError, "masses must have the weights as row sums"),
         (lambda p, q: component_pairs(p, q, [[1.5, -0.5]]), ValueError, "masses must not be negative, got -0.5"),
         (lambda p, q: gaussian_pairs(p, q, 0.1), TypeError, "q must be a Gaussian"),
