@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 from refdiff.distributions import Gaussian, GaussianMixture, kl_divergence, random_mixture, wasserstein
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess, ornstein_uhlenbeck
+from refdiff.samplers import run
 from refdiff.samplers.ancestral import ddpm
 from refdiff.samplers.ddim import ddim
 from refdiff.schedules import FlowMatching, VPLinear
@@ -87,6 +88,24 @@ def test_samplers_edit_like_the_channel_and_mixtures_too():
     made = edit(ddim(VPLinear(), np.linspace(1.0, 0, 31)), mixture, x.astype(np.float32), 3)
     assert made.dtype == np.float32
     assert_allclose(made.mean(axis=0), mixture.distribution.mean(), atol=0.1)
+
+
+def test_curves_are_the_moments_of_the_channel():
+    model, t, k = ExactModel(TARGET, VPLinear()), 0.4, 0.7
+    channel, curve = edit_channel(model, t, k), edit_curve(SOURCE, model, [t], k)
+    moved = channel.gain - np.eye(2)
+    gap = moved @ SOURCE.mean() + channel.offset
+    faithful = gap @ gap + np.trace(moved @ SOURCE.cov() @ moved.T + channel.noise)
+    made = Gaussian(channel.gain @ SOURCE.mean() + channel.offset,
+                    channel.gain @ SOURCE.cov() @ channel.gain.T + channel.noise)  # fmt: skip
+    expected = faithful, wasserstein(made, TARGET), kl_divergence(made, TARGET)
+    assert_allclose([curve.faithfulness[0], curve.wasserstein[0], curve.kl[0]], expected, rtol=1e-12)
+
+
+def test_an_edit_is_noise_and_a_run_of_the_table():
+    model, table, x = ExactModel(TARGET, VPLinear()), ddim(VPLinear(), [0.5, 0.2, 0.0]), SOURCE.sample(3, 1)
+    noisy = model.process.kernel(0.5).sample(x, np.random.default_rng(2))
+    assert_allclose(edit(table, model, x, np.random.default_rng(2)), run(table, model, noisy), rtol=1e-14)
 
 
 def test_a_network_edits_in_the_place_of_the_exact_model():

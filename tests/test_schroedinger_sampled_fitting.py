@@ -11,6 +11,10 @@ from refdiff.schroedinger import GaussianBridge, ReferenceBridges, drawn_pairs
 from refdiff.transport import independent, point_pairs
 
 
+def pulled():
+    return ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 0.8]], noise=np.diag([1.0, 0.7]), mean=[1.0, -2.0])
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_drawn_pairs_of_mixtures_have_the_right_marginals(backward):
     p = GaussianMixture.isotropic([[-1.0], [1.0]], [0.2, 0.1], [0.3, 0.7])
@@ -38,7 +42,7 @@ def test_from_points_paths_leave_towards_the_mean_of_their_partners(backward):
 
 
 def test_the_drift_at_points_is_the_limit_of_that_beside_them():
-    rng, process = np.random.default_rng(4), ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 0.8]], noise=np.diag([1.0, 0.7]))
+    rng, process = np.random.default_rng(4), pulled()
     x, y, z = rng.standard_normal((3, 5, 2))
     model, h = InterpolantModel(point_pairs(x, y), ReferenceBridges(process)), 1e-7
     # a path that has gone for h is at x + b h + G z sqrt(h); b is that of the bridge to y but for O(sqrt(h))
@@ -46,7 +50,8 @@ def test_the_drift_at_points_is_the_limit_of_that_beside_them():
     beside = x + h**0.5 * z @ bridge.diffusion(0.0) ** 0.5
     expected = model.velocity(beside, h) + 0.5 * model.score(beside, h) @ bridge.diffusion(h)
     pull = bridge.diffusion(0.0) @ bridge.channel(0.0, 1.0).gain.T @ model.interpolant.precision
-    direct = x @ bridge.drift(0.0).T + (y - x @ bridge.channel(0.0, 1.0).gain.T) @ pull.T
+    whole = bridge.channel(0.0, 1.0)
+    direct = x @ bridge.drift(0.0).T + bridge.force(0.0) + (y - x @ whole.gain.T - whole.offset) @ pull.T
     assert_allclose(expected, direct, rtol=0, atol=5e-3)
     found = drawn_pairs(model, [0.0, 1.0], 30, 1)
     for start, end in zip(found.first.means, found.second.means, strict=True):

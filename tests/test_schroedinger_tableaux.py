@@ -132,6 +132,27 @@ def test_mixtures_and_points_are_answered_by_bayes_rule():
     assert_allclose(at_end[0], model.pairs.given_second(y[0]).mean(), rtol=1e-12)
 
 
+def test_references_that_pull_elsewhere_are_answered():
+    process = ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 0.8]], noise=np.eye(2), mean=[2.0, -1.0])
+    rng, t = np.random.default_rng(3), 0.4
+    model = GaussianBridge(P, Q, process).model  # Markov, so that the end adds nothing
+    x, y = model.sample(4, t, rng), Q.sample(4, rng)
+    assert_allclose(bridge_denoiser(model, y)(x, t), bridge_denoiser(model)(x, t), rtol=0, atol=1e-12)
+    end = np.array([[0.5, 1.5]])  # one end, which is no news
+    model = InterpolantModel(independent(P, Empirical(end)), ReferenceBridges(process))
+    found = bridge_denoiser(model, np.repeat(end, 4, axis=0))(x, t)
+    assert_allclose(found, model.expected_first(x, t), rtol=0, atol=1e-12)
+
+
+def test_the_noising_of_a_table_is_the_reference_seen_backwards():
+    times = np.array([1.0, 0.7, 0.2])
+    found = bridge_sampler(brownian(EPSILON), times).coefficients
+    assert_allclose(found.sigma**2, EPSILON * times * (1 - times), rtol=0, atol=1e-15)
+    assert_allclose(found.alpha, 1 - times, rtol=0, atol=1e-15)
+    assert_allclose(found.f[1:], -1 / (1 - times[1:]), rtol=1e-14)
+    assert_allclose(found.g2[1:], EPSILON, rtol=1e-14)
+
+
 def test_points_are_returned_to_where_they_came_from_when_the_end_is_shown():
     x, y = [[0.0], [1.0], [5.0]], [[2.0], [3.0], [4.0]]
     model = InterpolantModel(point_pairs(x, y), brownian(EPSILON))
