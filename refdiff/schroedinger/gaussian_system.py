@@ -17,8 +17,9 @@ law is narrow. Sources: PODB-79, PODB-80, PODB-81, PODB-82.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -151,8 +152,10 @@ class GaussianSystem:
 
     # ------------------------------------------------------------------ parts
 
-    def _way(self, t: float) -> Channel:
-        return self.interpolant.process.channel(t, self.interpolant.T)
+    @cached_property
+    def _way(self) -> Callable[[float], Channel]:
+        """t -> the channel from x_t to x_T, which one drift asks for three times."""
+        return lru_cache(maxsize=1)(lambda t: self.interpolant.process.channel(t, self.interpolant.T))
 
     def _mixed(self, t: float) -> Operator:
         """B."""

@@ -155,6 +155,8 @@ def one_object(case: Case, wrong: bool) -> list[Sides]:
                 equation = StochasticEquation(bridge.velocity, equation.noise, bridge.dim)
             moments = exact_moments(equation, start, t, law.mean(), law.cov())
             found.append(_close(bridge, t, *moments))
+            if wrong:
+                return found
         found.append(_close(bridge, t, *_carried(bridge, t)))
         pairs = InterpolantModel(bridge.pairs, bridge.interpolant).marginal(t)
         found.append(_close(bridge, t, pairs.mean(), pairs.cov()))
@@ -196,10 +198,11 @@ def joint_ends(case: Case, wrong: bool) -> list[Sides]:
     for bridge in some(case.rng).values():
         if isinstance(bridge.process, BrownianReference):
             continue
-        way, back = bridge.affine().transition(0.0, bridge.T), bridge.affine(backward=True).transition(bridge.T, 0.0)
-        ahead = bridge.p.cov() @ operators.dense(way.gain, 2).T
         if wrong:
             ahead = bridge.p.cov() @ plain_transport(bridge.p, bridge.q)[1]
+            return [Sides(ahead, bridge.pairs.cross_covariance())]
+        way, back = bridge.affine().transition(0.0, bridge.T), bridge.affine(backward=True).transition(bridge.T, 0.0)
+        ahead = bridge.p.cov() @ operators.dense(way.gain, 2).T
         found.append(Sides(ahead, bridge.pairs.cross_covariance()))
         found.append(Sides(operators.dense(back.gain, 2) @ bridge.q.cov(), bridge.pairs.cross_covariance()))
     line = grids()["Brownian"][0]
