@@ -59,6 +59,37 @@ def test_a_reversal_keeps_one_drift_and_nelson_gives_the_other(reference):
     assert np.abs(forward[1] - forward[0]).max() > 0.1
 
 
+@pytest.mark.parametrize("reversal", ["state", "drift"])
+def test_links_back_are_regressions_of_what_is_learnt_with_the_noise_of_the_reference(reversal):
+    process = ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 0.8]], noise=[[1.0, 0.0], [0.4, 0.7]], mean=[1.0, -2.0])
+    chains = reversed_chains(*PLANE, process, [0.0, 0.3, 1.0], 1, kernels="euler", reversal=reversal)
+    first = chains.forward[0]
+    for chain, back, law in ((first, chains.backward[0], PLANE[0]), (chains.backward[0], chains.forward[1], PLANE[1])):
+        for k, (link, found) in enumerate(zip(chain.links, back.links[::-1], strict=True)):
+            here, there = chain.marginal(k, law), chain.marginal(k + 1, law)
+            # x_k, or x_k+1 + F x_k - F x_k+1, from its mean and its covariance with x_k+1
+            mean, cross = here.mean(), here.cov() @ link.gain.T
+            if reversal == "drift":
+                mean = there.mean() + link.gain @ (mean - there.mean())
+                cross = there.cov() + link.gain @ (cross - there.cov())
+            gain = cross @ np.linalg.inv(there.cov())
+            assert_allclose(found.gain, gain, rtol=0, atol=1e-13)
+            assert_allclose(found.offset, mean - gain @ there.mean(), rtol=0, atol=1e-13)
+            place = k if chain is first else 1 - k
+            assert_allclose(found.noise, first.links[place].noise, rtol=1e-15)
+    assert_allclose(first.links[0].noise / 0.3, first.links[1].noise / 0.7, rtol=1e-14)
+
+
+def test_eulers_links_hold_the_coefficients_of_where_they_begin():
+    found = reversed_chains(*PLANE, VPLinear(0.5, 2.0), [0.0, 0.4, 1.0], 0, kernels="euler").forward[0].links
+    for link, h, rate in zip(found, (0.4, 0.6), (0.5, 1.1), strict=True):
+        assert_allclose(link.gain, 1 - 0.5 * h * rate, rtol=1e-14)
+        assert_allclose(link.noise, h * rate, rtol=1e-14)
+    pulled = ornstein_uhlenbeck([[2.0]], noise=[[1.0]], mean=[3.0])
+    link = reversed_chains(FIRST, SECOND, pulled, [0.0, 0.1], 0, kernels="euler").forward[0].links[0]
+    assert_allclose([link.gain.item(), link.offset.item(), link.noise.item()], [0.8, 0.6, 0.1], rtol=1e-14)
+
+
 def errors(reference, steps, *cycles, **options):
     """Cov(x_0, x_N) of forward chains, and the law of x_N, off proportional fitting, after some numbers of cycles."""
     chains = reversed_chains(FIRST, SECOND, reference, np.linspace(0, 1, steps + 1), max(cycles), **options)
