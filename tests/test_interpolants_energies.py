@@ -149,6 +149,16 @@ def test_bridges_have_no_conditional_energy_and_points_no_distance_to_mixtures_i
     assert abs(drawn.value - exact.value) < 4.5 * drawn.error
 
 
+def test_what_does_not_move_spends_nothing():
+    law = Gaussian([3.0, 1.0], [[2.0, 0.5], [0.5, 1.0]])
+    for pairs in (optimal_pairs(law, law), image_pairs(mixtures.law("full", 2, 2), Channel(1.0, 0.0, 0.0))):
+        found = energy_bounds(InterpolantModel(pairs, linear()), None if pairs.count == 1 else MonteCarlo(9, 0))
+        # to the square of the rounding of what does not move
+        assert 0 <= found.retimed.value <= 1e-28
+        assert 0 <= found.marginal.value <= 1e-28
+        assert 0 <= found.conditional.value <= 1e-28
+
+
 STILL = image_pairs(Gaussian([0.0], 1.0), Channel(1.0, 0.0, 0.0))
 
 

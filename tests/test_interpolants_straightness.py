@@ -89,6 +89,8 @@ def test_maps_have_nothing_left():
     np.testing.assert_allclose(found.after.value, displacement_cost(flow.coupling, route=QUICK).value)
     assert euler_error(flow, 1, QUICK).value < 1e-20
     assert straightness(flow).value == 0
+    closed = rectify(independent(gaussian(2, 0), gaussian(2, 1)))
+    assert account(reflow(closed)).after.value == displacement_cost(closed).value  # no route is needed
     image = InterpolantModel(image_pairs(P, Channel([[1.0, 0.5], [-0.5, 0.8]])), linear())
     assert unexplained(image).value == 0
     np.testing.assert_allclose(straightness(image).value, 0.0, atol=1e-30)

@@ -49,7 +49,8 @@ def conditional_energy(model: InterpolantModel, *, tolerance: float = 1e-9) -> E
     """
     _model(model)
     refuse_endless(model.interpolant)
-    return over_time(lambda t: Estimate(_second_moment(model, t), 0.0, name_of(None)), model.T, tolerance=tolerance)
+    return over_time(lambda t: Estimate(_second_moment(model, t), 0.0, name_of(None)), model.T, tolerance=tolerance,
+                     scale=_scale(model))  # fmt: skip
 
 
 def energy_density(model: InterpolantModel, t: float, route: Route | None = None) -> Estimate:
@@ -80,8 +81,7 @@ def marginal_energy(model: InterpolantModel, route: Route | None = None, *, tole
         ValueError: as of `energy_density`.
     """
     _model(model)
-    scale = _second_moment(model, 0.5 * model.T)
-    return over_time(lambda t: energy_density(model, t, route), model.T, tolerance=tolerance, scale=scale)
+    return over_time(lambda t: energy_density(model, t, route), model.T, tolerance=tolerance, scale=_scale(model))
 
 
 def optimal_schedule(
@@ -104,12 +104,12 @@ def optimal_schedule(
     _model(model)
     p, T = real_scalar("power", power, low=0, high=1, open_low=True), float(model.T)
     tolerance = real_scalar("tolerance", tolerance, low=0, high=1, open_low=True)
-    count = 17
+    floor, count = FLOOR * _scale(model), 17
     while count <= MOST:
         nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
         found = [energy_density(model, float(T * (u + 1) / 2), route) for u in nodes]
         k = np.array([float(one.value) for one in found])
-        if k.max() <= FLOOR * _second_moment(model, 0.5 * T):
+        if k.max() <= floor:
             raise ValueError("model must have a velocity, got none at any time")
         terms = np.asarray(chebyshev.chebfit(nodes, k, count - 1), dtype=np.float64)
         tail = float(np.abs(terms[-3:]).max() / np.abs(terms).max())
@@ -165,15 +165,26 @@ def energy_bounds(model: InterpolantModel, route: Route | None = None) -> Energy
         conditional = conditional_energy(model)
     except ValueError:  # the noise of bridges moves infinitely fast
         conditional = None
+    marginal = marginal_energy(model, route)
+    if float(marginal.value) <= FLOOR * _scale(model) * model.T:
+        return EnergyBounds(transport, marginal, marginal, conditional)  # nothing moves, by any clock
     # a closed form is smooth to rounding
     retimed = optimal_schedule(model, route, tolerance=1e-13 if route is None else 1e-10)
-    return EnergyBounds(transport, retimed.energy, marginal_energy(model, route), conditional)
+    return EnergyBounds(transport, retimed.energy, marginal, conditional)
 
 
 def _second_moment(model: InterpolantModel, t: float) -> float:
     """E |dx_t/dt|^2."""
     now = model.interpolant.at(t)
     return Regression(model.pairs, now, target_at("velocity", now)).size
+
+
+def _scale(model: InterpolantModel) -> float:
+    """The size of what velocities are differences of: E |dx_t/dt|^2 half way, and of places as far as they round."""
+    far = sum(
+        float((half.mean() ** 2).sum() + np.trace(half.cov())) for half in (model.pairs.first, model.pairs.second)
+    )
+    return _second_moment(model, 0.5 * model.T) + float(np.finfo(float).eps) * far / model.T**2
 
 
 def _model(model: InterpolantModel) -> None:

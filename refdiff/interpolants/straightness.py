@@ -166,6 +166,8 @@ def displacement_cost(
         TypeError: given is neither.
         ValueError: no route where one is needed, or a cost that answers with another shape.
     """
+    if isinstance(given, StraightFlow):
+        return displacement_cost(given.coupling, cost, route)  # lines end where their map does
     known = given.pairs() if isinstance(given, FlowCoupling) and given.is_affine else given
     if isinstance(known, PairLaw) and cost is None:
         return closed(known.cost())
