@@ -198,6 +198,9 @@ def test_closed_forms_are_refused_where_there_are_none_and_sampling_is_not():
         OneSidedBridge(PLANE, PLANE, FlowMatching(), given="second")
     with pytest.raises(TypeError, match="p must be"):
         forward_half_bridge(np.sin, 0.5)
+    for side, t in (("first", 0.5), ("second", 0.0)):
+        with pytest.raises(ValueError, match="t must not be that of an end without density"):
+            OneSidedBridge(PLANE, LAWS["points"], 0.5, T=0.5, given=side).log_potential([0.0, 0.0], t)
     x = np.zeros((2, 3, 2), dtype=np.float32)
     assert bridge.forward_drift(x, 0.5).dtype == np.float32
     for ask in (bridge.backward_drift, bridge.score, bridge.velocity, bridge.log_density):

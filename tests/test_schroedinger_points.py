@@ -168,5 +168,5 @@ def test_refusals():
         point_bridge(P, Empirical([[0.0]]), 0.5)
     with pytest.raises(Unconverged):
         point_bridge(P, Q, 1e-3, max_iterations=2)
-    with pytest.raises(ValueError, match="no density"):
+    with pytest.raises(ValueError, match="t must not be that of an end without density"):
         point_bridge(P, Q, 0.5).forward_drift([0.0, 0.0], 1.0)

@@ -34,7 +34,7 @@ from refdiff.path_measures import bridge_paths
 from refdiff.processes import Process
 from refdiff.schedules import Schedule
 from refdiff.schroedinger.plans import ends_drawn, ends_given, joined, meetings, plan_given, stacked
-from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, later, of_points
+from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, inside, later, of_points
 from refdiff.schroedinger.reference import ReferenceBridges, reference_process
 from refdiff.stochastic import StochasticEquation, forward_equation
 from refdiff.transport import PairLaw
@@ -224,11 +224,11 @@ class MixtureBridge:
 
     def _forward(self, x: Array, t: float) -> tuple[Array, Array]:
         """log Psi and its gradient."""
-        return earlier(self.second, self._step(self._time(t), self.T), x)
+        return earlier(self.second, self._step(inside(self.second, self._time(t), self.T), self.T), x)
 
     def _backward(self, x: Array, t: float) -> tuple[Array, Array]:
         """log Psihat Z and its gradient."""
-        return later(self.first, self._step(0.0, self._time(t)), x)
+        return later(self.first, self._step(0.0, inside(self.first, self._time(t), 0.0)), x)
 
 
 def drifting(process: Process, x: Array, t: float, pull: Array) -> Array:

@@ -38,7 +38,7 @@ from refdiff.processes import Process
 from refdiff.schedules import Schedule
 from refdiff.schroedinger.mixtures import MixtureBridge, drifting, fill
 from refdiff.schroedinger.plans import ends_drawn, ends_given, plan_given, turned
-from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, later, of_points
+from refdiff.schroedinger.potentials import ExponentialSum, Potential, earlier, inside, later, of_points
 from refdiff.stochastic import StochasticEquation, forward_equation
 from refdiff.transport import PairLaw
 from refdiff.transport.pairs import image_pairs
@@ -297,7 +297,7 @@ class OneSidedBridge:
 
     def _known(self, x: Array, t: float) -> tuple[Array, Array]:
         """The logarithm of the potential at a time and its gradient."""
-        now = real_scalar("t", t, low=0, high=self.T)
+        now = inside(self.potential, real_scalar("t", t, low=0, high=self.T), self.T - self._own)
         if self.given == "first":
             return earlier(self.potential, self.process.channel(now, self.T), x)
         return later(self.potential, self.process.channel(0.0, now), x)

@@ -261,6 +261,17 @@ def of_points(potential: Potential) -> TypeGuard[GaussianMixture]:
 # ---------------------------------------------------------------------- at a time
 
 
+def inside(potential: Potential, t: float, own: float) -> float:
+    """The time t, at which a `potential` that is a law without density has no value where t is its `own`.
+
+    Raises:
+        ValueError: it is.
+    """
+    if t == own and isinstance(potential, GaussianMixture) and potential.covariances.singular:
+        raise ValueError(f"t must not be that of an end without density, as of points, got {t}")
+    return t
+
+
 def earlier(potential: Potential, step: Channel, x: Array) -> tuple[Array, Array]:
     """log Psi (n,) and its gradient (n, d) at points x (n, d), for the `potential` at the end of a `step`."""
     if isinstance(potential, ExponentialSum):
