@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.integrate import quad
 
-from refdiff.distributions import Gaussian, GaussianMixture
+from refdiff.distributions import Gaussian, GaussianMixture, kl_divergence
 from refdiff.interpolants import InterpolantModel, brownian, linear, rectify
 from refdiff.processes import ornstein_uhlenbeck
 from refdiff.schedules import VPLinear
@@ -19,7 +19,7 @@ from refdiff.schroedinger import (
 )
 from refdiff.transport import gaussian_pairs, independent
 
-TURNING = ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 0.8]], noise=np.diag([1.0, 0.7]))
+TURNING = ornstein_uhlenbeck([[1.0, 0.5], [-0.5, 0.8]], noise=np.diag([1.0, 0.7]), mean=[1.0, -2.0])
 REFERENCES = pytest.mark.parametrize("reference", [0.5, VPLinear(0.5, 2.0), TURNING], ids=["Brownian", "VP", "turning"])
 PLANE = Gaussian([0.3, -0.2], [[1.0, 0.3], [0.3, 0.5]]), Gaussian([1.0, 2.0], [[0.4, -0.2], [-0.2, 0.6]])
 
@@ -74,6 +74,7 @@ def test_iterates_come_closer_at_the_predicted_rate(reference):
     assert_allclose(errors[-1] / errors[-2], found.rates[0], rtol=1e-2)
     fall = found.divergences()
     assert (np.diff(fall) < 0).all()
+    assert_allclose(fall[1], kl_divergence(found.plans[1].mixture(), found.limit.mixture()), rtol=1e-14)
     for plan in found.plans:
         assert_allclose(plan.second.cov(), PLANE[1].cov(), rtol=1e-15)
 
