@@ -64,7 +64,7 @@ LINE = {
     ("name", "way"), [("mixtures", trigonometric()), ("a mixture and points", linear())], ids=["mixtures", "points"]
 )
 def test_energies_are_in_order_and_differ_by_the_gap(name, way):
-    model, rule = InterpolantModel(LINE[name], way), Quadrature()
+    model, rule = InterpolantModel(LINE[name], way), Quadrature(1e-6)  # whose finer sums are good to 1e-10
     found = energy_bounds(model, rule)
     assert found.transport.value < found.retimed.value < found.marginal.value < found.conditional.value
     gap = over_time(lambda t: matching_gap(model, t, route=rule))
