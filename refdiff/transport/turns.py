@@ -13,12 +13,26 @@ what convergence l is seen at a smaller w, h follows: l h w^2 = (l + w - 1)^2, Y
     eps sum_i a_i (r_i - r_i^(1 - w) - w log r_i)       ~  w (2 - w) of what w = 1 gives
 
 of which all is known before the update: w is lowered where it is less than half of that. So no update does harm, and
-convergence stays global. Sources: PODB-75; Young 1971, "Iterative solution of large linear systems"; Thibault, Chizat,
-Dossal and Papadakis 2021, "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport".
+convergence stays global.
+
+Where eps is small h is so near 1 that turns of any kind are slow. If the matrix of masses can be held, Newton's steps
+take over: with rows that are right the dual value as a function of g alone has the gradient and -Hessian
+
+    b - c,      H = (diag(c) - M' diag(1 / a) M) / eps,      c_j = sum_i m_ij
+
+a graph's Laplacian, whose diagonal is summed without a difference. Along a direction d the Hessian changes by factors
+e^(t z) at most, z = (max d - min d) / eps, as third cumulants are at most z times variances: t = log(1 + z) / z is the
+step for which the dual value surely rises the most, and tends to Newton's own where d is short. Where d is long t is
+doubled for as long as the value, which is concave, rises.
+
+Sources: PODB-75; Young 1971, "Iterative solution of large linear systems"; Thibault, Chizat, Dossal and Papadakis 2021,
+"Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport"; Brauer, Clason, Lorenz and Wirth 2017, "A
+Sinkhorn-Newton method for entropic optimal transport"; Sun and Tran-Dinh 2019, "Generalized self-concordant functions".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +42,13 @@ from refdiff.transport.soft_minima import Side
 
 SETTLED = 0.1  # convergence l has settled where 1 - l changes by this part of it
 LARGEST = 1.999  # of w: beyond, roundings take over
+MORE = 2.0  # 2 - w falls by this factor at a time
+LONG = 4.0  # times that errors fall by e where w is the best or more, after which less is tried
+HELD = 2**11  # points of both laws for Newton's steps, which solve for as many unknowns as q has
+LATE = 10  # turns before them, or a quarter of the points of q: what a step costs in turns
+FLAT = 1e-12  # what is added to H in units of its diagonal, as its smallest eigenvalues may be lost to rounding
+PATIENCE = 10  # steps that may not help
+EPS = float(np.finfo(float).eps)
 
 
 class Turns:
@@ -38,35 +59,82 @@ class Turns:
         columns: sums over x for each y.
         g: potentials to start from, shape (m,).
         accelerated: whether updates may go beyond.
+        costs: answers with c, shape (n, m), for Newton's steps; without it there are none.
 
     Attributes:
         a, b: weights, shapes (n,) and (m,).
         f, g: potentials, shapes (n,) and (m,).
+        newton: whether steps of Newton's follow turns.
         total: the mass of the plan.
         errors: marginal errors met so far.
     """
 
-    def __init__(self, rows: Side, columns: Side, g: Array, accelerated: bool) -> None:
-        self.rows, self.columns, self.accelerated = rows, columns, accelerated
+    def __init__(
+        self, rows: Side, columns: Side, g: Array, accelerated: bool, costs: Callable[[], Array] | None = None
+    ) -> None:
+        self.rows, self.columns, self.accelerated, self._costs = rows, columns, accelerated, costs
+        self.newton = accelerated and costs is not None and len(g) + len(columns.log_weights) <= HELD
         self.a, self.b = np.exp(columns.log_weights), np.exp(rows.log_weights)
         self.f, self.g = np.zeros(len(self.a)), g
         self.total, self.errors = 1.0, list[float]()
 
     def until(self, epsilon: float, tolerance: float, most: int) -> int:
         """Update for eps = `epsilon` until the marginal error is within a tolerance, `most` times at most; how many."""
-        pace, left = Pace(), 0.0
+        pace, left, lost, late = Pace(), 0.0, 0, max(LATE, len(self.b) // 4)
         self.f, self.total = epsilon * self.rows.minima(self.g, epsilon, self.f / epsilon), 1.0
         for count in range(1, most + 1):
             new = epsilon * self.columns.minima(self.f, epsilon, self.g / epsilon)
             lacks = (self.g - new) / epsilon
             self.errors.append(left + _distance(self.b, lacks))
-            if self.errors[-1] <= tolerance or count == most:
+            # Newton's steps end here or nowhere, once the error is one of roundings of potentials
+            lost += self.newton and count > late and self.errors[-1] <= 4 * EPS * np.abs(self.g).max() / epsilon
+            if self.errors[-1] <= tolerance or count == most or lost > PATIENCE:
                 return count
+            if self.newton and count > late:
+                self._newton(epsilon)
+                continue
             w = pace.next(float(np.sqrt(self.b @ np.minimum(np.abs(lacks), 1e100) ** 2))) if self.accelerated else 1.0
+            if self.newton and count == late:
+                w = 1.0  # Newton's steps begin with rows that are right
             self.g, left, _ = updated(self.b, self.g, lacks, epsilon, w)
             lacks = (self.f - epsilon * self.rows.minima(self.g, epsilon, self.f / epsilon)) / epsilon
             self.f, left, self.total = updated(self.a, self.f, lacks, epsilon, w)
         return most
+
+    def _newton(self, epsilon: float) -> None:
+        """A step of Newton's from potentials of which f is right, to such potentials."""
+        step = epsilon * self._direction(epsilon)
+        far = float(step.max() - step.min()) / epsilon
+        t, best = (np.log1p(far) / far if far > 0 else 1.0), -np.inf
+        while True:
+            g = self.g + t * step
+            f = epsilon * self.rows.minima(g, epsilon, self.f / epsilon)
+            value = self.a @ f + self.b @ g
+            if value <= best:
+                break
+            next_f, next_g, best = f, g, value
+            if t == 1 or far <= 1:
+                break
+            t = min(1.0, 2 * t)
+        self.f, self.g, self.total = next_f, next_g, 1.0
+
+    def _direction(self, epsilon: float) -> Array:
+        """H^-1 (b - c) in units of eps, with the mean 0."""
+        from scipy.linalg import solve  # late: it takes longer to import than all of this package
+
+        assert self._costs is not None
+        masses = self.f[:, None] + self.g - self._costs()
+        masses /= epsilon
+        masses += np.add.outer(self.columns.log_weights, self.rows.log_weights)
+        np.exp(masses, out=masses)
+        sums = masses.sum(axis=0)
+        links = (masses / self.a[:, None]).T @ masses
+        np.fill_diagonal(links, 0)
+        size, lacking = 1 / np.sqrt(np.maximum(sums, self.b)), self.b - sums
+        hessian = -links * np.multiply.outer(size, size)
+        np.fill_diagonal(hessian, links.sum(axis=1) * size**2 + FLAT)
+        step = size * solve(hessian, size * (lacking - self.b * lacking.sum()), assume_a="pos")
+        return np.asarray(step - self.b @ step)
 
 
 class Pace:
@@ -74,26 +142,34 @@ class Pace:
 
     Attributes:
         w: how far.
-        waited: iterations since w was changed.
+        waited: iterations since w was changed, or since it was last asked whether it is too large.
         norm, rate: the last norm, and to the one before.
+        first: the norm after what was begun with another w.
     """
 
     def __init__(self) -> None:
         self.w, self.waited = 1.0, 0
-        self.norm = self.rate = np.inf
+        self.norm = self.rate = self.first = np.inf
 
     def next(self, norm: float) -> float:
         """w, after an iteration that met this norm of log r."""
         rate, before = norm / self.norm if self.norm > 0 else 0.0, self.rate
         self.norm, self.rate, self.waited = norm, rate, self.waited + 1
+        time = self.waited * (2 - self.w)
         # what was begun with another w dies out like (w - 1)^k
-        if self.waited * (2 - self.w) < 2 or not self.w - 1 < rate < 1:
-            return self.w
-        if abs(rate - before) <= SETTLED * (1 - rate):
+        if time < 2:
+            self.first = norm
+        elif self.w - 1 < rate < 1 and abs(rate - before) <= SETTLED * (1 - rate):
             h = (rate + self.w - 1) ** 2 / (rate * self.w**2)
-            best = min(LARGEST, 2 / (1 + np.sqrt(max(0.0, 1 - h))))
+            # a plateau looks like h = 1
+            best = min(LARGEST, 2 / (1 + np.sqrt(max(0.0, 1 - h))), 2 - (2 - self.w) / MORE)
             if best - self.w > SETTLED * (2 - self.w):
                 self.w, self.waited = best, 0
+        elif time > LONG and self.w > 1:
+            # from the best w on convergence is w - 1, whatever h: only less tells how much is too much
+            if norm < self.first * np.exp(-0.5 * (time - 2)):
+                self.w = max(1.0, 2 - 2 * (2 - self.w))
+            self.waited = 0
         return self.w
 
 
