@@ -91,6 +91,20 @@ def test_joint_laws_of_many_times_are_one(name):
     np.testing.assert_allclose(joint[:2, 2:4], P.cov() @ q.T + bridge.pairs.cross_covariance() @ p.T, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", REFERENCES)
+def test_plans_given_their_start_are_conditional_laws(name):
+    bridge = GaussianBridge(P, Q, REFERENCES[name])
+    mine, other = bridge.conditional_plan(X[0]), bridge.pairs.given_first(X[0])
+    np.testing.assert_allclose(mine.mean(), other.mean(), atol=1e-12)
+    np.testing.assert_allclose(mine.cov(), other.cov(), atol=1e-12)
+    # off the support of p it is p(y | x) Psi_T(y) still, with Psi_T = q / p(. | x_0) from a point
+    whole, beside = bridge.interpolant.overall, GaussianBridge(HERE, Q, REFERENCES[name]).conditional_plan(X[0])
+    logs = whole.at(X[0]).logpdf(X) + Q.logpdf(X) - whole.at(HERE.mean()).logpdf(X) - beside.logpdf(X)
+    np.testing.assert_allclose(logs, logs[0], rtol=1e-11)
+    with pytest.raises(ValueError, match="x must be one point, got 3"):
+        bridge.conditional_plan(X)
+
+
 @pytest.mark.parametrize("name", ["Brownian", "Langevin"])
 def test_paths_have_the_joint_law(name):
     bridge = GaussianBridge(P, Q, REFERENCES[name])

@@ -142,10 +142,25 @@ class GaussianBridge:
             return Channel()
         return self.system.reverse(end, start) if end < start else self.system.channel(start, end)
 
+    def conditional_plan(self, x: ArrayLike) -> Gaussian:
+        """The law of x_T given one x_0 = x of shape (d,), also where p has no mass.
+
+        Raises:
+            ValueError: x is not one point.
+        """
+        rows, _ = points("x", x, self.dim)
+        if len(rows) != 1:
+            raise ValueError(f"x must be one point, got {len(rows)}")
+        return self.channel(0.0, self.T).at(rows[0])
+
+    def sample_pairs(self, n: int, seed: int | np.random.Generator) -> tuple[Array, Array]:
+        """`n` independent pairs (x_0, x_T) by a `seed`, each (n, d)."""
+        return self.pairs.sample(n, seed)
+
     def sample(self, times: ArrayLike, n: int, seed: int | np.random.Generator) -> Array:
         """`n` exact paths at increasing times (m,) in [0, T] by a `seed`, shape (m, n, d)."""
         rng = generator(seed)
-        starts, ends = self.pairs.sample(whole_number("n", n, low=1), rng)
+        starts, ends = self.sample_pairs(whole_number("n", n, low=1), rng)
         return bridge_paths(self.process, starts, ends, times, 0.0, self.T, rng)
 
     def log_density(self, x: ArrayLike, t: float) -> Any:

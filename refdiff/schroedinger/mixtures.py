@@ -7,7 +7,8 @@ r"""Schroedinger bridges made from their potentials: exact in every marginal, an
 Any P of this form is the Schroedinger bridge of its own two ends. With potentials that are mixtures, point sets or sums
 of exponentials of quadratics all products are of Gaussians: with S_ij = K A_i K' + N + B_j the pair of the components
 N(a_i, A_i) and N(b_j, B_j) has the mass u_i v_j N(b_j; K a_i + k, S_ij) and a Gaussian law of (x_0, x_T). The bridge of
-two given mixtures is not of this form, and mixing the bridges of their components costs more.
+two given mixtures is not of this form, though that of many points drawn from them (`point_bridge`) tends to it; mixing
+the bridges of their components costs more.
 Psi is `second` moved backwards, without a factor; Psihat is `first` moved forwards, over Z.
 Sources: PODB-76, PODB-79, PODB-80, PODB-81, PODB-83; Korotin, Gushchin and Burnaev 2024, "Light Schroedinger bridge";
 Gushchin et al. 2023, "Building the bridge of Schroedinger: a continuous entropic optimal transport benchmark".
