@@ -84,6 +84,16 @@ def test_singular_laws_have_one_with_a_proof():
     assert point.value == pytest.approx(2.0)
 
 
+def test_slow_descents_go_on_to_the_law_and_stop_where_they_may():
+    rng = np.random.default_rng(0)
+    laws = [Gaussian(np.zeros(20), f @ f.T / 20) for f in rng.standard_normal((4, 20, 20))]
+    best = gaussian_barycentre(laws)
+    assert best.residual < 1e-10  # steps shrink by about a half each, and the gap closes long before
+    early = gaussian_barycentre(laws, tolerance=1e-9, most=best.steps // 2)
+    assert early.steps == best.steps // 2
+    assert early.gap < 1e-8
+
+
 @pytest.mark.parametrize("scale", [1e-14, 1e14])
 def test_units_do_not_matter(scale):
     laws = [drawn(i, 3) for i in range(3)]

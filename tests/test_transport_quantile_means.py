@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture, quantile
+from refdiff.distributions.covariances import Diagonal
 from refdiff.expectations import Quadrature
 from refdiff.transport.quantile_means import QuantileMean, quantile_mean_of_points
 
@@ -14,8 +15,8 @@ POINTS = Empirical([[2.0], [-1.0]], [0.7, 0.3])
 
 def test_densities_distribution_functions_and_quantiles_are_of_one_law():
     law = QuantileMean([P, Q], [0.4, 0.6])
-    x = np.linspace(-8, 8, 801)[:, None]
-    density = np.exp(law.logpdf(x)) * 0.02
+    x = np.linspace(-8, 8, 401)[:, None]
+    density = np.exp(law.logpdf(x)) * 0.04
     assert density.sum() == pytest.approx(1, abs=1e-12)
     assert density @ x[:, 0] == pytest.approx(law.mean()[0], abs=1e-11)
     assert density @ x[:, 0] ** 2 - law.mean()[0] ** 2 == pytest.approx(law.variance(), abs=1e-10)
@@ -37,6 +38,19 @@ def test_beside_points_the_pieces_of_a_density_are_moved_and_scaled():
     np.testing.assert_allclose(np.exp(law.logpdf(x)), low + high, rtol=1e-10)
     assert law.logpdf([0.5 * edge]) == -np.inf  # from (edge - 1) / 2 to (edge + 2) / 2 there is no mass
     assert float(law.cdf([0.5 * edge])) == pytest.approx(0.3, abs=1e-9)
+
+
+def test_beside_a_law_of_a_point_and_a_density_slopes_are_densities():
+    mixed = GaussianMixture(np.log([0.4, 0.6]), np.array([[0.5], [-1.0]]), Diagonal(np.array([[0.0], [1.5]])))
+    law, h = QuantileMean([P, mixed], [0.6, 0.4]), 1e-4
+    # on both sides of the point, and at places that it alone is carried to: there P is scaled by 0.6
+    x, inside = np.array([-2.0, -0.5, 2.5, 0.7, 0.9])[:, None], 3
+    slope = (law.cdf(x + h) - law.cdf(x - h)) / (2 * h)
+    np.testing.assert_allclose(np.exp(law.logpdf(x)), slope, atol=1e-6)  # of h^2 and of levels that are known to 1e-12
+    np.testing.assert_allclose(law.carried(1, x[inside:]), 0.5, atol=1e-15)
+    here = (x[inside:] - 0.4 * 0.5) / 0.6
+    np.testing.assert_allclose(law.logpdf(x[inside:]), P.logpdf(here) - np.log(0.6), rtol=1e-12)
+    np.testing.assert_allclose(law.quantile(law.cdf(x)), x, atol=1e-9)
 
 
 def test_the_mean_of_gaussians_is_the_gaussian_of_their_mean_deviation():

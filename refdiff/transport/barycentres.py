@@ -134,8 +134,8 @@ def _descended(matrices: list[Array], w: Array, here: Operator, tolerance: float
         residual = float(np.abs(frame.T @ (middle @ frame - frame)).max(initial=0.0))
         moved = middle @ s @ middle
         change = float(np.linalg.norm(moved - s))
-        # the gap is of second order: the law itself goes on to its own rounding, where steps shrink no more
-        if value - bound <= tolerance * size and not 0 < change < 0.5 * before:
+        # the gap is of second order: the law itself goes on while steps shrink fast, to its own rounding
+        if value - bound <= tolerance * size and (step == most or not 0 < change < 0.9 * before):
             return Barycentre(law, value, bound, residual, step)
         s, before = 0.5 * (moved + moved.T), change
     raise ValueError(

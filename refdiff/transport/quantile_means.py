@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, generator, points, precise_as, real_array, whole_number
 from refdiff.distributions import Empirical, GaussianMixture, cdf, monotone_map, quantile
+from refdiff.distributions.mixture import law as law_of
 from refdiff.expectations import Quadrature
 from refdiff.metrics.compared import is_points, weighted_points
 from refdiff.metrics.line import adaptive, inverse, levels_of
@@ -172,7 +173,7 @@ class QuantileMean:
             image = _image(self.laws[b], law, X)
             value = value + w * image[:, 0]
             if not is_points(law):
-                slope = slope + w * np.exp(mine - law.logpdf(image))
+                slope = slope + w * _slope(law, mine, image)
         return value, slope
 
 
@@ -182,6 +183,18 @@ def _image(source: GaussianMixture, target: GaussianMixture, x: Array) -> Array:
         return monotone_map(source, target, x)
     places, ladder = _ladder(target)
     return places[np.searchsorted(ladder[:-1], cdf(source, x))][:, None]
+
+
+def _slope(law: GaussianMixture, mine: Array, image: Array) -> Array:
+    """T'(X) (n,) at images T(X) (n, 1) in a law that is no point set, with log p_b(X) (n,): 0 where T stays a while."""
+    if not law.covariances.singular:
+        return np.asarray(np.exp(mine - law.logpdf(image)))
+    variances = np.broadcast_to(law.covariances.dense(1)[:, 0, 0], law.count)
+    wide = variances > 0
+    mass = np.logaddexp.reduce(law.log_weights[wide])
+    rest = law_of(law.log_weights[wide] - mass, law.means[wide], law.covariances[np.flatnonzero(wide)])
+    stays = (image == law.means[~wide, 0]).any(axis=1)
+    return np.where(stays, 0.0, np.exp(mine - rest.logpdf(image) - mass))
 
 
 def _ladder(law: GaussianMixture) -> tuple[Array, Array]:
