@@ -186,27 +186,6 @@ def new_room(u: Any) -> Any:
     )
 
 
-@shared
-def _enter(u: Any, guess: Any, block: int, room: Any) -> Any:
-    """A block of points u with their lengths, boxes and guesses, the last one again where there are no more."""
-    groups, dim, width = room.u.shape
-    for g in range(groups):
-        for i in range(width):
-            place = min(block * LANES + g * width + i, len(u) - 1)
-            room.guess[g, i] = guess[place]
-            room.lengths[g, i] = 0
-            for j in range(dim):
-                value = u[place, j]
-                room.u[g, j, i] = value
-                room.lengths[g, i] += value * value
-        for j in range(dim):
-            low, high = room.u[g, j, 0], room.u[g, j, 0]
-            for i in range(width):
-                low, high = min(low, room.u[g, j, i]), max(high, room.u[g, j, i])
-            room.boxes[g, 0, j], room.boxes[g, 1, j] = low, high
-    return min(LANES, len(u) - block * LANES)
-
-
 # ---------------------------------------------------------------------- tiles
 
 
