@@ -204,7 +204,7 @@ def sinkhorn(
         tolerance: of the marginal error.
         max_iterations: pairs of updates after which it is given up.
         start: potentials g, shape (m,), to start from, those of a similar problem.
-        accelerated: whether updates may go beyond, and steps of Newton's follow where up to 2048 points in all do not end
+        accelerated: whether updates may go beyond, and Newton's steps follow where up to 2048 points in all do not end
             soon: they end quickly even where eps is 10^-6 of the cost.
         annealed: whether larger eps come first, where there is no `start`.
 
