@@ -66,11 +66,13 @@ def test_large_noise_on_the_way_leaves_nothing_of_the_point():
     assert_allclose(found.push(SOURCE).cov(), TARGET.cov(), rtol=0, atol=1e-8)
 
 
-def test_sources_without_a_density_are_edited_too():
+def test_sources_without_a_density_are_edited_too_and_at_time_0_any_target_leaves_them():
     curve = edit_curve(Gaussian([1.0, 0.0], 0.0), ExactModel(TARGET, VPLinear()), [0.0, 0.5], 0.0)
     assert curve.kl[0] == np.inf
     assert np.isfinite(curve.kl[1])
     assert edit_curve(SOURCE, ExactModel(TARGET, VPLinear()), []).kl.shape == (0,)
+    nothing = edit_channel(ExactModel(Gaussian([1.0, 0.0], 0.0), VPLinear()), 0.0, 0.6)
+    assert (nothing.gain, nothing.offset, nothing.noise) == (1.0, 0.0, 0.0)
 
 
 def test_samplers_edit_like_the_channel_and_mixtures_too():
