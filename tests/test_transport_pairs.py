@@ -182,6 +182,15 @@ def test_the_law_given_a_point_is_that_of_its_partners():
     np.testing.assert_allclose(image.given_second([2.0, 3.0]).mean(), back @ points[:2] / back.sum(), rtol=1e-12)
 
 
+def test_a_law_of_points_and_densities_is_given_at_both():
+    mixed = GaussianMixture(np.log([0.25, 0.75]), np.zeros((2, 2)), Diagonal(np.array([[0.0], [2.0]])))
+    masses = np.array([[0.25, 0.0], [0.35, 0.4]])
+    pair = component_pairs(mixed, GaussianMixture.isotropic([[0.0, 0.0], [3.0, 3.0]], 1.0, [0.6, 0.4]), masses)
+    np.testing.assert_allclose(pair.given_first([0.0, 0.0]).mean(), 0.0)  # the point has all mass there
+    np.testing.assert_allclose(pair.given_first([1.0, 0.0]).mean(), 3 * 0.4 / 0.75)
+    np.testing.assert_allclose(pair.swapped().given_second([0.5, 0.5]).mean(), 3 * 0.4 / 0.75)
+
+
 def test_what_is_given_must_be_possible():
     pair = build("points with a mixture")
     with pytest.raises(ValueError, match="x must be a point of the first law"):

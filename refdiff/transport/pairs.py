@@ -28,7 +28,6 @@ from refdiff.distributions.blocks import between, stored, total, transposed
 from refdiff.distributions.covariances import Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law
 from refdiff.distributions.parts import means_of
-from refdiff.metrics.compared import is_points
 from refdiff.operators import Operator
 
 NOTHING = Diagonal(np.zeros((1, 1)))
@@ -124,18 +123,22 @@ class PairLaw:
     def given_first(self, x: ArrayLike) -> GaussianMixture:
         """The law of x_1 given one x_0 = x of shape (d,), at which x_0 has a density or an atom.
 
+        Where it has both the atom has all mass.
+
         Raises:
             ValueError: x is not one point, or x_0 has neither a density nor an atom there.
         """
         where = points("x", x, self.dim)[0]
         if len(where) != 1:
             raise ValueError(f"x must be one point, got {len(where)}")
-        if is_points(self.first):
-            here = (self.first.means == where).all(axis=1)
-            if not here.any():
-                raise ValueError(f"x must be a point of the first law, got {where[0]}")
+        atoms = _atoms(self.first)
+        if (here := atoms & (self.first.means == where).all(axis=1)).any():
             logs = np.where(here, self.first.log_weights, -np.inf)
             return law(logs - np.logaddexp.reduce(logs), self.second.means, self.second.covariances)
+        if atoms.all():
+            raise ValueError(f"x must be a point of the first law, got {where[0]}")
+        if atoms.any():
+            return self._only(np.flatnonzero(~atoms)).given_first(x)
         logs = self.first.log_weights_given(where)
         if self.cross is NOTHING:
             return law(logs, self.second.means, self.second.covariances)
@@ -144,6 +147,12 @@ class PairLaw:
     def given_second(self, x: ArrayLike) -> GaussianMixture:
         """The law of x_0 given one x_1 = x of shape (d,), at which x_1 has a density or an atom."""
         return self.swapped().given_first(x)
+
+    def _only(self, kept: NDArray[np.intp]) -> PairLaw:
+        """The law of pairs that come from some of the components."""
+        logs = self.first.log_weights[kept] - np.logaddexp.reduce(self.first.log_weights[kept])
+        first, second = (law(logs, half.means[kept], half.covariances[kept]) for half in (self.first, self.second))
+        return PairLaw(first, second, self.cross[kept])
 
     # ------------------------------------------------------------------ affine functions of a pair
 
@@ -293,6 +302,13 @@ def _laws(p: Any, q: Any) -> None:
             raise TypeError(f"{name} must be a Gaussian, GaussianMixture or Empirical, got {one!r}")
     if p.dim != q.dim:
         raise ValueError(f"q must have the dimension {p.dim} of p, got {q.dim}")
+
+
+def _atoms(of: GaussianMixture) -> NDArray[np.bool_]:
+    """Which components have no variance, (K,)."""
+    stored = of.covariances
+    varies = stored.variances.any(axis=1) if isinstance(stored, Diagonal) else stored.matrices.any(axis=(1, 2))
+    return np.broadcast_to(~varies, of.count)
 
 
 def _square(name: str, value: ArrayLike, dim: int) -> Operator:
