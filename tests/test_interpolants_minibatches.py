@@ -1,5 +1,7 @@
 """Minibatch pairs: order statistics on the line, costs between independent and optimal pairs, marginals, refusals."""
 
+from itertools import permutations
+
 import mixtures
 import numpy as np
 import pytest
@@ -44,6 +46,14 @@ def test_larger_batches_cost_less_and_keep_the_marginals(dim):
     assert costs[3] < costs[2] < costs[1]
     if dim == 1:
         assert costs[3] > wasserstein(p, q, route=Quadrature()).value ** 2 - 4.5 * errors[3]
+
+
+def test_a_batch_is_joined_at_the_least_sum_of_squares():
+    pairs = minibatch_pairs(mixtures.law("full", 2, 2), Gaussian([0.0, 1.0], [2.0, 0.3]), 5, 20, 0)
+    orders = np.array([*permutations(range(5))])
+    for x, y in zip(*(half.means.reshape(20, 5, 2) for half in (pairs.first, pairs.second)), strict=True):
+        sums = ((x - y[orders]) ** 2).sum(axis=(1, 2))
+        assert sums[0] == pytest.approx(sums.min(), rel=1e-14)  # of the order in which they come
 
 
 def test_less_is_left_to_chance_by_larger_batches():

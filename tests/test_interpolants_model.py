@@ -100,9 +100,11 @@ def test_velocities_carry_densities(model):
     np.testing.assert_allclose(rate + carried + spread, 0, atol=1e-11 * size)
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
-def test_conditional_velocities_average_to_the_velocity(kind):
-    model = InterpolantModel(build(kind), brownian(0.6))
+@pytest.mark.parametrize(
+    ("kind", "name"), [*((kind, "Brownian") for kind in KINDS), ("components", "turning"), ("a map", "turning")]
+)
+def test_conditional_velocities_average_to_the_velocity(kind, name):
+    model = InterpolantModel(build(kind), JOININGS[name])
     t, x = at(model, 0.3)
     for row, expected in zip(x, model.velocity(x, t), strict=True):
         pair = model.posterior(row, t)  # the conditional velocity is affine in the pair: its mean is that at the mean

@@ -35,8 +35,11 @@ def test_in_the_plane_newtons_steps_find_the_line_through_a_point():
 def test_on_the_line_no_lines_cross_and_the_velocity_leads_along_them(law):
     flow, z = reflow(independent(LINES[0], law)), LINES[0].sample(20, 0)
     assert np.isinf(flow.crossing_time(z)).all()
-    for t in (0.0, 0.9, 1.0):
-        np.testing.assert_allclose(flow.inverse(flow.forward(z, t), t), z, rtol=0, atol=1e-11)
+    lines = flow.coupling.forward(z) - z
+    for t in (0.0, 0.5, 0.9, 1.0):
+        x = flow.forward(z, t)
+        np.testing.assert_allclose(flow.inverse(x, t), z, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(flow.velocity(x, t), lines, rtol=0, atol=2e-11)
     field = VelocityField(flow.velocity, 1)
     moved = field_flow(field, z[:2], 0.0, 1.0, rtol=1e-6, atol=1e-7).x
     np.testing.assert_allclose(moved, flow.coupling.forward(z[:2]), rtol=0, atol=1e-5)

@@ -112,6 +112,10 @@ def test_other_units_of_time_change_nothing():
     line, route = independent(*LINES), MonteCarlo(4, 1)
     quick, found = straightness(line, route), straightness(InterpolantModel(line, slow), route)
     np.testing.assert_allclose(found.value, quick.value, rtol=1e-9)
+    plane, coarse = independent(P, Q), {"method": "dopri5", "rtol": 1e-5, "atol": 1e-6}
+    flows = (rectify(InterpolantModel(plane, way), **coarse) for way in (linear(), slow))
+    found, quick = (straightness(flow, MonteCarlo(2, 1)).value for flow in flows)
+    np.testing.assert_allclose(found, quick, rtol=1e-3)  # steps of 1e-5, not the same ones
 
 
 def test_where_the_flow_has_no_closed_form_its_energy_says_how_straight_it_is():
