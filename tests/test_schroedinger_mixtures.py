@@ -25,6 +25,9 @@ LINE = MixtureBridge(
 def test_products_of_potentials_are_mixtures_of_pinned_bridges(reference, first, second):
     bridge = MixtureBridge(first, second, reference)
     t, model = 0.4 * bridge.T, bridge.model
+    for end, law in ((0.0, bridge.pairs.first), (bridge.T, bridge.pairs.second)):
+        np.testing.assert_allclose(bridge.marginal(end).mean(), law.mean(), atol=1e-10)
+        np.testing.assert_allclose(bridge.marginal(end).cov(), law.cov(), atol=1e-10)
     x = bridge.sample([t], 5, 1)[0]
     density = bridge.log_density(x, t)
     # rounding of quadratics of some tens, and of covariances of Langevin's reference, whose condition is 1e3

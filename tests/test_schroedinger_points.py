@@ -34,6 +34,9 @@ def test_its_pairs_are_the_entropic_plan_of_the_reference(reference):
     kernel = np.array([step.at(x).logpdf(Q.means) for x in P.means])
     masses, g = plain_plan(P.weights, Q.weights, kernel)
     np.testing.assert_allclose(bridge.pairs.first.weights.reshape(8, 6).T, masses, atol=1e-12)
+    for t, law in ((0.0, P), (bridge.T, Q)):
+        np.testing.assert_array_equal(bridge.marginal(t).means, law.means)
+        np.testing.assert_allclose(bridge.marginal(t).weights, law.weights, atol=2e-12)
     # Psi by a plain sum
     x, t = np.array([[0.3, -0.4], [1.0, 0.2]]), 0.35 * bridge.T
     later = bridge.process.channel(t, bridge.T)
