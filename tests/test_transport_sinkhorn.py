@@ -211,6 +211,21 @@ def test_few_equal_points_end_where_turns_alone_do_not():
         assert_plan(sinkhorn(x, y, epsilon, max_iterations=100))
 
 
+def test_tiny_weights_are_no_harder():
+    rng = np.random.default_rng(0)
+    for share in (0.1, 0.01):
+        p, q = (Empirical(rng.normal(size=(k, 3)), rng.dirichlet(np.full(k, share))) for k in (50, 40))
+        assert p.weights.min() < 1e-12
+        assert_plan(sinkhorn(p, q, 1e-3, max_iterations=100))
+
+
+def test_points_too_far_apart_for_float64_are_told_soon():
+    p, q = two(n=6, m=6)
+    with pytest.raises(Unconverged, match="are rounded") as raised:
+        sinkhorn(p.means, q.means + 1e6, 0.1)
+    assert raised.value.plan.iterations < 100
+
+
 def test_tiny_noise_does_not_overflow_and_is_told_soon():
     p, q = two(n=6, m=6)
     with pytest.raises(Unconverged, match="after 5 iterations") as raised:

@@ -16,7 +16,7 @@ of which all is known before the update: w is lowered where it is less than half
 convergence stays global.
 
 Where eps is small h is so near 1 that turns of any kind are slow. If the matrix of masses can be held, Newton's steps
-take over: with rows that are right the dual value as a function of g alone has the gradient and -Hessian
+follow turns: with rows that are right the dual value as a function of g alone has the gradient and -Hessian
 
     b - c,      H = (diag(c) - M' diag(1 / a) M) / eps,      c_j = sum_i m_ij
 
@@ -87,15 +87,17 @@ class Turns:
             lacks = (self.g - new) / epsilon
             self.errors.append(left + _distance(self.b, lacks))
             # Newton's steps end here or nowhere, once the error is one of roundings of potentials
-            lost += self.newton and count > late and self.errors[-1] <= 4 * EPS * np.abs(self.g).max() / epsilon
+            rounded = 4 * EPS * max(np.abs(self.f).max(), np.abs(self.g).max()) / epsilon
+            lost += self.newton and count > late and self.errors[-1] <= rounded
             if self.errors[-1] <= tolerance or count == most or lost > PATIENCE:
                 return count
             if self.newton and count > late:
+                # from where a turn leads: steps are short in log r, which may be anything where weights are tiny
+                self.g, self.f = new, epsilon * self.rows.minima(new, epsilon, self.f / epsilon)
                 self._newton(epsilon)
+                left = 0.0
                 continue
             w = pace.next(float(np.sqrt(self.b @ np.minimum(np.abs(lacks), 1e100) ** 2))) if self.accelerated else 1.0
-            if self.newton and count == late:
-                w = 1.0  # Newton's steps begin with rows that are right
             self.g, left, _ = updated(self.b, self.g, lacks, epsilon, w)
             lacks = (self.f - epsilon * self.rows.minima(self.g, epsilon, self.f / epsilon)) / epsilon
             self.f, left, self.total = updated(self.a, self.f, lacks, epsilon, w)
