@@ -76,6 +76,15 @@ def test_a_point_and_a_gaussian_are_coupled_too():
     assert sinkhorn_divergence(point, Empirical([[0.0, 1.0]]), 0.3) == pytest.approx(1.0, rel=1e-14)
 
 
+def test_arrays_are_points_of_equal_weight():
+    p, q = (Empirical(law.means) for law in point_sets(4))
+    x, y = p.means, q.means
+    assert entropic_cost(x, y, 0.5) == entropic_cost(p, q, 0.5)
+    assert sinkhorn_divergence(x, y, 0.5) == sinkhorn_divergence(p, q, 0.5)
+    np.testing.assert_array_equal(sinkhorn_slope(x, y, 0.5, x), sinkhorn_slope(p, q, 0.5, x))
+    assert entropic_pairs(x, y, 0.5).cost() == entropic_pairs(p, q, 0.5).cost()
+
+
 def test_maps_and_potentials_are_those_of_the_plan():
     rng = np.random.default_rng(1)
     p, q = gaussian(rng), gaussian(rng)

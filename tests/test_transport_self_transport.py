@@ -48,8 +48,8 @@ def test_a_cost_of_its_own_is_left_to_turns():
 
 
 def test_refusals():
-    with pytest.raises(TypeError, match="p must be a law"):
-        self_sinkhorn(POINTS.means, 1.0)
+    with pytest.raises(TypeError, match="p must be"):
+        self_sinkhorn("points", 1.0)
     with pytest.raises(ValueError, match="p must be a law of points"):
         self_sinkhorn(Gaussian([0.0], 1.0), 1.0)
     with pytest.raises(ValueError, match="epsilon"):

@@ -28,7 +28,7 @@ from refdiff.arguments import Array, points
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.mixture import law as law_of
-from refdiff.metrics.compared import is_points, same_space
+from refdiff.metrics.compared import Compared, is_points, sides
 from refdiff.transport.costs import Ground
 from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, QuadraticPotential, noise_of_axes
 from refdiff.transport.pairs import PairLaw
@@ -37,8 +37,8 @@ from refdiff.transport.sinkhorn import EntropicPlan, sinkhorn
 
 
 def entropic_plan(
-    p: GaussianMixture,
-    q: GaussianMixture,
+    p: Compared,
+    q: Compared,
     epsilon: float,
     channel: Channel = HALF_SQUARED,
     *,
@@ -48,28 +48,29 @@ def entropic_plan(
     """The entropic coupling of two Gaussians or two point sets; both kinds of plan have the same questions.
 
     Args:
-        p, q: Gaussians, or laws of points.
+        p, q: Gaussians, or laws of points, or points (n, d) and (m, d) of equal weights.
         epsilon: eps > 0, for Gaussians also 0.
         channel: A, b and N of the cost (y - A x - b)' N^-1 (y - A x - b) / 2, without one |x - y|^2 / 2.
         tolerance, max_iterations: of points, as of `sinkhorn`.
 
     Raises:
-        TypeError: p or q is no law.
+        TypeError: p or q is neither a law nor an array of points.
         ValueError: dimensions that differ, a negative epsilon, a singular N, or laws of another kind: the entropic
             coupling of mixtures has no closed form.
     """
-    same_space(p, q)
-    if p.count == 1 and q.count == 1:
-        return GaussianPlan(_gaussian(p), _gaussian(q), epsilon, channel)
-    if not is_points(p) or not is_points(q):
+    (first, _), (second, _) = sides(p, q)
+    if first.count == 1 and second.count == 1:
+        return GaussianPlan(_gaussian(first), _gaussian(second), epsilon, channel)
+    if not is_points(first) or not is_points(second):
         raise ValueError(
-            f"p and q must be Gaussians or point sets, got {p!r} and {q!r}: for mixtures couple samples of them, or "
-            "see the bridges of mixtures that are made from their potentials"
+            f"p and q must be Gaussians or point sets, got {first!r} and {second!r}: for mixtures couple samples of them, "
+            "or see the bridges of mixtures that are made from their potentials"
         )
-    return sinkhorn(p, q, epsilon, cost=_ground(channel, p.dim), tolerance=tolerance, max_iterations=max_iterations)
+    ground = _ground(channel, first.dim)
+    return sinkhorn(first, second, epsilon, cost=ground, tolerance=tolerance, max_iterations=max_iterations)
 
 
-def entropic_pairs(p: GaussianMixture, q: GaussianMixture, epsilon: float, channel: Channel = HALF_SQUARED) -> PairLaw:
+def entropic_pairs(p: Compared, q: Compared, epsilon: float, channel: Channel = HALF_SQUARED) -> PairLaw:
     """The entropic coupling as a law of pairs.
 
     Args:
@@ -78,7 +79,7 @@ def entropic_pairs(p: GaussianMixture, q: GaussianMixture, epsilon: float, chann
     return entropic_plan(p, q, epsilon, channel).pairs()
 
 
-def entropic_cost(p: GaussianMixture, q: GaussianMixture, epsilon: float, channel: Channel = HALF_SQUARED) -> float:
+def entropic_cost(p: Compared, q: Compared, epsilon: float, channel: Channel = HALF_SQUARED) -> float:
     """The least E c + eps KL(gamma || p x q): p, q, epsilon and channel as of `entropic_plan`."""
     return entropic_plan(p, q, epsilon, channel).value
 
@@ -105,8 +106,8 @@ def entropic_map(p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HA
 
 
 def sinkhorn_divergence(
-    p: GaussianMixture,
-    q: GaussianMixture,
+    p: Compared,
+    q: Compared,
     epsilon: float,
     *,
     cost: Ground = "half-squared",
@@ -118,38 +119,38 @@ def sinkhorn_divergence(
     What is left of nearly equal laws is known to rounding of the values V, and of points to `tolerance` times them.
 
     Args:
-        p, q: Gaussians, or laws of points.
+        p, q: Gaussians, or laws of points, or points (n, d) and (m, d) of equal weights.
         epsilon: eps > 0, for Gaussians also 0.
         cost: of points, as of `sinkhorn`: powers of the distance up to the second keep S_eps from being negative, as
             exp(-c / eps) is then a positive kernel. Of Gaussians it is the default.
         tolerance, max_iterations: of points, as of `sinkhorn`.
 
     Raises:
-        TypeError: p or q is no law.
+        TypeError: p or q is neither a law nor an array of points.
         ValueError: laws of another kind, another cost of Gaussians, or as of `sinkhorn`.
     """
-    same_space(p, q)
-    if is_points(p) and is_points(q):
+    (one, _), (two, _) = sides(p, q)
+    if is_points(one) and is_points(two):
         if not callable(cost) and np.ndim(cost) > 0:
             raise ValueError("cost must be of any two points, p's and q's own ones too, got a matrix")
         first, second = (
-            self_sinkhorn(one, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations).value
-            for one in (p, q)
+            self_sinkhorn(law, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations).value
+            for law in (one, two)
         )
-        across = sinkhorn(p, q, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations).value
+        across = sinkhorn(one, two, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations).value
         return across - 0.5 * (first + second)
     if not isinstance(cost, str) or cost != "half-squared":
         raise ValueError(f"cost must be half-squared for Gaussians, got {cost!r}")
-    for name, one in (("p", p), ("q", q)):
-        if one.count != 1:
-            raise ValueError(f"{name} must be a Gaussian like the other, or both must be point sets, got {one!r}")
-    a, b = _gaussian(p), _gaussian(q)
+    for name, law in (("p", one), ("q", two)):
+        if law.count != 1:
+            raise ValueError(f"{name} must be a Gaussian like the other, or both must be point sets, got {law!r}")
+    a, b = _gaussian(one), _gaussian(two)
     return _gaussian_divergence(*(GaussianPlan(*pair, epsilon) for pair in ((a, b), (a, a), (b, b))))
 
 
 def sinkhorn_slope(
-    p: GaussianMixture,
-    q: GaussianMixture,
+    p: Compared,
+    q: Compared,
     epsilon: float,
     x: ArrayLike,
     *,
@@ -161,21 +162,21 @@ def sinkhorn_slope(
     The derivative of S_eps in a point x_i of p is the mass of x_i times it: down it p flows to q.
 
     Args:
-        p, q: Gaussians, or laws of points.
+        p, q: Gaussians, or laws of points, or points (n, d) and (m, d) of equal weights.
         epsilon: eps > 0.
         x: points, shape (..., d), those of p or any others.
         tolerance, max_iterations: of points, as of `sinkhorn`.
 
     Raises:
-        TypeError: p or q is no law.
+        TypeError: p or q is neither a law nor an array of points.
         ValueError: as of `entropic_plan`, or x has another dimension.
     """
     across = entropic_plan(p, q, epsilon, tolerance=tolerance, max_iterations=max_iterations)
-    rows, restore = points("x", x, p.dim)
+    rows, restore = points("x", x, across.p.dim)
     if isinstance(across, GaussianPlan):
         within = GaussianPlan(across.p, across.p, epsilon).barycentric(rows)
     else:
-        within = self_sinkhorn(p, epsilon, tolerance=tolerance, max_iterations=max_iterations).barycentric(rows)
+        within = self_sinkhorn(across.p, epsilon, tolerance=tolerance, max_iterations=max_iterations).barycentric(rows)
     return restore(np.asarray(within - across.barycentric(rows)))
 
 

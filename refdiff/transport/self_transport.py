@@ -15,8 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from refdiff.arguments import real_scalar, whole_number
-from refdiff.distributions import GaussianMixture
-from refdiff.metrics.compared import is_points
+from refdiff.metrics.compared import Compared, is_points, sides
 from refdiff.transport.costs import Ground, ground_cost
 from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
 from refdiff.transport.soft_minima import side
@@ -25,7 +24,7 @@ STEPS = 40  # usual, to a tolerance of 1e-12: errors are halved
 
 
 def self_sinkhorn(
-    p: GaussianMixture,
+    p: Compared,
     epsilon: float,
     *,
     cost: Ground = "half-squared",
@@ -35,7 +34,7 @@ def self_sinkhorn(
     """The entropic plan of p and p.
 
     Args:
-        p: a law of points.
+        p: a law of points, or points (n, d) of equal weights.
         epsilon, cost, tolerance, max_iterations: as of `sinkhorn`, which is called for costs that are no powers of the
             distance up to the second.
 
@@ -44,8 +43,7 @@ def self_sinkhorn(
         ValueError: p has no points, or a number is out of range.
         Unconverged: the marginal error stays above the tolerance.
     """
-    if not isinstance(p, GaussianMixture):
-        raise TypeError(f"p must be a law, got {p!r}")
+    (p, _), _ = sides(p, p)
     if not is_points(p):
         raise ValueError(f"p must be a law of points, without variances, got {p!r}")
     ground = ground_cost(cost, (p.count, p.count))
