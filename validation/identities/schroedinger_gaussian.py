@@ -201,6 +201,8 @@ def system_equations(case: Case, wrong: bool) -> list[Sides]:
             volume = np.full(len(x), np.trace(f) if i else 0.0)
             both = np.stack([terms[0], terms[1], volume, -spread * terms[2], -spread * terms[3]])
             found.append(Sides(both.sum(axis=0), 0.0, scale=np.abs(both).sum(axis=0)))
+        if wrong:
+            return found
     return found
 
 
@@ -229,7 +231,12 @@ SIX = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1]])
 
 
 def log_integral(values: Array, root: Array) -> float:
-    """log of the integral over the plane of the exponential of a quadratic, from its `values` at SIX R' + a centre."""
+    """log of the integral over the plane of the exponential of a quadratic.
+
+    Args:
+        values: of the quadratic at SIX R' + a centre, shape (6,).
+        root: R, shape (2, 2).
+    """
     level, right, left, up, down, both = values
     slope = 0.5 * np.array([right - left, up - down])
     mixed = both - right - up + level
@@ -292,6 +299,8 @@ def backward_equation(case: Case, wrong: bool) -> list[Sides]:
         noise = lambda u, process=process, end=end: operators.root(process.diffusion(end - u))  # noqa: E731
         mean, cov = exact_moments(StochasticEquation(drift, noise, 2), 0.0, end, bridge.q.mean(), bridge.q.cov())
         found += [Sides(mean, bridge.p.mean(), scale=1.0), Sides(cov, bridge.p.cov())]
+        if wrong:
+            return found
         t, x = 0.4 * end, rng.standard_normal((3, 2))
         back, score = np.asarray(bridge.backward_drift(x, t)), bridge.marginal(t).score(x)
         ahead = bridge.forward_drift(x, t) - operators.apply(process.diffusion(t), score)
