@@ -48,7 +48,7 @@ def test_a_cost_of_its_own_is_left_to_turns():
 
 
 def test_refusals():
-    with pytest.raises(TypeError, match="p must be"):
+    with pytest.raises(TypeError, match="p must hold real numbers"):
         self_sinkhorn("points", 1.0)
     with pytest.raises(ValueError, match="p must be a law of points"):
         self_sinkhorn(Gaussian([0.0], 1.0), 1.0)

@@ -63,7 +63,7 @@ def entropic_plan(
         return GaussianPlan(_gaussian(first), _gaussian(second), epsilon, channel)
     if not is_points(first) or not is_points(second):
         raise ValueError(
-            f"p and q must be Gaussians or point sets, got {first!r} and {second!r}: for mixtures couple samples of them, "
+            f"p and q must be Gaussians or point sets, got {first!r} and {second!r}: for mixtures couple samples, "
             "or see the bridges of mixtures that are made from their potentials"
         )
     ground = _ground(channel, first.dim)
