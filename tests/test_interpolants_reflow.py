@@ -41,8 +41,8 @@ def test_on_the_line_no_lines_cross_and_the_velocity_leads_along_them(law):
         np.testing.assert_allclose(flow.inverse(x, t), z, rtol=0, atol=1e-11)
         np.testing.assert_allclose(flow.velocity(x, t), lines, rtol=0, atol=2e-11)
     field = VelocityField(flow.velocity, 1)
-    moved = field_flow(field, z[:2], 0.0, 1.0, rtol=1e-6, atol=1e-7).x
-    np.testing.assert_allclose(moved, flow.coupling.forward(z[:2]), rtol=0, atol=1e-5)
+    moved = field_flow(field, z[:1], 0.0, 1.0, rtol=1e-6, atol=1e-7).x
+    np.testing.assert_allclose(moved, flow.coupling.forward(z[:1]), rtol=0, atol=1e-5)
 
 
 def test_of_gaussians_it_is_the_velocity_of_the_law_of_pairs():
