@@ -4,7 +4,7 @@ laws of pairs       `PairLaw`: `independent`, `component_pairs`, `gaussian_pairs
 optimal             `optimal_map` of Gaussians, `optimal_image` of points, `optimal_pairs`
                     `mixture_pairs`, optimal among couplings of components with components
 entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhorn_divergence`, `sinkhorn_slope`
-                    of Gaussians: `GaussianPlan`, `entropic_potentials`, `entropic_map`, `entropic_barycentre`
+                    of Gaussians: `GaussianPlan` with `QuadraticPotential`s, `entropic_barycentre`
                     and how it tends to its limits: `little_noise`, `much_noise`; others' units: `Regulariser`
                     of points: `sinkhorn`, `self_sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
 shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
@@ -30,10 +30,8 @@ from refdiff.transport.brenier import (
 from refdiff.transport.displacement import Displacement, LineDisplacement, displacement
 from refdiff.transport.entropic import (
     entropic_cost,
-    entropic_map,
     entropic_pairs,
     entropic_plan,
-    entropic_potentials,
     sinkhorn_divergence,
     sinkhorn_slope,
 )
@@ -85,10 +83,8 @@ __all__ = [
     "displacement",
     "entropic_barycentre",
     "entropic_cost",
-    "entropic_map",
     "entropic_pairs",
     "entropic_plan",
-    "entropic_potentials",
     "exponential_map",
     "gaussian_barycentre",
     "gaussian_pairs",

@@ -30,7 +30,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.mixture import law as law_of
 from refdiff.metrics.compared import Compared, is_points, sides
 from refdiff.transport.costs import Ground
-from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, QuadraticPotential, noise_of_axes
+from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, noise_of_axes
 from refdiff.transport.pairs import PairLaw
 from refdiff.transport.self_transport import self_sinkhorn
 from refdiff.transport.sinkhorn import EntropicPlan, sinkhorn
@@ -45,7 +45,9 @@ def entropic_plan(
     tolerance: float = 1e-9,
     max_iterations: int = 10_000,
 ) -> GaussianPlan | EntropicPlan:
-    """The entropic coupling of two Gaussians or two point sets; both kinds of plan have the same questions.
+    """The entropic coupling of two Gaussians or two point sets.
+
+    Both kinds of plan answer value, mean_cost(), kl(), pairs(), potential(x) and barycentric(x).
 
     Args:
         p, q: Gaussians, or laws of points, or points (n, d) and (m, d) of equal weights.
@@ -82,24 +84,6 @@ def entropic_pairs(p: Compared, q: Compared, epsilon: float, channel: Channel = 
 def entropic_cost(p: Compared, q: Compared, epsilon: float, channel: Channel = HALF_SQUARED) -> float:
     """The least E c + eps KL(gamma || p x q): p, q, epsilon and channel as of `entropic_plan`."""
     return entropic_plan(p, q, epsilon, channel).value
-
-
-def entropic_potentials(
-    p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HALF_SQUARED
-) -> tuple[QuadraticPotential, QuadraticPotential]:
-    """f and g of two Gaussians: gamma = p q exp((f + g - c) / eps), E_p f = E_q g, half of the entropic cost.
-
-    Args:
-        p, q, epsilon, channel: as of `GaussianPlan`, with a positive epsilon.
-    """
-    plan = GaussianPlan(p, q, epsilon, channel)
-    return plan.f, plan.g
-
-
-def entropic_map(p: Gaussian, q: Gaussian, epsilon: float, channel: Channel = HALF_SQUARED) -> Channel:
-    """x -> E[y | x], the barycentric projection: p, q, epsilon > 0 and channel as of `GaussianPlan`."""
-    way = GaussianPlan(p, q, epsilon, channel).forward()
-    return Channel(way.gain, way.offset)
 
 
 # ---------------------------------------------------------------------- the divergence

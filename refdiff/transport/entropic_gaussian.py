@@ -135,6 +135,10 @@ class GaussianPlan:
         m, n = self.p.means[0], self.q.means[0]
         return Channel(gain, m - operators.apply(gain, n), e * w)
 
+    def potential(self, x: ArrayLike) -> Any:
+        """f at points x (..., d), shape (...), for eps > 0."""
+        return self.f(x)
+
     def barycentric(self, x: ArrayLike) -> Any:
         """E[y | x] for x of shape (..., d), for eps > 0: the entropic map."""
         rows, restore = points("x", x, self.p.dim)
