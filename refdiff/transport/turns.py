@@ -107,18 +107,18 @@ class Turns:
         """A step of Newton's from potentials of which f is right, to such potentials."""
         step = epsilon * self._direction(epsilon)
         far = float(step.max() - step.min()) / epsilon
-        t, best = (np.log1p(far) / far if far > 0 else 1.0), -np.inf
+        t, best, first = (np.log1p(far) / far if far > 0 else 1.0), -np.inf, self.g
         while True:
-            g = self.g + t * step
+            g = first + t * step
             f = epsilon * self.rows.minima(g, epsilon, self.f / epsilon)
             value = self.a @ f + self.b @ g
-            if value <= best:
+            if not value > best:  # no number, either
                 break
-            next_f, next_g, best = f, g, value
+            self.f, self.g, best = f, g, value
             if t == 1 or far <= 1:
                 break
             t = min(1.0, 2 * t)
-        self.f, self.g, self.total = next_f, next_g, 1.0
+        self.total = 1.0
 
     def _direction(self, epsilon: float) -> Array:
         """H^-1 (b - c) in units of eps, with the mean 0."""
@@ -135,7 +135,7 @@ class Turns:
         size, lacking = 1 / np.sqrt(np.maximum(sums, self.b)), self.b - sums
         hessian = -links * np.multiply.outer(size, size)
         np.fill_diagonal(hessian, links.sum(axis=1) * size**2 + FLAT)
-        step = size * solve(hessian, size * (lacking - self.b * lacking.sum()), assume_a="pos")
+        step = size * solve(hessian, size * lacking, assume_a="pos")
         return np.asarray(step - self.b @ step)
 
 
