@@ -64,7 +64,7 @@ def test_lines_are_shortest_as_far_as_the_extent_says():
         assert way.energy(t) == pytest.approx(way.cost(), rel=1e-9)
     for t in (1.2 * low, 1.2 * high):
         assert wasserstein(p, way.marginal(t)) < (1 - 1e-6) * abs(t) * np.sqrt(way.cost())
-        with pytest.raises(ValueError, match="t must lie between .*, where the lines meet, got"):
+        with pytest.raises(ValueError, match=r"t must lie between .*, where the lines meet, got"):
             way.velocity(np.zeros(3), t)
         with pytest.raises(ValueError, match="end must lie between"):
             way.image(np.zeros(3), 0.5, t)

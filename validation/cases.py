@@ -43,7 +43,7 @@ class Case:
         return self.stream(1)
 
     def stream(self, number: int) -> np.random.Generator:
-        """One of the case's streams of random numbers, from its beginning."""
+        """The case's stream of random numbers of this `number`, from its beginning."""
         return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), number])
 
 

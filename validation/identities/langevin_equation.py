@@ -227,11 +227,11 @@ def downhill(case: Case, wrong: bool) -> Iterator[Sides]:
     """Motion with a mass that tends to 0 in a quadratic valley; a path to the bottom of a mixture's well."""
     rng, t = case.rng, case.rng.uniform(0.5, 1.5)
     k = np.linalg.inv(laws.covariances(laws.gaussian(rng, 2))[0])
-    x0, zero, one = rng.standard_normal(2), np.zeros((2, 2)), np.eye(2)
+    x0, zero, one = rng.standard_normal((2, 5)), np.zeros((2, 2)), np.eye(2)
     ends = []
     for mass in (1e-3, 5e-4, 2.5e-4, 1.25e-4):
         drift = np.block([[zero, one], [-k, zero]]) if wrong else np.block([[zero, one], [-k / mass, -one / mass]])
-        ends.append((expm(t * drift) @ np.concatenate([x0, zero[0]]))[:2])
+        ends.append((expm(t * drift) @ np.concatenate([x0, 0 * x0]))[:2])
     yield Sides(numeric.extrapolate(ends), expm(-t * k) @ x0, scale=1.0)
     law = GaussianMixture.isotropic([[-2.0], [2.0]], rng.uniform(0.5, 1.0, 2), [0.4, 0.6])
     x = rng.uniform(-4, 4, (6, 1))
