@@ -83,7 +83,7 @@ class Mirror:
         return self.centre - (x - self.centre) / 3
 
     def velocity(self, x, t):
-        raise NotImplementedError
+        return -4 * (x - self.centre) / (1 - 4 * t)
 
 
 def test_the_time_of_a_crossing_is_that_of_the_lines():
@@ -91,7 +91,10 @@ def test_the_time_of_a_crossing_is_that_of_the_lines():
     z = np.array([[1.0, 2.0], [0.0, 0.0]])
     np.testing.assert_allclose(flow.crossing_time(z), 0.25)
     np.testing.assert_allclose(flow.forward(z, 0.25), [Mirror.centre] * 2)
-    np.testing.assert_allclose(flow.inverse(flow.forward(z, 0.2), 0.2), z, rtol=0, atol=1e-14)
+    x = flow.forward(z, 0.2)
+    np.testing.assert_allclose(flow.inverse(x, 0.2), z, rtol=0, atol=1e-14)
+    # the inverse is good to 1e-14, and the velocity is four times what is between it and the centre
+    np.testing.assert_allclose(flow.velocity(x, 0.2), Mirror().velocity(x, 0.2), rtol=0, atol=1e-13)
     with pytest.raises(ValueError, match=r"lines that do not meet, got one from .* that does at t = 0\.25"):
         flow.velocity(z, 0.7)
     with pytest.raises(ValueError, match="lines that do not meet"):
