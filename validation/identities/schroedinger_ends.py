@@ -51,7 +51,8 @@ NORMAL = Gaussian([0.0], 1.0)
 def diffusion_model(case: ModelCase, wrong: bool) -> list[Sides]:
     """Stencils of log p_t in time and space; the bridge with the potential 1 against the exact model's equations."""
     model, t, x = case.model, case.t, case.x[:3]
-    bridge = forward_half_bridge(case.law, case.process, case.process.T)
+    # the law at time 0, where exploding schedules have some noise already
+    bridge = forward_half_bridge(model.marginal(0.0), case.process, case.process.T)
     flat = bridge.forward_pull(x, t)
     forward, reverse = forward_equation(case.process, case.law.dim), marginal_family(model)
     d = operators.dense(case.process.diffusion(t), case.law.dim)
