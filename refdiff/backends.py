@@ -5,15 +5,18 @@ r"""Which code runs an inner loop: plain NumPy, or kernels compiled by Numba.
     numba    Numba wherever there is a kernel
 
 The environment variable REFDIFF_BACKEND says it for a process, `use` for a block of code. Both give the same answers up
-to rounding. Where Numba's compiler is switched off (NUMBA_DISABLE_JIT=1), auto means NumPy.
+to rounding. Arrays of CuPy are answered on their GPU, whatever the backend (`on_device`). Where Numba's compiler is
+switched off (NUMBA_DISABLE_JIT=1), auto means NumPy.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 BACKENDS = ("auto", "numpy", "numba")
 
@@ -49,6 +52,12 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(token)
+
+
+def on_device(x: Any) -> bool:
+    """Whether x is an array of CuPy, which is answered on its GPU and by arrays there."""
+    cupy = sys.modules.get("cupy")  # whoever has such an array has imported it
+    return cupy is not None and isinstance(x, cupy.ndarray)
 
 
 def numba_pays(points: int, components: int, axes: int, evaluations: int = 1) -> bool:

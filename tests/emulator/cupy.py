@@ -1,0 +1,340 @@
+"""A stand-in for the parts of CuPy that host code uses: arrays in guarded memory, kernels on the emulator.
+
+What CuPy refuses is refused here: NumPy arrays among its own, and becoming one without being asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from emulator import building
+from emulator.memory import Block
+
+float32, float64, int32, int64, uint32, uint64, bool_ = (
+    np.float32,
+    np.float64,
+    np.int32,
+    np.int64,
+    np.uint32,
+    np.uint64,
+    np.bool_,
+)
+
+ORDERS = {"random": 0, "forward": 1, "backward": -1}
+
+
+class State:
+    """What a test asks about, or wants otherwise: how threads take turns, how much memory there is, what was copied."""
+
+    def __init__(self) -> None:
+        self.order, self.seed = "random", 1
+        self.total = 8 * 2**30
+        self.copies = {"to": 0, "from": 0}
+        self.launches: list[tuple[str, tuple[int, ...], tuple[int, ...], int]] = []
+
+
+state = State()
+
+
+class ndarray:
+    """An array on the device."""
+
+    __array_ufunc__ = None
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, host: np.ndarray[Any, Any], block: Block) -> None:
+        self._host, self._block = host, block
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
+                        "array explicitly.")  # fmt: skip
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    itemsize = property(lambda self: self._host.itemsize)
+    nbytes = property(lambda self: self._host.nbytes)
+    strides = property(lambda self: self._host.strides)
+    flags = property(lambda self: self._host.flags)
+    T = property(lambda self: ndarray(self._host.T, self._block))
+    device = property(lambda _: cuda.Device(0))
+
+    def get(self) -> np.ndarray[Any, Any]:
+        state.copies["from"] += 1
+        return self._host.copy()
+
+    def item(self) -> Any:
+        return self._host.item()
+
+    def fill(self, value: Any) -> None:
+        self._host.fill(_number(value))
+
+    def reshape(self, *shape: Any) -> ndarray:
+        made = self._host.reshape(*shape)
+        return ndarray(made, self._block) if np.shares_memory(made, self._host) or made.size == 0 else _new(made)
+
+    def ravel(self) -> ndarray:
+        return self.reshape(-1)
+
+    def astype(self, dtype: Any, copy: bool = True) -> ndarray:
+        return self if not copy and self.dtype == dtype else _new(self._host.astype(dtype))
+
+    def copy(self) -> ndarray:
+        return _new(self._host.copy())
+
+    def __getitem__(self, key: Any) -> ndarray:
+        made = self._host[_plain(key)]
+        own = isinstance(made, np.ndarray) and made.size and np.shares_memory(made, self._host)
+        return ndarray(made, self._block) if own else _new(np.asarray(made))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[_plain(key)] = _plain(value)
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __float__(self) -> float:
+        return float(self._host.item())
+
+    def __int__(self) -> int:
+        return int(self._host.item())
+
+    def __bool__(self) -> bool:
+        return bool(self._host)
+
+    def __repr__(self) -> str:
+        return repr(self._host)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of the device as what they are made of; others are refused, as CuPy refuses them."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, (tuple, list)):
+        return type(value)(_plain(one) for one in value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    return value._host.item() if isinstance(value, ndarray) else value
+
+
+def _new(host: np.ndarray[Any, Any]) -> ndarray:
+    made = empty(host.shape, host.dtype)
+    made._host[...] = host
+    return made
+
+
+def _wrapped(found: Any) -> Any:
+    return _new(np.asarray(found)) if isinstance(found, (np.ndarray, np.generic)) else found
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def method(self: ndarray, *arguments: Any, **options: Any) -> Any:
+        with np.errstate(all="ignore"):
+            found = getattr(self._host, name)(*_plain(arguments), **{k: _plain(v) for k, v in options.items()})
+        if found is self._host:  # in place
+            return self
+        return found if found is NotImplemented else _wrapped(found)
+
+    return method
+
+
+_BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+for _name in [
+    *(f"__{side}{one}__" for one in _BINARY.split() for side in ("", "r", "i")),
+    *(f"__{one}__" for one in ["lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert"]),
+    *["sum", "max", "min", "mean", "any", "all", "argmax", "argmin", "argsort", "cumsum", "prod", "transpose"],
+]:
+    if hasattr(np.ndarray, _name):
+        setattr(ndarray, _name, _method(_name))
+
+
+# ---------------------------------------------------------------------- functions
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    sides = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(side) for side in shape)
+    block = Block(int(np.prod(sides, dtype=np.int64)) * np.dtype(dtype).itemsize)
+    return ndarray(block.array(sides, dtype), block)
+
+
+def asarray(value: Any, dtype: Any = None) -> ndarray:
+    if isinstance(value, ndarray):
+        return value if dtype in (None, value.dtype) else value.astype(dtype)
+    state.copies["to"] += 1
+    return _new(np.asarray(value, dtype))
+
+
+array = asarray
+
+
+def ascontiguousarray(value: ndarray, dtype: Any = None) -> ndarray:
+    made = asarray(value, dtype)
+    return made if made.flags.c_contiguous else _new(np.ascontiguousarray(made._host))
+
+
+def asnumpy(value: Any) -> np.ndarray[Any, Any]:
+    return value.get() if isinstance(value, ndarray) else np.asarray(value)
+
+
+def shares_memory(a: ndarray, b: ndarray) -> bool:
+    return np.shares_memory(a._host, b._host)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    of_numpy = getattr(np, name)
+
+    def function(*arguments: Any, out: ndarray | None = None, **options: Any) -> Any:
+        with np.errstate(all="ignore"):
+            found = of_numpy(*_plain(arguments), **{k: _plain(v) for k, v in options.items()})
+        if out is not None:
+            out._host[...] = found
+            return out
+        return _wrapped(found)
+
+    function.__name__ = name
+    return function
+
+
+FUNCTIONS = """
+    zeros ones full arange empty_like zeros_like ones_like full_like concatenate stack where isfinite isnan exp exp2 expm1
+    log log2 log1p sqrt square maximum minimum abs sum prod max min mean any all einsum matmul dot broadcast_to argsort take
+    cumsum searchsorted count_nonzero array_equal logaddexp sign outer linspace clip ravel transpose moveaxis repeat tile
+""".split()  # noqa: SIM905
+
+
+def __getattr__(name: str) -> Any:
+    if name in FUNCTIONS:
+        return _function(name)
+    raise AttributeError(f"the stand-in for CuPy has no {name}")
+
+
+# ---------------------------------------------------------------------- kernels
+
+
+class RawModule:
+    """Kernels of a source, compiled at the first call."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), **_: Any) -> None:
+        self._code, self._options = code, tuple(options)
+
+    def get_function(self, name: str) -> Kernel:
+        if name not in building.KERNEL.findall(self._code):
+            raise AttributeError(f"the source has no kernel {name}")
+        return Kernel(self, name)
+
+
+class Kernel:
+    """One kernel."""
+
+    def __init__(self, module: RawModule, name: str) -> None:
+        self._module, self.name = module, name
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise ValueError(f"a block has at most {self.max_dynamic_shared_size_bytes} bytes, not {shared_mem}")
+        sides = [tuple(int(side) for side in (*given, 1, 1)[:3]) for given in (grid, block)]
+        if any(side < 1 for given in sides for side in given) or sides[0][0] >= 2**31 or max(sides[0][1:]) >= 2**16:
+            raise ValueError(f"cudaErrorInvalidConfiguration: {sides}")
+        held = [_argument(one) for one in args]
+        addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
+        sizes = (ctypes.c_int * len(held))(*(ctypes.sizeof(one) for one in held))
+        call = getattr(building.library(self._module._code, self._module._options), f"emulate_{self.name}")
+        counts = [(ctypes.c_uint * 3)(*given) for given in sides]
+        state.launches.append((self.name, *sides, shared_mem))
+        order, size = ORDERS[state.order], ctypes.c_size_t(shared_mem)
+        wrong = call(*counts, size, ctypes.c_uint(state.seed), ctypes.c_int(order), addresses, sizes, len(held))
+        if wrong is not None:
+            raise RuntimeError(f"{self.name}: {wrong.decode()}")
+        for place, one in enumerate(args):
+            if isinstance(one, ndarray) and not one._block.intact():
+                raise RuntimeError(f"{self.name}: argument {place} was written before its beginning or behind its end")
+
+
+def _argument(value: Any) -> Any:
+    """A value as CuPy passes it: arrays as addresses, numbers with the size of their type."""
+    if isinstance(value, ndarray):
+        if not value.flags.c_contiguous:
+            raise ValueError("kernels here take contiguous arrays")
+        return ctypes.c_void_p(value._host.ctypes.data)
+    if isinstance(value, np.generic):
+        return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
+    if isinstance(value, bool):
+        return ctypes.c_bool(value)
+    if isinstance(value, int):
+        return ctypes.c_longlong(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    raise TypeError(f"Unsupported type {type(value)}")
+
+
+class cuda:
+    """What host code asks of the device."""
+
+    class runtime:
+        @staticmethod
+        def getDeviceCount() -> int:
+            return 1
+
+        @staticmethod
+        def memGetInfo() -> tuple[int, int]:
+            return state.total, state.total
+
+    class Device:
+        def __init__(self, number: int = 0) -> None:
+            self.id = number
+
+        attributes = {"MultiProcessorCount": 2}  # noqa: RUF012
+        compute_capability = "00"
+
+        def __enter__(self) -> cuda.Device:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            return None
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+
+class _Pool:
+    def free_bytes(self) -> int:
+        return 0
+
+
+def get_default_memory_pool() -> _Pool:
+    return _Pool()
+
+
+@contextmanager
+def standing_in() -> Iterator[ModuleType]:
+    """This module in CuPy's place, with a state of its own."""
+    global state
+    before, kept = sys.modules.get("cupy"), state
+    sys.modules["cupy"], state = sys.modules[__name__], State()
+    try:
+        yield sys.modules[__name__]
+    finally:
+        state = kept
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
