@@ -88,7 +88,7 @@ def rows_at_once(rows: int, row_bytes: int, fixed: int, what: str) -> int:
     most = (free // 2 - fixed) // row_bytes
     if rows and most < 1:
         raise MemoryError(
-            f"{what} needs {fixed + row_bytes} bytes on the GPU for one row, and {free // 2} may be used, half of what is "
-            "free"
+            f"{what} needs {fixed + row_bytes} bytes on the GPU for one row, and {free // 2} may be used, "
+            "half of what is free"
         )
     return int(min(rows, most))

@@ -211,9 +211,10 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 FUNCTIONS = """
-    zeros ones full arange empty_like zeros_like ones_like full_like concatenate stack where isfinite isnan exp exp2 expm1
-    log log2 log1p sqrt square maximum minimum abs sum prod max min mean any all einsum matmul dot broadcast_to argsort take
-    cumsum searchsorted count_nonzero array_equal logaddexp sign outer linspace clip ravel transpose moveaxis repeat tile
+    abs all any arange argsort array_equal broadcast_to clip concatenate count_nonzero cumsum dot einsum empty_like
+    exp exp2 expm1 full full_like isfinite isnan linspace log log1p log2 logaddexp matmul max maximum mean min minimum
+    moveaxis ones ones_like outer prod ravel repeat searchsorted sign sqrt square stack sum take tile transpose where
+    zeros zeros_like
 """.split()  # noqa: SIM905
 
 
