@@ -1,0 +1,274 @@
+// The mixture sum_k w_k N(x; a m_k, T_k), T_k = a S_k a + q, at one time, for a thread's point: see kernels/numba/mixture.
+//
+//     logits   l_k = log2(e) (log w_k - (t' T_k^-1 t + log det T_k) / 2),   t = x - a m_k,   r = 2^(l - top) / total
+//     output   o = sum_k r_k (mu m_k + B_k t),                              B_k = (beta S_k + gamma) T_k^-1
+//
+// The host defines DIM; KIND, how covariances are stored: 0 variances v_k I, 1 variances on the axes, 2 a basis and
+// variances for each component; ONE, whether all components have the variances of the first; TURNED, whether means and
+// variances are in one basis of all components (KIND 1); TILE, how many components are in shared memory at a time.
+//
+// A block's threads work on the same components: they must all call what is said to be `together`.
+#pragma once
+#include "common.cuh"
+
+#define PARTS (KIND == 0 ? 1 : DIM)  // variances of a component
+#define TIMES (KIND == 1 ? DIM : 1)  // columns of a, q, mu, beta, gamma
+#define AT (5 * TIMES)
+#if KIND == 0
+#define ROW (DIM + 4)  // m, precision, offset, pull, slope
+#define CHUNK 8
+#elif KIND == 1
+#define ROW (4 * DIM + 1)  // a m, precision, target, slope, offset
+#define CHUNK 4
+#else
+#define ROW (DIM * DIM + 3 * DIM + 1)  // m, precision, slope, offset, U
+#define CHUNK 1
+#endif
+
+// means (count, DIM), variances (count or 1, PARTS), log_weights (count,), bases (0, 1 or count, DIM, DIM).
+struct Law {
+    const real *means, *variances, *log_weights, *bases;
+    int64 count;
+};
+#define LAW_ARGUMENTS const real *means, const real *variances, const real *log_weights, const real *bases, int64 count
+#define LAW {means, variances, log_weights, bases, count}
+
+// Sums over components so far, relative to the largest logit so far.
+struct Sums {
+    real top, total, out[DIM], shrink[PARTS];
+};
+
+__device__ __forceinline__ real spread(const real* at, int axis, real v) {
+    real a = at[axis];
+    return fma(a * v, a, at[TIMES + axis]);
+}
+__device__ __forceinline__ real slope(const real* at, int axis, real v, real spread) {
+    return fma(at[3 * TIMES + axis], v, at[4 * TIMES + axis]) / spread;
+}
+__device__ __forceinline__ real pull(const real* at, int axis, real slope) {
+    return fma(-slope, at[axis], at[2 * TIMES + axis]);
+}
+
+// Together: the numbers of a time, (5, TIMES), into shared memory.
+__device__ __forceinline__ void load_time(const real* from, real* at) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < AT; i += blockDim.x) at[i] = from[i];
+    __syncthreads();
+}
+
+// Together: the components first .. first + size - 1 as rows of shared memory.
+__device__ __forceinline__ void load_tile(const Law& law, const real* at, int64 first, int size, real* table) {
+    __syncthreads();
+    for (int k = threadIdx.x; k < size; k += blockDim.x) {
+        const real* m = law.means + (first + k) * DIM;
+        const real* v = law.variances + (ONE ? 0 : (first + k) * PARTS);
+        real* row = table + k * ROW;
+        real log_det = 0;
+#if KIND == 0
+        real t = spread(at, 0, v[0]), b = slope(at, 0, v[0], t);
+        for (int j = 0; j < DIM; ++j) row[j] = m[j];
+        row[DIM] = real(-0.5) * LOG2_E / t;
+        row[DIM + 2] = pull(at, 0, b);
+        row[DIM + 3] = b;
+        log_det = DIM * log(t);
+        real* offset = row + DIM + 1;
+#elif KIND == 1
+        for (int j = 0; j < DIM; ++j) {
+            real t = spread(at, j, v[j]), b = slope(at, j, v[j], t);
+            row[j] = at[j] * m[j];
+            row[DIM + j] = real(-0.5) * LOG2_E / t;
+            row[2 * DIM + j] = pull(at, j, b) * m[j];
+            row[3 * DIM + j] = b;
+            log_det += log(t);
+        }
+        real* offset = row + 4 * DIM;
+#else
+        const real* u = law.bases + (first + k) * (DIM * DIM);
+        for (int j = 0; j < DIM; ++j) {
+            real t = spread(at, 0, v[j]);
+            row[j] = m[j];
+            row[DIM + j] = real(-0.5) * LOG2_E / t;
+            row[2 * DIM + j] = slope(at, 0, v[j], t);
+            log_det += log(t);
+        }
+        for (int j = 0; j < DIM * DIM; ++j) row[3 * DIM + 1 + j] = u[j];
+        real* offset = row + 3 * DIM;
+#endif
+        *offset = LOG2_E * fma(real(-0.5), log_det, law.log_weights[first + k]);
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ real logit(const real (&x)[DIM], const real* at, const real* row) {
+    real l = 0;
+#if KIND == 0
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) {
+        real t = fma(-at[0], row[j], x[j]);
+        l = fma(t, t, l);
+    }
+    return fma(row[DIM], l, row[DIM + 1]);
+#else
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) {
+        real t = x[j] - row[j];
+        l = fma(row[DIM + j] * t, t, l);
+    }
+    return l + row[4 * DIM];
+#endif
+}
+
+__device__ __forceinline__ void begin(Sums& sums) {
+    sums.top = LOWEST, sums.total = 0;  // finite: a logit of -infinity less this one is no NaN
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) sums.out[j] = 0;
+#pragma unroll
+    for (int j = 0; j < PARTS; ++j) sums.shrink[j] = 0;
+}
+
+// What has been summed, made relative to a new largest logit.
+__device__ __forceinline__ void raise(Sums& sums, real top) {
+    if (!(top > sums.top)) return;
+    real fall = exp2(sums.top - top);
+    sums.top = top, sums.total *= fall;
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) sums.out[j] *= fall;
+#pragma unroll
+    for (int j = 0; j < PARTS; ++j) sums.shrink[j] *= fall;
+}
+
+// The components of a tile, in chunks with one look at the largest logit.
+__device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, const real* table, int size, Sums& sums) {
+#if KIND == 2
+    for (int k = 0; k < size; ++k) {
+        const real* row = table + k * ROW;
+        const real* basis = row + 3 * DIM + 1;
+        real turned[DIM], l = 0;
+#pragma unroll
+        for (int e = 0; e < DIM; ++e) turned[e] = 0;
+#pragma unroll
+        for (int j = 0; j < DIM; ++j) {
+            real t = fma(-at[0], row[j], x[j]);
+#pragma unroll
+            for (int e = 0; e < DIM; ++e) turned[e] = fma(basis[j * DIM + e], t, turned[e]);
+        }
+#pragma unroll
+        for (int e = 0; e < DIM; ++e) l = fma(row[DIM + e] * turned[e], turned[e], l);
+        l += row[3 * DIM];
+        raise(sums, l);
+        real r = exp2(l - sums.top), mu = r * at[2 * TIMES];
+        sums.total += r;
+#pragma unroll
+        for (int e = 0; e < DIM; ++e) turned[e] *= r * row[2 * DIM + e];
+#pragma unroll
+        for (int j = 0; j < DIM; ++j) {
+            real sum = fma(mu, row[j], sums.out[j]);
+#pragma unroll
+            for (int e = 0; e < DIM; ++e) sum = fma(basis[j * DIM + e], turned[e], sum);
+            sums.out[j] = sum;
+        }
+    }
+#else
+    for (int k = 0; k < size; k += CHUNK) {
+        real l[CHUNK], top = sums.top;
+#pragma unroll
+        for (int c = 0; c < CHUNK; ++c) {
+            if (k + c < size) {
+                l[c] = logit(x, at, table + (k + c) * ROW);
+                top = max(top, l[c]);
+            }
+        }
+        raise(sums, top);
+#pragma unroll
+        for (int c = 0; c < CHUNK; ++c) {
+            if (k + c < size) {
+                const real* row = table + (k + c) * ROW;
+                real r = exp2(l[c] - sums.top);
+                sums.total += r;
+#if KIND == 0
+                real weight = r * row[DIM + 2];
+                sums.shrink[0] = fma(r, row[DIM + 3], sums.shrink[0]);
+#pragma unroll
+                for (int j = 0; j < DIM; ++j) sums.out[j] = fma(weight, row[j], sums.out[j]);
+#else
+#pragma unroll
+                for (int j = 0; j < DIM; ++j) {
+                    sums.out[j] = fma(r, row[2 * DIM + j], sums.out[j]);
+                    if (!ONE) sums.shrink[j] = fma(r, row[3 * DIM + j], sums.shrink[j]);
+                }
+#endif
+            }
+        }
+    }
+#endif
+}
+
+// Together: the components first .. last - 1, for a point on the axes of the variances.
+__device__ __forceinline__ void sum_components(const real (&x)[DIM], const Law& law, const real* at, real* table,
+                                               int64 first, int64 last, Sums& sums) {
+    begin(sums);
+    for (int64 place = first; place < last; place += TILE) {
+        int size = int(min(int64(TILE), last - place));
+        load_tile(law, at, place, size, table);
+        absorb(x, at, table, size, sums);
+    }
+}
+
+// The output of all components' sums.
+__device__ __forceinline__ void answer(const real (&x)[DIM], const Law& law, const real* at, const Sums& sums,
+                                       real (&out)[DIM]) {
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) {
+#if KIND == 0
+        out[j] = fma(sums.shrink[0], x[j], sums.out[j]) / sums.total;
+#elif KIND == 1
+        if (ONE) {
+            real v = law.variances[j], b = slope(at, j, v, spread(at, j, v));
+            out[j] = fma(b, x[j], sums.out[j] / sums.total);
+        } else {
+            out[j] = fma(sums.shrink[j], x[j], sums.out[j]) / sums.total;
+        }
+#else
+        out[j] = sums.out[j] / sums.total;
+#endif
+    }
+}
+
+__device__ __forceinline__ real log_density(const Sums& sums) {
+    return fma(LN_2, sums.top, log(sums.total)) - DIM * HALF_LOG_2PI;
+}
+
+// U' x, and U x: into the one basis of all components, and out of it.
+__device__ __forceinline__ void turn(const real* basis, const real (&x)[DIM], real (&out)[DIM]) {
+#pragma unroll
+    for (int e = 0; e < DIM; ++e) out[e] = 0;
+#pragma unroll
+    for (int j = 0; j < DIM; ++j)
+#pragma unroll
+        for (int e = 0; e < DIM; ++e) out[e] = fma(basis[j * DIM + e], x[j], out[e]);
+}
+__device__ __forceinline__ void turn_back(const real* basis, const real (&x)[DIM], real (&out)[DIM]) {
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) {
+        out[j] = 0;
+#pragma unroll
+        for (int e = 0; e < DIM; ++e) out[j] = fma(basis[j * DIM + e], x[e], out[j]);
+    }
+}
+
+// Together: output and log density at a thread's point; at and table are shared memory of AT and TILE * ROW numbers.
+__device__ __forceinline__ real evaluate(const real (&x)[DIM], const Law& law, const real* at, real* table,
+                                         real (&out)[DIM]) {
+    Sums sums;
+#if TURNED
+    real turned[DIM], found[DIM];
+    turn(law.bases, x, turned);
+    sum_components(turned, law, at, table, 0, law.count, sums);
+    answer(turned, law, at, sums, found);
+    turn_back(law.bases, found, out);
+#else
+    sum_components(x, law, at, table, 0, law.count, sums);
+    answer(x, law, at, sums, out);
+#endif
+    return log_density(sums);
+}

@@ -1,0 +1,68 @@
+r"""The mixture sum_k w_k N(x; a m_k, T_k), T_k = a S_k a + q, at one time, on the device: outputs and log densities.
+
+A choice of three numbers mu, beta, gamma is a prediction, as kernels.numba.mixture says. Points in few axes take a
+thread each, whose coordinates are registers.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+
+from refdiff.kernels.cuda.device import THREADS, cupy, kernel, launch
+
+MOST = 16  # axes of a point in registers
+POOL = 40 * 1024  # bytes of shared memory for a tile: what every device has is 48 KiB
+
+# means (K, d), variances (K or 1, 1 or d), log_weights (K,) all finite, bases (0, 1 or K, d, d): arrays of one type on
+# the device. With one basis for all components means are given in it.
+Mixture = namedtuple("Mixture", "means variances log_weights bases")
+
+
+def numbers(mixture: Mixture, still: bool, itemsize: int) -> dict[str, int]:
+    """What a source with mixture.cuh is compiled for.
+
+    Args:
+        mixture: the mixture.
+        still: whether a, q, mu, beta and gamma are the same on all axes.
+        itemsize: bytes of a number.
+    """
+    dim, turns = mixture.means.shape[1], len(mixture.bases)
+    kind = 2 if turns > 1 else 1 if turns or mixture.variances.shape[1] > 1 or not still else 0
+    row = (dim + 4, 4 * dim + 1, dim * dim + 3 * dim + 1)[kind]
+    tile = min(THREADS, POOL // (row * itemsize))
+    one = int(len(mixture.variances) == 1)
+    return {"DIM": dim, "KIND": kind, "ONE": one, "TURNED": int(turns == 1), "TILE": tile}
+
+
+def shared_bytes(defined: dict[str, int], itemsize: int) -> int:
+    """Of a block that evaluates the mixture: the numbers of a time and a tile of components."""
+    dim, kind = defined["DIM"], defined["KIND"]
+    row = (dim + 4, 4 * dim + 1, dim * dim + 3 * dim + 1)[kind]
+    return (5 * (dim if kind == 1 else 1) + defined["TILE"] * row) * itemsize
+
+
+def arguments(mixture: Mixture, defined: dict[str, int]) -> tuple[Any, ...]:
+    """LAW_ARGUMENTS of mixture.cuh."""
+    width = 1 if defined["KIND"] == 0 else defined["DIM"]
+    variances = cupy().ascontiguousarray(cupy().broadcast_to(mixture.variances, (len(mixture.variances), width)))
+    return (mixture.means, variances, mixture.log_weights, mixture.bases, np.int64(len(mixture.means)))
+
+
+def times(at: Any, defined: dict[str, int], dtype: Any) -> Any:
+    """Numbers of times (..., 5, 1 or d), NumPy's, as kernels take them, on the device."""
+    width = defined["DIM"] if defined["KIND"] == 1 else 1
+    return cupy().asarray(np.ascontiguousarray(np.broadcast_to(at, (*at.shape[:-1], width))).astype(dtype))
+
+
+def predict(x: Any, mixture: Mixture, at: Any) -> tuple[Any, Any]:
+    """Outputs (n, d) and log densities (n,) at points x (n, d), which are contiguous, and one time `at` (5, 1 or d)."""
+    xp = cupy()
+    out, logp = xp.empty(x.shape, x.dtype), xp.empty(len(x), x.dtype)
+    defined = numbers(mixture, at.shape[-1] == 1, x.itemsize)
+    chosen = kernel("mixture", "predict", x.dtype, **defined)
+    law, when = arguments(mixture, defined), times(at, defined, x.dtype)
+    launch(chosen, len(x), x, np.int64(len(x)), *law, when, out, logp, shared=shared_bytes(defined, x.itemsize))
+    return out, logp
