@@ -280,12 +280,15 @@ def test_versions_are_told_in_both_ways():
 
 
 def test_info_tells_versions_and_why_a_backend_is_missing(monkeypatch):
+    monkeypatch.setattr("refdiff.cli.gpu.installed", dict)
+    monkeypatch.setattr("refdiff.cli.gpu._library", lambda _: None)
     monkeypatch.setattr("refdiff.cli.info._version", lambda *names: "not installed" if "cupy" in names else "1.0")
     text = " ".join(refdiff("info").stdout.split())
     assert f"refdiff {__version__}" in text
     assert f"numpy {np.__version__}" in text
     assert "cupy not installed" in text
-    assert "CUDA not available: CuPy is not installed" in text
+    assert "CUDA not available, see GPU" in text
+    assert "not used (2) CuPy is not installed: pip install 'refdiff[gpu-cuda12]'" in text
     assert "OMP_NUM_THREADS=1" in text
 
 

@@ -1,10 +1,8 @@
-"""`refdiff info`: versions, linear algebra, processors, and which backends can run here."""
+"""`refdiff info`: versions, linear algebra, processors, which backends can run here, and which GPU would be used."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import click
 
 from refdiff import backends
-from refdiff.cli import printing
+from refdiff.cli import gpu, printing
 from refdiff.validation import threads
 
 OPTIONAL = {
@@ -27,18 +25,19 @@ OPTIONAL = {
 
 @click.command()
 def info() -> None:
-    """Versions, linear algebra, processors, and which backends can run here."""
+    """Versions, linear algebra, processors, which backends can run here, and the GPU or why there is none."""
     from rich.padding import Padding
     from rich.table import Table
 
     from refdiff.validation.report import environment
 
-    console = printing.console()
+    console, found = printing.console(), gpu.look()
     rows: dict[str, dict[str, str]] = {
         "versions": {**{name: str(value) for name, value in environment().items()}, "numba": _version("numba")},
         "optional": {name: _version(*alternatives) for name, alternatives in OPTIONAL.items()},
         "linear algebra": _linear_algebra(),
-        "backends": _backends(),
+        "backends": _backends(found.verdict),
+        "GPU": found.rows(),
     }
     for title, entries in rows.items():
         console.print(title, style="bold")
@@ -70,27 +69,11 @@ def _linear_algebra() -> dict[str, str]:
     }
 
 
-def _backends() -> dict[str, str]:
+def _backends(cuda: str) -> dict[str, str]:
     """What can run here, or why not, without importing any of it."""
-    numba, cupy = _version("numba"), _version(*OPTIONAL["cupy"])
-    devices = _cuda_devices()
-    missing = "CuPy is not installed (pip install 'refdiff[gpu-cuda12]' or 'refdiff[gpu-cuda13]')"
-    reasons = [missing] * (cupy == "not installed") + [devices] * (not devices[:1].isdigit())
+    numba = _version("numba")
     return {
         "NumPy": "ready",
         "Numba": "not installed" if numba == "not installed" else f"ready ({numba}); backend {backends.current()}",
-        "CUDA": "not available: " + "; ".join(reasons) if reasons else f"ready (CuPy {cupy}, {devices})",
+        "CUDA": cuda,
     }
-
-
-def _cuda_devices() -> str:
-    """How many devices the CUDA driver shows, or why it shows none."""
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    except (OSError, AttributeError):
-        return "no CUDA driver"
-    if status or count.value == 0:
-        return f"the CUDA driver finds no device (status {status})"
-    return f"{count.value} device{'s' * (count.value > 1)}"
