@@ -1,0 +1,166 @@
+"""Every kernel compiled for every architecture by NVRTC, which needs no GPU, and what the assembler says of it.
+
+    python tests/cuda_registers.py
+
+prints registers, spilled bytes, stack and static shared memory of kernels x numbers x types x architectures. VARIANTS is
+the one list of what the host code compiles sources for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refdiff.kernels.cuda import device, mixture
+
+FOLDER = Path(device.__file__).parent
+ARCHITECTURES = (75, 80, 90, 100)  # Turing, Ampere, Hopper, Blackwell
+TYPES = ("float64", "float32")
+
+
+def mixtures(itemsize: int) -> list[dict[str, int]]:
+    """Mixtures of each kind in few, some and the most axes, each as `kernels.cuda.mixture` has it compiled."""
+
+    def law(dim: int, width: int, bases: int, still: bool = True, rows: int = 9) -> dict[str, int]:
+        means, variances, turns = np.empty((9, dim)), np.empty((rows, width)), np.empty((bases, dim, dim))
+        return mixture.numbers(mixture.Mixture(means, variances, np.empty(9), turns), still, itemsize)
+
+    round_ = [law(dim, 1, 0) for dim in (1, 2, 16)]
+    on_axes = [law(3, 3, 0), law(16, 16, 0), law(2, 1, 0, still=False), law(3, 3, 1, rows=1), law(16, 16, 1)]
+    return [*round_, *on_axes, law(2, 2, 9), law(8, 8, 9)]
+
+
+# The numbers that host code compiles each source with, for numbers of so many bytes: the fewest, the usual, the most.
+VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
+    "mixture": mixtures,
+    "philox": lambda itemsize: [{}],
+}
+LINE = "{:13} {:20} {:42} {:8}" + " {:>13}" * len(ARCHITECTURES)
+# Kernels that may keep something in memory, and why: those that are run once, or whose arrays are too long.
+COLD: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Used:
+    """What one kernel takes of a multiprocessor: registers of a thread, and bytes."""
+
+    kernel: str
+    registers: int
+    spilled: int
+    stack: int
+    shared: int
+
+
+def nvrtc() -> Any:
+    """NVRTC as CuPy calls it.
+
+    Raises:
+        ImportError: CuPy or NVRTC is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of CuPy, about what it does not find
+        from cupy.cuda import nvrtc
+
+        try:
+            nvrtc.getVersion()
+        except Exception as error:  # of CuPy, about the library that it loads now
+            raise ImportError(f"NVRTC cannot be loaded: {error}") from error
+    return nvrtc
+
+
+@cache
+def compiled(source: str, options: tuple[str, ...], architecture: int) -> tuple[str, tuple[Used, ...]]:
+    """What the compiler complains of, and what kernels use; kept in a folder of the temporary files.
+
+    Raises:
+        RuntimeError: the source does not compile; it says what the compiler says.
+    """
+    library = nvrtc()
+    told = (f"-arch=sm_{architecture}", *options, "--ptxas-options=-v")
+    key = hashlib.sha256(repr((library.getVersion(), source, told)).encode()).hexdigest()
+    folder = Path(tempfile.gettempdir()) / f"refdiff-nvrtc-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{key}.json"
+    if not kept.exists():
+        program = library.createProgram(source, "kernels.cu", [], [])
+        try:
+            library.compileProgram(program, list(told))
+        except Exception as error:
+            raise RuntimeError(library.getProgramLog(program)) from error
+        log = library.getProgramLog(program)
+        assert len(library.getCUBIN(program)) > 0
+        library.destroyProgram(program)
+        place = folder / f"{key}-{os.getpid()}"
+        place.write_text(json.dumps([complaints(log), [asdict(one) for one in uses(log)]]))
+        place.replace(kept)  # at once: other processes may be about to do the same
+    said, found = json.loads(kept.read_text())
+    return said, tuple(Used(**one) for one in found)
+
+
+def complaints(log: str) -> str:
+    """A log without what ptxas reports of kernels."""
+    lines = log.strip("\0").splitlines()
+    return "\n".join(line for line in lines if line.strip() and not line.startswith(("ptxas   ", "ptxas info")))
+
+
+def uses(log: str) -> Iterator[Used]:
+    """What ptxas reports of kernels."""
+    for part in re.split(r"Compiling entry function '", log)[1:]:
+
+        def bytes_of(what: str, text: str = part) -> int:
+            found = re.search(rf"(\d+) bytes {what}", text)
+            return int(found[1]) if found else 0
+
+        registers = re.search(r"Used (\d+) registers", part)
+        assert registers, part
+        spilled = bytes_of("spill stores") + bytes_of("spill loads")
+        yield Used(part.split("'")[0], int(registers[1]), spilled, bytes_of("stack frame"), bytes_of("smem"))
+
+
+def of_source(name: str, architecture: int) -> Iterator[tuple[str, dict[str, int], str, tuple[Used, ...]]]:
+    """Type, numbers, complaints and uses of a source's variants."""
+    for kind in TYPES:
+        for numbers in VARIANTS[name](np.dtype(kind).itemsize):
+            options = device.options(np.dtype(kind), **numbers)
+            yield kind, numbers, *compiled(device.source(name), options, architecture)
+
+
+def main() -> None:
+    """Print the table, a line for each kernel with its numbers and type, and what architectures say in columns."""
+    print("registers+spilled bytes/stack bytes, where there are any; static shared memory")
+    print(LINE.format("source", "kernel", "numbers", "type", *(f"sm_{one}" for one in ARCHITECTURES)))
+    count = 0
+    for name in VARIANTS:
+        per_architecture = [list(of_source(name, one)) for one in ARCHITECTURES]
+        for rows in zip(*per_architecture, strict=True):
+            kind, numbers = rows[0][:2]
+            said = " ".join(f"{key}={value}" for key, value in numbers.items())
+            for same in zip(*(sorted(row[3], key=lambda used: used.kernel) for row in rows), strict=True):
+                print(LINE.format(name, same[0].kernel, said, kind, *map(cell, same)))
+                count += len(same)
+    print(f"{count} kernels compiled by NVRTC {'.'.join(map(str, nvrtc().getVersion()))}")
+
+
+def cell(used: Used) -> str:
+    """What one kernel uses on one architecture, in a word."""
+    memory = f"+{used.spilled}/{used.stack}" if used.spilled or used.stack else ""
+    return f"{used.registers}{memory}" + (f" s{used.shared}" if used.shared else "")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ImportError as error:
+        sys.exit(f"no table: {error}")
