@@ -27,6 +27,8 @@ def real_array(name: str, value: ArrayLike, *, ndim: tuple[int, ...] | None = No
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} must be a regular array of numbers: {error}") from None
+    except TypeError as error:  # of CuPy, whose arrays are not copied without being asked
+        raise TypeError(f"{name} must be numbers that NumPy takes: {error}") from None
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if ndim is not None and array.ndim not in ndim:

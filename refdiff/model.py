@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from refdiff import operators
 from refdiff.arguments import Array, one_of, points, real_array, single_precision
-from refdiff.backends import numba_pays
+from refdiff.backends import numba_pays, on_device
 from refdiff.distributions.mixture import GaussianMixture, posterior_means
 from refdiff.distributions.moments import cross, gather
 from refdiff.moving import Moving
@@ -39,11 +39,16 @@ Method = Callable[["ExactModel", ArrayLike, float], Any]
 
 
 def _or_compiled(question: str, prediction: str) -> Callable[[Method], Method]:
-    """A method whose answer kernels give where `backends` says so: a prediction, its jacobian or its divergence."""
+    """A method whose answer kernels give where `backends` says so, and always for x on a GPU.
+
+    The question is a prediction, its jacobian or its divergence, or the log density.
+    """
 
     def decorated(method: Method) -> Method:
         @wraps(method)
         def answer(self: ExactModel, x: ArrayLike, t: float) -> Any:
+            if on_device(x):
+                return self._on_device(question, prediction, x, t)
             rows, restore = points("x", x, self.dim)
             axes = self.dim * (self.dim if question == "jacobian" else 1)
             process = self.process
@@ -68,6 +73,7 @@ class ExactModel:
     """The exact predictions for data from `distribution` noised by `process`.
 
     Points x have shape (..., d) and results follow their leading shape (float32 in, float32 out); t is one time.
+    Predictions, log densities and divergences of points that are CuPy's are computed on their GPU, in their precision.
 
     Args:
         distribution: the law of x_0.
@@ -124,6 +130,14 @@ class ExactModel:
         """x - b_t of rows (n, d), which are not copied where there is no offset."""
         return rows if self.process is self.process.centred else rows - self.process.offset(t).value
 
+    def _on_device(self, question: str, prediction: str, x: Any, t: float) -> Any:
+        """What `_or_compiled` asks, for points x of CuPy: an array of CuPy."""
+        from refdiff import compiled, cuda  # late: Numba takes a third of a second to import
+
+        when, offset = compiled.at(self.affine.coefficients(t), prediction), self.process.offset(t)
+        rate = offset.rate if (question, prediction) == ("prediction", "velocity") else 0.0
+        return cuda.ask(question, self.distribution, x, when, offset.value, rate)
+
     # ------------------------------------------------------------------ laws
 
     def marginal(self, t: float) -> GaussianMixture:
@@ -141,6 +155,7 @@ class ExactModel:
 
     # ------------------------------------------------------------------ predictions
 
+    @_or_compiled("log_density", "score")
     def log_density(self, x: ArrayLike, t: float) -> Any:
         """log p_t(x), shape (...)."""
         return self.marginal(t).logpdf(x)

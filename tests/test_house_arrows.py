@@ -29,7 +29,8 @@ FLOORS = (
     ("schroedinger",),
     ("plotting",),
 )
-PART_OF = {"compiled": "distributions"}  # what kernels ask of a law, asked by laws themselves and by all above
+# what kernels ask of a law, asked by laws themselves and by all above
+PART_OF = {"compiled": "distributions", "cuda": "distributions"}
 MATHEMATICS = tuple(f"refdiff.{room}" for floor in FLOORS for room in floor) + tuple(
     f"refdiff.{room}" for room in PART_OF
 )

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from refdiff import operators
 from refdiff.arguments import Array, generator, indices, points, real_array, whole_number
-from refdiff.backends import numba_pays
+from refdiff.backends import numba_pays, on_device
 from refdiff.distributions.covariances import NO_DENSITY, TILE, TOO_FAR, Covariances, Dense, Diagonal
 from refdiff.distributions.moments import Field, average, cross, cross_trace, gather, log_total, twice
 from refdiff.distributions.parts import log_weights, matrices_of, means_of, variances_of
@@ -33,11 +33,15 @@ Method = Callable[["GaussianMixture", ArrayLike], Array]
 
 
 def _or_compiled(question: str) -> Callable[[Method], Method]:
-    """A method whose answer kernels give where `backends` says so: what they are asked about the score."""
+    """A method whose answer kernels give where `backends` says so, on a GPU always: what is asked about the score."""
 
     def decorated(method: Method) -> Method:
         @wraps(method)
         def answer(self: GaussianMixture, x: ArrayLike) -> Array:
+            if on_device(x):
+                from refdiff import cuda  # late: as below
+
+                return cuda.ask(question, self, x)
             rows, restore = points("x", x, self.dim)
             axes = self.dim * (self.dim if question == "jacobian" else 1)
             if numba_pays(len(rows), self.count, axes):
@@ -148,43 +152,37 @@ class GaussianMixture:
         Raises:
             ValueError: x has another last dimension, or some S_k is singular (there is no density).
         """
-        rows, restore = points("x", x, self.dim)
-        return restore(gather(log_total(self._log_joint(part)) for part in self.parts(rows)))
+        return self._by_parts(x, lambda part: log_total(self._log_joint(part)))
 
     @_or_compiled("responsibilities")
     def responsibilities(self, x: ArrayLike) -> Array:
         """r_k(x) = p(component k | x), shape (..., K)."""
-        rows, restore = points("x", x, self.dim)
-        return restore(gather(self.posterior_weights(part) for part in self.parts(rows)))
+        return self._by_parts(x, self.posterior_weights)
 
     @_or_compiled("prediction")
     def score(self, x: ArrayLike) -> Array:
         """grad log p(x) = -sum_k r_k S_k^-1 (x - m_k), shape (..., d)."""
-        rows, restore = points("x", x, self.dim)
-        parts = self.parts(rows)
-        return restore(gather(average(self.posterior_weights(p), self.gradients(p), self.dim) for p in parts))
+        return self._by_parts(x, lambda part: average(self.posterior_weights(part), self.gradients(part), self.dim))
 
     @_or_compiled("jacobian")
     def hessian(self, x: ArrayLike) -> Array:
         """The Hessian of log p(x), shape (..., d, d): Cov_r(g) - sum_k r_k S_k^-1."""
-        rows, restore = points("x", x, self.dim)
 
         def one(part: Array) -> Array:
             r, g = self.posterior_weights(part), self.gradients(part)
             return cross(r, twice(g), self.dim) - self.covariances.inverse().average(r, self.dim)
 
-        return restore(gather(one(part) for part in self.parts(rows)))
+        return self._by_parts(x, one)
 
     @_or_compiled("divergence")
     def laplacian(self, x: ArrayLike) -> Array:
         """tr hess log p(x) = div score, shape (...), without forming a matrix."""
-        rows, restore = points("x", x, self.dim)
 
         def one(part: Array) -> Array:
             r, g = self.posterior_weights(part), self.gradients(part)
             return cross_trace(r, twice(g), self.dim) - self.covariances.inverse().average_trace(r, self.dim)
 
-        return restore(gather(one(part) for part in self.parts(rows)))
+        return self._by_parts(x, one)
 
     def parts(self, x: Array) -> Iterator[Array]:
         """Rows of x such that a (rows, K) temporary stays within TILE elements.
@@ -196,6 +194,11 @@ class GaussianMixture:
             raise ValueError(NO_DENSITY.format(what="a component covariance"))
         step = max(1, TILE // max(self.count, self.dim))
         return (x[start : start + step] for start in range(0, max(1, len(x)), step))
+
+    def _by_parts(self, x: ArrayLike, answer: Callable[[Array], Array]) -> Array:
+        """The answers for parts (n, d) of the points x (..., d), together."""
+        rows, restore = points("x", x, self.dim)
+        return restore(gather(answer(part) for part in self.parts(rows)))
 
     def _log_joint(self, x: Array) -> Array:
         """log w_k + log N(x; m_k, S_k), shape (n, K)."""
