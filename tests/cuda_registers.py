@@ -2,8 +2,8 @@
 
     python tests/cuda_registers.py
 
-prints registers, spilled bytes, stack and static shared memory of kernels x numbers x types x architectures. VARIANTS is
-the one list of what the host code compiles sources for.
+prints registers, spilled bytes, stack and static shared memory of kernels x numbers x types x architectures. VARIANTS
+is the one list of what the host code compiles sources for.
 """
 
 from __future__ import annotations
