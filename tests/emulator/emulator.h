@@ -311,7 +311,9 @@ static inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 static inline float rsqrt(float x) { return 1 / std::sqrt(x); }
 using std::exp2;
 using std::fma;
+using std::isfinite;
 using std::log;
+using std::log1p;
 using std::log2;
 using std::pow;
 using std::sqrt;
