@@ -125,7 +125,7 @@ def ask(
 
 
 def constant(value: ArrayLike, like: Any) -> Any:
-    """A constant `value` of NumPy, any shape, as an array of the type and on the device of another, `like`, any shape."""
+    """A constant `value` of NumPy, any shape, of the type and on the device of the array `like`, any shape."""
     with like.device:
         return cupy().asarray(np.asarray(value, dtype=like.dtype))
 

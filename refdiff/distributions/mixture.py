@@ -43,8 +43,7 @@ def _or_compiled(question: str) -> Callable[[Method], Method]:
 
                 return cuda.ask(question, self, x)
             rows, restore = points("x", x, self.dim)
-            axes = self.dim * (self.dim if question == "jacobian" else 1)
-            if numba_pays(len(rows), self.count, axes):
+            if numba_pays(len(rows), self.count, self.dim * (self.dim if question == "jacobian" else 1)):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
 
                 if compiled.applies(self, compiled.STATIC):
@@ -140,8 +139,7 @@ class GaussianMixture:
         """`n` independent draws, shape (n, d), from an explicit seed or generator."""
         n, rng = whole_number("n", n), generator(seed)
         labels = rng.choice(self.count, size=n, p=self.weights / self.weights.sum())
-        noise = self.covariances.colour(rng.standard_normal((n, self.dim)), labels)
-        return np.asarray(self.means[labels] + noise)
+        return np.asarray(self.means[labels] + self.covariances.colour(rng.standard_normal((n, self.dim)), labels))
 
     # ------------------------------------------------------------------ density and derivatives
 
@@ -264,8 +262,7 @@ class GaussianMixture:
         if isinstance(self.covariances, Diagonal):  # only the weights learn from other coordinates
             left = self.covariances.marginal(others)
             return law(self.marginal(chosen).log_weights_given(y), self.means[:, others], left)
-        zero = np.zeros(())
-        return self.observe(np.eye(self.dim)[chosen], zero, zero, y).marginal(others)
+        return self.observe(np.eye(self.dim)[chosen], np.zeros(()), np.zeros(()), y).marginal(others)
 
     def observe(self, a: Operator, b: Array, c: Operator, y: Array) -> GaussianMixture:
         """The law of x given one y = A x + b + N(0, C); operators a, b, c checked by the caller, y of shape (1, k).
