@@ -35,7 +35,7 @@ class Contender:
         name: what it is called in results.
         requires: what must be installed, as distributions.
         function: `module:function` in this package, (problem, threads) -> candidates.
-        kinds: the kinds of problems, as in `problems.MAKERS`.
+        kinds: the kinds of problems, as in `makers.MAKERS`.
         peer: it takes part only where peers are wanted, as what takes minutes does.
     """
 
@@ -91,6 +91,6 @@ CONTENDERS: Sequence[Contender] = (
 )
 
 
-def of_kind(kind: str) -> list[Contender]:
+def of_kind(kind: str, among: Sequence[Contender] = CONTENDERS) -> list[Contender]:
     """Those that solve problems of a kind, refdiff first."""
-    return [one for one in CONTENDERS if kind in one.kinds]
+    return [one for one in among if kind in one.kinds]

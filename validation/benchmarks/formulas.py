@@ -112,6 +112,17 @@ def score(xp: Any, law: Arrays, x: Any, alpha: Any, variance: Any, form: str) ->
     return average(xp, at, x, at.centres * at.precision, -at.precision, form)
 
 
+def divergence(xp: Any, law: Arrays, x: Any, sigma: Any, form: str) -> Any:
+    """That of (x - D(x)) / sigma, -sigma tr Hess log p = sigma (|s|^2 - sum_k r_k (|x - m_k|^2 / T_k - d) / T_k)."""
+    at = level(xp, law, 1.0, sigma * sigma)
+    logits = log_joint(xp, at, x, form)
+    e = xp.exp(logits - xp.amax(logits, 0))
+    squared = -2 * (logits - at.offset)  # |x - m_k|^2 / T_k
+    s = average(xp, at, x, at.centres * at.precision, -at.precision, form)
+    curved = (e * (squared - x.shape[0]) * at.precision).sum(0) / e.sum(0)
+    return sigma * ((s * s).sum(0) - curved)
+
+
 # ---------------------------------------------------------------------- steps
 
 Denoiser = Callable[[Any, Any], Any]

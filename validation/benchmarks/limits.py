@@ -34,6 +34,11 @@ class Limits(NamedTuple):
     exponentials: float
     bytes: float
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What each is called, and what it measures."""
+        return {"flops": "dgemm", "exponentials": "exp", "bytes": "copy"}
+
 
 class Machine:
     """The limits of some threads of this machine, each time they are asked for.

@@ -14,7 +14,7 @@ from refdiff.arguments import Array
 from refdiff.distributions import Empirical, GaussianMixture
 from refdiff.dynamics import flow
 from refdiff.fokker_planck import FokkerPlanck, Grid, evolve
-from refdiff.metrics import gaussian_kernel
+from refdiff.metrics import energy_distance, gaussian_kernel, mmd_squared
 from refdiff.metrics.pairs import row_sums
 from refdiff.model import ExactModel
 from refdiff.processes import LinearProcess
@@ -28,6 +28,9 @@ from refdiff.validation.benchmarks.mixtures import Mixture
 from refdiff.validation.benchmarks.problems import (
     SIDE,
     SIGMA_MAX,
+    Denoiser,
+    Discrepancy,
+    Divergence,
     EntropicPlans,
     FlowMap,
     GridDensity,
@@ -114,6 +117,29 @@ def log_density(problem: LogDensity) -> Callable[[Array], Array]:
     return lambda x: model.log_density(x, 0.0)
 
 
+def denoiser(problem: Denoiser) -> Callable[[Array], Array]:
+    """The denoiser of the exact model."""
+    model = ExactModel(law(problem.mixture), VEPower(T=SIGMA_MAX))
+    return lambda x: model.denoiser(x, problem.sigma)
+
+
+def divergence(problem: Divergence) -> Callable[[Array], Array]:
+    """The divergence of the flow's velocity."""
+    model = ExactModel(law(problem.mixture), VEPower(T=SIGMA_MAX))
+    return lambda x: model.velocity_divergence(x, problem.sigma)
+
+
+def discrepancy(problem: Discrepancy, of: Callable[[Array], Array] = np.asarray) -> Callable[[Array], Array]:
+    """MMD^2 or the energy distance, with the error that comes with it; `of` makes arrays of the points' kind."""
+    y, kernel = of(problem.mixture.means), gaussian_kernel(problem.length)
+
+    def solve(x: Array) -> Array:
+        found = energy_distance(x, y) if problem.energy else mmd_squared(x, y, kernel)
+        return np.array([found.value])
+
+    return solve
+
+
 def pair_sums(problem: PairSums) -> Callable[[Array], Array]:
     """The rows of a Gaussian kernel, and of its square, which a standard error takes."""
     kernel = gaussian_kernel(np.sqrt(problem.mixture.variances[0]))
@@ -121,9 +147,9 @@ def pair_sums(problem: PairSums) -> Callable[[Array], Array]:
     return lambda x: row_sums(kernel, x, problem.mixture.means, weights)[0]
 
 
-def entropic_plans(problem: EntropicPlans) -> Callable[[Array], Array]:
-    """Sinkhorn's turns as far as asked."""
-    y = problem.mixture.means
+def entropic_plans(problem: EntropicPlans, of: Callable[[Array], Array] = np.asarray) -> Callable[[Array], Array]:
+    """Sinkhorn's turns as far as asked; `of` makes arrays of the points' kind."""
+    y = of(problem.mixture.means)
     return lambda x: sinkhorn(x, y, problem.epsilon, tolerance=problem.tolerance).f
 
 
@@ -142,6 +168,9 @@ def grid_density(problem: GridDensity) -> Callable[[Array], Array]:
 
 SOLVE: Mapping[str, Callable[[Any], Callable[[Array], Array]]] = MappingProxyType(
     {
+        "denoiser": denoiser,
+        "discrepancy": discrepancy,
+        "divergence": divergence,
         "probability_flow": probability_flow,
         "flow_map": flow_map,
         "reverse_diffusion": reverse_diffusion,

@@ -21,7 +21,6 @@ from refdiff.validation.benchmarks.problems import FlowMap, LogDensity, Probabil
 from refdiff.validation.benchmarks.teams import chunk_sizes, combinations, in_team
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_platforms", "cpu")
 
 # (points, key) -> results, a jitted function of rows
 Program = Callable[[Any, Any], Any]
@@ -34,6 +33,7 @@ MAX_STEPS = 1 << 14
 
 def plain(problem: Problem, threads: int) -> list[Candidate]:
     """jit of scan of the formulas."""
+    jax.config.update("jax_platforms", "cpu")
     forms = [*formulas.forms(problem.mixture.dim), "vmap"]
     if isinstance(problem, ReverseDiffusion):
         forms = [f"{form}, {generator}" for form in forms[1:] for generator in GENERATORS]
@@ -43,6 +43,7 @@ def plain(problem: Problem, threads: int) -> list[Candidate]:
 
 def diffrax(problem: Problem, threads: int) -> list[Candidate]:
     """diffrax's diffeqsolve."""
+    jax.config.update("jax_platforms", "cpu")
     n = len(problem.x)
     if isinstance(problem, FlowMap):
         forms = [f"{solver}, {how}" for solver in ("Dopri8", "Dopri5") for how in ("vmap", "shared steps")]

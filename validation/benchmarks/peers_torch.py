@@ -152,7 +152,7 @@ def reverse_diffusion(problem: ReverseDiffusion, form: str, through: Through = a
     step = through(plain)
 
     def work(part: slice) -> Any:
-        generator = torch.Generator().manual_seed(problem.seed + part.start)
+        generator = torch.Generator(x.device).manual_seed(problem.seed + part.start)
         y = x[part].T.contiguous()
         for row in table:
             y = step(y, row, torch.randn(y.shape, generator=generator, dtype=y.dtype))

@@ -14,7 +14,9 @@ with responsibilities r_k. The problems ask for one of these many times, or once
     LogDensity         log p of the mixture itself
     PairSums           sum_k w_k exp(-|x - m_k|^2 / 2 v), the rows of which a discrepancy of samples is made
     EntropicPlans      potentials of the coupling of x and the m_k with least E |x - y|^2 / 2 + eps KL(. || product)
+    Discrepancy        E k(x, x') + E k(y, y') - 2 E k(x, y) of two samples, x and the means, over different points
     GridDensity        the law of dx = F x dt + sqrt(2) dw from that mixture, on the cells of a square
+    Denoiser           D at one noise level (alpha = 1), and Divergence, that of the flow's velocity there
 
 Useful work counts what no method can avoid per evaluation of n points: 4 n K d floating-point operations (a distance
 and a weighted mean, one multiply-add for each element of each), n K exponentials, and the points read and written.
@@ -22,20 +24,14 @@ and a weighted mean, one multiply-add for each element of each), n K exponential
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refdiff.arguments import Array
-from refdiff.distributions import GaussianMixture
-from refdiff.processes import LinearProcess
-from refdiff.samplers.times import karras, uniform
-from refdiff.schedules import VEPower, VPLinear
 from refdiff.validation.benchmarks.mixtures import Mixture
 
 # EDM's range of noise levels (Karras et al. 2022); score-SDE's smallest time.
@@ -156,6 +152,23 @@ class PointSetScore(Problem):
 
 
 @dataclass(frozen=True, eq=False)
+class Denoiser(Problem):
+    """D at x and one noise level sigma, shape (n, d)."""
+
+    sigma: float
+
+    @property
+    def evaluations(self) -> int:
+        """One."""
+        return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence(Denoiser):
+    """The divergence of (x - D(x)) / sigma, shape (n,): the sums of the denoiser, and one of squared distances."""
+
+
+@dataclass(frozen=True, eq=False)
 class LogDensity(Problem):
     """log p(x), shape (n,)."""
 
@@ -187,6 +200,21 @@ class PairSums(Problem):
         flops, exponentials, _ = super().work
         assert flops is not None
         return Work(flops / 2, exponentials, self.x.nbytes + self.mixture.means.nbytes + 8.0 * len(self.x))
+
+
+@dataclass(frozen=True, eq=False)
+class Discrepancy(Problem):
+    """MMD^2 of x and the means, n of each, shape (1,), or the energy distance; `length` is the Gaussian kernel's."""
+
+    length: float
+    energy: bool
+
+    @property
+    def work(self) -> Work:
+        """Distances and kernels of all pairs but those of a point with itself, each pair of one sample once."""
+        n, d = self.x.shape
+        pairs = 2.0 * n * n - n
+        return Work(2 * pairs * d, 0.0 if self.energy else pairs, 2.0 * self.x.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,116 +253,6 @@ class GridDensity(Problem):
         return self.error
 
 
-# ---------------------------------------------------------------------- made from sizes
-
-
-def probability_flow(*, n: int, K: int, d: int, steps: int, seed: int = 0) -> ProbabilityFlow:
-    """From N(0, 80^2 I) on the grid of EDM: rho = 7, from 80 to 0.002 and to 0."""
-    rng = np.random.default_rng(seed + 1)
-    sigmas = karras(VEPower(), steps, end=SIGMA_MIN, append_clean=True)
-    return ProbabilityFlow(Mixture.random(d, K, seed), SIGMA_MAX * rng.standard_normal((n, d)), sigmas)
-
-
-def flow_map(*, n: int, K: int, d: int, rtol: float = 1e-10, seed: int = 0) -> FlowMap:
-    """From N(0, 80^2 I) at 80 to 0.002."""
-    rng = np.random.default_rng(seed + 1)
-    x = SIGMA_MAX * rng.standard_normal((n, d))
-    return FlowMap(Mixture.random(d, K, seed), x, SIGMA_MAX, SIGMA_MIN, rtol, rtol)
-
-
-def reverse_diffusion(*, n: int, K: int, d: int, steps: int, seed: int = 0) -> ReverseDiffusion:
-    """From N(0, I) at t = 1 to 0.001 in equal steps, beta from 0.1 to 20."""
-    process = VPLinear()
-    times = uniform(process, steps, end=FIRST_TIME)
-    c = process.coefficients(times[:-1])
-    x = np.random.default_rng(seed + 1).standard_normal((n, d))
-    return ReverseDiffusion(Mixture.random(d, K, seed), x, times, c.alpha, c.sigma**2, c.f, c.g2, seed + 2)
-
-
-def point_set_score(*, n: int, K: int, d: int, sigma: float, seed: int = 0) -> PointSetScore:
-    """K points near a plane of 32 dimensions, as images are near few, and n noised points among them.
-
-    With 3072 coordinates one point takes all the weight at sigma = 0.5, some share it at 2, all at 20.
-    """
-    x, points = _points(n, K, d, seed)
-    return PointSetScore(Mixture(points, np.zeros(K), np.full(K, -np.log(K))), x, sigma)
-
-
-@lru_cache(maxsize=1)  # the same points for all levels
-def _points(n: int, K: int, d: int, seed: int) -> tuple[Array, Array]:
-    rng = np.random.default_rng(seed)
-    rank = min(32, d)
-    points = rng.standard_normal((K, rank)) @ (rng.standard_normal((rank, d)) / (4 * np.sqrt(rank)))
-    for rows in np.array_split(points, max(1, K // 1000)):  # no second array of this size
-        rows += 0.05 * rng.standard_normal(rows.shape)
-    return points[rng.integers(K, size=n)] + rng.standard_normal((n, d)), points
-
-
-def log_density(*, n: int, K: int, d: int, seed: int = 0) -> LogDensity:
-    """At draws from N(0, 4 I), where the means are."""
-    x = 2 * np.random.default_rng(seed + 1).standard_normal((n, d))
-    return LogDensity(Mixture.random(d, K, seed), x)
-
-
-def pair_sums(*, n: int, d: int, seed: int = 0) -> PairSums:
-    """n draws of N(0, I) with themselves, under a Gaussian kernel as wide as half of their mean squared distance."""
-    x = np.random.default_rng(seed).standard_normal((n, d))
-    return PairSums(Mixture(x, np.full(n, float(d)), np.full(n, -np.log(n))), x)
-
-
-def entropic_plans(*, n: int, d: int, epsilon: float, tolerance: float = 1e-6, seed: int = 0) -> EntropicPlans:
-    """n draws of N(0, I) against n of N(m, I / 4), |m| = sqrt(2)."""
-    rng = np.random.default_rng(seed)
-    x, y = rng.standard_normal((n, d)), 0.5 * rng.standard_normal((n, d)) + np.sqrt(2 / d)
-    return EntropicPlans(Mixture(y, np.zeros(n), np.full(n, -np.log(n))), x, epsilon, tolerance)
-
-
-def grid_density(*, cells: int, K: int, error: float, seed: int = 0) -> GridDensity:
-    """Components of deviation 1/2 around the middle of the square, until half a unit of time."""
-    rng = np.random.default_rng(seed)
-    mixture = Mixture(2 * rng.standard_normal((K, 2)), np.full(K, 0.25), np.log(rng.dirichlet(np.ones(K))))
-    line = SIDE * ((2 * np.arange(cells) + 1) / cells - 1)
-    x = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1)
-    law = GaussianMixture.isotropic(mixture.means, mixture.variances, np.exp(mixture.log_weights))
-    end = np.exp(LinearProcess(TURNING, np.sqrt(2) * np.eye(2), T=1.0).kernel(0.5).push(law).logpdf(x))
-    seen = end > 0.01 * end.max()
-    start = np.exp(law.logpdf(x))
-    return GridDensity(mixture, x[seen], start, np.flatnonzero(seen), np.array(TURNING), 0.5, error)
-
-
-MAKERS: Mapping[str, Callable[..., Problem]] = MappingProxyType(
-    {
-        "probability_flow": probability_flow,
-        "flow_map": flow_map,
-        "reverse_diffusion": reverse_diffusion,
-        "point_set_score": point_set_score,
-        "log_density": log_density,
-        "pair_sums": pair_sums,
-        "entropic_plans": entropic_plans,
-        "grid_density": grid_density,
-    }
-)
-
-
 def kind(problem: Problem) -> str:
-    """The name of a problem's kind, as in `MAKERS`."""
-    return KINDS[type(problem)]
-
-
-KINDS: Mapping[type[Problem], str] = MappingProxyType(
-    {
-        ProbabilityFlow: "probability_flow",
-        FlowMap: "flow_map",
-        ReverseDiffusion: "reverse_diffusion",
-        PointSetScore: "point_set_score",
-        LogDensity: "log_density",
-        PairSums: "pair_sums",
-        EntropicPlans: "entropic_plans",
-        GridDensity: "grid_density",
-    }
-)
-
-
-def make(name: str, **sizes: Any) -> Problem:
-    """A problem of this kind and these sizes."""
-    return MAKERS[name](**sizes)
+    """The name of a problem's kind, as in `makers.MAKERS`: that of its class, in small letters."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(problem).__name__).lower()

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from refdiff.validation.benchmarks.suite import Entry, Outcome, Plan
+from refdiff.validation.benchmarks.places import Place
+from refdiff.validation.benchmarks.suite import CPU, Entry, Outcome, Plan
 from refdiff.validation.report import brief, environment
 
 if TYPE_CHECKING:
@@ -37,14 +38,20 @@ DEFINITIONS = {
 }
 
 
-def head(plan: Plan) -> list[str]:
+def head(plan: Plan, place: Place | None = None) -> list[str]:
     """What is run, on what, and what the numbers mean."""
-    about = environment()
+    about, place = environment(), place or CPU
     machine = f"{about['system']}, {about['machine']}, {about['processors']} processors"
-    lines = [f"refdiff {about['refdiff']}, level {plan.level}, {plan.threads} threads, float64; {machine}"]
+    lines = [f"refdiff {about['refdiff']}, level {plan.level}, {plan.threads} threads, {place.dtype}; {machine}"]
+    lines += [place.about] if place.about else []
     if variables := _variables():
         lines.append(" ".join(f"{name}={value}" for name, value in variables.items()))
-    return [*lines, *(f"{name}: {words}" for name, words in DEFINITIONS.items())]
+    return [*lines, *(f"{name}: {words}" for name, words in definitions(place).items())]
+
+
+def definitions(place: Place) -> dict[str, str]:
+    """What the numbers mean there."""
+    return {**DEFINITIONS, **place.definitions}
 
 
 def sizes(given: Mapping[str, int]) -> str:
@@ -73,12 +80,14 @@ def shown(outcome: Outcome) -> Iterator[str | Table]:
         verdict = {None: "not measured", True: "reached", False: "NOT REACHED"}[goal.reached]
         measured = "" if goal.measured is None else f"{brief(goal.measured)}, "
         yield f"  goal {goal.goal}: {measured}{verdict}"
-    limits = outcome.limits
-    rates = f"dgemm {limits.flops / 1e9:.1f} GFLOP/s, exp {limits.exponentials / 1e9:.2f} G/s, copy "
-    yield f"  limits: {rates}{limits.bytes / 1e9:.1f} GB/s"
+    words, unit = outcome.limits.words, {"exponentials": "G/s", "bytes": "GB/s"}
+    rates = (
+        f"{words[n]} {value / 1e9:.{2 if n == 'exponentials' else 1}f} {unit.get(n, 'GFLOP/s')}"
+        for n, value in outcome.limits._asdict().items()
+    )
+    yield "  limits: " + ", ".join(rates)
     if outcome.fractions:
-        of = {"flops": "dgemm", "exponentials": "exp", "bytes": "copy"}
-        yield "  refdiff reaches " + ", ".join(f"{outcome.fractions[n]:.1%} of {of[n]}" for n in outcome.fractions)
+        yield "  refdiff reaches " + ", ".join(f"{outcome.fractions[n]:.1%} of {words[n]}" for n in outcome.fractions)
     if outcome.growth:
         fits = (f"{axis}^{fit.exponent:.2f} (+-{fit.residual:.2f})" for axis, fit in outcome.growth.items())
         yield "  refdiff's cost grows as " + ", ".join(fits)
@@ -128,15 +137,20 @@ def _agreement(one: Entry) -> str:
 # ---------------------------------------------------------------------- for machines
 
 
-def as_json(outcomes: Sequence[Outcome], plan: Plan, interrupted: bool = False) -> dict[str, Any]:
+def as_json(
+    outcomes: Sequence[Outcome], plan: Plan, interrupted: bool = False, place: Place | None = None
+) -> dict[str, Any]:
     """Everything as plain values; numbers that are not finite are None."""
+    place = place or CPU
     return {
         "format": FORMAT,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": environment(),
         "variables": _variables(),
         "plan": vars(plan),
-        "definitions": DEFINITIONS,
+        "device": place.about or "processors",
+        "dtype": place.dtype,
+        "definitions": definitions(place),
         "passed": not interrupted and not any(one.failed for one in outcomes),
         "interrupted": interrupted,
         "workloads": [_workload(one) for one in outcomes],

@@ -22,8 +22,8 @@ import numpy as np
 from refdiff.validation.benchmarks import agreement, contenders, growth, measuring, peers_numpy
 from refdiff.validation.benchmarks.agreement import Agreement
 from refdiff.validation.benchmarks.contenders import OWN, Contender
-from refdiff.validation.benchmarks.limits import Limits
 from refdiff.validation.benchmarks.measuring import Candidate
+from refdiff.validation.benchmarks.places import Place
 from refdiff.validation.benchmarks.problems import Problem
 from refdiff.validation.benchmarks.workloads import Goal, Workload
 
@@ -100,7 +100,7 @@ class Outcome:
 
     Attributes:
         missing: what would have to be installed, by contender.
-        limits: medians over the rounds.
+        limits: medians over the rounds, as `machine` answered.
         fractions: refdiff's useful work in each second over the limit of the same round, medians.
         growth: fits by size.
     """
@@ -109,7 +109,7 @@ class Outcome:
     sizes: Mapping[str, int]
     entries: Sequence[Entry]
     missing: Mapping[str, Sequence[str]]
-    limits: Limits
+    limits: Any
     fractions: Mapping[str, float]
     goals: Sequence[Reached]
     growth: Mapping[str, growth.Fit]
@@ -123,40 +123,45 @@ class Outcome:
 def measure(
     workload: Workload,
     plan: Plan,
-    machine: Callable[[], Limits],
+    machine: Callable[[], Any],
     tell: Callable[[str], None] = lambda _: None,
     field: Sequence[Contender] | None = None,
+    place: Place | None = None,
 ) -> Outcome:
     """Measure a workload.
 
     Args:
         workload, plan: what, and how.
-        machine: measures the limits, as `limits.Machine`.
+        machine: measures the limits, as `limits.Machine`: named numbers.
         tell: is told what is done next.
-        field: who takes part, refdiff first; those of `contenders` unless given.
+        field: who takes part, refdiff first; those of the place unless given.
+        place: where it runs; the processors unless given.
     """
-    problem = workload.problem(plan.level)
-    everyone = contenders.of_kind(workload.kind) if field is None else list(field)
+    place = CPU if place is None else place
+    problem = place.problem(workload.problem(plan.level))
+    everyone = contenders.of_kind(workload.kind, place.contenders) if field is None else list(field)
     asked = [one for one in everyone if plan.peers or not one.peer]
     tell("reference answer")
-    check = _check(workload, problem, plan.threads)
+    check = place.check(workload, problem, plan.threads)
     found: dict[str, tuple[Entry, Candidate | None]] = {}
     for one in asked:
         if not one.missing:
             tell(one.name)
-            found[one.name] = _prepared(one, problem, plan, check)
+            found[one.name] = _prepared(one, problem, plan, check, place)
     running = {
         name: partial(candidate.run, candidate.share(len(problem.x)))
         for name, (_, candidate) in found.items()
         if candidate is not None
     }
     tell("rounds")
-    rounds = measuring.alternate(running, machine, plan.rounds, plan.budget) if running else None
+    rounds = None
+    if running:
+        rounds = measuring.alternate(running, machine, plan.rounds, plan.budget, place.clock, place.rest)
     entries = []
     for name, (entry, candidate) in found.items():
         if rounds is not None and candidate is not None:
             tell(f"memory of {name}")
-            entry = _measured(entry, rounds, running, len(problem.x) / candidate.share(len(problem.x)))
+            entry = _measured(entry, rounds, running, len(problem.x) / candidate.share(len(problem.x)), place)
         entries.append(entry)
     tell("growth")
     own = next((one for one in entries if one.name == OWN.name), None)
@@ -167,7 +172,7 @@ def measure(
         problem.sizes,
         entries,
         {one.name: one.missing for one in asked if one.missing},
-        Limits(*(statistics.median(column) for column in zip(*noted, strict=True))),
+        type(noted[0])(*(statistics.median(column) for column in zip(*noted, strict=True))),
         fractions,
         _goals(workload, entries, own, fractions),
         _growth(workload, plan) if own is not None and not own.problem else {},
@@ -183,17 +188,17 @@ def _check(workload: Workload, problem: Problem, threads: int) -> Callable[[Any]
 
 
 def _prepared(
-    one: Contender, problem: Problem, plan: Plan, check: Callable[[Any], Agreement]
+    one: Contender, problem: Problem, plan: Plan, check: Callable[[Any], Agreement], place: Place
 ) -> tuple[Entry, Candidate | None]:
     """The contender's best candidate, warm, with its answer compared; or what went wrong."""
     entry = Entry(one.name, one.versions)
     try:
         ways = list(one.candidates(problem, plan.threads))
-        found = measuring.fastest(ways, len(problem.x)) if len(ways) > 1 else None
+        found = measuring.fastest(ways, len(problem.x), clock=place.clock) if len(ways) > 1 else None
         best, tried = (ways[0], {}) if found is None else found[:2]
-        start = time.perf_counter()
+        start = place.clock()
         answer = best.run(best.share(len(problem.x)))
-        first = time.perf_counter() - start if found is None else found.first[best.label]
+        first = place.clock() - start if found is None else found.first[best.label]
         agreed = check(answer)
     except Exception as error:  # of any library, in any state: the others go on
         words = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -202,22 +207,31 @@ def _prepared(
 
 
 def _measured(
-    entry: Entry, rounds: measuring.Rounds[Limits], running: Mapping[str, Callable[[], object]], scale: float
+    entry: Entry,
+    rounds: measuring.Rounds[Any],
+    running: Mapping[str, Callable[[], object]],
+    scale: float,
+    place: Place,
 ) -> Entry:
     """The entry with seconds of all points, `scale` times those it was run on."""
     ratio = scale * rounds.ratio(entry.name, OWN.name) if OWN.name in running else None
-    extra = measuring.peak_extra_bytes(running[entry.name])
+    extra = place.extra_bytes(running[entry.name])
     seconds = [scale * one for one in rounds.seconds[entry.name]]
     return replace(entry, seconds=seconds, ratio=ratio, extra_bytes=extra)
 
 
-def _fractions(problem: Problem, seconds: Sequence[float], noted: Sequence[Limits]) -> dict[str, float]:
+def _fractions(problem: Problem, seconds: Sequence[float], noted: Sequence[Any]) -> dict[str, float]:
     """Work per second over the limit, the median over rounds, for each limit that the work has a number for."""
     return {
         name: statistics.median(amount / s / getattr(limit, name) for s, limit in zip(seconds, noted, strict=True))
         for name, amount in problem.work._asdict().items()
         if amount is not None and seconds
     }
+
+
+CPU = Place(
+    contenders.CONTENDERS, _check, time.perf_counter, lambda: time.sleep(measuring.REST), measuring.peak_extra_bytes
+)
 
 
 def _goals(

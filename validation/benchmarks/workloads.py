@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from refdiff.validation.benchmarks.problems import Problem, make
+from refdiff.validation.benchmarks.makers import make
+from refdiff.validation.benchmarks.problems import Problem
 
 # Answers agree to this relative error; a flow map to what its own tolerance allows.
 AGREEMENT = 1e-10
@@ -34,7 +35,7 @@ class Workload:
 
     Attributes:
         name, title: short, and in words.
-        kind: of `problems.MAKERS`.
+        kind: of `makers.MAKERS`.
         sizes: what the maker takes; `quick` the sizes that differ in a quick run, `tiny` in a test.
         goals: ratios asked for.
         allowed: relative error within which answers agree; None for samples, which agree by their moments.
