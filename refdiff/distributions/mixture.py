@@ -41,7 +41,7 @@ def _or_compiled(question: str) -> Callable[[Method], Method]:
             if on_device(x):
                 from refdiff import cuda  # late: as below
 
-                return cuda.ask(question, self, x)
+                return cuda.ask(question, self, x)  # type: ignore[no-any-return]
             rows, restore = points("x", x, self.dim)
             if numba_pays(len(rows), self.count, self.dim * (self.dim if question == "jacobian" else 1)):
                 from refdiff import compiled  # late: Numba takes a third of a second to import
