@@ -1,7 +1,8 @@
 #include "mixture.cuh"
 
 // Outputs (n, DIM) and log densities (n,) at points (n, DIM) and one time.
-extern "C" __global__ void predict(const real* points, int64 n, LAW_ARGUMENTS, const real* when, real* out, real* logp) {
+extern "C" __global__ void predict(const real* points, int64 n, LAW_ARGUMENTS, const real* when, real* out,
+                                     real* logp) {
     SHARED(real, pool);
     real *at = pool, *table = pool + AT;
     Law law = LAW;

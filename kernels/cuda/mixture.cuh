@@ -1,4 +1,4 @@
-// The mixture sum_k w_k N(x; a m_k, T_k), T_k = a S_k a + q, at one time, for a thread's point: see kernels/numba/mixture.
+// The mixture sum_k w_k N(x; a m_k, T_k), T_k = a S_k a + q, at one time, for a thread's point, as in numba/mixture.
 //
 //     logits   l_k = log2(e) (log w_k - (t' T_k^-1 t + log det T_k) / 2),   t = x - a m_k,   r = 2^(l - top) / total
 //     output   o = sum_k r_k (mu m_k + B_k t),                              B_k = (beta S_k + gamma) T_k^-1
@@ -11,9 +11,19 @@
 #pragma once
 #include "common.cuh"
 
+// Together: before row j of a basis. Without it the assembler reads all of a basis at once, and once for both times it
+// is used, and registers do not suffice; rows that follow each other at once are so many that latency is hidden.
+#ifdef __CUDACC__
+#define TAKE_TURNS(j) \
+    if (j % (DIM < 32 ? 32 / DIM : 1) == 0) asm volatile("bar.warp.sync 0xffffffff;" ::: "memory")
+#else
+#define TAKE_TURNS(j)
+#endif
+
 #define PARTS (KIND == 0 ? 1 : DIM)  // variances of a component
 #define TIMES (KIND == 1 ? DIM : 1)  // columns of a, q, mu, beta, gamma
 #define AT (5 * TIMES)
+#define SAME (ONE && KIND != 2)  // one covariance of all components, in one basis
 #if KIND == 0
 #define ROW (DIM + 4)  // m, precision, offset, pull, slope
 #define CHUNK 8
@@ -56,16 +66,29 @@ __device__ __forceinline__ void load_time(const real* from, real* at) {
     __syncthreads();
 }
 
-// Together: the components first .. first + size - 1 as rows of shared memory.
+// Together: the components first .. first + size - 1 as rows of shared memory; for SECOND derivatives, KIND 1 has
+// mu m in place of the target, or m and (mu - b a) a / T for target and slope where covariances are the SAME.
+template <bool SECOND = false>
 __device__ __forceinline__ void load_tile(const Law& law, const real* at, int64 first, int size, real* table) {
     __syncthreads();
+#if KIND == 2
+    for (int i = threadIdx.x; i < size * DIM; i += blockDim.x) {
+        int k = i / DIM, j = i % DIM;
+        real v = law.variances[(ONE ? 0 : (first + k) * DIM) + j], t = spread(at, 0, v);
+        real* row = table + k * ROW;
+        row[j] = law.means[(first + k) * DIM + j];
+        row[DIM + j] = real(-0.5) * LOG2_E / t;
+        row[2 * DIM + j] = slope(at, 0, v, t);
+        row[3 * DIM + 1 + j] = log(t);  // where a row of the basis will be
+    }
+    __syncthreads();
+#endif
     for (int k = threadIdx.x; k < size; k += blockDim.x) {
-        const real* m = law.means + (first + k) * DIM;
-        const real* v = law.variances + (ONE ? 0 : (first + k) * PARTS);
         real* row = table + k * ROW;
         real log_det = 0;
 #if KIND == 0
-        real t = spread(at, 0, v[0]), b = slope(at, 0, v[0], t);
+        const real* m = law.means + (first + k) * DIM;
+        real v = law.variances[ONE ? 0 : first + k], t = spread(at, 0, v), b = slope(at, 0, v, t);
         for (int j = 0; j < DIM; ++j) row[j] = m[j];
         row[DIM] = real(-0.5) * LOG2_E / t;
         row[DIM + 2] = pull(at, 0, b);
@@ -73,32 +96,51 @@ __device__ __forceinline__ void load_tile(const Law& law, const real* at, int64 
         log_det = DIM * log(t);
         real* offset = row + DIM + 1;
 #elif KIND == 1
+        const real* m = law.means + (first + k) * DIM;
+        const real* v = law.variances + (ONE ? 0 : (first + k) * DIM);
         for (int j = 0; j < DIM; ++j) {
-            real t = spread(at, j, v[j]), b = slope(at, j, v[j], t);
+            real t = spread(at, j, v[j]), b = slope(at, j, v[j], t), drawn = pull(at, j, b);
             row[j] = at[j] * m[j];
             row[DIM + j] = real(-0.5) * LOG2_E / t;
-            row[2 * DIM + j] = pull(at, j, b) * m[j];
-            row[3 * DIM + j] = b;
+            row[2 * DIM + j] = (SECOND ? SAME ? real(1) : at[2 * TIMES + j] : drawn) * m[j];
+            row[3 * DIM + j] = SECOND && SAME ? drawn * at[j] / t : b;
             log_det += log(t);
         }
         real* offset = row + 4 * DIM;
 #else
-        const real* u = law.bases + (first + k) * (DIM * DIM);
-        for (int j = 0; j < DIM; ++j) {
-            real t = spread(at, 0, v[j]);
-            row[j] = m[j];
-            row[DIM + j] = real(-0.5) * LOG2_E / t;
-            row[2 * DIM + j] = slope(at, 0, v[j], t);
-            log_det += log(t);
-        }
-        for (int j = 0; j < DIM * DIM; ++j) row[3 * DIM + 1 + j] = u[j];
+        for (int j = 0; j < DIM; ++j) log_det += row[3 * DIM + 1 + j];
         real* offset = row + 3 * DIM;
 #endif
         *offset = LOG2_E * fma(real(-0.5), log_det, law.log_weights[first + k]);
     }
     __syncthreads();
+#if KIND == 2
+    for (int i = threadIdx.x; i < size * (DIM * DIM); i += blockDim.x)
+        table[i / (DIM * DIM) * ROW + 3 * DIM + 1 + i % (DIM * DIM)] = law.bases[first * (DIM * DIM) + i];
+    __syncthreads();
+#endif
 }
 
+#if KIND == 2
+// U' t for the component of a row, and its logit.
+__device__ __forceinline__ real turned_logit(const real (&x)[DIM], const real* at, const real* row,
+                                             real (&turned)[DIM]) {
+    const real* basis = row + 3 * DIM + 1;
+    real l = 0;
+#pragma unroll
+    for (int e = 0; e < DIM; ++e) turned[e] = 0;
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) {
+        TAKE_TURNS(j);
+        real t = fma(-at[0], row[j], x[j]);
+#pragma unroll
+        for (int e = 0; e < DIM; ++e) turned[e] = fma(basis[j * DIM + e], t, turned[e]);
+    }
+#pragma unroll
+    for (int e = 0; e < DIM; ++e) l = fma(row[DIM + e] * turned[e], turned[e], l);
+    return l + row[3 * DIM];
+}
+#else
 __device__ __forceinline__ real logit(const real (&x)[DIM], const real* at, const real* row) {
     real l = 0;
 #if KIND == 0
@@ -117,6 +159,7 @@ __device__ __forceinline__ real logit(const real (&x)[DIM], const real* at, cons
     return l + row[4 * DIM];
 #endif
 }
+#endif
 
 __device__ __forceinline__ void begin(Sums& sums) {
     sums.top = LOWEST, sums.total = 0;  // finite: a logit of -infinity less this one is no NaN
@@ -140,21 +183,11 @@ __device__ __forceinline__ void raise(Sums& sums, real top) {
 // The components of a tile, in chunks with one look at the largest logit.
 __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, const real* table, int size, Sums& sums) {
 #if KIND == 2
+#pragma unroll 1
     for (int k = 0; k < size; ++k) {
         const real* row = table + k * ROW;
         const real* basis = row + 3 * DIM + 1;
-        real turned[DIM], l = 0;
-#pragma unroll
-        for (int e = 0; e < DIM; ++e) turned[e] = 0;
-#pragma unroll
-        for (int j = 0; j < DIM; ++j) {
-            real t = fma(-at[0], row[j], x[j]);
-#pragma unroll
-            for (int e = 0; e < DIM; ++e) turned[e] = fma(basis[j * DIM + e], t, turned[e]);
-        }
-#pragma unroll
-        for (int e = 0; e < DIM; ++e) l = fma(row[DIM + e] * turned[e], turned[e], l);
-        l += row[3 * DIM];
+        real turned[DIM], l = turned_logit(x, at, row, turned);
         raise(sums, l);
         real r = exp2(l - sums.top), mu = r * at[2 * TIMES];
         sums.total += r;
@@ -162,6 +195,7 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
         for (int e = 0; e < DIM; ++e) turned[e] *= r * row[2 * DIM + e];
 #pragma unroll
         for (int j = 0; j < DIM; ++j) {
+            TAKE_TURNS(j);
             real sum = fma(mu, row[j], sums.out[j]);
 #pragma unroll
             for (int e = 0; e < DIM; ++e) sum = fma(basis[j * DIM + e], turned[e], sum);
@@ -243,13 +277,16 @@ __device__ __forceinline__ void turn(const real* basis, const real (&x)[DIM], re
 #pragma unroll
     for (int e = 0; e < DIM; ++e) out[e] = 0;
 #pragma unroll
-    for (int j = 0; j < DIM; ++j)
+    for (int j = 0; j < DIM; ++j) {
+        TAKE_TURNS(j);
 #pragma unroll
         for (int e = 0; e < DIM; ++e) out[e] = fma(basis[j * DIM + e], x[j], out[e]);
+    }
 }
 __device__ __forceinline__ void turn_back(const real* basis, const real (&x)[DIM], real (&out)[DIM]) {
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
+        TAKE_TURNS(j);
         out[j] = 0;
 #pragma unroll
         for (int e = 0; e < DIM; ++e) out[j] = fma(basis[j * DIM + e], x[e], out[j]);
