@@ -12,8 +12,11 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-HEADER = Path(__file__).with_name("emulator.h")
-FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-w")
+HERE = Path(__file__).parent
+FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
+FLAGS += ("-U_FORTIFY_SOURCE",)  # its longjmp does not leave a stack
+# The compiler tells of each access to memory, as it tells a sanitizer; what is not set is huge, not what was there last.
+CHECKS = ("-fsanitize=thread", "-ftrivial-auto-var-init=pattern")
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -26,25 +29,39 @@ class CompileError(RuntimeError):
 @cache
 def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
     """The kernels of a source, compiled with options of NVRTC, of which definitions are heeded."""
-    if COMPILER is None:
-        raise CompileError("no C++ compiler: neither g++ nor clang++ is there")
-    defined = tuple(option for option in options if option.startswith("-D"))
     names = KERNEL.findall(source)
-    text = "\n".join([f'#include "{HEADER}"', source, *(f"EMULATE({name})" for name in names), ""])
-    told = "\0".join([COMPILER, text, HEADER.read_text(), *FLAGS, *defined])
-    folder = Path(tempfile.gettempdir()) / f"refdiff-emulator-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    made = folder / f"{hashlib.sha256(told.encode()).hexdigest()}.so"
-    if not made.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            code, out = Path(place) / "kernels.cpp", Path(place) / "kernels.so"
-            code.write_text(text)
-            command = [COMPILER, *FLAGS, *defined, str(code), "-o", str(out)]
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-            if run.returncode != 0:
-                raise CompileError(run.stderr)
-            out.replace(made)  # at once: other processes may be about to do the same
-    found = ctypes.CDLL(str(made))
+    text = "\n".join([f'#include "{HERE}/emulator.h"', "#line 1", source, *(f"EMULATE({name})" for name in names), ""])
+    defined = tuple(option for option in options if option.startswith("-D"))
+    kernels = compiled(text, (*FLAGS, *CHECKS, *defined, "-c"), ".o")
+    runtime = compiled(f'#include "{HERE}/runtime.cpp"\n', (*FLAGS, "-O2", "-c"), ".o")
+    found = ctypes.CDLL(str(compiled("", ("-shared", str(kernels), str(runtime)), ".so")))
     for name in names:
         getattr(found, f"emulate_{name}").restype = ctypes.c_char_p
     return found
+
+
+def compiled(text: str, flags: tuple[str, ...], suffix: str) -> Path:
+    """What the compiler makes of a text, or made of it before.
+
+    Raises:
+        CompileError: there is no compiler, or the text is not to its mind.
+    """
+    if COMPILER is None:
+        raise CompileError("no C++ compiler: neither g++ nor clang++ is there")
+    read = [(HERE / name).read_text() for name in ("emulator.h", "fibers.h", "accesses.h", "runtime.cpp")]
+    key = hashlib.sha256("\0".join([COMPILER, text, *read, *flags]).encode()).hexdigest()
+    folder = Path(tempfile.gettempdir()) / f"refdiff-emulator-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    made = folder / f"{key}{suffix}"
+    if not made.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            code, out = Path(place) / "code.cpp", Path(place) / "out"
+            code.write_text(text)
+            given = [str(code)] if text else []
+            run = subprocess.run(
+                [COMPILER, *flags, *given, "-o", str(out)], capture_output=True, text=True, check=False
+            )
+            if run.returncode != 0:
+                raise CompileError(run.stderr)
+            out.replace(made)  # at once: other processes may be about to do the same
+    return made

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from emulator import building
-from emulator.memory import Block
+from emulator import building, events
+from emulator.events import random as random
+from emulator.memory import PAGE, Block
 
 float32, float64, int32, int64, uint32, uint64, bool_ = (
     np.float32,
@@ -27,6 +28,7 @@ float32, float64, int32, int64, uint32, uint64, bool_ = (
     np.bool_,
 )
 
+__version__ = "0"  # of none that was released
 ORDERS = {"random": 0, "forward": 1, "backward": -1}
 
 
@@ -157,7 +159,7 @@ _BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
 for _name in [
     *(f"__{side}{one}__" for one in _BINARY.split() for side in ("", "r", "i")),
     *(f"__{one}__" for one in ["lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert"]),
-    *["sum", "max", "min", "mean", "any", "all", "argmax", "argmin", "argsort", "cumsum", "prod", "transpose"],
+    *["sum", "max", "min", "mean", "any", "all", "argmax", "argmin", "argsort", "cumsum", "prod", "transpose", "var"],
 ]:
     if hasattr(np.ndarray, _name):
         setattr(ndarray, _name, _method(_name))
@@ -211,7 +213,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 FUNCTIONS = """
-    abs all any arange argsort array_equal broadcast_to clip concatenate count_nonzero cumsum dot einsum empty_like
+    abs all amax any arange argsort array_equal broadcast_to clip concatenate count_nonzero cumsum dot einsum empty_like
     exp exp2 expm1 full full_like isfinite isnan linspace log log1p log2 logaddexp matmul max maximum mean min minimum
     moveaxis ones ones_like outer prod ravel repeat searchsorted sign sqrt square stack sum take tile transpose where
     zeros zeros_like
@@ -257,11 +259,14 @@ class Kernel:
         held = [_argument(one) for one in args]
         addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
         sizes = (ctypes.c_int * len(held))(*(ctypes.sizeof(one) for one in held))
+        extents = (ctypes.c_size_t * (4 * len(held)))(*(place for one in args for place in _extent(one)))
         call = getattr(building.library(self._module._code, self._module._options), f"emulate_{self.name}")
         counts = [(ctypes.c_uint * 3)(*given) for given in sides]
         state.launches.append((self.name, *sides, shared_mem))
         order, size = ORDERS[state.order], ctypes.c_size_t(shared_mem)
-        wrong = call(*counts, size, ctypes.c_uint(state.seed), ctypes.c_int(order), addresses, sizes, len(held))
+        wrong = call(
+            *counts, size, ctypes.c_uint(state.seed), ctypes.c_int(order), addresses, sizes, extents, len(held)
+        )
         if wrong is not None:
             raise RuntimeError(f"{self.name}: {wrong.decode()}")
         for place, one in enumerate(args):
@@ -286,6 +291,14 @@ def _argument(value: Any) -> Any:
     raise TypeError(f"Unsupported type {type(value)}")
 
 
+def _extent(value: Any) -> tuple[int, int, int, int]:
+    """Where the pages around an array begin, where it begins itself and ends, and where the pages end."""
+    if not isinstance(value, ndarray):
+        return 0, 0, 0, 0
+    first, page = value._host.ctypes.data, value._block.inner.ctypes.data
+    return page - PAGE, first, first + value.nbytes, page + len(value._block.inner) + PAGE
+
+
 class cuda:
     """What host code asks of the device."""
 
@@ -297,6 +310,14 @@ class cuda:
         @staticmethod
         def memGetInfo() -> tuple[int, int]:
             return state.total, state.total
+
+        @staticmethod
+        def getDeviceProperties(number: int) -> dict[str, Any]:  # noqa: ARG004
+            return events.PROPERTIES
+
+        driverGetVersion = runtimeGetVersion = staticmethod(lambda: 0)
+
+    Event, get_elapsed_time = events.Event, staticmethod(events.get_elapsed_time)
 
     class Device:
         def __init__(self, number: int = 0) -> None:
@@ -311,6 +332,9 @@ class cuda:
         def __exit__(self, *_: Any) -> None:
             return None
 
+        def synchronize(self) -> None:
+            return None
+
     @staticmethod
     def is_available() -> bool:
         return True
@@ -319,6 +343,9 @@ class cuda:
 class _Pool:
     def free_bytes(self) -> int:
         return 0
+
+    def free_all_blocks(self) -> None:
+        return None
 
 
 def get_default_memory_pool() -> _Pool:
