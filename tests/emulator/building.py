@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
 FLAGS += ("-U_FORTIFY_SOURCE",)  # its longjmp does not leave a stack
-# The compiler tells of each access to memory, as it tells a sanitizer; what is not set is huge, not what was there last.
+# The compiler tells of each access to memory, as it tells a sanitizer; what is not set is huge, not what was there.
 CHECKS = ("-fsanitize=thread", "-ftrivial-auto-var-init=pattern")
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
 

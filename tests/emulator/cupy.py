@@ -5,7 +5,6 @@ What CuPy refuses is refused here: NumPy arrays among its own, and becoming one 
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from emulator import building, events
+from emulator import events
 from emulator.events import random as random
-from emulator.memory import PAGE, Block
+from emulator.kernels import RawModule as RawModule
+from emulator.kernels import state
+from emulator.memory import Block
 
 float32, float64, int32, int64, uint32, uint64, bool_ = (
     np.float32,
@@ -29,20 +30,6 @@ float32, float64, int32, int64, uint32, uint64, bool_ = (
 )
 
 __version__ = "0"  # of none that was released
-ORDERS = {"random": 0, "forward": 1, "backward": -1}
-
-
-class State:
-    """What a test asks about, or wants otherwise: how threads take turns, how much memory there is, what was copied."""
-
-    def __init__(self) -> None:
-        self.order, self.seed = "random", 1
-        self.total = 8 * 2**30
-        self.copies = {"to": 0, "from": 0}
-        self.launches: list[tuple[str, tuple[int, ...], tuple[int, ...], int]] = []
-
-
-state = State()
 
 
 class ndarray:
@@ -226,77 +213,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"the stand-in for CuPy has no {name}")
 
 
-# ---------------------------------------------------------------------- kernels
-
-
-class RawModule:
-    """Kernels of a source, compiled at the first call."""
-
-    def __init__(self, *, code: str, options: tuple[str, ...] = (), **_: Any) -> None:
-        self._code, self._options = code, tuple(options)
-
-    def get_function(self, name: str) -> Kernel:
-        if name not in building.KERNEL.findall(self._code):
-            raise AttributeError(f"the source has no kernel {name}")
-        return Kernel(self, name)
-
-
-class Kernel:
-    """One kernel."""
-
-    def __init__(self, module: RawModule, name: str) -> None:
-        self._module, self.name = module, name
-        self.max_dynamic_shared_size_bytes = 48 * 1024
-
-    def __call__(
-        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
-    ) -> None:
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise ValueError(f"a block has at most {self.max_dynamic_shared_size_bytes} bytes, not {shared_mem}")
-        sides = [tuple(int(side) for side in (*given, 1, 1)[:3]) for given in (grid, block)]
-        if any(side < 1 for given in sides for side in given) or sides[0][0] >= 2**31 or max(sides[0][1:]) >= 2**16:
-            raise ValueError(f"cudaErrorInvalidConfiguration: {sides}")
-        held = [_argument(one) for one in args]
-        addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
-        sizes = (ctypes.c_int * len(held))(*(ctypes.sizeof(one) for one in held))
-        extents = (ctypes.c_size_t * (4 * len(held)))(*(place for one in args for place in _extent(one)))
-        call = getattr(building.library(self._module._code, self._module._options), f"emulate_{self.name}")
-        counts = [(ctypes.c_uint * 3)(*given) for given in sides]
-        state.launches.append((self.name, *sides, shared_mem))
-        order, size = ORDERS[state.order], ctypes.c_size_t(shared_mem)
-        wrong = call(
-            *counts, size, ctypes.c_uint(state.seed), ctypes.c_int(order), addresses, sizes, extents, len(held)
-        )
-        if wrong is not None:
-            raise RuntimeError(f"{self.name}: {wrong.decode()}")
-        for place, one in enumerate(args):
-            if isinstance(one, ndarray) and not one._block.intact():
-                raise RuntimeError(f"{self.name}: argument {place} was written before its beginning or behind its end")
-
-
-def _argument(value: Any) -> Any:
-    """A value as CuPy passes it: arrays as addresses, numbers with the size of their type."""
-    if isinstance(value, ndarray):
-        if not value.flags.c_contiguous:
-            raise ValueError("kernels here take contiguous arrays")
-        return ctypes.c_void_p(value._host.ctypes.data)
-    if isinstance(value, np.generic):
-        return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
-    if isinstance(value, bool):
-        return ctypes.c_bool(value)
-    if isinstance(value, int):
-        return ctypes.c_longlong(value)
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    raise TypeError(f"Unsupported type {type(value)}")
-
-
-def _extent(value: Any) -> tuple[int, int, int, int]:
-    """Where the pages around an array begin, where it begins itself and ends, and where the pages end."""
-    if not isinstance(value, ndarray):
-        return 0, 0, 0, 0
-    first, page = value._host.ctypes.data, value._block.inner.ctypes.data
-    return page - PAGE, first, first + value.nbytes, page + len(value._block.inner) + PAGE
+# ---------------------------------------------------------------------- the device
 
 
 class cuda:
@@ -355,13 +272,13 @@ def get_default_memory_pool() -> _Pool:
 @contextmanager
 def standing_in() -> Iterator[ModuleType]:
     """This module in CuPy's place, with a state of its own."""
-    global state
-    before, kept = sys.modules.get("cupy"), state
-    sys.modules["cupy"], state = sys.modules[__name__], State()
+    before, kept = sys.modules.get("cupy"), vars(state).copy()
+    sys.modules["cupy"] = sys.modules[__name__]
+    state.__init__()  # type: ignore[misc]
     try:
         yield sys.modules[__name__]
     finally:
-        state = kept
+        vars(state).update(kept)
         if before is None:
             del sys.modules["cupy"]
         else:
