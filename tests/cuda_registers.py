@@ -39,13 +39,16 @@ def mixtures(itemsize: int) -> list[dict[str, int]]:
 
     round_ = [law(dim, 1, 0) for dim in (1, 2, 16)]
     on_axes = [law(3, 3, 0), law(16, 16, 0), law(2, 1, 0, still=False), law(3, 3, 1, rows=1), law(16, 16, 1)]
-    return [*round_, *on_axes, law(2, 2, 9), law(8, 8, 9)]
+    return [*round_, *on_axes, law(2, 2, 9), law(8, 8, 9), law(16, 16, 9)]
 
 
 # The numbers that host code compiles each source with, for numbers of so many bytes: the fewest, the usual, the most.
 VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
     "mixture": mixtures,
+    "mixture_parts": mixtures,
     "philox": lambda itemsize: [{}],
+    "second_order": mixtures,
+    "second_order_parts": mixtures,
 }
 LINE = "{:13} {:20} {:42} {:8}" + " {:>13}" * len(ARCHITECTURES)
 # Kernels that may keep something in memory, and why: those that are run once, or whose arrays are too long.

@@ -1,21 +1,19 @@
+// Outputs (n, DIM) and log densities (n,) at points (n, DIM) and one time.
 #include "mixture.cuh"
 
-// Outputs (n, DIM) and log densities (n,) at points (n, DIM) and one time.
 extern "C" __global__ void predict(const real* points, int64 n, LAW_ARGUMENTS, const real* when, real* out,
-                                     real* logp) {
+                                   real* logp) {
     SHARED(real, pool);
     real *at = pool, *table = pool + AT;
     Law law = LAW;
     load_time(when, at);
     for (int64 base = int64(blockIdx.x) * blockDim.x; base < n; base += all()) {
-        int64 i = base + threadIdx.x, row = min(i, n - 1);
+        int64 i = base + threadIdx.x;
         real x[DIM], found[DIM];
-#pragma unroll
-        for (int j = 0; j < DIM; ++j) x[j] = points[row * DIM + j];
+        load_point(points, n, i, x);
         real log = evaluate(x, law, at, table, found);
         if (i < n) {
-#pragma unroll
-            for (int j = 0; j < DIM; ++j) out[i * DIM + j] = found[j];
+            store_point(found, i, out);
             logp[i] = log;
         }
     }

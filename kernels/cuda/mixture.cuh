@@ -43,10 +43,12 @@ struct Law {
 #define LAW_ARGUMENTS const real *means, const real *variances, const real *log_weights, const real *bases, int64 count
 #define LAW {means, variances, log_weights, bases, count}
 
-// Sums over components so far, relative to the largest logit so far.
+// Sums of r and of N numbers times r over components so far, relative to the largest logit so far.
+template <int N>
 struct Sums {
-    real top, total, out[DIM], shrink[PARTS];
+    real top, total, of[N];
 };
+#define SUMMED (SAME || KIND == 2 ? DIM : DIM + PARTS)  // of an output: what is not x times something, and that
 
 __device__ __forceinline__ real spread(const real* at, int axis, real v) {
     real a = at[axis];
@@ -161,27 +163,55 @@ __device__ __forceinline__ real logit(const real (&x)[DIM], const real* at, cons
 }
 #endif
 
-__device__ __forceinline__ void begin(Sums& sums) {
+template <int N>
+__device__ __forceinline__ void begin(Sums<N>& sums) {
     sums.top = LOWEST, sums.total = 0;  // finite: a logit of -infinity less this one is no NaN
 #pragma unroll
-    for (int j = 0; j < DIM; ++j) sums.out[j] = 0;
-#pragma unroll
-    for (int j = 0; j < PARTS; ++j) sums.shrink[j] = 0;
+    for (int j = 0; j < N; ++j) sums.of[j] = 0;
 }
 
 // What has been summed, made relative to a new largest logit.
-__device__ __forceinline__ void raise(Sums& sums, real top) {
+template <int N>
+__device__ __forceinline__ void raise(Sums<N>& sums, real top) {
     if (!(top > sums.top)) return;
     real fall = exp2(sums.top - top);
     sums.top = top, sums.total *= fall;
 #pragma unroll
-    for (int j = 0; j < DIM; ++j) sums.out[j] *= fall;
+    for (int j = 0; j < N; ++j) sums.of[j] *= fall;
+}
+
+// Sums of a part of the components go to parts, (parts, 2 + N, n), for point i of n;
+// the first of them comes back, or all added in order.
+template <int N>
+__device__ __forceinline__ void save(const Sums<N>& sums, int64 part, int64 n, int64 i, real* parts) {
+    real* to = parts + part * (2 + N) * n + i;
+    to[0] = sums.top, to[n] = sums.total;
 #pragma unroll
-    for (int j = 0; j < PARTS; ++j) sums.shrink[j] *= fall;
+    for (int j = 0; j < N; ++j) to[(2 + j) * n] = sums.of[j];
+}
+template <int N>
+__device__ __forceinline__ void restore(const real* parts, int64 n, int64 i, Sums<N>& sums) {
+    sums.top = parts[i], sums.total = parts[n + i];
+#pragma unroll
+    for (int j = 0; j < N; ++j) sums.of[j] = parts[(2 + j) * n + i];
+}
+template <int N>
+__device__ __forceinline__ void merge(const real* parts, int count, int64 n, int64 i, Sums<N>& sums) {
+    begin(sums);
+    const int64 stride = (2 + N) * n;
+    for (int p = 0; p < count; ++p) sums.top = max(sums.top, parts[p * stride + i]);
+    for (int p = 0; p < count; ++p) {
+        const real* from = parts + p * stride + i;
+        real fall = exp2(from[0] - sums.top);
+        sums.total = fma(fall, from[n], sums.total);
+#pragma unroll
+        for (int j = 0; j < N; ++j) sums.of[j] = fma(fall, from[(2 + j) * n], sums.of[j]);
+    }
 }
 
 // The components of a tile, in chunks with one look at the largest logit.
-__device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, const real* table, int size, Sums& sums) {
+__device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, const real* table, int size,
+                                       Sums<SUMMED>& sums) {
 #if KIND == 2
 #pragma unroll 1
     for (int k = 0; k < size; ++k) {
@@ -196,10 +226,10 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
 #pragma unroll
         for (int j = 0; j < DIM; ++j) {
             TAKE_TURNS(j);
-            real sum = fma(mu, row[j], sums.out[j]);
+            real sum = fma(mu, row[j], sums.of[j]);
 #pragma unroll
             for (int e = 0; e < DIM; ++e) sum = fma(basis[j * DIM + e], turned[e], sum);
-            sums.out[j] = sum;
+            sums.of[j] = sum;
         }
     }
 #else
@@ -220,15 +250,15 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
                 real r = exp2(l[c] - sums.top);
                 sums.total += r;
 #if KIND == 0
-                real weight = r * row[DIM + 2];
-                sums.shrink[0] = fma(r, row[DIM + 3], sums.shrink[0]);
+                real weight = SAME ? r : r * row[DIM + 2];
 #pragma unroll
-                for (int j = 0; j < DIM; ++j) sums.out[j] = fma(weight, row[j], sums.out[j]);
+                for (int j = 0; j < DIM; ++j) sums.of[j] = fma(weight, row[j], sums.of[j]);
+                if (!SAME) sums.of[SUMMED - 1] = fma(r, row[DIM + 3], sums.of[SUMMED - 1]);
 #else
 #pragma unroll
                 for (int j = 0; j < DIM; ++j) {
-                    sums.out[j] = fma(r, row[2 * DIM + j], sums.out[j]);
-                    if (!ONE) sums.shrink[j] = fma(r, row[3 * DIM + j], sums.shrink[j]);
+                    sums.of[j] = fma(r, row[2 * DIM + j], sums.of[j]);
+                    if (!SAME) sums.of[SUMMED - DIM + j] = fma(r, row[3 * DIM + j], sums.of[SUMMED - DIM + j]);
                 }
 #endif
             }
@@ -239,7 +269,7 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
 
 // Together: the components first .. last - 1, for a point on the axes of the variances.
 __device__ __forceinline__ void sum_components(const real (&x)[DIM], const Law& law, const real* at, real* table,
-                                               int64 first, int64 last, Sums& sums) {
+                                               int64 first, int64 last, Sums<SUMMED>& sums) {
     begin(sums);
     for (int64 place = first; place < last; place += TILE) {
         int size = int(min(int64(TILE), last - place));
@@ -249,27 +279,23 @@ __device__ __forceinline__ void sum_components(const real (&x)[DIM], const Law& 
 }
 
 // The output of all components' sums.
-__device__ __forceinline__ void answer(const real (&x)[DIM], const Law& law, const real* at, const Sums& sums,
+__device__ __forceinline__ void answer(const real (&x)[DIM], const Law& law, const real* at, const Sums<SUMMED>& sums,
                                        real (&out)[DIM]) {
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
-#if KIND == 0
-        out[j] = fma(sums.shrink[0], x[j], sums.out[j]) / sums.total;
-#elif KIND == 1
-        if (ONE) {
-            real v = law.variances[j], b = slope(at, j, v, spread(at, j, v));
-            out[j] = fma(b, x[j], sums.out[j] / sums.total);
+        if (SAME) {
+            int s = KIND == 0 ? 0 : j;
+            real v = law.variances[s], b = slope(at, s, v, spread(at, s, v)), average = sums.of[j] / sums.total;
+            out[j] = fma(b, x[j], KIND == 0 ? pull(at, 0, b) * average : average);
         } else {
-            out[j] = fma(sums.shrink[j], x[j], sums.out[j]) / sums.total;
+            real slopes = KIND == 2 ? real(0) : sums.of[KIND == 0 ? SUMMED - 1 : SUMMED - DIM + j];
+            out[j] = fma(slopes, x[j], sums.of[j]) / sums.total;
         }
-#else
-        out[j] = sums.out[j] / sums.total;
-#endif
     }
 }
 
-__device__ __forceinline__ real log_density(const Sums& sums) {
-    return fma(LN_2, sums.top, log(sums.total)) - DIM * HALF_LOG_2PI;
+__device__ __forceinline__ real log_density(real top, real total) {
+    return fma(LN_2, top, log(total)) - DIM * HALF_LOG_2PI;
 }
 
 // U' x, and U x: into the one basis of all components, and out of it.
@@ -293,19 +319,43 @@ __device__ __forceinline__ void turn_back(const real* basis, const real (&x)[DIM
     }
 }
 
+// Point i of (n, DIM), the last one again beyond.
+__device__ __forceinline__ void load_point(const real* points, int64 n, int64 i, real (&x)[DIM]) {
+    const real* row = points + min(i, n - 1) * DIM;
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) x[j] = row[j];
+}
+__device__ __forceinline__ void store_point(const real (&x)[DIM], int64 i, real* points) {
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) points[i * DIM + j] = x[j];
+}
+
+// A point onto the axes of the variances, and an output back from them.
+__device__ __forceinline__ void onto_axes(const Law& law, const real (&x)[DIM], real (&out)[DIM]) {
+#if TURNED
+    turn(law.bases, x, out);
+#else
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) out[j] = x[j];
+#endif
+}
+__device__ __forceinline__ void from_axes(const Law& law, const real (&x)[DIM], real (&out)[DIM]) {
+#if TURNED
+    turn_back(law.bases, x, out);
+#else
+#pragma unroll
+    for (int j = 0; j < DIM; ++j) out[j] = x[j];
+#endif
+}
+
 // Together: output and log density at a thread's point; at and table are shared memory of AT and TILE * ROW numbers.
 __device__ __forceinline__ real evaluate(const real (&x)[DIM], const Law& law, const real* at, real* table,
                                          real (&out)[DIM]) {
-    Sums sums;
-#if TURNED
-    real turned[DIM], found[DIM];
-    turn(law.bases, x, turned);
-    sum_components(turned, law, at, table, 0, law.count, sums);
-    answer(turned, law, at, sums, found);
-    turn_back(law.bases, found, out);
-#else
-    sum_components(x, law, at, table, 0, law.count, sums);
-    answer(x, law, at, sums, out);
-#endif
-    return log_density(sums);
+    Sums<SUMMED> sums;
+    real point[DIM], found[DIM];
+    onto_axes(law, x, point);
+    sum_components(point, law, at, table, 0, law.count, sums);
+    answer(point, law, at, sums, found);
+    from_axes(law, found, out);
+    return log_density(sums.top, sums.total);
 }

@@ -12,27 +12,8 @@
 
 #define TWICE_LN_2 real(1.386294361119890618834464242916353)
 
-// Sums of the first sweep so far, relative to the largest logit so far; `answered` has what they are an average of.
-struct Centre {
-    real top, total, out[DIM], half[DIM];  // o and h, or c and nothing where covariances are the SAME
-};
-
-__device__ __forceinline__ void begin(Centre& sums) {
-    sums.top = LOWEST, sums.total = 0;
-#pragma unroll
-    for (int j = 0; j < DIM; ++j) sums.out[j] = sums.half[j] = 0;
-}
-
-__device__ __forceinline__ void raise(Centre& sums, real top) {
-    if (!(top > sums.top)) return;
-    real fall = exp2(sums.top - top);
-    sums.top = top, sums.total *= fall;
-#pragma unroll
-    for (int j = 0; j < DIM; ++j) {
-        sums.out[j] *= fall;
-        if (!SAME) sums.half[j] *= fall;
-    }
-}
+#define CENTRES (SAME ? DIM : 2 * DIM)  // o and h; or c
+#define H (CENTRES - DIM)               // where h begins
 
 #if KIND == 2
 // Axis j of B t and of P t.
@@ -62,8 +43,8 @@ __device__ __forceinline__ real fields(const real (&x)[DIM], const real* at, con
 }
 #endif
 
-__device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, const real* table, int size,
-                                       Centre& sums) {
+__device__ __forceinline__ void absorb_fields(const real (&x)[DIM], const real* at, const real* table, int size,
+                                              Sums<CENTRES>& sums) {
 #if KIND == 2
 #pragma unroll 1
     for (int k = 0; k < size; ++k) {
@@ -77,8 +58,8 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
 #pragma unroll
         for (int j = 0; j < DIM; ++j) {
             TAKE_TURNS(j);
-            sums.out[j] = fma(mu, row[j], sums.out[j]);
-            turn_back(row, j, turned, sums.out[j], sums.half[j]);
+            sums.of[j] = fma(mu, row[j], sums.of[j]);
+            turn_back(row, j, turned, sums.of[j], sums.of[H + j]);
         }
     }
 #else
@@ -101,8 +82,8 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
 #pragma unroll
                 for (int j = 0; j < DIM; ++j) {
                     real half, out = fields(x, at, row, j, half);
-                    sums.out[j] = fma(r, out, sums.out[j]);
-                    if (!SAME) sums.half[j] = fma(r, half, sums.half[j]);
+                    sums.of[j] = fma(r, out, sums.of[j]);
+                    if (!SAME) sums.of[H + j] = fma(r, half, sums.of[H + j]);
                 }
             }
         }
@@ -112,7 +93,7 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
 
 // tr B_k + 2 log(2) (o_k - o).(h_k - h); or (m_k - c).w (m_k - c), w of all axes in KIND 1, 1 in KIND 0.
 __device__ __forceinline__ real contribution(const real (&x)[DIM], const real* at, const real* row,
-                                             const Centre& centre, real& l) {
+                                             const Sums<CENTRES>& centre, real& l) {
     real sum = 0, trace = 0;
 #if KIND == 2
     real turned[DIM];
@@ -120,7 +101,7 @@ __device__ __forceinline__ real contribution(const real (&x)[DIM], const real* a
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
         TAKE_TURNS(j);
-        real out = fma(at[2], row[j], -centre.out[j]), half = -centre.half[j];
+        real out = fma(at[2], row[j], -centre.of[j]), half = -centre.of[H + j];
         turn_back(row, j, turned, out, half);
         sum = fma(out, half, sum);
         trace += row[2 * DIM + j];
@@ -129,11 +110,11 @@ __device__ __forceinline__ real contribution(const real (&x)[DIM], const real* a
     l = logit(x, at, row);
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
-        real half = 0, out = fields(x, at, row, j, half) - centre.out[j];
+        real half = 0, out = fields(x, at, row, j, half) - centre.of[j];
         if (SAME) {
             sum = fma(KIND == 0 ? out : row[3 * DIM + j] * out, out, sum);
         } else {
-            sum = fma(out, half - centre.half[j], sum);
+            sum = fma(out, half - centre.of[H + j], sum);
             if (KIND == 1) trace += row[3 * DIM + j];
         }
     }
@@ -145,27 +126,24 @@ __device__ __forceinline__ real contribution(const real (&x)[DIM], const real* a
 
 // Together: the first sweep over the components first .. last - 1.
 __device__ __forceinline__ void find_centre(const real (&x)[DIM], const Law& law, const real* at, real* table,
-                                            int64 first, int64 last, Centre& sums) {
+                                            int64 first, int64 last, Sums<CENTRES>& sums) {
     begin(sums);
     for (int64 place = first; place < last; place += TILE) {
         int size = int(min(int64(TILE), last - place));
         load_tile<true>(law, at, place, size, table);
-        absorb(x, at, table, size, sums);
+        absorb_fields(x, at, table, size, sums);
     }
 }
 
 // What the first sweep's sums are averages of.
-__device__ __forceinline__ void settle(Centre& sums) {
+__device__ __forceinline__ void settle(Sums<CENTRES>& sums) {
 #pragma unroll
-    for (int j = 0; j < DIM; ++j) {
-        sums.out[j] /= sums.total;
-        if (!SAME) sums.half[j] /= sums.total;
-    }
+    for (int j = 0; j < CENTRES; ++j) sums.of[j] /= sums.total;
 }
 
 // Together: the second sweep over the components first .. last - 1, for an average and the largest of all logits.
 __device__ __forceinline__ void sum_contributions(const real (&x)[DIM], const Law& law, const real* at, real* table,
-                                                  int64 first, int64 last, const Centre& centre, real& total,
+                                                  int64 first, int64 last, const Sums<CENTRES>& centre, real& total,
                                                   real& sum) {
     total = sum = 0;
     for (int64 place = first; place < last; place += TILE) {
@@ -181,16 +159,17 @@ __device__ __forceinline__ void sum_contributions(const real (&x)[DIM], const La
 }
 
 // Output and divergence on the axes of the variances.
-__device__ __forceinline__ void conclude(const real (&x)[DIM], const Law& law, const real* at, const Centre& centre,
-                                         real total, real sum, real (&out)[DIM], real& div) {
+__device__ __forceinline__ void conclude(const real (&x)[DIM], const Law& law, const real* at,
+                                         const Sums<CENTRES>& centre, real total, real sum, real (&out)[DIM],
+                                         real& div) {
     div = sum / total;
     real trace = 0;
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
-        out[j] = centre.out[j];
+        out[j] = centre.of[j];
         if (SAME) {
             int s = KIND == 0 ? 0 : j;
-            real v = law.variances[s], t = spread(at, s, v), b = slope(at, s, v, t), c = centre.out[j];
+            real v = law.variances[s], t = spread(at, s, v), b = slope(at, s, v, t), c = centre.of[j];
             out[j] = fma(b, fma(-at[s], c, x[j]), at[2 * TIMES + s] * c);
             trace += b;
             if (KIND == 0 && j == 0) div *= pull(at, 0, b) * at[0] / t;
@@ -202,21 +181,13 @@ __device__ __forceinline__ void conclude(const real (&x)[DIM], const Law& law, c
 // Together: output and its divergence at a thread's point; `at` and `table` as for `evaluate`. Answers the log density.
 __device__ __forceinline__ real evaluate_divergence(const real (&x)[DIM], const Law& law, const real* at, real* table,
                                                     real (&out)[DIM], real& div) {
-    Centre centre;
-    real total, sum;
-#if TURNED
-    real turned[DIM], found[DIM];
-    turn(law.bases, x, turned);
-    find_centre(turned, law, at, table, 0, law.count, centre);
+    Sums<CENTRES> centre;
+    real point[DIM], found[DIM], total, sum;
+    onto_axes(law, x, point);
+    find_centre(point, law, at, table, 0, law.count, centre);
     settle(centre);
-    sum_contributions(turned, law, at, table, 0, law.count, centre, total, sum);
-    conclude(turned, law, at, centre, total, sum, found, div);
-    turn_back(law.bases, found, out);
-#else
-    find_centre(x, law, at, table, 0, law.count, centre);
-    settle(centre);
-    sum_contributions(x, law, at, table, 0, law.count, centre, total, sum);
-    conclude(x, law, at, centre, total, sum, out, div);
-#endif
-    return fma(LN_2, centre.top, log(total)) - DIM * HALF_LOG_2PI;
+    sum_contributions(point, law, at, table, 0, law.count, centre, total, sum);
+    conclude(point, law, at, centre, total, sum, found, div);
+    from_axes(law, found, out);
+    return log_density(centre.top, total);
 }
