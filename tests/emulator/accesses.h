@@ -12,6 +12,9 @@
 
 #include "fibers.h"
 
+#define OF_PROGRAM __attribute__((visibility("hidden")))
+extern char __ehdr_start[] OF_PROGRAM, _end[] OF_PROGRAM;  // where the program begins and ends, as the linker says
+
 namespace emulator {
 namespace {
 
@@ -28,9 +31,9 @@ struct alignas(64) Word {
     Touch writer, readers[2];
 };
 
-// An array of a launch: the pages that hold it, what of them may be touched, and where its words are.
+// An array of a launch, and where its words are.
 struct Array {
-    size_t first_page, begin, end, last_page, argument, word;
+    size_t begin, end, argument, word;
 };
 
 unsigned char* pages = nullptr;
@@ -87,10 +90,16 @@ const Array* find(size_t at, size_t size) {
         if (at >= one.begin && at + size <= one.end) return &one;
     }
     for (const Array& one : arrays)
-        if (at >= one.first_page && at < one.last_page)
+        if (at + PAGE >= one.begin && at < one.end + PAGE)
             wrong("argument %zu, an array of %zu bytes, is touched at byte %td, block %u thread %d", one.argument,
                   one.end - one.begin, std::ptrdiff_t(at - one.begin), scene.block.x, current->number);
-    return nullptr;
+    wrong("memory that is no argument's is touched at %zx, block %u thread %d", at, scene.block.x, current->number);
+}
+
+// Whether a place is a thread's own, one of its arguments, or of the program.
+inline bool is_private(size_t at) {
+    return at - size_t(current->stack) < STACK || at - size_t(current) < sizeof(Fiber) ||
+           at - size_t(held) < held_size || (at >= size_t(__ehdr_start) && at < size_t(_end));
 }
 
 inline void touch(const void* address, size_t size, bool write) {
@@ -104,10 +113,8 @@ inline void touch(const void* address, size_t size, bool write) {
                   std::ptrdiff_t(byte), scene.block.x, current->number);
         word = &shared_words[byte / 4];
     } else {
-        if (at - size_t(current->stack) < STACK || at - size_t(current) < sizeof(Fiber)) return;  // the thread's own
-        if (at - size_t(&scene) < sizeof scene) return;
+        if (!current->running || is_private(at)) return;
         const Array* array = find(at, size);
-        if (!array) return;
         byte = at - array->begin;
         place = {"argument", array->argument, byte};
         word = &words[array->word + byte / 4];
@@ -135,10 +142,10 @@ void make_pool(size_t size) {
 void make_words(const size_t* extents, int given) {
     arrays.clear();
     size_t needed = 0;
-    for (int i = 0; i < given; ++i, extents += 4) {
-        if (extents[1] == extents[2] && extents[0] == extents[3]) continue;  // a number
-        arrays.push_back({extents[0], extents[1], extents[2], extents[3], size_t(i), needed});
-        needed += (extents[2] - extents[1] + 3) / 4 + 1;
+    for (int i = 0; i < given; ++i, extents += 2) {
+        if (!extents[0]) continue;  // a number
+        arrays.push_back({extents[0], extents[0] + extents[1], size_t(i), needed});
+        needed += (extents[1] + 3) / 4 + 1;
     }
     if (words.size() < needed) words.resize(needed);  // what earlier launches left there counts for nothing
 }

@@ -38,7 +38,7 @@ int number();  // of this thread in its block
 // Waits, says `bits` of oneself, and learns: a lane's bits of a shuffle, everybody's votes of a ballot, how many said yes
 uint64_t meet(Wait kind, unsigned mask, uint64_t bits, int lane, int line);
 const char* launch(Index grid, Index size, size_t shared, unsigned seed, int order, void (*call)(void*), void* values,
-                   const size_t* extents, int count);
+                   size_t values_size, const size_t* extents, int given);
 const char* wrong_arguments(const int* expected, int wanted, const int* sizes, int given);
 
 template <class T>
@@ -69,8 +69,8 @@ const char* called(void (*kernel)(A...), const unsigned* grid, const unsigned* s
         std::tuple<std::decay_t<A>...> held;
     } call{kernel, {*(std::decay_t<A>*)values[I]...}};
     auto run = [](void* one) { std::apply(((Call*)one)->kernel, ((Call*)one)->held); };
-    return launch({grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}, shared, seed, order, run, &call, extents,
-                  given);
+    return launch({grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}, shared, seed, order, run, &call, sizeof call,
+                  extents, given);
 }
 
 template <class... A>

@@ -25,7 +25,7 @@ struct Fiber {
     unsigned mask = 0;
     int lane = 0, line = 0;
     uint64_t bits = 0, answer = 0;
-    bool begun = false;
+    bool begun = false, running = false;
     char* stack = nullptr;
     ucontext_t context;  // where it begins
     jmp_buf place;       // where it goes on
@@ -40,7 +40,8 @@ jmp_buf scheduler;
 sigjmp_buf broken;
 char message[512];
 void (*body)(void*) = nullptr;
-void* held = nullptr;
+void* held = nullptr;  // the kernel's arguments
+size_t held_size = 0;
 
 // Blocks are numbered through all launches; barriers since a block began, and fences of its warps.
 unsigned first_block = 1, this_block = 0, barriers = 0, fences[32];

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from emulator import building
-from emulator.memory import PAGE
 
 ORDERS = {"random": 0, "forward": 1, "backward": -1}
 
@@ -61,7 +60,7 @@ class Kernel:
         held = [_argument(one) for one in args]
         addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
         sizes = (ctypes.c_int * len(held))(*(ctypes.sizeof(one) for one in held))
-        extents = (ctypes.c_size_t * (4 * len(held)))(*(place for one in args for place in _extent(one)))
+        extents = (ctypes.c_size_t * (2 * len(held)))(*(place for one in args for place in _extent(one)))
         call = getattr(building.library(self._module._code, self._module._options), f"emulate_{self.name}")
         counts = [(ctypes.c_uint * 3)(*given) for given in sides]
         state.launches.append((self.name, *sides, shared_mem))
@@ -93,9 +92,6 @@ def _argument(value: Any) -> Any:
     raise TypeError(f"Unsupported type {type(value)}")
 
 
-def _extent(value: Any) -> tuple[int, int, int, int]:
-    """Where the pages around an array begin, where it begins itself and ends, and where the pages end."""
-    if not of_device(value):
-        return 0, 0, 0, 0
-    first, page = value._host.ctypes.data, value._block.inner.ctypes.data
-    return page - PAGE, first, first + value.nbytes, page + len(value._block.inner) + PAGE
+def _extent(value: Any) -> tuple[int, int]:
+    """Where an array begins, and its bytes."""
+    return (value._host.ctypes.data, value.nbytes) if of_device(value) else (0, 0)

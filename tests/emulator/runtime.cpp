@@ -26,7 +26,11 @@ void enter() {
 
 void resume(Fiber* fiber) {
     current = fiber, scene.here = &fiber->thread;
-    if (_setjmp(scheduler)) return;
+    fiber->running = true;
+    if (_setjmp(scheduler)) {
+        fiber->running = false;
+        return;
+    }
     if (fiber->begun) _longjmp(fiber->place, 1);
     fiber->begun = true;
     setcontext(&fiber->context);
@@ -173,7 +177,8 @@ const char* wrong_arguments(const int* expected, int wanted, const int* sizes, i
     }
     for (int i = 0; i < wanted; ++i)
         if (expected[i] != sizes[i]) {
-            std::snprintf(message, sizeof message, "argument %d has %d bytes, not %d", i, sizes[i], expected[i]);
+            std::snprintf(message, sizeof message, "argument %d has %d bytes, and %d are wanted", i, sizes[i],
+                          expected[i]);
             return message;
         }
     return nullptr;
@@ -181,10 +186,11 @@ const char* wrong_arguments(const int* expected, int wanted, const int* sizes, i
 
 // A seed of the order of blocks and threads; order 0 at random, 1 as they are numbered, -1 from the last to the first.
 const char* launch(Index grid, Index size, size_t shared, unsigned seed, int order, void (*call)(void*), void* values,
-                   const size_t* extents, int given) {
+                   size_t values_size, const size_t* extents, int given) {
     count = int(size.x * size.y * size.z);
     if (count < 1 || count > 1024 || shared > MOST_SHARED) return "a block has 1 to 1024 threads, and shared memory";
-    scene.blocks = grid, scene.threads = size, body = call, held = values;
+    scene.blocks = grid, scene.threads = size, body = call;
+    held = values, held_size = values_size;
     make_pool(shared);
     make_words(extents, given);
 
@@ -200,10 +206,10 @@ const char* launch(Index grid, Index size, size_t shared, unsigned seed, int ord
     int how = sigsetjmp(broken, 1);
     if (how == 0) run_blocks(grid, seed, order);
     if (how == 2)
-        std::snprintf(message, sizeof message, "memory that is no array's was touched at %p, block %u thread %d",
+        std::snprintf(message, sizeof message, "memory that is no argument's is touched at %p, block %u thread %d",
                       fault_address, scene.block.x, current->number);
     if (how)  // where threads stopped, nobody goes on
-        for (Fiber* fiber : fibers) fiber->begun = false;
+        for (Fiber* fiber : fibers) fiber->begun = fiber->running = false;
     sigaction(SIGSEGV, &old_segv, nullptr);
     sigaction(SIGBUS, &old_bus, nullptr);
     sigaltstack(&before, nullptr);
