@@ -19,6 +19,7 @@ from refdiff.arguments import Array
 from refdiff.compiled import Law
 from refdiff.distributions.covariances import TOO_FAR
 from refdiff.kernels.cuda import mixture as kernels
+from refdiff.kernels.cuda import second_order
 from refdiff.kernels.cuda.device import cupy
 
 ELSEWHERE = "{name} must be an array of NumPy here, which {what} asks for: pass cupy.asnumpy({name})"
@@ -86,8 +87,6 @@ def log_density(law: Law, x: Any, when: Array) -> Any:
 
 def divergence(law: Law, x: Any, when: Array) -> Any:
     """The divergence of the law's prediction, (n,), at points x (n, d) on a device and a time `when`."""
-    from refdiff.kernels.cuda import second_order
-
     return finite(second_order.divergence(x, mixture(law, x.dtype), when)[1])
 
 

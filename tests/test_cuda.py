@@ -1,0 +1,138 @@
+"""Predictions by array type: points that are CuPy's are answered by arrays that are CuPy's, as NumPy answers."""
+
+import numpy as np
+import pytest
+from emulator.cupy import standing_in
+
+from refdiff.backends import use
+from refdiff.distributions import Empirical, Gaussian, GaussianMixture
+from refdiff.model import ExactModel
+from refdiff.predictions import PREDICTIONS
+from refdiff.processes import AffineProcess, LinearProcess
+from refdiff.schedules import FlowMatching, VPLinear
+
+SCHEDULE = VPLinear()
+# Rounding of logits of some hundreds moves responsibilities by as many units in the last place, and answers by
+# that times what components differ in: with room for 16 axes and the sum over components.
+BOUND = {"f8": 2e3 * 2.0**-53, "f4": 2e3 * 2.0**-24}
+
+
+def laws():
+    rng = np.random.default_rng(5)
+    m, v, w = rng.normal(size=(7, 3)), rng.random((7, 3)) + 0.1, rng.random(7)
+    s = np.einsum("kij,klj->kil", *[rng.normal(size=(7, 3, 3))] * 2) + 0.1 * np.eye(3)
+    return {
+        "gaussian": Gaussian(m[0], s[0]),
+        "isotropic": GaussianMixture.isotropic(m, v[:, 0], w),
+        "diagonal": GaussianMixture.diagonal(m, v, w),
+        "shared": GaussianMixture.shared(m, s[0], w),
+        "full": GaussianMixture.full(m, s, w),
+        "points": Empirical(m, w),
+    }
+
+
+LAWS = laws()
+POINTS = LAWS["points"]
+X = np.random.default_rng(6).normal(size=(4, 5, 3))
+
+
+def assert_near(found, expected, kind):
+    assert found.dtype == kind
+    assert found.shape == expected.shape
+    assert abs(found.get() - expected).max() <= BOUND[kind] * max(1, abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4"])
+@pytest.mark.parametrize("name", LAWS)
+def test_a_model_answers_points_on_a_device_as_points_of_numpy(cupy, name, kind):
+    model = ExactModel(LAWS[name], SCHEDULE)
+    x = X.astype(kind)
+    there, here = cupy.asarray(x), x.astype(float)
+    with use("numpy"):
+        for prediction in PREDICTIONS:
+            assert_near(model.predict(there, 0.3, prediction), model.predict(here, 0.3, prediction), kind)
+        assert_near(model.log_density(there, 0.3), model.log_density(here, 0.3), kind)
+        assert_near(model.velocity_divergence(there, 0.3), model.velocity_divergence(here, 0.3), kind)
+        other = model.predict(here, 0.301, "score")
+    with pytest.raises(AssertionError):
+        assert_near(model.score(there, 0.3), other, kind)
+
+
+@pytest.mark.parametrize("name", [name for name in LAWS if name != "points"])
+def test_a_law_answers_points_on_a_device_as_points_of_numpy(cupy, name):
+    law = LAWS[name]
+    with use("numpy"):
+        for question in ("logpdf", "score", "laplacian"):
+            assert_near(getattr(law, question)(cupy.asarray(X)), getattr(law, question)(X), "f8")
+        other = law.score(X + 1e-9)
+    with pytest.raises(AssertionError):
+        assert_near(law.score(cupy.asarray(X)), other, "f8")
+
+
+def test_a_process_may_have_an_offset_and_differ_on_the_axes(cupy):
+    offset = lambda t: (np.array([t, 2.0, -t]), np.array([1.0, 0.0, -1.0]), 0.0)  # noqa: E731
+    model = ExactModel(LAWS["diagonal"], AffineProcess([VPLinear(), VPLinear(0.5, 3.0), FlowMatching()], offset))
+    with use("numpy"):
+        assert_near(model.velocity(cupy.asarray(X), 0.3), model.velocity(X, 0.3), "f8")
+        assert_near(model.log_density(cupy.asarray(X), 0.3), model.log_density(X, 0.3), "f8")
+        with pytest.raises(AssertionError):
+            assert_near(model.velocity(cupy.asarray(X), 0.3), model.centred.velocity(X, 0.3), "f8")
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 0, 3)])
+def test_answers_have_the_leading_shape_of_their_points(cupy, shape):
+    model = ExactModel(LAWS["full"], SCHEDULE)
+    assert model.score(cupy.zeros(shape), 0.5).shape == shape
+    assert model.log_density(cupy.zeros(shape), 0.5).shape == shape[:-1]
+
+
+def test_whole_numbers_are_taken_as_float64(cupy):
+    found = ExactModel(LAWS["full"], SCHEDULE).score(cupy.asarray(np.arange(6).reshape(2, 3)), 0.5)
+    assert_near(found, ExactModel(LAWS["full"], SCHEDULE).score(np.arange(6.0).reshape(2, 3), 0.5), "f8")
+
+
+def test_parts_of_an_array_need_not_be_contiguous(cupy):
+    model = ExactModel(LAWS["full"], SCHEDULE)
+    assert_near(model.score(cupy.asarray(X)[::2, 1:, ::-1], 0.5), model.score(X[::2, 1:, ::-1], 0.5), "f8")
+
+
+def test_only_the_law_goes_to_the_device_and_nothing_comes_back():
+    model = ExactModel(LAWS["full"], SCHEDULE)
+    with standing_in() as cupy:
+        x = cupy.asarray(X)
+        model.score(x, 0.5)
+        before = dict(cupy.state.copies)
+        model.denoiser(x, 0.7)
+        assert cupy.state.copies == {**before, "to": before["to"] + 1}  # the numbers of the time
+
+
+REFUSED = {
+    "points on other axes": (ValueError, "x must have shape", lambda model, xp: model.score(xp.zeros((4, 2)), 0.5)),
+    "no number": (ValueError, "x must be finite, got nan", lambda model, xp: model.score(xp.full(3, np.nan), 0.5)),
+    "complex numbers": (TypeError, "x must hold real", lambda model, xp: model.score(xp.zeros(3, dtype=complex), 0.5)),
+    "a matrix": (TypeError, "a jacobian asks for", lambda model, xp: model.hessian(xp.zeros(3), 0.5)),
+    "too far": (ValueError, "near enough", lambda model, xp: model.score(xp.full(3, 1e200), 0.5)),
+    "no density": (ValueError, "no density", lambda _, xp: ExactModel(POINTS, SCHEDULE).score(xp.zeros(3), 0)),
+    "a law of device arrays": (
+        TypeError,
+        "mean must be numbers that NumPy takes",
+        lambda _, xp: Gaussian(xp.ones(3), 1),
+    ),
+    "matrices on axes that differ": (
+        ValueError,
+        "asks for",
+        lambda model, xp: ExactModel(model.distribution, AffineProcess([VPLinear()] * 3)).score(xp.zeros(3), 0.5),
+    ),
+    "a process of matrices": (
+        ValueError,
+        "process must be an AffineProcess",
+        lambda model, xp: ExactModel(model.distribution, LinearProcess(-np.eye(3), np.eye(3))).score(xp.zeros(3), 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_answered_says_why(cupy, case):
+    error, message, ask = REFUSED[case]
+    with pytest.raises(error, match=message):
+        ask(ExactModel(LAWS["full"], SCHEDULE), cupy)
