@@ -42,13 +42,30 @@ def mixtures(itemsize: int) -> list[dict[str, int]]:
     return [*round_, *on_axes, law(2, 2, 9), law(8, 8, 9), law(16, 16, 9)]
 
 
+def pairs(_: int) -> list[dict[str, int]]:
+    """Functions of each kind on many axes, where registers are few, and of some kinds on few."""
+    few = [{"KIND": kind, "HALVES": halves, "DIM": dim} for kind, halves, dim in ((0, 0, 1), (1, 0, 3), (5, 3, 3))]
+    return few + [{"DIM": 16, **numbers} for numbers in wide_pairs(0)]
+
+
+def wide_pairs(_: int) -> list[dict[str, int]]:
+    """Functions of each kind, and what is multiplied where an exponent is a number of halves."""
+    return [{"KIND": kind, "HALVES": halves} for kind, halves in ((0, 0), (2, 0), (2, 1), (3, 0), (4, 0), (5, 17))]
+
+
 # The numbers that host code compiles each source with, for numbers of so many bytes: the fewest, the usual, the most.
 VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
     "mixture": mixtures,
     "mixture_parts": mixtures,
+    "pair_sums": pairs,
+    "pair_sums_wide": wide_pairs,
     "philox": lambda itemsize: [{}],
     "second_order": mixtures,
     "second_order_parts": mixtures,
+    "sinkhorn": lambda itemsize: [{"DIM": dim, "ORDER": order} for dim in (1, 3, 16) for order in (0, 1, 2)],
+    "sinkhorn_means": lambda itemsize: [{"DIM": dim, "ORDER": 2, "VALUES": n} for dim, n in ((1, 1), (3, 3), (16, 8))],
+    "sinkhorn_sums": lambda itemsize: [{"VALUES": count} for count in (1, 8)],
+    "sinkhorn_wide": lambda itemsize: [{"ORDER": r, "PRODUCTS": p} for r, p in ((0, 0), (1, 0), (2, 0), (2, 1))],
 }
 LINE = "{:13} {:20} {:42} {:8}" + " {:>13}" * len(ARCHITECTURES)
 # Kernels that may keep something in memory, and why: those that are run once, or whose arrays are too long.
