@@ -24,6 +24,7 @@ Sources: Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,18 +83,23 @@ def uniforms(seed: int | np.random.Generator, particles: ArrayLike | range, draw
 
     Args:
         seed: an int in [0, 2^64), or a generator, from which a key is drawn once.
-        particles: the particles' numbers, shape (n,); or n, for the particles 0..n-1.
+        particles: the particles' numbers, shape (n,); or n, for the particles 0..n-1. Where they are an array of CuPy,
+            so is the answer.
         draw: which draw, in [0, 2^32).
         dim: d, how many for each particle.
 
     Returns:
         shape (n, d). Row i depends on seed, particles[i] and draw alone, its first axes not on how many there are.
     """
+    if backends.on_device(particles):
+        return _on_device("uniforms", seed, particles, draw, dim)  # type: ignore[no-any-return]
     return np.ascontiguousarray(_pairs(seed, particles, draw, dim)[:, :dim])
 
 
 def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
-    """Unit normals, shape (n, d), for particles and dim as of `uniforms`; Numba gives them up to a few ulps."""
+    """Unit normals, shape (n, d), for particles and dim as of `uniforms`; Numba and GPUs give them up to a few ulps."""
+    if backends.on_device(particles):
+        return _on_device("normals", seed, particles, draw, dim)  # type: ignore[no-any-return]
     if backends.current() == "numba":
         from refdiff.kernels.numba import philox  # late: Numba takes a third of a second to import
 
@@ -116,6 +122,22 @@ def box_muller(u: Array, v: Array) -> tuple[Array, Array]:
     radius = np.sqrt(-2.0 * np.log(u))
     cosine, sine = _turn(v)
     return radius * cosine, radius * sine
+
+
+def _on_device(name: str, seed: int | np.random.Generator, particles: Any, draw: int, dim: int) -> Any:
+    """Uniforms or normals, as `name` says, of particles that are an array of CuPy: another one."""
+    from refdiff.kernels.cuda import device, philox
+
+    if particles.dtype.kind not in "iu":
+        raise TypeError(f"particles must be whole numbers in [0, 2^64), got dtype {particles.dtype}")
+    if particles.ndim != 1:
+        raise ValueError(f"particles must have shape (n,), got {particles.shape}")
+    if particles.dtype.kind == "i" and particles.size and int(particles.min()) < 0:
+        raise ValueError(f"particles must not be negative, got {int(particles.min())}")
+    draw, dim = whole_number("draw", draw, high=DRAWS - 1), whole_number("dim", dim, low=1)
+    with particles.device:
+        own = device.cupy().ascontiguousarray(particles, dtype=np.uint64)
+        return getattr(philox, name)(seed_key(seed), own, draw, dim)
 
 
 def _place(

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refdiff import compiled
 from refdiff.arguments import Array
 from refdiff.kernels.numba import tableau as kernel
 from refdiff.model import ExactModel
 from refdiff.samplers.tableau import Tableau
+
+Places = NDArray[np.int64]
 
 UNSTABLE = "stages must stay finite, got one that is not: steps are unstable, or x is too far from every component"
 
@@ -68,34 +71,50 @@ def run(
 
 def _table(tableau: Tableau, model: ExactModel) -> kernel.Table:
     """The table and the model's coefficients at its times, as the kernel takes them."""
-    stages = tableau.stages
     # the newest stage lies beside those it is made of
     window = (max(tableau.window[:2]) + 1, max(tableau.window[2], 1))
+    kinds, found, weights, starts = terms(tableau)
+    return kernel.Table(
+        kinds,
+        found % np.array([window[0], window[0], window[1]])[kinds],
+        weights,
+        starts,
+        np.array(tableau.normals, dtype=np.int64),
+        np.array(tableau.evaluated),
+        np.array(tableau.scale, dtype=float).reshape(tableau.stages, -1),
+        whens(tableau, model),
+        np.array(window, dtype=np.int64),
+    )
+
+
+def terms(tableau: Tableau) -> tuple[Places, Places, Array, Places]:
+    """The terms of all stages whose weights are no matrices, as lists.
+
+    Returns:
+        Kinds, shape (E,): 0 a stage, 1 an output, 2 a normal; its number among them (E,); weights (E, 1 or d); and
+        starts (s + 1,): stage k has the terms starts[k] .. starts[k + 1] - 1.
+    """
     kinds: list[int] = []
     places: list[int] = []
     weights: list[Array] = []
     starts = [0]
-    for k in range(stages):
-        for kind, terms in enumerate(tableau.row(k)):
-            kept = window[0] if kind < 2 else window[1]
-            kinds += [kind] * len(terms)
-            places += [j % kept for j, _ in terms]
-            weights += [np.atleast_1d(w) for _, w in terms]
+    for k in range(tableau.stages):
+        for kind, row in enumerate(tableau.row(k)):
+            found = [(j, np.atleast_1d(w)) for j, w in row if np.ndim(w) < 2]
+            kinds += [kind] * len(found)
+            places += [j for j, _ in found]
+            weights += [w for _, w in found]
         starts.append(len(kinds))
     width = max([len(w) for w in weights], default=1)
+    spread = np.array([np.broadcast_to(w, (width,)) for w in weights], dtype=float).reshape(-1, width)
+    return np.array(kinds, np.int64), np.array(places, np.int64), spread, np.array(starts, np.int64)
+
+
+def whens(tableau: Tableau, model: ExactModel) -> Array:
+    """What kernels are told of the model's process at every stage, shape (s, 5, 1 or d); 0 where none is asked."""
     evaluated = np.flatnonzero(tableau.evaluated)
     times = tableau.times[evaluated].tolist()
     asked = [compiled.at(model.affine.coefficients(t), tableau.prediction) for t in times]
-    when = np.zeros((stages, *(asked or [compiled.STATIC])[0].shape))
-    when[evaluated] = asked or 0.0
-    return kernel.Table(
-        np.array(kinds, dtype=np.int64),
-        np.array(places, dtype=np.int64),
-        np.array([np.broadcast_to(w, (width,)) for w in weights], dtype=float).reshape(-1, width),
-        np.array(starts, dtype=np.int64),
-        np.array(tableau.normals, dtype=np.int64),
-        np.array(tableau.evaluated),
-        np.array(tableau.scale, dtype=float).reshape(stages, -1),
-        when,
-        np.array(window, dtype=np.int64),
-    )
+    found = np.zeros((tableau.stages, *(asked or [compiled.STATIC])[0].shape))
+    found[evaluated] = asked or 0.0
+    return found

@@ -11,13 +11,15 @@ A process with an offset b is run as the process without it, of x - b_t: a table
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import operators, random
 from refdiff.arguments import Array, points, real_array, whole_number
-from refdiff.backends import numba_pays
+from refdiff.backends import numba_pays, on_device
 from refdiff.model import ExactModel, without_offset
 from refdiff.samplers.tableau import Tableau
 
@@ -41,7 +43,8 @@ def run(
     Args:
         tableau: the sampler.
         model: an ExactModel, or a function (x, t) -> the tableau's prediction at points x of shape (n, d).
-        x: where to start, shape (..., d), in the tableau's coordinate.
+        x: where to start, shape (..., d), in the tableau's coordinate. For an array of CuPy the run is on its GPU: a
+            function gets arrays of CuPy and answers with them, and so are normals and given stages.
         seed: for the normals of a stochastic sampler: an int in [0, 2^64), or a generator, from which a key is drawn.
             Draw m of row i of x is `random.normals(seed, [particle + i], m, d)`.
         particle: the number of the first row of x: with it, a batch in parts has the points of the batch in one.
@@ -52,15 +55,18 @@ def run(
             some points through all stages before others, with the share of the work that is done.
 
     Returns:
-        The output (..., d), as float32 when x is float32; all arithmetic is float64.
+        The output (..., d), as float32 when x is float32. All arithmetic is float64, but on a GPU that of float32
+        points is float32.
 
     Raises:
-        TypeError: what is no tableau, or no model.
+        TypeError: what is no tableau, or no model; arrays of NumPy among those of CuPy, or the other way round.
         ValueError: neither seed nor normals for a stochastic sampler, or both; a model's answer of another shape than
             its points, or not finite.
     """
     if not isinstance(tableau, Tableau):
         raise TypeError(f"tableau must be a Tableau, got {tableau!r}")
+    if on_device(x):
+        return _on_device(tableau, model, x, seed, particle, normals, given, trajectory, progress)  # type: ignore[no-any-return]
     start = real_array("x", x)
     if start.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")
@@ -84,6 +90,43 @@ def run(
     if trajectory:
         return np.stack([restore(y + b) for y, b in zip(found, moved, strict=True)])
     return restore(np.asarray(found) + moved[-1])
+
+
+def _on_device(
+    tableau: Tableau,
+    model: Model,
+    x: Any,
+    seed: int | np.random.Generator | None,
+    particle: int,
+    normals: Any | None,
+    given: Mapping[int, Any] | None,
+    trajectory: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Any:
+    """What `run` answers for x on a device."""
+    from refdiff import cuda  # late: Numba takes a third of a second to import
+    from refdiff.samplers import on_device as device
+
+    if x.ndim == 0:
+        raise ValueError("x must have shape (..., d), got one number")
+    with x.device:
+        rows, _ = cuda.points("x", x, x.shape[-1])
+        _fits(tableau, rows.shape[1])
+        first = whole_number("particle", particle, high=random.PARTICLES - len(rows))
+        key = _key(tableau, seed, normals)
+        convert = partial(device.numbers, dtype=rows.dtype)
+        drawn = None if normals is None else _normals(tableau, normals, x.shape, rows.shape, convert)
+        held = _given(tableau, given, x.shape, rows.shape, convert)
+        moved = _offsets(tableau, model)
+        plain = model.centred if isinstance(model, ExactModel) else model
+        asking(plain, tableau.prediction)
+        if moved.any():
+            held = {k: y - cuda.constant(moved[k], rows) for k, y in held.items()}
+            rows = rows - cuda.constant(moved[0], rows)
+        found = device.run(tableau, plain, rows, key, first, drawn, held, trajectory, progress)
+        if moved.any():
+            found += cuda.constant(moved[:, None] if trajectory else moved[-1], rows)
+        return found.reshape((tableau.stages, *x.shape) if trajectory else x.shape)
 
 
 def _loop(
@@ -142,7 +185,10 @@ def asking(model: Model, prediction: str) -> Callable[[Array, float], Array]:
         if isinstance(model, ExactModel):
             answer = np.asarray(model.predict(x, t, prediction))
         else:
-            answer = np.asarray(model(x, t), dtype=float)
+            found = model(x, t)
+            if on_device(found):
+                raise TypeError("model must answer with an array of NumPy, as its points are, got one of CuPy")
+            answer = np.asarray(found, dtype=float)
         if answer.shape != x.shape:
             raise ValueError(f"model must answer with the shape of its points, {x.shape}, got {answer.shape}")
         if not np.isfinite(answer).all():
@@ -162,10 +208,14 @@ def _offsets(tableau: Tableau, model: Model) -> Array:
 
 
 def _given(
-    tableau: Tableau, given: Mapping[int, ArrayLike] | None, shape: tuple[int, ...], flat: tuple[int, ...]
-) -> dict[int, Array]:
+    tableau: Tableau,
+    given: Mapping[int, Any] | None,
+    shape: tuple[int, ...],
+    flat: tuple[int, ...],
+    convert: Callable[[str, Any], Any] = real_array,
+) -> dict[int, Any]:
     """The stages that are given, as rows."""
-    placed = {k: real_array("given", y) for k, y in (given or {}).items()}
+    placed = {k: convert("given", y) for k, y in (given or {}).items()}
     for k, y in placed.items():
         if not 0 < k < tableau.stages or y.shape != shape:
             raise ValueError(f"given must hold stages 1..{tableau.stages - 1} of shape {shape}, got {k}: {y.shape}")
@@ -198,8 +248,20 @@ def _drawing(
 ) -> Callable[[int], Array]:
     """m -> z_m of all rows."""
     if normals is not None:
-        given = real_array("normals", normals)
-        if given.shape != (tableau.draws, *shape):
-            raise ValueError(f"normals must have shape {(tableau.draws, *shape)}, got {given.shape}")
-        return lambda m: given[m].reshape(flat)
+        given = _normals(tableau, normals, shape, flat)
+        return lambda m: np.asarray(given[m])
     return lambda m: random.normals(key, range(first, first + flat[0]), m, flat[1])
+
+
+def _normals(
+    tableau: Tableau,
+    normals: Any,
+    shape: tuple[int, ...],
+    flat: tuple[int, ...],
+    convert: Callable[[str, Any], Any] = real_array,
+) -> Any:
+    """The normals that are given, as rows, (draws, n, d)."""
+    given = convert("normals", normals)
+    if given.shape != (tableau.draws, *shape):
+        raise ValueError(f"normals must have shape {(tableau.draws, *shape)}, got {given.shape}")
+    return given.reshape((tableau.draws, *flat))
