@@ -61,14 +61,14 @@ class ndarray:
         return self._host.copy()
 
     def item(self) -> Any:
+        state.waits += 1  # whoever asks waits for what runs
         return self._host.item()
 
     def fill(self, value: Any) -> None:
         self._host.fill(_number(value))
 
     def reshape(self, *shape: Any) -> ndarray:
-        made = self._host.reshape(*shape)
-        return ndarray(made, self._block) if np.shares_memory(made, self._host) or made.size == 0 else _new(made)
+        return _wrapped(self._host.reshape(*shape), self)
 
     def ravel(self) -> ndarray:
         return self.reshape(-1)
@@ -80,9 +80,7 @@ class ndarray:
         return _new(self._host.copy())
 
     def __getitem__(self, key: Any) -> ndarray:
-        made = self._host[_plain(key)]
-        own = isinstance(made, np.ndarray) and made.size and np.shares_memory(made, self._host)
-        return ndarray(made, self._block) if own else _new(np.asarray(made))
+        return _wrapped(self._host[_plain(key)], self)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._host[_plain(key)] = _plain(value)
@@ -94,13 +92,13 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __float__(self) -> float:
-        return float(self._host.item())
+        return float(self.item())
 
     def __int__(self) -> int:
-        return int(self._host.item())
+        return int(self.item())
 
     def __bool__(self) -> bool:
-        return bool(self._host)
+        return bool(self.item())
 
     def __repr__(self) -> str:
         return repr(self._host)
@@ -122,26 +120,45 @@ def _number(value: Any) -> Any:
 
 
 def _new(host: np.ndarray[Any, Any]) -> ndarray:
-    made = empty(host.shape, host.dtype)
+    """A copy, in whose memory axes come in the same order."""
+    turned = host.flags.f_contiguous and not host.flags.c_contiguous
+    made = empty(host.shape[::-1] if turned else host.shape, host.dtype)
+    made._host = made._host.T if turned else made._host
     made._host[...] = host
     return made
 
 
-def _wrapped(found: Any) -> Any:
-    return _new(np.asarray(found)) if isinstance(found, (np.ndarray, np.generic)) else found
+def _wrapped(found: Any, *arguments: Any) -> Any:
+    """What NumPy found as an array of the device: a view where it is one, else new."""
+    if isinstance(found, (list, tuple)):
+        return type(found)(_wrapped(one, *arguments) for one in found)
+    if isinstance(found, np.ndarray) and found.size:
+        for one in arguments:
+            if isinstance(one, ndarray) and np.may_share_memory(found, one._host):
+                return ndarray(found, one._block)
+    return _new(np.asarray(found))
 
 
 def _method(name: str) -> Callable[..., Any]:
     def method(self: ndarray, *arguments: Any, **options: Any) -> Any:
         with np.errstate(all="ignore"):
-            found = getattr(self._host, name)(*_plain(arguments), **{k: _plain(v) for k, v in options.items()})
+            found = getattr(self._host, name)(*_plain(arguments), **_known(name, options))
         if found is self._host:  # in place
             return self
-        return found if found is NotImplemented else _wrapped(found)
+        return found if found is NotImplemented else _wrapped(found, self)
 
     return method
 
 
+def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of NumPy that CuPy has too."""
+    if other := options.keys() - OPTIONS | options.keys() & LACKING.get(name, set()):
+        raise TypeError(f"the stand-in for CuPy knows no option {min(other)} of {name}")
+    return {name: _plain(value) for name, value in options.items()}
+
+
+OPTIONS = {"axis", "dtype", "keepdims", "side", "num", "endpoint", "optimize"}
+LACKING = {"count_nonzero": {"keepdims"}}
 _BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
 for _name in [
     *(f"__{side}{one}__" for one in _BINARY.split() for side in ("", "r", "i")),
@@ -161,23 +178,25 @@ def empty(shape: Any, dtype: Any = float) -> ndarray:
     return ndarray(block.array(sides, dtype), block)
 
 
-def asarray(value: Any, dtype: Any = None) -> ndarray:
-    if isinstance(value, ndarray):
-        return value if dtype in (None, value.dtype) else value.astype(dtype)
+def asarray(a: Any, dtype: Any = None) -> ndarray:
+    if isinstance(a, ndarray):
+        return a if dtype in (None, a.dtype) else a.astype(dtype)
     state.copies["to"] += 1
-    return _new(np.asarray(value, dtype))
+    return _new(np.ascontiguousarray(a, dtype).reshape(np.shape(a)))
 
 
-array = asarray
+def array(obj: Any, dtype: Any = None, copy: bool = True) -> ndarray:
+    made = asarray(obj, dtype)
+    return made.copy() if copy and made is obj else made
 
 
-def ascontiguousarray(value: ndarray, dtype: Any = None) -> ndarray:
-    made = asarray(value, dtype)
+def ascontiguousarray(a: ndarray, dtype: Any = None) -> ndarray:
+    made = asarray(a, dtype)
     return made if made.flags.c_contiguous else _new(np.ascontiguousarray(made._host))
 
 
-def asnumpy(value: Any) -> np.ndarray[Any, Any]:
-    return value.get() if isinstance(value, ndarray) else np.asarray(value)
+def asnumpy(a: Any) -> np.ndarray[Any, Any]:
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
 
 def shares_memory(a: ndarray, b: ndarray) -> bool:
@@ -189,11 +208,11 @@ def _function(name: str) -> Callable[..., Any]:
 
     def function(*arguments: Any, out: ndarray | None = None, **options: Any) -> Any:
         with np.errstate(all="ignore"):
-            found = of_numpy(*_plain(arguments), **{k: _plain(v) for k, v in options.items()})
+            found = of_numpy(*_plain(arguments), **_known(name, options))
         if out is not None:
             out._host[...] = found
             return out
-        return _wrapped(found)
+        return _wrapped(found, *arguments)
 
     function.__name__ = name
     return function
@@ -202,8 +221,8 @@ def _function(name: str) -> Callable[..., Any]:
 FUNCTIONS = """
     abs all amax any arange argsort array_equal broadcast_to clip concatenate count_nonzero cumsum dot einsum empty_like
     exp exp2 expm1 full full_like isfinite isnan linspace log log1p log2 logaddexp matmul max maximum mean min minimum
-    moveaxis ones ones_like outer prod ravel repeat searchsorted sign sqrt square stack sum take tile transpose where
-    zeros zeros_like
+    moveaxis ones ones_like outer prod ravel repeat searchsorted sign sort sqrt square stack sum take tile transpose
+    where zeros zeros_like
 """.split()  # noqa: SIM905
 
 
