@@ -51,7 +51,7 @@ def test_the_list_names_workloads_contenders_and_goals_and_runs_nothing(monkeypa
 
 
 def test_a_run_prints_and_writes_what_it_found(tmp_path, monkeypatch, outcome):
-    monkeypatch.setattr(suite, "measure", lambda *_: outcome)
+    monkeypatch.setattr(suite, "measure", lambda *_, **__: outcome)
     result = refdiff(*TINY, "--only", "LOG_dens", "--json", tmp_path / "found.json")
     assert result.exit_code == 0, result.output
     for words in (
@@ -75,7 +75,7 @@ def test_a_run_prints_and_writes_what_it_found(tmp_path, monkeypatch, outcome):
 def test_quick_is_a_level(monkeypatch):
     plans = []
 
-    def measure(workload, plan, machine):  # noqa: ARG001
+    def measure(workload, plan, machine, place):  # noqa: ARG001
         plans.append(plan)
         raise KeyboardInterrupt
 
@@ -86,7 +86,7 @@ def test_quick_is_a_level(monkeypatch):
 
 
 def test_an_interrupt_keeps_what_was_found(monkeypatch, tmp_path, outcome):
-    def measure(workload, plan, machine):  # noqa: ARG001
+    def measure(workload, plan, machine, place):  # noqa: ARG001
         if workload.name != "pf_ode_small":
             raise KeyboardInterrupt
         return replace(outcome, workload=workload)
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_written_is_an_error_after_the_results(monkeypatch
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(suite, "measure", lambda *_: outcome)
+    monkeypatch.setattr(suite, "measure", lambda *_, **__: outcome)
     monkeypatch.setattr("refdiff.files.write_text", full)
     result = refdiff(*TINY, "--only", "log_density", "--json", tmp_path / "found.json")
     assert result.exit_code == 1

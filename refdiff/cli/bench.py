@@ -1,7 +1,8 @@
 r"""`refdiff bench`: refdiff beside other libraries, in alternating repetitions, with answers that agree.
 
 Exit status: 0 all answers agree; 1 one does not, or refdiff broke, or the file was not written; 130 interrupted.
-Whether refdiff is as fast as is asked for is reported and changes nothing: it depends on the machine.
+Whether refdiff is as fast as is asked for is reported and changes nothing: it depends on the machine. With --gpu all
+that runs on one GPU; where there is none that works, what stands in the way is printed, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,7 @@ from refdiff.validation import threads as threading_variables
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from refdiff.validation.benchmarks.places import Place
     from refdiff.validation.benchmarks.suite import Outcome, Plan
     from refdiff.validation.benchmarks.workloads import Workload
 
@@ -33,6 +35,8 @@ LEVELS = ("full", "quick", "tiny")
 @click.option("--only", callback=options.pattern, help="Regular expression on names of workloads.")
 @click.option("--quick", "level", flag_value="quick", help="Smaller problems: minutes in place of half an hour.")
 @click.option("--level", type=click.Choice(LEVELS), default="full", hidden=True)
+@click.option("--gpu", is_flag=True, help="Workloads and contenders of one GPU; without one, says why and ends.")
+@click.option("--float32", is_flag=True, help="With --gpu: numbers of 32 bits, where they have digits enough.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of every contender.")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Repetitions at most.")
 @click.option(
@@ -51,6 +55,8 @@ def bench(
     peers: bool,
     only: re.Pattern[str] | None,
     level: str,
+    gpu: bool,
+    float32: bool,
     threads: int,
     rounds: int,
     budget: float,
@@ -61,7 +67,7 @@ def bench(
 
     Each workload runs in alternating repetitions; a ratio is the median over rounds of the seconds of a contender
     over those of refdiff. The limits of this machine are measured in the same rounds. Without --peers only refdiff,
-    NumPy and SciPy take part.
+    NumPy and SciPy take part, or with --gpu refdiff and arrays of CuPy.
 
     \b
     Exit status:  0  all answers agree
@@ -73,27 +79,68 @@ def bench(
         from refdiff.validation.benchmarks import report
         from refdiff.validation.benchmarks.suite import Plan
 
-        chosen = _chosen(only)
+        chosen = _chosen(only, gpu, float32)
         console = printing.console()
         if listing:
-            _list(console, chosen)
+            _list(console, chosen, gpu)
             return
         plan = Plan(level, peers, threads, rounds, budget)
-        outcomes, interrupted = _execute(console, chosen, plan)
-        found = lambda: printing.as_json(report.as_json(outcomes, plan, interrupted))  # noqa: E731
-        problems = printing.write([(json_file, found)])
+        if gpu and not _gpu_works(console):
+            return
+        place, machine = _place(plan, gpu, float32)
+        problems: list[str] = []
+
+        def keep(outcomes: Sequence[Outcome], interrupted: bool) -> None:
+            text = lambda: printing.as_json(report.as_json(outcomes, plan, interrupted, place))  # noqa: E731
+            problems[:] = printing.write([(json_file, text)])
+
+        outcomes, interrupted = _execute(console, chosen, plan, place, machine, keep)
+        keep(outcomes, interrupted)
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     context.exit(130 if interrupted else 1 if problems or any(one.failed for one in outcomes) else 0)
 
 
-def _chosen(only: re.Pattern[str] | None) -> list[Workload]:
-    from refdiff.validation.benchmarks.workloads import WORKLOADS
+def _chosen(only: re.Pattern[str] | None, gpu: bool, float32: bool) -> list[Workload]:
+    from refdiff.validation.benchmarks import gpu_workloads, workloads
 
-    found = [one for one in WORKLOADS if only is None or only.search(one.name)]
+    if float32 and not gpu:
+        raise click.UsageError("--float32 goes with --gpu: processors compute in float64")
+    every = gpu_workloads.WORKLOADS if gpu else workloads.WORKLOADS
+    found = [one for one in every if only is None or only.search(one.name)]
+    found = [one for one in found if not (float32 and one.kind in gpu_workloads.DOUBLE)]
     if not found:
         raise click.UsageError(f"no workload matches --only {only.pattern if only else ''!r}; see refdiff bench --list")
     return found
+
+
+def _gpu_works(console: Console) -> bool:
+    """Whether a kernel runs here; else what stands in the way is printed."""
+    from refdiff.cli import gpu
+    from refdiff.validation.benchmarks.gpu import broken
+
+    if not (problem := broken()):
+        return True
+    console.print("Nothing was measured: no GPU can be used here.", style="bold")
+    for reason in gpu.look().reasons or [problem]:
+        console.print(f"  {reason}", soft_wrap=True)
+    console.print("refdiff info shows what was found.")
+    return False
+
+
+def _place(plan: Plan, gpu: bool, float32: bool) -> tuple[Place, Callable[[], Any]]:
+    """Where contenders run, and what measures its limits."""
+    scale = 0.05 if plan.level == "tiny" else 1.0
+    if not gpu:
+        from refdiff.validation.benchmarks.limits import Machine
+        from refdiff.validation.benchmarks.suite import CPU
+
+        return CPU, Machine(plan.threads, scale)
+    from refdiff.validation.benchmarks.gpu import place
+    from refdiff.validation.benchmarks.gpu_machine import DeviceMachine
+
+    found = place("float32" if float32 else "float64")
+    return found, DeviceMachine(found.dtype, found.clock, scale / 10 if plan.level == "tiny" else 1.0)
 
 
 @contextmanager
@@ -114,20 +161,26 @@ def _confined(threads: int) -> Iterator[None]:
             os.sched_setaffinity(0, before)
 
 
-def _execute(console: Console, chosen: Sequence[Workload], plan: Plan) -> tuple[list[Outcome], bool]:
-    """The outcomes, each printed when it is there, and whether it was stopped before the end."""
+def _execute(
+    console: Console,
+    chosen: Sequence[Workload],
+    plan: Plan,
+    place: Place,
+    machine: Callable[[], Any],
+    keep: Callable[[Sequence[Outcome], bool], None],
+) -> tuple[list[Outcome], bool]:
+    """The outcomes, each printed and kept when it is there, and whether it was stopped before the end."""
     from refdiff.validation.benchmarks import report
-    from refdiff.validation.benchmarks.limits import Machine
     from refdiff.validation.benchmarks.suite import measure
 
     outcomes: list[Outcome] = []
-    machine = Machine(plan.threads, 0.05 if plan.level == "tiny" else 1.0)
-    for line in report.head(plan):
+    for line in report.head(plan, place):
         console.print(line, soft_wrap=True)
     with printing.until_stopped(), printing.progress(len(chosen)) as advance:
         for workload in chosen:
-            outcome = measure(workload, plan, machine)
+            outcome = measure(workload, plan, machine, place=place)
             outcomes.append(outcome)
+            keep(outcomes, True)  # what is there stays, whatever follows
             advance(workload.name)
             for part in report.shown(outcome):
                 console.print(part, soft_wrap=isinstance(part, str))
@@ -137,13 +190,16 @@ def _execute(console: Console, chosen: Sequence[Workload], plan: Plan) -> tuple[
     return outcomes, interrupted
 
 
-def _list(console: Console, chosen: Sequence[Workload]) -> None:
+def _list(console: Console, chosen: Sequence[Workload], gpu: bool) -> None:
     from refdiff.validation.benchmarks import contenders, report
 
+    everyone = contenders.CONTENDERS
+    if gpu:
+        from refdiff.validation.benchmarks.gpu import CONTENDERS as everyone
     for workload in chosen:
         sizes = report.sizes({name: size for name, size in workload.sizes.items() if name != "sigma"})
         console.print(f"{workload.name}: {workload.title}, {sizes}", style="bold", soft_wrap=True)
-        for one in contenders.of_kind(workload.kind):
+        for one in contenders.of_kind(workload.kind, everyone):
             needed = f"not installed: pip install {' '.join(one.missing)}" if one.missing else report.versions(one)
             console.print(f"    {one.name:<20}{needed}".rstrip(), soft_wrap=True)
         for goal in workload.goals:

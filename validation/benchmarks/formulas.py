@@ -123,6 +123,20 @@ def divergence(xp: Any, law: Arrays, x: Any, sigma: Any, form: str) -> Any:
     return sigma * ((s * s).sum(0) - curved)
 
 
+def kernel_rows(xp: Any, x: Any, y: Any, length: Any, energy: bool, form: str) -> Any:
+    """sum_j k(x_i, y_j), shape (n,), with k = exp(-|x - y|^2 / 2 length^2) or, of the energy distance, -|x - y|."""
+    if form == "matmul":
+        squared = (x * x).sum(0)[:, None] + (y * y).sum(0) - 2 * xp.matmul(x.T, y)
+    else:
+        squared = 0.0
+        for j in range(x.shape[0]):
+            apart = x[j, :, None] - y[j]
+            squared = squared + apart * apart
+    if energy:
+        return -xp.sqrt(xp.clip(squared, 0.0, None)).sum(1)
+    return xp.exp(squared * (-0.5 / length**2)).sum(1)
+
+
 # ---------------------------------------------------------------------- steps
 
 Denoiser = Callable[[Any, Any], Any]

@@ -149,7 +149,7 @@ def measure(
             tell(one.name)
             found[one.name] = _prepared(one, problem, plan, check, place)
     running = {
-        name: partial(candidate.run, candidate.share(len(problem.x)))
+        name: Guarded(partial(candidate.run, candidate.share(len(problem.x))))
         for name, (_, candidate) in found.items()
         if candidate is not None
     }
@@ -159,7 +159,9 @@ def measure(
         rounds = measuring.alternate(running, machine, plan.rounds, plan.budget, place.clock, place.rest)
     entries = []
     for name, (entry, candidate) in found.items():
-        if rounds is not None and candidate is not None:
+        if candidate is not None and running[name].problem:
+            entry = Entry(name, entry.versions, problem=running[name].problem)
+        elif rounds is not None and candidate is not None:
             tell(f"memory of {name}")
             entry = _measured(entry, rounds, running, len(problem.x) / candidate.share(len(problem.x)), place)
         entries.append(entry)
@@ -201,20 +203,40 @@ def _prepared(
         first = place.clock() - start if found is None else found.first[best.label]
         agreed = check(answer)
     except Exception as error:  # of any library, in any state: the others go on
-        words = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        return Entry(one.name, one.versions, problem=words), None
+        return Entry(one.name, one.versions, problem=in_words(error)), None
     return Entry(entry.name, entry.versions, best.label, tried, agreement=agreed, first=first), best
+
+
+def in_words(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+class Guarded:
+    """A function that is run many times until it breaks, as in a machine's memory that others fill; then never more."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run, self.problem = run, ""
+
+    def __call__(self) -> None:
+        """Run it."""
+        try:
+            if not self.problem:
+                self._run()
+        except Exception as error:  # of any library, in any state: the others go on
+            self.problem = in_words(error)
 
 
 def _measured(
     entry: Entry,
     rounds: measuring.Rounds[Any],
-    running: Mapping[str, Callable[[], object]],
+    running: Mapping[str, Guarded],
     scale: float,
     place: Place,
 ) -> Entry:
     """The entry with seconds of all points, `scale` times those it was run on."""
-    ratio = scale * rounds.ratio(entry.name, OWN.name) if OWN.name in running else None
+    own = running.get(OWN.name)
+    ratio = scale * rounds.ratio(entry.name, OWN.name) if own is not None and not own.problem else None
     extra = place.extra_bytes(running[entry.name])
     seconds = [scale * one for one in rounds.seconds[entry.name]]
     return replace(entry, seconds=seconds, ratio=ratio, extra_bytes=extra)
