@@ -157,7 +157,7 @@ def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {name: _plain(value) for name, value in options.items()}
 
 
-OPTIONS = {"axis", "dtype", "keepdims", "side", "num", "endpoint", "optimize"}
+OPTIONS = {"axis", "ddof", "dtype", "keepdims", "side", "num", "endpoint", "optimize"}
 LACKING = {"count_nonzero": {"keepdims"}}
 _BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
 for _name in [

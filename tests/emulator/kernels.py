@@ -18,7 +18,8 @@ class State:
     def __init__(self) -> None:
         self.order, self.seed = "random", 1
         self.total = 8 * 2**30
-        self.copies = {"to": 0, "from": 0}
+        self.copies = {"to": 0, "from": 0}  # of arrays
+        self.waits = 0  # for single numbers
         self.launches: list[tuple[str, tuple[int, ...], tuple[int, ...], int]] = []
 
 
