@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from emulator.cupy import standing_in
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
@@ -15,6 +16,7 @@ from refdiff.metrics import (
     median_distance,
     mmd_squared,
     rational_quadratic_kernel,
+    wasserstein,
 )
 from refdiff.metrics.similarities import DISTANCE
 
@@ -176,3 +178,81 @@ def test_the_error_of_two_samples_is_the_one_of_their_centred_tables():
     against = mmd_squared(X, Empirical(Y), kernel).error ** 2
     a_law = 4 / n * a.var(ddof=1) - 2 * left_within(kxx) / (n * (n - 1))
     np.testing.assert_allclose(against, a_law, rtol=1e-10)
+
+
+# ---------------------------------------------------------------------- samples on a device
+
+# A pair is off by 20 roundings at most, u each: a discrepancy by those of three means, one of which counts twice, none
+# above 3 here; and what is left of the squares of rows in a variance is some hundredths of them.
+UNITS = {"f8": 2.0**-53, "f4": 2.0**-24}
+
+
+def assert_estimates_agree(found, expected, unit):
+    assert abs(found.value - expected.value) <= 4 * 3 * 20 * unit
+    np.testing.assert_allclose(found.error, expected.error, rtol=100 * 2 * 20 * unit)
+    assert found.route == expected.route == "monte carlo"
+
+
+@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("name", ["gaussian", "distance"])
+def test_samples_on_a_device_have_the_estimates_of_samples_here(cupy, name, kind):
+    x, y = X.astype(kind), Y.astype(kind)
+    found = mmd_squared(cupy.asarray(x), cupy.asarray(y), KERNELS[name])
+    assert_estimates_agree(found, mmd_squared(x, y, KERNELS[name]), UNITS[kind])
+    assert [type(part) for part in (found.value, found.error)] == [float, float]
+    with pytest.raises(AssertionError):
+        assert_estimates_agree(found, mmd_squared(x, y[:-1], KERNELS[name]), UNITS[kind])
+    if name == "distance":
+        assert energy_distance(cupy.asarray(x), cupy.asarray(y)).value == found.value
+
+
+def test_the_same_sample_twice_is_compared_with_itself_as_here(cupy):
+    there = cupy.asarray(X)
+    found, expected = mmd_squared(there, there, KERNELS["laplace"]), mmd_squared(X, X, KERNELS["laplace"])
+    assert_estimates_agree(found, expected, UNITS["f8"])
+
+
+def test_single_and_double_precision_are_compared_in_double(cupy):
+    single = X.astype(np.float32)
+    found = mmd_squared(cupy.asarray(single), cupy.asarray(Y), KERNELS["laplace"])
+    assert_estimates_agree(found, mmd_squared(single, Y, KERNELS["laplace"]), UNITS["f8"])
+
+
+def test_no_sample_is_copied_from_or_to_a_device():
+    with standing_in() as cupy:
+        x, y = cupy.asarray(X), cupy.asarray(Y)
+        cupy.state.copies.update(to=0)
+        mmd_squared(x, y, KERNELS["laplace"])
+        assert cupy.state.copies == {"to": 0, "from": 0}
+
+
+@pytest.mark.parametrize("count", [2, 9, 10])
+def test_the_median_distance_on_a_device_is_the_one_here(cupy, count):
+    x, y = X[:count], Y[:1]
+    x[0] = x[1]
+    np.testing.assert_allclose(
+        median_distance(cupy.asarray(x), cupy.asarray(y)), median_distance(x, y), rtol=1e-15, atol=0
+    )
+    with pytest.raises(ValueError, match="median distance of 0"):
+        median_distance(cupy.zeros((5, 2)), cupy.zeros((1, 2)))
+
+
+def test_samples_in_two_places_and_those_that_are_none_are_refused(cupy):
+    x, y = cupy.asarray(X), cupy.asarray(Y)
+    kernel = KERNELS["gaussian"]
+    with pytest.raises(TypeError, match="p and q must both be arrays of CuPy, or neither, got a ndarray for q"):
+        mmd_squared(x, Y, kernel)
+    with pytest.raises(TypeError, match="got a GaussianMixture for p"):
+        energy_distance(P, x)
+    with pytest.raises(ValueError, match="p and q must have the same dimension, got 3 and 2"):
+        median_distance(x, y[:, :2])
+    with pytest.raises(ValueError, match=r"p must be at least one point of shape \(n, d\), got shape \(30,\)"):
+        mmd_squared(x[:, 0], y, kernel)
+    with pytest.raises(ValueError, match="q must be a law or a sample of at least two points"):
+        mmd_squared(x, y[:1], kernel)
+    with pytest.raises(ValueError, match="q must be finite, got nan"):
+        mmd_squared(x, y * np.nan, kernel)
+    with pytest.raises(ValueError, match="the gaussian kernel's length must be one that float32 can hold"):
+        mmd_squared(x.astype("f4"), y.astype("f4"), gaussian_kernel(1e20))
+    with pytest.raises(TypeError, match="p must be numbers that NumPy takes"):
+        wasserstein(x, y, 2)

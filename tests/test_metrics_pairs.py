@@ -52,3 +52,15 @@ def test_distances_on_the_line_keep_their_digits_far_from_0():
     sums, squares = row_sums(DISTANCE, x, y, np.full(30, 1 / 30))
     np.testing.assert_allclose(-sums, cdist(x, y).mean(axis=1), rtol=1e-13)
     np.testing.assert_allclose(squares, (cdist(x, y) ** 2).mean(axis=1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_sums_on_a_device_are_those_here(cupy, name):
+    rng = np.random.default_rng(4)
+    x, y, w = rng.normal(size=(31, 3)), rng.normal(size=(20, 3)), rng.random(20)
+    found = pairs.row_sums_on_device(KERNELS[name], *(cupy.asarray(part) for part in (x, y, w)))
+    expected = row_sums(KERNELS[name], x, y, w)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.get(), other, rtol=1e-13)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found[0].get(), expected[1], rtol=1e-3)

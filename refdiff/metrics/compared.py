@@ -2,7 +2,8 @@
 
 An array of points stands for the law that it was drawn from: what is estimated from it has a standard error. A law,
 `Empirical` among them, stands for itself. So a metric of two point sets is exact for `Empirical(x)` and has the error
-of sampling for x. Weighted points are an `Empirical`. Sources: PODA-102, the empirical law of a sample.
+of sampling for x. Weighted points are an `Empirical`. Two samples may lie on a GPU, as arrays of CuPy, where a metric
+says that it takes them. Sources: PODA-102, the empirical law of a sample.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refdiff.arguments import Array, real_array
+from refdiff.backends import on_device
 from refdiff.distributions import Empirical, GaussianMixture
 from refdiff.distributions.covariances import NO_DENSITY, Covariances, Dense, Diagonal
 from refdiff.distributions.mixture import law as law_of
@@ -54,6 +56,39 @@ def _side(name: str, value: Any) -> Side:
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be a law, or at least one point of shape (n, d), got shape {x.shape}")
     return Side(Empirical(x), drawn=True)
+
+
+def samples_on_device(p: Any, q: Any) -> tuple[Any, Any] | None:
+    """Samples p (n, d) and q (m, d) that lie on one GPU, contiguous and of one type; nothing where neither does.
+
+    Both are float32 where both were, and float64 otherwise.
+
+    Raises:
+        TypeError: one of them lies there and the other does not, or they do not hold real numbers.
+        ValueError: one is empty, not finite or no matrix, or the dimensions or the GPUs differ.
+    """
+    there = on_device(p), on_device(q)
+    if not any(there):
+        return None
+    if not all(there):
+        here, other = ("q", q) if there[0] else ("p", p)
+        raise TypeError(
+            f"p and q must both be arrays of CuPy, or neither, got a {type(other).__name__} for {here}: cupy.asarray "
+            "and cupy.asnumpy move samples"
+        )
+    from refdiff.cuda import points  # late: it takes a third of a second to import
+
+    for name, value in (("p", p), ("q", q)):
+        if value.ndim != 2 or 0 in value.shape:
+            raise ValueError(f"{name} must be at least one point of shape (n, d), got shape {value.shape}")
+    if p.shape[1] != q.shape[1]:
+        raise ValueError(f"p and q must have the same dimension, got {p.shape[1]} and {q.shape[1]}")
+    if p.device.id != q.device.id:
+        raise ValueError(f"p and q must be on one GPU, got {p.device.id} and {q.device.id}")
+    with p.device:
+        first, second = points("p", p, p.shape[1])[0], points("q", q, p.shape[1])[0]
+        dtype = np.promote_types(first.dtype, second.dtype)
+        return first.astype(dtype, copy=False), second.astype(dtype, copy=False)
 
 
 def is_points(law: GaussianMixture) -> bool:

@@ -17,14 +17,14 @@ statistics" and "Partial distance correlation"; Hoeffding 1948, of the variance.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from refdiff.arguments import Array
 from refdiff.expectations import Estimate
-from refdiff.metrics.compared import Compared, Side, is_points, sides, weighted_points
-from refdiff.metrics.pairs import row_sums
+from refdiff.metrics.compared import Compared, Side, is_points, samples_on_device, sides, weighted_points
+from refdiff.metrics.pairs import row_sums, row_sums_on_device
 from refdiff.metrics.similarities import DISTANCE, Kernel, means_over
 
 SEEN = 1024  # points whose distances have the median: half a million distances
@@ -32,6 +32,9 @@ SEEN = 1024  # points whose distances have the median: half a million distances
 
 def mmd_squared(p: Compared, q: Compared, kernel: Kernel) -> Estimate:
     """MMD^2(p, q) of laws, or samples (n, d) of them.
+
+    Two samples that are arrays of CuPy are compared on their GPU. Pairs of float32 are computed in float32 there and
+    added without loss: means of pairs are right to some 1e-7, and their difference is right to that part of them.
 
     Args:
         p: a law or a sample.
@@ -42,32 +45,29 @@ def mmd_squared(p: Compared, q: Compared, kernel: Kernel) -> Estimate:
         The error is 0 in closed form, what coarser scales change, or the standard error of samples.
 
     Raises:
-        TypeError: p or q is neither a law nor an array of real numbers, or the kernel is none.
+        MemoryError: sums for a part of the points do not fit on the GPU.
+        TypeError: p or q is neither a law nor an array of real numbers, only one is an array of CuPy, or the kernel is
+            none.
         ValueError: dimensions differ, or a sample has fewer than two points; of fewer than four the error is infinite.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel, got {kernel!r}")
+    samples = samples_on_device(p, q)
+    if samples is not None:
+        counts = [float(len(x)) for x in samples]
+        _enough(counts)
+        with samples[0].device:
+            return _estimate(_Tables(*(_rows_on_device(kernel, *pair) for pair in _pairings(*samples))), counts)
     first, second = sides(p, q)
-    for name, side in (("p", first), ("q", second)):
-        if side.drawn and side.law.count < 2:
-            raise ValueError(f"{name} must be a law or a sample of at least two points, got one")
-    xx, yy, xy = (_rows(kernel, one, two) for one, two in ((first, first), (second, second), (first, second)))
-    yx = _rows(kernel, second, first) if second.drawn else xy
-    value = xx.mean + yy.mean - 2 * xy.mean
-    change = xx.change + yy.change + 2 * xy.change
-    if not (first.drawn or second.drawn):
-        exact = kernel.name == "gaussian" or (is_points(first.law) and is_points(second.law))
-        return Estimate(max(value, 0.0), 0.0 if exact else change, "closed" if exact else "quadrature")
-    counts = [side.law.count if side.drawn else np.inf for side in (first, second)]
-    variance = 0.0
-    both = first.drawn and second.drawn
-    within = 4 * _left_between(xy, yx) / (counts[0] * counts[1]) if both else 0.0
-    for side, n, own, across in ((first, counts[0], xx, xy), (second, counts[1], yy, yx)):
-        if side.drawn:
-            within += 2 * _left_within(own) / (n * (n - 1))
-            variance += 4 / n * float((own.rows - across.rows).var(ddof=1))
-    total = max(variance - 2 * within, 0.0) + within if np.isfinite(within) else np.inf
-    return Estimate(value, float(np.sqrt(total)) + change, "monte carlo")
+    counts = [float(side.law.count) if side.drawn else np.inf for side in (first, second)]
+    _enough(counts)
+    *own, across, back = _pairings(first, second)
+    xx, yy, xy = (_rows(kernel, *pair) for pair in (*own, across))
+    tables = _Tables(xx, yy, xy, _rows(kernel, *back) if second.drawn else xy)
+    if first.drawn or second.drawn:
+        return _estimate(tables, counts)
+    exact = kernel.name == "gaussian" or (is_points(first.law) and is_points(second.law))
+    return Estimate(max(tables.value, 0.0), 0.0 if exact else tables.change, "closed" if exact else "quadrature")
 
 
 def energy_distance(p: Compared, q: Compared) -> Estimate:
@@ -78,7 +78,7 @@ def energy_distance(p: Compared, q: Compared) -> Estimate:
         q: a law or a sample.
 
     Returns:
-        The error as of `mmd_squared`, whose kernel is -|x - y| here.
+        The error as of `mmd_squared`, whose kernel is -|x - y| here; arrays of CuPy are taken as there.
     """
     return mmd_squared(p, q, DISTANCE)
 
@@ -87,22 +87,46 @@ def median_distance(p: Compared, q: Compared) -> float:
     """The median of the distances between two points of p and q together: a length for a kernel.
 
     Of many points an even selection is taken, so that the same points have the same length. A law counts by its means.
+    Two samples may be arrays of CuPy.
 
     Args:
         p: a law or a sample (n, d).
         q: a law or a sample (m, d).
 
     Raises:
+        TypeError: only one is an array of CuPy, or one is no array of real numbers.
         ValueError: more than half of the distances are 0.
     """
+    samples = samples_on_device(p, q)
+    if samples is not None:
+        with samples[0].device:
+            return _positive(_median_on_device(*samples))
     from scipy.spatial.distance import pdist  # late: a quarter of the time to import this package
 
     both = np.concatenate([side.law.means for side in sides(p, q)])
-    seen = both[np.unique(np.linspace(0, len(both) - 1, SEEN).astype(np.intp))]
-    found = float(np.median(pdist(seen)))
-    if found == 0:
+    return _positive(float(np.median(pdist(both[_seen(len(both))]))))
+
+
+def _seen(count: int) -> NDArray[np.intp]:
+    return np.unique(np.linspace(0, count - 1, SEEN).astype(np.intp))
+
+
+def _positive(median: float) -> float:
+    if median == 0:
         raise ValueError("p and q must be points of which most differ, got a median distance of 0")
-    return found
+    return median
+
+
+def _median_on_device(x: Any, y: Any) -> float:
+    """The same of samples (n, d) and (m, d) there: every distance is there twice, and one 0 for each point."""
+    from refdiff.kernels.cuda import pair_sums  # late: nothing but GPUs needs it
+    from refdiff.kernels.cuda.device import cupy
+
+    both = cupy().concatenate([x, y])
+    seen = both[cupy().asarray(_seen(len(both)))]
+    distances = cupy().sort(pair_sums.values(pair_sums.DISTANCE, 1.0, 1.0, seen, seen).ravel())[len(seen) :: 2]
+    middle = len(distances) // 2
+    return float(distances[middle - 1 + len(distances) % 2 : middle + 1].mean(dtype=np.float64))
 
 
 # ---------------------------------------------------------------------- rows of a kernel
@@ -112,16 +136,53 @@ class Rows(NamedTuple):
     """E k(x, y) over y, for every x.
 
     Attributes:
-        rows: the means, shape (n,), over all other y where x and y are of one sample.
+        rows: the means, shape (n,), over all other y where x and y are of one sample; on a GPU if the points are.
         mean: their mean.
         square: E k^2; 0 where it is not wanted.
         change: what coarser scales change of the mean.
     """
 
-    rows: Array
+    rows: Any
     mean: float
     square: float
     change: float
+
+
+class _Tables(NamedTuple):
+    xx: Rows
+    yy: Rows
+    xy: Rows
+    yx: Rows
+
+    @property
+    def value(self) -> float:
+        return self.xx.mean + self.yy.mean - 2 * self.xy.mean
+
+    @property
+    def change(self) -> float:
+        return self.xx.change + self.yy.change + 2 * self.xy.change
+
+
+def _pairings(x: Any, y: Any) -> tuple[tuple[Any, Any], ...]:
+    return (x, x), (y, y), (x, y), (y, x)
+
+
+def _enough(counts: list[float]) -> None:
+    for name, count in zip("pq", counts, strict=True):
+        if count < 2:
+            raise ValueError(f"{name} must be a law or a sample of at least two points, got one")
+
+
+def _estimate(tables: _Tables, counts: list[float]) -> Estimate:
+    """From samples of so many points, infinitely many those of a law."""
+    variance = 0.0
+    within = 4 * _left_between(tables.xy, tables.yx) / (counts[0] * counts[1]) if np.isfinite(counts).all() else 0.0
+    for n, own, across in ((counts[0], tables.xx, tables.xy), (counts[1], tables.yy, tables.yx)):
+        if np.isfinite(n):
+            within += 2 * _left_within(own) / (n * (n - 1))
+            variance += 4 / n * float((own.rows - across.rows).var(ddof=1))
+    total = max(variance - 2 * within, 0.0) + within if np.isfinite(within) else np.inf
+    return Estimate(tables.value, float(np.sqrt(total)) + tables.change, "monte carlo")
 
 
 def _rows(kernel: Kernel, one: Side, two: Side) -> Rows:
@@ -131,12 +192,25 @@ def _rows(kernel: Kernel, one: Side, two: Side) -> Rows:
         return Rows(rows, float(p.weights @ rows), 0.0, float(p.weights @ changes))
     (x, a), (y, b) = weighted_points(p), weighted_points(q)
     rows, squares = row_sums(kernel, x, y, b)
-    if one is two and one.drawn:  # without the pairs of a draw with itself
-        n = len(x)
-        rows, squares = (
-            (part - np.power(kernel.at_zero, k) / n) * (n / (n - 1)) for k, part in ((1, rows), (2, squares))
-        )
+    if one is two and one.drawn:
+        rows, squares = _others(kernel, rows, squares)
     return Rows(rows, float(a @ rows), float(a @ squares), 0.0)
+
+
+def _rows_on_device(kernel: Kernel, x: Any, y: Any) -> Rows:
+    """The same of samples (n, d) and (m, d) there; weights are ones, which float32 does not round."""
+    from refdiff.kernels.cuda.device import cupy  # late: nothing but GPUs needs it
+
+    rows, squares = (part / len(y) for part in row_sums_on_device(kernel, x, y, cupy().ones(len(y), dtype=y.dtype)))
+    if x is y:
+        rows, squares = _others(kernel, rows, squares)
+    return Rows(rows, float(rows.mean()), float(squares.mean()), 0.0)
+
+
+def _others(kernel: Kernel, rows: Any, squares: Any) -> tuple[Any, Any]:
+    """Means (n,) of a kernel and of its square without the pairs of a draw with itself."""
+    n = len(rows)
+    return (rows - kernel.at_zero / n) * (n / (n - 1)), (squares - kernel.at_zero**2 / n) * (n / (n - 1))
 
 
 def _left_within(own: Rows) -> float:

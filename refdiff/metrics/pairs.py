@@ -3,11 +3,14 @@ r"""Sums of a kernel over pairs of points, a row for every point of the first se
     S_i = sum_j w_j k(x_i, y_j),      T_i = sum_j w_j k(x_i, y_j)^2
 
 NumPy works through tiles, kernels take over where `backends` says so, and no array of all pairs exists. Distances on
-the line need no pairs: sorted, sum_j w_j |x_i - y_j| follows from sums of w_j and w_j y_j up to x_i.
+the line need no pairs: sorted, sum_j w_j |x_i - y_j| follows from sums of w_j and w_j y_j up to x_i. On a GPU pairs are
+taken all the same: sums of sorted points there would depend on how a parallel scan went.
 Sources: PODA-102, the means over samples that these sums are.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +46,34 @@ def row_sums(kernel: Kernel, x: Array, y: Array, weights: Array) -> tuple[Array,
         result[0, rows] = values @ weights
         result[1, rows] = values**2 @ weights
     return result[0], result[1]
+
+
+def row_sums_on_device(kernel: Kernel, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
+    """S and T, float64 (n,) on the device of x (n, d), y (m, d) and `weights` (m,), which are of one type.
+
+    Terms are computed in that type, and none is lost in sums of float32.
+
+    Raises:
+        MemoryError: sums for a part of the points do not fit.
+        ValueError: float32 cannot hold the scale of the kernel.
+    """
+    from refdiff.kernels.cuda import pair_sums  # late: nothing but GPUs needs it
+
+    name, scale, power = kernel.compiled
+    device_scale(f"the {kernel.name} kernel's length", scale, x.dtype)
+    found = pair_sums.row_sums(getattr(pair_sums, name), scale, power, x, y, weights)
+    return (-found[:, 0] if kernel is DISTANCE else found[:, 0]), found[:, 1]
+
+
+def device_scale(name: str, scale: float, dtype: Any) -> None:
+    """Check that the type `dtype` of points holds what their squared distances are multiplied with.
+
+    Raises:
+        ValueError: it does not, with a message that names what the scale comes from (`name`).
+    """
+    least, most = np.finfo(dtype).tiny, np.finfo(dtype).max
+    if not least <= abs(scale) <= most:
+        raise ValueError(f"{name} must be one that {dtype} can hold, got a scale {scale:.3g} of squared distances")
 
 
 def _on_the_line(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:

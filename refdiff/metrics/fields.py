@@ -1,0 +1,168 @@
+r"""Fields of points: every y_j pulls or pushes x along the difference, by a function of their distance alone.
+
+    F(x) = sum_j w_j phi(|x - y_j|^2) (x - y_j)
+
+    gradient of a kernel k     phi = 2 dk / d(r^2)                 F = grad sum_j w_j k(x, y_j)
+    inverse powers             phi = (r^2 + e^2)^(-n / 2)          F = sum_j w_j (x - y_j) / (|x - y_j|^2 + e^2)^(n/2)
+
+n = d is the force between charges in d dimensions, whose shells pull as points do outside and not at all inside; with
+data in d dimensions, n = d + 1 and e = t it is the field of PFGM at height t, F_x, and F_t is the sum of t phi. The
+gradient flow of MMD^2 is x' = F_y(x) - F_x(x), of fields of two means: of points, and of those that move to them.
+A point is not moved by itself: where r = 0 a term is 0, also where phi has no value.
+Sources: TOPB-28, TOPB-29, TOPB-30; Arbel et al. 2019, "Maximum mean discrepancy gradient flow".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refdiff.arguments import Array, points, real_array, real_scalar
+from refdiff.backends import on_device
+from refdiff.distributions.covariances import TILE
+from refdiff.metrics.pairs import device_scale
+from refdiff.metrics.similarities import Kernel
+
+
+@dataclass(frozen=True)
+class Force:
+    """phi(r^2) = strength k(scale r^2), with k as of `kind`.
+
+    Attributes:
+        kind: GAUSSIAN 2^l, POWER (1 + l)^-power, PULL 2^(-sqrt l) / sqrt l, INVERSE l^-power; the last two 0 at l = 0.
+        scale: l / r^2.
+        power: see kind.
+        strength: see above.
+    """
+
+    kind: str
+    scale: float
+    power: float
+    strength: float
+
+    def values(self, squares: Array) -> Array:
+        """phi of `squares` of distances, any shape (...)."""
+        return self.strength * _VALUES[self.kind](self.scale * squares, self.power)
+
+
+def _apart(function: Callable[[Array], Array], l: Array) -> Array:
+    zero = l == 0
+    return np.where(zero, 0.0, function(np.where(zero, 1.0, l)))
+
+
+_VALUES: dict[str, Callable[[Array, float], Array]] = {
+    "GAUSSIAN": lambda l, _: np.exp2(l),
+    "POWER": lambda l, a: np.asarray(np.exp(-a * np.log1p(l))),
+    "PULL": lambda l, _: _apart(lambda l: np.exp2(-np.sqrt(l)) / np.sqrt(l), l),
+    "INVERSE": lambda l, a: _apart(lambda l: l**-a, l),
+}
+# phi = 2 dk / d(r^2), from the scale p and the power a of a kernel as compiled code has it
+_GRADIENTS: dict[str, Callable[[float, float], Force]] = {
+    "GAUSSIAN": lambda p, _: Force("GAUSSIAN", p, 1.0, 2 * p * float(np.log(2))),
+    "LAPLACE": lambda p, _: Force("PULL", p, 1.0, -p * float(np.log(2))),
+    "POWER": lambda p, a: Force("POWER", p, a + 1, -2 * a * p),
+    "DISTANCE": lambda p, _: Force("INVERSE", p, 0.5, -1.0),
+}
+
+
+def kernel_gradient(kernel: Kernel) -> Force:
+    """The force that is the gradient of a kernel in its first point.
+
+    Raises:
+        TypeError: it is no kernel.
+    """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a Kernel, got {kernel!r}")
+    name, scale, power = kernel.compiled
+    return _GRADIENTS[name](scale, power)
+
+
+def inverse_power(power: float, softening: float = 0.0) -> Force:
+    """phi = (r^2 + e^2)^(-n / 2), n = `power` > 0 and e = `softening` >= 0: away from points of positive weight.
+
+    Raises:
+        ValueError: a number is not in its range, or e^-n and e^-2 are none of float64.
+    """
+    n = real_scalar("power", power, low=0, open_low=True)
+    e = real_scalar("softening", softening, low=0)
+    if e == 0:
+        return Force("INVERSE", 1.0, n / 2, 1.0)
+    with np.errstate(over="ignore"):
+        scale, strength = float(np.float64(e) ** -2), float(np.float64(e) ** -n)
+    if not (0 < scale < np.inf and 0 < strength < np.inf):
+        raise ValueError(f"softening must have a power -2 and -{n} in float64, got {e}")
+    return Force("POWER", scale, n / 2, strength)
+
+
+def pair_field(force: Force | Kernel, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> Any:
+    """F at points x.
+
+    Points that are arrays of CuPy are answered on their GPU, in their precision; sums over many lose none of it.
+
+    Args:
+        force: an answer of `inverse_power`, or a kernel, whose gradient it is then.
+        x: shape (..., d).
+        y: shape (m, d), at least one.
+        weights: w, shape (m,), of any sign; 1 / m when left out, which makes a mean.
+
+    Returns:
+        Shape (..., d).
+
+    Raises:
+        MemoryError: sums for a part of the points do not fit on the GPU.
+        TypeError: the force is none, points are not real numbers, or some are arrays of CuPy and others not.
+        ValueError: shapes do not fit, a number is not finite, or float32 on a GPU cannot hold the scale of the force.
+    """
+    if not isinstance(force, Force):
+        if not isinstance(force, Kernel):
+            raise TypeError(f"force must be a Force or a Kernel, got {force!r}")
+        force = kernel_gradient(force)
+    there = [on_device(value) for value in (x, y, weights) if value is not None]
+    if all(there):
+        return _on_device(force, x, y, weights)
+    if any(there):
+        raise TypeError(f"x, y and weights must all be arrays of CuPy or none, got {there.count(True)} of {len(there)}")
+    to = real_array("y", y, ndim=(2,))
+    if 0 in to.shape:
+        raise ValueError(f"y must be at least one point of shape (m, d), got shape {to.shape}")
+    rows, restore = points("x", x, to.shape[1])
+    w = np.full(len(to), 1 / len(to)) if weights is None else real_array("weights", weights)
+    if w.shape != (len(to),):
+        raise ValueError(f"weights must have shape ({len(to)},), got {w.shape}")
+    return restore(_sums(force, rows, to, w))
+
+
+def _sums(force: Force, x: Array, y: Array, weights: Array) -> Array:
+    result = np.empty(x.shape)
+    step = max(1, TILE // y.size)
+    for rows in (slice(start, start + step) for start in range(0, len(x), step)):
+        away = x[rows, None] - y
+        pulls = weights * force.values(np.einsum("imd,imd->im", away, away))
+        result[rows] = np.einsum("im,imd->id", pulls, away)
+    return result
+
+
+def _on_device(force: Force, x: Any, y: Any, weights: Any) -> Any:
+    from refdiff.cuda import points  # late: nothing but GPUs needs it
+    from refdiff.kernels.cuda import pair_sums
+    from refdiff.kernels.cuda.device import cupy
+
+    if y.ndim != 2 or 0 in y.shape:
+        raise ValueError(f"y must be at least one point of shape (m, d), got shape {y.shape}")
+    if weights is not None and weights.shape != (len(y),):
+        raise ValueError(f"weights must have shape ({len(y)},), got {weights.shape}")
+    with x.device:
+        rows, restore = points("x", x, y.shape[1])
+        dtype = rows.dtype
+        to = points("y", y, y.shape[1])[0].astype(dtype, copy=False)
+        device_scale("force", force.scale, dtype)
+        if weights is None:
+            w, strength = cupy().ones(len(y), dtype=dtype), force.strength / len(y)
+        else:
+            w, strength = points("weights", weights, len(y))[0].ravel().astype(dtype, copy=False), force.strength
+        found = pair_sums.field(getattr(pair_sums, force.kind), force.scale, force.power, rows, to, w)
+        return restore((strength * found).astype(dtype, copy=False))
