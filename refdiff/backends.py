@@ -60,6 +60,13 @@ def on_device(x: Any) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def array_module(x: Any) -> Any:
+    """CuPy for its arrays, NumPy for all others: `exp` of it is that of x."""
+    import numpy  # late: the command line says how many threads it may use after it has read this module
+
+    return sys.modules["cupy"] if on_device(x) else numpy
+
+
 def numba_pays(points: int, components: int, axes: int, evaluations: int = 1) -> bool:
     """Whether Numba is to evaluate a mixture of so many components on so many axes at `points` points.
 

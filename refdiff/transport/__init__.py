@@ -7,6 +7,7 @@ entropic            `entropic_plan`, `entropic_pairs`, `entropic_cost`, `sinkhor
                     of Gaussians: `GaussianPlan` with `QuadraticPotential`s, `entropic_barycentre`
                     and how it tends to its limits: `little_noise`, `much_noise`; others' units: `Regulariser`
                     of points: `sinkhorn`, `self_sinkhorn`, an `EntropicPlan`; `Unconverged` where it does not end
+                    of points on a GPU, arrays of CuPy: `sinkhorn`, with weights as `DevicePoints`
 shortest ways       `displacement`: `Displacement` of Gaussians and points, `LineDisplacement`, `QuantileMean`
 barycentres         `gaussian_barycentre`, `line_barycentre`, `point_barycentre`: `Barycentre`
 Brenier             `check_map`, a `MapCheck`; `asymmetry`, `monge_ampere_residual`, `cyclical_gap`, `monotone_gap`
@@ -27,6 +28,7 @@ from refdiff.transport.brenier import (
     monotone_gap,
     optimal_potentials,
 )
+from refdiff.transport.device_points import DevicePoints
 from refdiff.transport.displacement import Displacement, LineDisplacement, displacement
 from refdiff.transport.entropic import (
     entropic_cost,
@@ -62,6 +64,7 @@ from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
 
 __all__ = [
     "Barycentre",
+    "DevicePoints",
     "Displacement",
     "EntropicPlan",
     "FreeEnergy",

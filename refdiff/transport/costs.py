@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import TypeAlias
 
 import numpy as np
@@ -62,6 +63,14 @@ class Cost:
             return self.scale * np.asarray(cdist(x, y, "sqeuclidean"))
         return self.scale * np.asarray(cdist(x, y)) ** self.order
 
+    def between(self, x: Array, y: Array) -> Array:
+        """c(x_i, y_i) of as many points x (n, d) as y (n, d), shape (n,)."""
+        if self.of_distance:
+            squares = ((x - y) ** 2).sum(axis=1)
+            powers: Array = self.scale * squares ** (0.5 * self.order)
+            return powers
+        return np.array([self.values(u[None], v[None])[0, 0] for u, v in zip(x, y, strict=True)])
+
     def rows(self, places: slice, x: Array, y: Array) -> Array:
         """The rows `places` of c at the points x (n, d) and y (m, d) of the two laws, shape (rows, m)."""
         return self.matrix[places] if self.matrix is not None else self.values(x[places], y)
@@ -83,7 +92,7 @@ class Cost:
         """About the largest |c| at points x (n, d) and y (m, d)."""
         if self.of_distance:
             middle = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
-            far = [np.sqrt(((z - middle) ** 2).sum(axis=1).max()) for z in (x, y)]
+            far = [sqrt(float(((z - middle) ** 2).sum(axis=1).max())) for z in (x, y)]
             return float(self.scale * (far[0] + far[1]) ** self.order)
         return float(np.abs(self.rows(slice(0, 32), x, y)).max())
 

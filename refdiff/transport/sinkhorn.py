@@ -8,24 +8,28 @@ r"""Entropic optimal transport of point sets: Sinkhorn's iteration on potentials
 f and g are taken in turns, in logarithms, so that no eps is too small. (f + t, g - t) is the same plan. With f = f(g)
 the plan's rows are right, and what its columns lack is known when g is next computed.
 
-Updates may go beyond, and Newton's steps end what is small: `turns` says how. Sources: PODB-74,
-PODB-75; Cuturi 2013, "Sinkhorn distances"; Pooladian and
-Niles-Weed 2021, "Entropic estimation of optimal transport maps", for the map.
+Updates may go beyond, and Newton's steps end what is small: `turns` says how. Points on a GPU stay there, with their
+potentials: four numbers come back from each pair of updates. Sources: PODB-74, PODB-75; Cuturi 2013, "Sinkhorn
+distances"; Pooladian and Niles-Weed 2021, "Entropic estimation of optimal transport maps", for the map.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, points, real_array, real_scalar, whole_number
+from refdiff.backends import array_module, on_device
 from refdiff.distributions import GaussianMixture
 from refdiff.metrics.compared import Compared, is_points, sides
 from refdiff.transport.costs import Cost, Ground, ground_cost
+from refdiff.transport.device_points import DevicePoints, device_sides, numbers, on_gpu, points_near
 from refdiff.transport.pairs import PairLaw, component_pairs
-from refdiff.transport.soft_minima import Side, side
+from refdiff.transport.soft_minima import CudaSide, Side, side
 from refdiff.transport.turns import Turns
 
 HELD = 2**26  # masses of a coupling that are held: half a gigabyte
@@ -37,9 +41,11 @@ COOLER, ROUGH, SOON = 4.0, 0.1, 10
 class EntropicPlan:
     """A coupling of points with an entropy, by its potentials. Points of weight 0 have potentials too.
 
+    Of points on a GPU, all arrays but `errors` are CuPy's, those that are given and those that are answered.
+
     Attributes:
-        p: the law of x, n points.
-        q: the law of y, m points.
+        p: the law of x, n points, or `DevicePoints`.
+        q: the law of y, m points, or `DevicePoints`.
         cost: c(x, y).
         epsilon: eps.
         f: potentials of x, shape (n,).
@@ -76,7 +82,11 @@ class EntropicPlan:
 
         Raises:
             ValueError: there are more than 2^26 pairs of points.
+            MemoryError: they do not fit on the GPU where the points are.
         """
+        if on_device(self.f):
+            half = CudaSide(self.cost, self.q.means, self.p.means, self.p.log_weights)
+            return half.shares(self.f, self.epsilon, self.g / self.epsilon + self.q.log_weights)  # type: ignore[no-any-return]
         n, m = self.p.count, self.q.count
         if n * m > HELD:
             raise ValueError(f"p and q must have at most {HELD} pairs of points for a matrix, got {n} x {m}")
@@ -90,7 +100,13 @@ class EntropicPlan:
 
         Where the marginal error is above 1e-9, masses are first lowered to what rows and columns may hold, and what is
         missing added as a product (Altschuler, Weed and Rigollet 2017), which moves less than twice that error.
+
+        Raises:
+            TypeError: the points are on a GPU.
+            ValueError: as of `coupling`.
         """
+        if on_device(self.f):
+            raise TypeError("pairs() answers with a law, which holds arrays of NumPy: points on a GPU have coupling()")
         masses, a, b = self.coupling(), self.p.weights, self.q.weights
         if self.marginal_error > 1e-9:
             for sums, weights in ((masses.sum(axis=1)[:, None], a[:, None]), (masses.sum(axis=0), b)):
@@ -109,13 +125,14 @@ class EntropicPlan:
         Raises:
             ValueError: v has another shape.
         """
-        values = real_array("v", v, ndim=(1, 2))
+        values = self._numbers("v", v)
         if len(values) != self.q.count:
             raise ValueError(f"v must have {self.q.count} rows, one for each point of q, got shape {values.shape}")
         half, logs = self._side(), self.p.log_weights + self.f / self.epsilon
-        sums = np.exp(logs - half.minima(self.g, self.epsilon))
+        sums = array_module(logs).exp(logs - half.minima(self.g, self.epsilon))
         means = half.means(self.g, self.epsilon, values.reshape(len(values), -1))
-        return np.asarray((sums[:, None] * means).reshape(-1, *values.shape[1:]))
+        result: Array = (sums[:, None] * means).reshape(-1, *values.shape[1:])
+        return result
 
     def mean_cost(self) -> float:
         """sum_ij m_ij c_ij."""
@@ -123,7 +140,7 @@ class EntropicPlan:
 
     def kl(self) -> float:
         """sum_ij m_ij log(m_ij / a_i b_j), the divergence from the product of p and q."""
-        columns = self.swapped().plan_times(np.ones(self.p.count))
+        columns = self.swapped().plan_times(0 * self.f + 1)
         return float((self.p.weights @ self.f + columns @ self.g - self.mean_cost()) / self.epsilon)
 
     # ------------------------------------------------------------------ at other points
@@ -134,7 +151,7 @@ class EntropicPlan:
         Args:
             x: points, shape (..., d).
         """
-        where, restore = points("x", x, self.p.dim)
+        where, restore = self._points("x", x)
         return restore(self.epsilon * self._side(where).minima(self.g, self.epsilon))
 
     def barycentric(self, x: ArrayLike | None = None) -> Array:
@@ -147,7 +164,7 @@ class EntropicPlan:
         """
         if x is None:
             return self._side().means(self.g, self.epsilon, self.q.means)
-        where, restore = points("x", x, self.p.dim)
+        where, restore = self._points("x", x)
         return restore(self._side(where).means(self.g, self.epsilon, self.q.means))
 
     def log_density(self, x: ArrayLike, y: ArrayLike) -> Array:
@@ -160,13 +177,25 @@ class EntropicPlan:
         Raises:
             ValueError: x and y have different shapes.
         """
-        where, restore = points("x", x, self.p.dim)
-        other, _ = points("y", y, self.q.dim)
+        where, restore = self._points("x", x)
+        other, _ = self._points("y", y)
         if np.shape(x) != np.shape(y):
             raise ValueError(f"y must have the shape {np.shape(x)} of x, got {np.shape(y)}")
         f, g = self.potential(where), self.swapped().potential(other)
-        costs = [self.cost.values(u[None], v[None])[0, 0] for u, v in zip(where, other, strict=True)]
-        return restore((f + g - np.array(costs)) / self.epsilon)
+        return restore((f + g - self.cost.between(where, other)) / self.epsilon)
+
+    def _points(self, name: str, x: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """Points (..., d) of where the plan is as (n, d), and the way back."""
+        if not on_device(self.f):
+            return points(name, x, self.p.dim)
+        return points_near(name, x, self.p.dim, self.f)
+
+    def _numbers(self, name: str, value: Any) -> Any:
+        """Numbers (m,) or (m, k) of where the plan is."""
+        found = numbers(name, value, None, self.f) if on_device(self.f) else real_array(name, value)
+        if found.ndim not in (1, 2):
+            raise ValueError(f"{name} must have 1 or 2 dimensions, got shape {found.shape}")
+        return found
 
     def _side(self, x: Array | None = None) -> Side:
         if x is not None and self.cost.matrix is not None:
@@ -183,8 +212,8 @@ class Unconverged(RuntimeError):
 
 
 def sinkhorn(
-    p: Compared,
-    q: Compared,
+    p: Compared | DevicePoints,
+    q: Compared | DevicePoints,
     epsilon: float,
     *,
     cost: Ground = "half-squared",
@@ -197,38 +226,35 @@ def sinkhorn(
     """The entropic optimal plan of two laws of points.
 
     Args:
-        p, q: laws of points, or points (n, d) and (m, d) of equal weights.
+        p, q: laws of points, or points (n, d) and (m, d) of equal weights; arrays of CuPy or `DevicePoints`, both, stay
+            on their GPU and are computed in float32 where they are: potentials are off by 6e-8 of their size then, and
+            the marginal error by that over eps.
         epsilon: eps > 0, in units of the cost.
         cost: "half-squared", "squared", a number r for |x - y|^r, a function of points (n, d) and (m, d) that answers
-            with shape (n, m), or that matrix.
+            with shape (n, m), or that matrix; on a GPU, powers of the distance only.
         tolerance: of the marginal error.
         max_iterations: pairs of updates after which it is given up.
         start: potentials g, shape (m,), to start from, those of a similar problem.
         accelerated: whether updates may go beyond, and Newton's steps follow where up to 2048 points in all do not end
-            soon: they end quickly even where eps is 10^-6 of the cost.
+            soon: they end quickly even where eps is 10^-6 of the cost. On a GPU there are no Newton's steps.
         annealed: whether larger eps come first, where there is no `start`.
 
     Raises:
-        TypeError: an argument is nothing of the kind.
+        TypeError: an argument is nothing of the kind, or one of p and q is on a GPU and the other is not.
         ValueError: a law has no points, dimensions differ, or a number is out of range.
         Unconverged: the marginal error stays above the tolerance.
     """
-    (first, _), (second, _) = sides(p, q)
-    for name, law in (("p", first), ("q", second)):
-        if not is_points(law):
-            raise ValueError(f"{name} must be a law of points, without variances, got {law!r}")
     epsilon = real_scalar("epsilon", epsilon, low=0, open_low=True)
     tolerance = real_scalar("tolerance", tolerance, low=0, open_low=True)
     max_iterations = whole_number("max_iterations", max_iterations, low=1)
-    ground = ground_cost(cost, (first.count, second.count))
-    kept, other = np.isfinite(first.log_weights), np.isfinite(second.log_weights)
+    first, second, ground = _problem(p, q, cost)
+    begin = _start(second, start)
+    kept, other = (array_module(begin).isfinite(law.log_weights) for law in (first, second))
     x, y, logs, log_b = first.means[kept], second.means[other], first.log_weights[kept], second.log_weights[other]
     felt = ground.part(kept, other)
-    begin = np.zeros(second.count) if start is None else real_array("start", start)
-    if begin.shape != (second.count,):
-        raise ValueError(f"start must have shape {(second.count,)}, one for each point of q, got {begin.shape}")
     rows, columns = side(felt, x, y, log_b), side(felt.swapped(), y, x, logs)
-    turns = Turns(rows, columns, begin[other], accelerated, lambda: felt.rows(slice(None), x, y))
+    costs = None if on_device(begin) else lambda: felt.rows(slice(None), x, y)
+    turns = Turns(rows, columns, begin[other], accelerated, costs)
     if annealed and start is None:
         level = felt.largest(x, y) / COOLER
         while level > COOLER * epsilon:
@@ -239,7 +265,7 @@ def sinkhorn(
     if plan.marginal_error > tolerance:
         met = f"the marginal error is {plan.marginal_error:.3g} after {count} iterations, not {tolerance:g}"
         if count < max_iterations:
-            size = max(np.abs(plan.f).max(), np.abs(plan.g).max())
+            size = max(float(abs(plan.f).max()), float(abs(plan.g).max()))
             raise Unconverged(
                 f"{met}, as potentials of {size:.3g} are rounded: take a larger tolerance or epsilon", plan
             )
@@ -247,11 +273,38 @@ def sinkhorn(
     return plan
 
 
-def _plan(p: GaussianMixture, q: GaussianMixture, cost: Cost, epsilon: float, turns: Turns, count: int) -> EntropicPlan:
+def _problem(p: Any, q: Any, cost: Ground) -> tuple[Any, Any, Cost]:
+    """Both sides, laws of points or `DevicePoints`, and the cost."""
+    if on_gpu(p) or on_gpu(q):
+        one, two = device_sides(p, q)
+        if callable(cost) or np.ndim(cost) > 0:
+            raise TypeError("cost must be a power of the distance of points on a GPU, got a function or a matrix")
+        return one, two, ground_cost(cost, (one.count, two.count))
+    (first, _), (second, _) = sides(p, q)
+    for name, law in (("p", first), ("q", second)):
+        if not is_points(law):
+            raise ValueError(f"{name} must be a law of points, without variances, got {law!r}")
+    return first, second, ground_cost(cost, (first.count, second.count))
+
+
+def _start(q: Any, start: Any) -> Any:
+    """Potentials g to begin with, shape (m,)."""
+    if start is None:
+        return array_module(q.log_weights).zeros_like(q.log_weights)
+    if on_device(q.log_weights):
+        return numbers("start", start, (q.count,), q.log_weights)
+    begin = real_array("start", start)
+    if begin.shape != (q.count,):
+        raise ValueError(f"start must have shape {(q.count,)}, one for each point of q, got {begin.shape}")
+    return begin
+
+
+def _plan(p: Any, q: Any, cost: Cost, epsilon: float, turns: Turns, count: int) -> EntropicPlan:
     """The plan of potentials at points with a weight."""
     shift = 0.5 * (turns.a @ turns.f - turns.b @ turns.g)  # both of (f + t, g - t) get one mean
-    f, g = np.empty(p.count), np.empty(q.count)
-    kept, other = np.isfinite(p.log_weights), np.isfinite(q.log_weights)
+    xp = array_module(turns.f)
+    f, g = xp.empty_like(p.log_weights), xp.empty_like(q.log_weights)
+    kept, other = xp.isfinite(p.log_weights), xp.isfinite(q.log_weights)
     f[kept], g[other] = turns.f - shift, turns.g + shift
     if not kept.all():
         half = side(cost.part(~kept, other), p.means[~kept], q.means[other], q.log_weights[other])

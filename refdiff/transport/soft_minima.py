@@ -4,7 +4,7 @@ r"""Soft minima of a cost over weighted points, without the matrix of all pairs.
 
 with r_ij proportional to b_j exp((g_j - c(x_i, y_j)) / eps). Both halves of an iteration of Sinkhorn's are the first;
 products of a plan with vectors are the second. NumPy works through tiles, kernels take over where `backends` says so
-and the cost is a power of the distance. Sources: PODB-75.
+and the cost is a power of the distance. Points on a GPU stay there. Sources: PODB-75.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refdiff.arguments import Array
-from refdiff.backends import numba_pays
+from refdiff.backends import numba_pays, on_device
 from refdiff.distributions.covariances import TILE
 from refdiff.transport.costs import Cost
 
 SOON = 20  # how often a side is asked: an iteration or two, and then it is over, is rare
-LOG2_E = 1 / np.log(2)
+LOG2_E = float(1 / np.log(2))
 # Products are off by roundings of lengths in units of eps log 2: below this, by less than 2^-35 of what they sum
 LONG = 2.0**16
 
@@ -50,6 +50,8 @@ def side(cost: Cost, x: Array, y: Array, log_weights: Array, asked: int = SOON) 
     Args:
         asked: how often it will be asked.
     """
+    if on_device(x):
+        return CudaSide(cost, x, y, log_weights)
     if cost.of_distance and numba_pays(len(x), len(y), x.shape[1], asked):
         return CompiledSide(cost, x, y, log_weights)
     return PlainSide(cost, x, y, log_weights)
@@ -179,6 +181,63 @@ class CompiledSide:
         h[: len(g)] = LOG2_E * (g / epsilon + self.log_weights)[self._to_y]
         lowered = h[: len(squares)] - squares
         return self._tiles.Points(v, h, doubled, lowered, boxes, h.reshape(-1, tile).max(axis=1))
+
+
+class CudaSide:
+    """A `Side` in CUDA's kernels, for points and weights on a GPU; in float32 where they are.
+
+    Args:
+        cost: c(x, y), a power of the distance.
+        x: points, shape (n, d), contiguous.
+        y: points, shape (m, d), contiguous.
+        log_weights: log b_j, shape (m,).
+
+    Attributes:
+        log_weights: log b_j.
+    """
+
+    def __init__(self, cost: Cost, x: Any, y: Any, log_weights: Any) -> None:
+        from refdiff.kernels.cuda import sinkhorn  # late: it is asked where there is a GPU
+
+        self._kernels, self._cost, self.log_weights = sinkhorn, cost, log_weights
+        self._points, self._middle, self._longest = (x, y), (x, y), np.inf
+        # in float32 products would lose what differences keep
+        if cost.order == 2 and x.dtype == np.float64 and x.shape[1] > sinkhorn.NARROW:
+            middle = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
+            self._middle = x - middle, y - middle
+            self._longest = max(float((z * z).sum(axis=1).max()) for z in self._middle)
+
+    def minima(self, g: Array, epsilon: float, near: Array | None = None) -> Any:  # noqa: ARG002
+        """As `Side` has it; what is `near` saves nothing."""
+        h, scale = self._units(g, epsilon)
+        products = scale * self._longest <= LONG
+        points = self._middle if products else self._points
+        return self._kernels.soft_minima(*points, h, scale, self._cost.order, products) / LOG2_E
+
+    def means(self, g: Array, epsilon: float, values: Array) -> Any:
+        """E_i v of `values` (m, k), as `Side` has it."""
+        given = *self._points, *self._units(g, epsilon), self._cost.order
+        return self._kernels.soft_means(*given, self._kernels.soft_minima(*given), values)
+
+    def mean_costs(self, g: Array, epsilon: float) -> Any:
+        """As `Side` has it."""
+        given = *self._points, *self._units(g, epsilon), self._cost.order
+        return self._cost.scale * self._kernels.mean_powers(*given, self._kernels.soft_minima(*given))
+
+    def shares(self, g: Array, epsilon: float, heights: Array) -> Any:
+        """b_j exp((g_j - c(x_i, y_j)) / eps + H_i), shape (m, n): a row for each point y.
+
+        Args:
+            g: potentials, shape (m,).
+            epsilon: eps.
+            heights: H, shape (n,).
+        """
+        given = *self._points, *self._units(g, epsilon), self._cost.order
+        return self._kernels.shares(*given, LOG2_E * heights)
+
+    def _units(self, g: Array, epsilon: float) -> tuple[Any, float]:
+        """log b + g / eps, and what a power of the distance is worth, in bits."""
+        return LOG2_E * (g / epsilon + self.log_weights), LOG2_E * self._cost.scale / epsilon
 
 
 def near_first(x: Array, tile: int, most: int) -> NDArray[np.intp]:

@@ -33,11 +33,13 @@ Sinkhorn-Newton method for entropic optimal transport"; Sun and Tran-Dinh 2019, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from refdiff.arguments import Array
+from refdiff.backends import array_module
 from refdiff.transport.soft_minima import Side
 
 SETTLED = 0.1  # convergence l has settled where 1 - l changes by this part of it
@@ -48,7 +50,6 @@ HELD = 2**11  # points of both laws for Newton's steps, which solve for as many 
 LATE = 10  # turns before them, or a quarter of the points of q: what a step costs in turns
 FLAT = 1e-12  # what is added to H in units of its diagonal, as its smallest eigenvalues may be lost to rounding
 PATIENCE = 10  # steps that may not help
-EPS = float(np.finfo(float).eps)
 
 
 class Turns:
@@ -65,7 +66,7 @@ class Turns:
         a, b: weights, shapes (n,) and (m,).
         f, g: potentials, shapes (n,) and (m,).
         newton: whether steps of Newton's follow turns.
-        total: the mass of the plan.
+        total: the mass of the plan, on a GPU an array of one number.
         errors: marginal errors met so far.
     """
 
@@ -74,9 +75,12 @@ class Turns:
     ) -> None:
         self.rows, self.columns, self.accelerated, self._costs = rows, columns, accelerated, costs
         self.newton = accelerated and costs is not None and len(g) + len(columns.log_weights) <= HELD
-        self.a, self.b = np.exp(columns.log_weights), np.exp(rows.log_weights)
-        self.f, self.g = np.zeros(len(self.a)), g
-        self.total, self.errors = 1.0, list[float]()
+        exp, single = array_module(g).exp, g.dtype == np.float32
+        self.a, self.b = exp(columns.log_weights), exp(rows.log_weights)
+        self.f, self.g = 0 * self.a, g
+        self.total: Any = 1.0
+        self.errors = list[float]()
+        self._eps, self._single = float(np.finfo(g.dtype).eps), single
 
     def until(self, epsilon: float, tolerance: float, most: int) -> int:
         """Update for eps = `epsilon` until the marginal error is within a tolerance, `most` times at most; how many."""
@@ -85,10 +89,10 @@ class Turns:
         for count in range(1, most + 1):
             new = epsilon * self.columns.minima(self.f, epsilon, self.g / epsilon)
             lacks = (self.g - new) / epsilon
-            self.errors.append(left + _distance(self.b, lacks))
-            # Newton's steps end here or nowhere, once the error is one of roundings of potentials
-            rounded = 4 * EPS * max(np.abs(self.f).max(), np.abs(self.g).max()) / epsilon
-            lost += self.newton and count > late and self.errors[-1] <= rounded
+            self.errors.append(float(left + _distance(self.b, lacks)))
+            # Newton's steps, and any in float32, end here or nowhere, once the error is one of roundings of potentials
+            if self._single or (self.newton and count > late):
+                lost += self.errors[-1] <= 4 * self._eps * self.largest / epsilon
             if self.errors[-1] <= tolerance or count == most or lost > PATIENCE:
                 return count
             if self.newton and count > late:
@@ -97,11 +101,16 @@ class Turns:
                 self._newton(epsilon)
                 left = 0.0
                 continue
-            w = pace.next(float(np.sqrt(self.b @ np.minimum(np.abs(lacks), 1e100) ** 2))) if self.accelerated else 1.0
+            w = float(pace.next(_norm(self.b, lacks))) if self.accelerated else 1.0
             self.g, left, _ = updated(self.b, self.g, lacks, epsilon, w)
             lacks = (self.f - epsilon * self.rows.minima(self.g, epsilon, self.f / epsilon)) / epsilon
             self.f, left, self.total = updated(self.a, self.f, lacks, epsilon, w)
         return most
+
+    @property
+    def largest(self) -> float:
+        """The largest |f_i| or |g_j|."""
+        return max(float(abs(self.f).max()), float(abs(self.g).max()))
 
     def _newton(self, epsilon: float) -> None:
         """A step of Newton's from potentials of which f is right, to such potentials."""
@@ -175,7 +184,7 @@ class Pace:
         return self.w
 
 
-def updated(weights: Array, old: Array, lacks: Array, epsilon: float, w: float) -> tuple[Array, float, float]:
+def updated(weights: Array, old: Array, lacks: Array, epsilon: float, w: float) -> tuple[Array, Any, Any]:
     """old - w eps log r, the marginal error that this leaves, and the mass of the plan.
 
     Args:
@@ -185,19 +194,26 @@ def updated(weights: Array, old: Array, lacks: Array, epsilon: float, w: float) 
         epsilon: eps.
         w: how far.
     """
+    xp = array_module(lacks)
     if w > 1:
         with np.errstate(over="ignore", invalid="ignore"):
-            plain = weights @ (np.expm1(lacks) - lacks)
+            plain = weights @ (xp.expm1(lacks) - lacks)
             while w > 1 and not _gain(weights, lacks, w) >= 0.5 * w * (2 - w) * plain:
                 w = 1 + (w - 1) / 2 if w > 1.05 else 1.0
     left = (1 - w) * lacks
-    return old - w * epsilon * lacks, _distance(weights, left) if w > 1 else 0.0, float(weights @ np.exp(left))
+    return old - w * epsilon * lacks, _distance(weights, left) if w > 1 else 0.0, weights @ xp.exp(left)
 
 
 def _gain(weights: Array, lacks: Array, w: float) -> Any:
-    return weights @ (np.expm1(lacks) - np.expm1((1 - w) * lacks) - w * lacks)
+    expm1 = array_module(lacks).expm1
+    return weights @ (expm1(lacks) - expm1((1 - w) * lacks) - w * lacks)
 
 
-def _distance(weights: Array, lacks: Array) -> float:
+def _distance(weights: Array, lacks: Array) -> Any:
     with np.errstate(over="ignore"):
-        return float(weights @ np.abs(np.expm1(lacks)))
+        return weights @ abs(array_module(lacks).expm1(lacks))
+
+
+def _norm(weights: Array, lacks: Array) -> float:
+    most = 1e100 if lacks.dtype == np.float64 else 1e15  # whose squares are no overflow
+    return sqrt(float(weights @ array_module(lacks).minimum(abs(lacks), most) ** 2))

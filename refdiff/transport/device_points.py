@@ -1,0 +1,138 @@
+r"""Points on a GPU, as much of a law as entropic plans ask for.
+
+Laws hold arrays of NumPy, and nothing goes to a GPU or comes back without being asked: so points that are there are
+laws of another kind, of which places and weights are known. Both sides of a plan are on one GPU, the current device,
+and of one type, float64 or float32, in which all is computed. Sources: PODB-75.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refdiff.backends import array_module, on_device
+
+
+class DevicePoints:
+    """Points with weights, all of them arrays of CuPy.
+
+    Args:
+        points: shape (n, d), float32 or else float64.
+        weights: w_k >= 0, shape (n,), equal when left out.
+
+    Attributes:
+        means: the points, shape (n, d).
+        log_weights: log w_k of weights that sum to 1, shape (n,).
+
+    Raises:
+        TypeError: they are no arrays of CuPy, or hold no real numbers.
+        ValueError: there are none, shapes do not fit, or numbers are not finite or negative.
+    """
+
+    def __init__(self, points: Any, weights: Any = None) -> None:
+        self.means, self.log_weights = points_of("points", points), None
+        xp, n = array_module(self.means), len(self.means)
+        if weights is None:
+            self.log_weights = xp.full(n, -np.log(n), dtype=self.means.dtype)
+            return
+        given = numbers("weights", weights, (n,), self.means)
+        if float(given.min()) < 0 or not float(given.sum()) > 0:
+            raise ValueError("weights must be at least 0, and some of them above")
+        self.log_weights = xp.log(given) - xp.log(given.sum())
+
+    def __repr__(self) -> str:
+        return f"DevicePoints({self.count} in {self.dim} axes, {self.means.dtype})"
+
+    @property
+    def count(self) -> int:
+        """n."""
+        return len(self.means)
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return int(self.means.shape[1])
+
+    @property
+    def weights(self) -> Any:
+        """w_k, shape (n,)."""
+        return array_module(self.log_weights).exp(self.log_weights)
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether `value`, a side of a plan, is on a GPU."""
+    return isinstance(value, DevicePoints) or on_device(value)
+
+
+def device_sides(p: Any, q: Any) -> tuple[DevicePoints, DevicePoints]:
+    """Both sides p and q of a plan, one of which is on a GPU.
+
+    Raises:
+        TypeError: one is not on the GPU.
+        ValueError: a side is empty or not finite, or dimensions or types differ.
+    """
+    for name, value, other in (("p", p, "q"), ("q", q, "p")):
+        if not on_gpu(value):
+            raise TypeError(
+                f"{name} must be points on the GPU as {other} is, got {type(value).__name__}: copy either by "
+                "cupy.asarray or cupy.asnumpy"
+            )
+    named = (("p", p), ("q", q))
+    first, second = (
+        one if isinstance(one, DevicePoints) else DevicePoints(points_of(name, one)) for name, one in named
+    )
+    for what, one, two in (("dimension", first.dim, second.dim), ("type", first.means.dtype, second.means.dtype)):
+        if one != two:
+            raise ValueError(f"p and q must have the same {what}, got {one} and {two}")
+    return first, second
+
+
+def points_of(name: str, value: Any) -> Any:
+    """At least one point on a GPU, contiguous, shape (n, d), of an argument called `name`.
+
+    Raises:
+        TypeError: `value` is no array of CuPy, or holds no real numbers.
+        ValueError: it is empty, not finite or of another shape.
+    """
+    if _there(name, value).ndim != 2 or 0 in value.shape:
+        raise ValueError(f"{name} must have shape (n, d), with at least one point, got {value.shape}")
+    return points_near(name, value, value.shape[1], None)[0]
+
+
+def numbers(name: str, value: Any, shape: tuple[int, ...] | None, like: Any) -> Any:
+    """Finite numbers of a shape on a GPU, contiguous, of the type of an array `like` them, of an argument `name`.
+
+    Raises:
+        TypeError: `value` is no array of CuPy, or holds no real numbers.
+        ValueError: it is not finite, or of another shape where one is given.
+    """
+    if shape not in (None, _there(name, value).shape):
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    return points_near(name, value.reshape(-1, 1), 1, like)[0].reshape(value.shape)
+
+
+def points_near(name: str, value: Any, dim: int, like: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Points (..., dim) on a GPU as (n, dim) of the type of an array `like` them, if there is one, and the way back.
+
+    Args:
+        name: of the argument.
+        value: the points.
+        dim: axes.
+        like: an array, or None.
+
+    Raises:
+        TypeError: `value` is no array of CuPy, or holds no real numbers.
+        ValueError: it is not finite, or of another shape.
+    """
+    from refdiff import cuda  # late: it takes longer to import than all of this package
+
+    rows, restore = cuda.points(name, _there(name, value), dim)
+    return (rows if like is None else rows.astype(like.dtype, copy=False)), restore
+
+
+def _there(name: str, value: Any) -> Any:
+    if not on_device(value):
+        raise TypeError(f"{name} must be an array of CuPy, got {type(value).__name__}")
+    return value

@@ -1,0 +1,185 @@
+"""Entropic plans of points on a GPU: those of the processor, made of arrays that stay where they are."""
+
+import numpy as np
+import pytest
+from emulator import cupy as stand_in
+
+from refdiff.distributions import Empirical
+from refdiff.transport import DevicePoints, Unconverged, entropic_plan, sinkhorn
+from refdiff.transport.costs import ground_cost
+from refdiff.transport.soft_minima import CudaSide, PlainSide, side
+
+EPS = np.finfo(float).eps
+TOLERANCE = 1e-9
+
+
+def problem(dim=3, n=70, m=50, kind="f8"):
+    rng = np.random.default_rng(dim)
+    x, y, b = rng.normal(size=(n, dim)), rng.normal(size=(m, dim)) + 0.5, rng.random(m)
+    b[:4] = 0
+    return x.astype(kind), y.astype(kind), b.astype(kind)
+
+
+def plans(cupy, cost="half-squared", epsilon=0.3, dim=3):
+    """The plan of points on the device, and of the same ones in NumPy, to a smaller tolerance."""
+    x, y, b = problem(dim)
+    there = sinkhorn(cupy.asarray(x), DevicePoints(cupy.asarray(y), cupy.asarray(b)), epsilon, cost=cost)
+    return there, sinkhorn(x, Empirical(y, b), epsilon, cost=cost, tolerance=1e-13)
+
+
+def assert_like(found, expected, atol):
+    assert abs(found.get() - expected).max() <= atol
+
+
+# ---------------------------------------------------------------------- halves
+
+
+@pytest.mark.parametrize(("cost", "dim", "epsilon"), [("half-squared", 3, 0.05), (1.0, 3, 0.3), ("squared", 17, 0.5)])
+def test_a_half_on_the_device_is_that_of_numpy(cupy, cost, dim, epsilon):
+    x, y, b = problem(dim)
+    y, logs, g = y[4:], np.log(b[4:] / b.sum()), np.random.default_rng(1).normal(size=46)
+    ground, values = ground_cost(cost, (70, 46)), np.random.default_rng(2).normal(size=(46, 1))
+    plain = PlainSide(ground, x, y, logs)
+    there = side(ground, *(cupy.asarray(one) for one in (x, y, logs)))
+    assert isinstance(there, CudaSide)
+    # d + 10 roundings each of the largest logit in both, or of squared lengths where products serve
+    size = (ground.largest(x, y) + abs(g).max()) / epsilon + abs(logs).max()
+    off = 2 * (dim + 10) * EPS * size
+    device = cupy.asarray(g)
+    m = plain.minima(g, epsilon)
+    assert_like(there.minima(device, epsilon), m, off)
+    assert_like(there.means(device, epsilon, cupy.asarray(values)), plain.means(g, epsilon, values), 4 * off)
+    assert_like(there.mean_costs(device, epsilon), plain.mean_costs(g, epsilon), 4 * off * ground.largest(x, y))
+    shares = np.exp(logs + (g - ground.values(x, y)) / epsilon + m[:, None])
+    assert_like(there.shares(device, epsilon, cupy.asarray(m)), shares.T, 2 * off)
+    assert abs(plain.minima(g, 1.001 * epsilon) - m).max() > off
+
+
+def test_points_far_from_each_other_in_many_axes_keep_their_differences(cupy):
+    """Units in which squared lengths are above 2^16: products would lose what is near."""
+    x, y, _ = problem(20)
+    y[:40] = x[:40]
+    logs, g, epsilon = np.log(np.full(50, 0.02)), np.zeros(50), 1e-7
+    exact = PlainSide(ground_cost("half-squared", (70, 50)), x, y, logs).minima(g, epsilon)
+    there = CudaSide(ground_cost("half-squared", (70, 50)), *(cupy.asarray(one) for one in (x, y, logs)))
+    found = there.minima(cupy.asarray(g), epsilon).get()
+    assert abs(found[:40] - exact[:40]).max() <= 30 * EPS * abs(exact[:40]).max()
+    there._longest = 0.0  # as if products would do
+    assert abs(there.minima(cupy.asarray(g), epsilon).get()[:40] - exact[:40]).max() > 1e6 * EPS
+
+
+# ---------------------------------------------------------------------- plans
+
+
+@pytest.mark.parametrize(("cost", "epsilon", "dim"), [("squared", 0.3, 3), (1.0, 0.3, 3), ("half-squared", 2.0, 17)])
+def test_a_plan_on_the_device_is_the_plan(cupy, cost, epsilon, dim):
+    there, here = plans(cupy, cost, epsilon, dim)
+    assert there.marginal_error <= TOLERANCE
+    # log r of a point that lacks so much mass is that over its mass, and turns leave 1 - h of an error in place
+    masses, a, b = here.coupling()[:, 4:], here.p.weights, here.q.weights[4:]
+    h = np.linalg.svd(masses / np.sqrt(np.outer(a, b)), compute_uv=False)[1] ** 2
+    off = TOLERANCE / min(a.min(), b.min()) / (1 - h)
+    assert_like(there.f, here.f, epsilon * off)
+    assert_like(there.g, here.g, epsilon * off)
+    far = ground_cost(cost, (70, 50)).largest(here.p.means, here.q.means)
+    # by duality between the cost of any coupling and the value: masses that are moved, times how far
+    assert abs(there.value - here.value) <= 2 * TOLERANCE * far
+    assert abs(there.value - sinkhorn(here.p, here.q, 1.001 * epsilon, cost=cost).value) > 2 * TOLERANCE * far
+    assert_like(there.coupling(), here.coupling(), 2 * off * here.coupling().max())
+    assert abs(there.mean_cost() - here.mean_cost()) <= 2 * off * far
+    assert abs(there.kl() - here.kl()) <= 4 * off * (1 + far / epsilon)
+    x, y = there.p.means, there.q.means
+    for found, expected in (
+        (there.barycentric(), here.barycentric()),
+        (there.barycentric(x + 1), here.barycentric(here.p.means + 1)),
+        (there.plan_times(y), here.plan_times(here.q.means)),
+        (there.plan_times(y[:, 0]), here.plan_times(here.q.means[:, 0])),
+        (there.swapped().barycentric(), here.swapped().barycentric()),
+        (there.potential(x[0]), here.potential(here.p.means[0])),
+        (there.log_density(x[:50], y), here.log_density(here.p.means[:50], here.q.means)),
+    ):
+        assert isinstance(found, cupy.ndarray)
+        assert found.shape == np.shape(expected)
+        assert_like(found, expected, 4 * off * abs(expected).max())
+
+
+def test_single_precision_ends_where_potentials_are_rounded(cupy):
+    x, y, _ = problem(kind="f4")
+    here = sinkhorn(x.astype(float), y.astype(float), 0.3, tolerance=1e-13)
+    with pytest.raises(Unconverged, match="are rounded: take a larger tolerance") as caught:
+        sinkhorn(cupy.asarray(x), cupy.asarray(y), 0.3)
+    there = caught.value.plan
+    assert there.f.dtype == there.g.dtype == there.coupling().dtype == np.float32
+    assert there.iterations < 100
+    size = np.finfo("f4").eps * max(abs(here.f).max(), abs(here.g).max()) / 0.3
+    assert there.marginal_error <= 8 * size
+    assert sinkhorn(cupy.asarray(x), cupy.asarray(y), 0.3, tolerance=8 * size).marginal_error <= 8 * size
+    assert abs(there.value - here.value) <= 8 * size * 0.3
+
+
+def test_nothing_is_copied_and_no_order_of_threads_changes_a_bit():
+    x, y, b = problem()
+    found = []
+    with stand_in.standing_in() as cupy:
+        device, q = cupy.asarray(x), DevicePoints(cupy.asarray(y), cupy.asarray(b))
+        for cupy.state.order in ("random", "backward"):
+            before = dict(cupy.state.copies)
+            plan = sinkhorn(device, q, 0.5, tolerance=1e-6)
+            plan.coupling(), plan.barycentric(), plan.kl(), plan.potential(device), plan.plan_times(q.means)
+            assert cupy.state.copies == before
+            found.append((plan.f.get(), plan.g.get()))
+    assert (found[0][0] == found[1][0]).all()
+    assert (found[0][1] == found[1][1]).all()
+
+
+def test_potentials_of_a_similar_problem_are_a_start(cupy):
+    x, y, _ = problem()
+    first = sinkhorn(cupy.asarray(x), cupy.asarray(y), 0.3)
+    again = sinkhorn(first.p, first.q, 0.3, start=first.g)
+    assert again.iterations <= 2 < first.iterations
+
+
+# ---------------------------------------------------------------------- at the door
+
+
+def test_points_on_different_machines_are_refused(cupy):
+    x, y, b = problem()
+    p, q = cupy.asarray(x), cupy.asarray(y)
+    for one, other, name in ((p, y, "q"), (x, q, "p"), (p, Empirical(y, b), "q"), (x, DevicePoints(q), "p")):
+        with pytest.raises(TypeError, match=f"{name} must be points on the GPU as"):
+            sinkhorn(one, other, 0.3)
+    with pytest.raises(TypeError, match="weights must be an array of CuPy"):
+        DevicePoints(p, b)
+    with pytest.raises(TypeError, match="points must be an array of CuPy"):
+        DevicePoints(x)
+    with pytest.raises(TypeError, match="start must be an array of CuPy"):
+        sinkhorn(p, q, 0.3, start=np.zeros(50))
+    plan = sinkhorn(p, q, 0.3, tolerance=1e-3)
+    for wrong in (lambda: plan.potential(x), lambda: plan.plan_times(b), lambda: plan.log_density(x, x)):
+        with pytest.raises(TypeError, match="must be an array of CuPy"):
+            wrong()
+    with pytest.raises(TypeError, match="law, which holds arrays of NumPy"):
+        plan.pairs()
+    with pytest.raises(TypeError, match="numbers that NumPy takes"):
+        entropic_plan(p, q, 0.3)
+
+
+def test_what_does_not_fit_is_refused(cupy):
+    x, y, _ = problem()
+    p, q = cupy.asarray(x), cupy.asarray(y)
+    for cost in (lambda u, v: u @ v.T, np.ones((70, 50))):
+        with pytest.raises(TypeError, match="cost must be a power of the distance of points on a GPU"):
+            sinkhorn(p, q, 0.3, cost=cost)
+    for other, message in (
+        (cupy.asarray(y[:, :2]), "same dimension, got 3 and 2"),
+        (cupy.asarray(y.astype("f4")), "same type, got float64 and float32"),
+        (cupy.asarray(y[0]), "must have shape"),
+        (cupy.asarray(np.full((5, 3), np.nan)), "q must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sinkhorn(p, other, 0.3)
+    for weights in (np.zeros(50), np.linspace(-1, 1, 50)):
+        with pytest.raises(ValueError, match="weights must be at least 0"):
+            DevicePoints(q, cupy.asarray(weights))
+    with pytest.raises(ValueError, match=r"weights must have shape \(50,\)"):
+        DevicePoints(q, cupy.asarray(np.ones(49)))
