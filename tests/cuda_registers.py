@@ -53,8 +53,17 @@ def wide_pairs(_: int) -> list[dict[str, int]]:
     return [{"KIND": kind, "HALVES": halves} for kind, halves in ((0, 0), (2, 0), (2, 1), (3, 0), (4, 0), (5, 17))]
 
 
+def flows(itemsize: int) -> list[dict[str, int]]:
+    """Pairs of 3, 6 and 12 stages, whose error is known by one row or by two."""
+    pairs = {"STAGES": 3, "ERRORS": 1}, {"STAGES": 6, "ERRORS": 1}, {"STAGES": 12, "ERRORS": 2}
+    some = [numbers for numbers in mixtures(itemsize) if numbers["DIM"] in (2, 16)]
+    return [some[place] | pair | {"LOG": log} for place, pair, log in zip((0, 1, 2, -1), (*pairs, pairs[1]), (1, 0, 1, 1))]
+
+
 # The numbers that host code compiles each source with, for numbers of so many bytes: the fewest, the usual, the most.
 VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
+    "adaptive": flows,
+    "combine": lambda itemsize: [{}],
     "mixture": mixtures,
     "mixture_parts": mixtures,
     "pair_sums": pairs,
@@ -66,6 +75,9 @@ VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
     "sinkhorn_means": lambda itemsize: [{"DIM": dim, "ORDER": 2, "VALUES": n} for dim, n in ((3, 3), (16, 8))],
     "sinkhorn_sums": lambda itemsize: [{"VALUES": 8}],
     "sinkhorn_wide": lambda itemsize: [{"ORDER": r, "PRODUCTS": p} for r, p in ((0, 0), (1, 0), (2, 0), (2, 1))],
+    "stepping": lambda itemsize: [{}],
+    "wide": lambda itemsize: [{"FORM": form} for form in range(3)],
+    "wide_full": lambda itemsize: [{}],
 }
 LINE = "{:13} {:20} {:42} {:8}" + " {:>13}" * len(ARCHITECTURES)
 # Kernels that may keep something in memory, and why: those that are run once, or whose arrays are too long.
