@@ -13,8 +13,9 @@ axes U, turns their means into its basis and back: the terms of mu m_k are then 
 import numpy as np
 import plain
 
-from refdiff import Empirical, GaussianMixture
+from refdiff import Empirical, GaussianMixture, compiled
 from refdiff.distributions.covariances import Dense, Diagonal
+from refdiff.kernels.cuda.mixture import Mixture
 
 U = np.finfo(float).eps / 2
 KINDS = ("isotropic", "one variance", "diagonal", "one diagonal", "shared", "full", "points")
@@ -87,3 +88,8 @@ def allowance(data, x, when):
     count = condition * (steps + len(means))
     logp = (r * delta).sum(axis=1) + len(means) + np.abs(np.take_along_axis(logits, most, axis=1)[:, 0])
     return (r[..., None] * (count * terms + moved)).sum(axis=1), logp
+
+
+def on_device(cupy, data, kind="f8"):
+    """The law as kernels of a device take it, of numbers of this kind."""
+    return Mixture(*(cupy.asarray(part.astype(kind)) for part in compiled.mixture(data)))
