@@ -13,20 +13,20 @@ The pairs are Dormand and Prince's 8(5,3) and 5(4), with SciPy's coefficients. S
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff import backends
-from refdiff.arguments import Array, points
-from refdiff.distributions.covariances import TOO_FAR
-from refdiff.dynamics.stepping import METHODS, Flow, Run, Steps, times_with_density, why
+from refdiff.arguments import Array, points, real_scalar
+from refdiff.backends import on_device
+from refdiff.dynamics import circle
+from refdiff.dynamics.stepping import Flow, Run, Steps, times_with_density
 from refdiff.model import ExactModel
 from refdiff.processes import AffineProcess
 
-_Place = tuple[float, float, float]  # of the circle, by its c, 1 - c and r
+# rtol and atol unless given; and on a GPU for points of float32, where LEAST_SINGLE is SciPy's least rtol of that type
+TOLERANCES, SINGLE_TOLERANCES = (1e-10, 1e-12), (1e-4, 1e-6)
+LEAST_SINGLE = float(100 * np.finfo(np.float32).eps)
 USUAL = 300  # evaluations of a run, for the choice between NumPy and Numba
 
 
@@ -37,8 +37,8 @@ def flow(
     end: float,
     *,
     method: str = "dop853",
-    rtol: float = 1e-10,
-    atol: float = 1e-12,
+    rtol: float | None = None,
+    atol: float | None = None,
     log_density: bool = False,
     max_steps: int = 10_000,
     threads: int | None = None,
@@ -47,10 +47,12 @@ def flow(
 
     Args:
         model: an ExactModel.
-        x: points at the time `start`, shape (..., d).
+        x: points at the time `start`, shape (..., d). Those of CuPy are answered on their GPU, by points and changes of
+            CuPy, in their precision: see `device_flow`.
         method: dop853, or dopri5 for loose tolerances.
         rtol, atol: of each step, for every point: the RMS over the axes of error / (atol + rtol |x|) is at most 1, and
-            so is the error of log p over rtol (1 + |change|). The kernel takes atol in units of x at the end.
+            so is the error of log p over rtol (1 + |change|). The kernel takes atol in units of x at the end. 1e-10 and
+            1e-12 unless given; 1e-4 and 1e-6 for float32 on a GPU, where rtol is at least 1.2e-5.
         log_density: whether the change of log p is wanted.
         max_steps: attempts after which a group of points is given up.
         threads: of the Numba kernel.
@@ -62,7 +64,11 @@ def flow(
         Unfinished: some group of points needs more steps, or none is short enough.
     """
     start, end = times_with_density(model, start=start, end=end)
-    how = Steps(method, rtol, atol, max_steps)
+    how = Steps(method, *_tolerances(x, rtol, atol), max_steps)
+    if on_device(x):
+        from refdiff.dynamics import device_flow  # late: Numba takes a third of a second to import
+
+        return device_flow.flow(model, x, start, end, how, log_density)
     rows, restore = points("x", x, model.dim)
     before, after = (model.process.offset(t).value for t in (start, end))
     model, rows = model.centred, rows - before
@@ -75,6 +81,17 @@ def flow(
             run.together(group, lambda at, t: _field(model, at, t, log_density), how)
     run.x += after
     return run.flow(restore)
+
+
+def _tolerances(x: ArrayLike, rtol: float | None, atol: float | None) -> tuple[float, float]:
+    """rtol and atol, what is usual for x in place of None."""
+    single = on_device(x) and getattr(x, "dtype", None) == np.float32
+    usual = SINGLE_TOLERANCES if single else TOLERANCES
+    rtol = usual[0] if rtol is None else real_scalar("rtol", rtol)
+    if single and rtol < LEAST_SINGLE:
+        raise ValueError(f"rtol must be at least {LEAST_SINGLE:.3g} for points of float32 on a GPU, which computes in "
+                         f"float32, got {rtol}: pass points of float64, or a larger rtol")  # fmt: skip
+    return rtol, usual[1] if atol is None else atol
 
 
 def _field(model: ExactModel, x: Array, t: float, log_density: bool) -> tuple[Array, Array | None]:
@@ -91,26 +108,8 @@ def _compiled(model: ExactModel, count: int, ends: tuple[float, float]) -> Affin
         return None
     from refdiff import compiled  # late: Numba takes a third of a second to import
 
-    places = [_place(process, t) for t in ends]
-    applies = all(compiled.applies(law, np.array([[c], [left * (1 + c)]])) for c, left, _ in places)
+    applies = all(compiled.applies(law, circle.when(circle.place(process, t))) for t in ends)
     return process if applies else None
-
-
-# ---------------------------------------------------------------------- Numba: on the circle
-
-
-@cache
-def _pair(method: str) -> Any:
-    """SciPy's coefficients as the kernel takes them."""
-    from refdiff.kernels.numba.adaptive import Pair
-
-    solver = METHODS[method]
-    stages = solver.n_stages
-    rows = np.zeros((stages + 1, stages))
-    rows[:stages, : solver.A.shape[1]] = solver.A[:stages]
-    rows[stages] = solver.B
-    errors = np.array([solver.E5, solver.E3] if method == "dop853" else [solver.E])
-    return Pair(np.append(solver.C[:stages], 1.0), rows, errors, solver.error_estimator_order + 1.0)
 
 
 def _by_kernel(
@@ -127,45 +126,16 @@ def _by_kernel(
     from refdiff.kernels.numba.compiling import blocks
     from refdiff.kernels.numba.tiles import LANES
 
-    mixture, (first, last) = compiled.mixture(model.distribution), (_place(process, t) for t in (run.start, run.end))
-    way = _way(mixture, first, last, how)
+    mixture, first, last = (
+        compiled.mixture(model.distribution),
+        *(circle.place(process, t) for t in (run.start, run.end)),
+    )
+    way = circle.way(mixture, first, last, how)
     count = -(-len(rows) // LANES)
     counts, reached = np.zeros((count, 4), dtype=np.int64), np.zeros(count)
-    arguments = (rows / first[2], _pair(how.method), way, mixture, run.x, run.change, counts, reached)
+    arguments = (rows / first[2], circle.pair(how.method), way, mixture, run.x, run.change, counts, reached)
     blocks(adaptive.flow, count, *arguments, threads=threads)
     run.x *= last[2]
     if run.change is not None:
         run.change -= model.dim * np.log(last[2] / first[2])
-    for block, group in enumerate(run.groups(LANES)):
-        ended, accepted, rejected, evaluations = counts[block].tolist()
-        run.counts[group] = evaluations, accepted, rejected
-        if ended == adaptive.TOO_SHORT and accepted + rejected == 0:
-            raise ValueError(TOO_FAR.format(what="x"))
-        if ended != adaptive.DONE:
-            part = (reached[block] - way.start) / (way.end - way.start)
-            run.fail(group, f"{why(ended == adaptive.TOO_SHORT, how.max_steps)} after {part:.3g} of the way")
-
-
-def _way(mixture: Any, first: _Place, last: _Place, how: Steps) -> Any:
-    """Where the kernel's flow goes and how."""
-    from refdiff.kernels.numba.adaptive import Way
-
-    # the variance under which no component varies, and the extent beyond which none reaches
-    delta = min(float(mixture.variances.min()) / 2, 1.0)
-    floor = 1 / np.sqrt(1 + (mixture.means**2).sum(axis=1).max() + mixture.variances.max())
-    start, end = (_clock(place, delta, floor) for place in (first, last))
-    return Way(start, end, delta, floor, how.rtol, how.atol / last[2], how.max_steps)
-
-
-def _place(process: AffineProcess, t: float) -> _Place:
-    """c = alpha / r, 1 - c and r = sqrt(alpha^2 + sigma^2) at a time."""
-    c = process.coefficients(t)
-    alpha, sigma = float(c.alpha), float(c.sigma)
-    r = float(np.hypot(alpha, sigma))
-    return alpha / r, (sigma / r) * (sigma / (r + alpha)), r
-
-
-def _clock(place: _Place, delta: float, floor: float) -> float:
-    """u = log((1 - c + delta) / (c + floor)^2) / 2."""
-    c, left, _ = place
-    return float(np.log(left + delta) / 2 - np.log(c + floor))
+    circle.record(run, counts, (reached - way.start) / (way.end - way.start), LANES, how)
