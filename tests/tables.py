@@ -3,9 +3,12 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from refdiff import FlowMatching, VPLinear
+from refdiff import FlowMatching, VPLinear, backends
 from refdiff.samplers.recorder import Recorder
+from refdiff.samplers.running import run
 
+EPS, MOVE = np.finfo(float).eps, 2.0**-28
+NORMAL = 5.0  # no normal of these tests is larger
 PROCESSES = {"VP": VPLinear(), "FM": FlowMatching()}
 
 
@@ -51,3 +54,32 @@ def follow(tableau, model, x, normals):
             answers[k] = model(y, tableau.times[k])
         stages.append(y)
     return np.array(stages)
+
+
+def unit(tableau, model, x, seed, expected):
+    """For every stage, shape (s,), what moves of the size of one rounding do to it: what a run's error is measured in.
+
+    The NumPy loop, whose stages are `expected`, is run again with each of the model's arguments and answers moved by
+    2^-28 of the largest. The unit is what that does to a stage, scaled to eps, and the size of the terms that are
+    summed for it.
+    """
+    rng, answers = np.random.default_rng(1), []
+
+    def moved(a):
+        return a + MOVE * np.abs(a).max() * rng.standard_normal(a.shape)
+
+    def answer(y, t):
+        with backends.use("numpy"):
+            answers.append(moved(model.predict(moved(y), t, tableau.prediction)))
+        return answers[-1]
+
+    paths = run(tableau, answer, x, seed, trajectory=True)
+    size = np.abs(paths - expected).max(axis=(1, 2)) / MOVE
+    stages = np.abs(expected).max(axis=(1, 2))
+    outputs = dict(zip(np.flatnonzero(tableau.evaluated), (np.abs(a).max() for a in answers), strict=True))
+    sizes = stages, outputs, dict.fromkeys(range(tableau.draws), NORMAL)
+    terms = [
+        sum(np.abs(w).max() * sizes[kind][j] for kind, part in enumerate(tableau.row(k)) for j, w in part)
+        for k in range(tableau.stages)
+    ]
+    return EPS * (size + stages + terms)

@@ -1,8 +1,6 @@
 """The fused run against the NumPy loop for every family.
 
-What rounding can do to a run is measured, not guessed: the NumPy loop is run again with each of the model's arguments
-and answers moved by 2^-28 of the largest. What that does to a stage, scaled to eps, and the size of the terms that
-are summed for it are the unit of its error.
+What rounding can do to a run is measured, not guessed: `tables.unit`.
 """
 
 from dataclasses import replace
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config
-from tables import tableaus
+from tables import tableaus, unit
 
 from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, GaussianMixture, VPLinear, backends, compiled
 from refdiff.kernels.numba import compiling
@@ -29,10 +27,8 @@ INTERPRETED = bool(config.DISABLE_JIT)
 FAMILIES = dict(list(families().items())[::20]) if INTERPRETED else families()
 SOME = list(FAMILIES)[::3]
 EVERY = pytest.mark.parametrize("name", FAMILIES)
-EPS, MOVE = np.finfo(float).eps, 2.0**-28
 # Roundings of a stage and of an answer: a dozen or two, each of them half an eps of a term.
 ROUNDINGS = 16
-NORMAL = 5.0  # no normal of these tests is larger
 POINTS = 3 if INTERPRETED else LANES + 6
 
 LAW = GaussianMixture.isotropic(
@@ -62,30 +58,6 @@ def start(tableau, model, n=POINTS):
 def on(name, *arguments, **options):
     with backends.use(name):
         return run(*arguments, **options)
-
-
-def unit(tableau, model, x, seed, expected):
-    """For every stage, what moves of the size of one rounding do to it."""
-    rng, answers = np.random.default_rng(1), []
-
-    def moved(a):
-        return a + MOVE * np.abs(a).max() * rng.standard_normal(a.shape)
-
-    def answer(y, t):
-        with backends.use("numpy"):
-            answers.append(moved(model.predict(moved(y), t, tableau.prediction)))
-        return answers[-1]
-
-    paths = run(tableau, answer, x, seed, trajectory=True)
-    size = np.abs(paths - expected).max(axis=(1, 2)) / MOVE
-    stages = np.abs(expected).max(axis=(1, 2))
-    outputs = dict(zip(np.flatnonzero(tableau.evaluated), (np.abs(a).max() for a in answers), strict=True))
-    sizes = stages, outputs, dict.fromkeys(range(tableau.draws), NORMAL)
-    terms = [
-        sum(np.abs(w).max() * sizes[kind][j] for kind, part in enumerate(tableau.row(k)) for j, w in part)
-        for k in range(tableau.stages)
-    ]
-    return EPS * (size + stages + terms)
 
 
 def far(tableau, model, x, seed=7, changed=None):

@@ -296,3 +296,33 @@ def test_bad_places_are_named(function, change, error, message):
 def test_bad_words_are_named(counter, key, error, message):
     with pytest.raises(error, match=message):
         random.philox(counter, key)
+
+
+# ---------------------------------------------------------------------- on a device
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int64, np.uint32])
+def test_particles_on_a_device_have_their_numbers_there(cupy, kind):
+    particles = np.array([0, 7, 2**31, 3], dtype=kind)
+    assert np.array_equal(random.uniforms(9, cupy.asarray(particles), 2, 5).get(), random.uniforms(9, particles, 2, 5))
+    found, expected = random.normals(9, cupy.asarray(particles[::-1]), 2, 5).get(), random.normals(9, particles, 2, 5)
+    # log, sqrt, sine and cosine are off by a few units each, in the radius and in the direction
+    assert (abs(found[::-1] - expected) <= 16 * np.spacing(abs(expected))).all()
+    assert not np.isclose(found, expected).all()
+    assert random.normals(np.random.default_rng(1), cupy.zeros(0, dtype=kind), 2, 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("particles", "error", "message"),
+    [
+        (np.zeros(2), TypeError, "particles must be whole numbers"),
+        (np.zeros((2, 2), dtype=int), ValueError, r"particles must have shape \(n,\)"),
+        (np.array([3, -1]), ValueError, "particles must not be negative, got -1"),
+    ],
+)
+def test_particles_on_a_device_that_are_none_are_refused(cupy, particles, error, message):
+    for question in (random.normals, random.uniforms):
+        with pytest.raises(error, match=message):
+            question(0, cupy.asarray(particles), 0, 1)
+    with pytest.raises(ValueError, match="draw must be in"):
+        random.normals(0, cupy.zeros(1, dtype=np.uint64), -1, 1)
