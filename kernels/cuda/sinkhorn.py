@@ -30,8 +30,7 @@ NARROW = 16  # axes that stay in registers
 TILE, ROWS, AXES = 128, 64, 16  # as the sources have them: points y at a time, points x of a block, axes at a time
 WIDE_SHARED = AXES * (ROWS + 4 + 32 + 4)  # numbers in shared memory
 VALUES = 8  # columns at a time
-# Parts have so many points y at least, what a thread does between two visits to memory, and there are so many at most
-LEAST, PARTS = 512, 32
+PARTS = 32  # of points y, at most
 SMALL = 2**24  # bytes that are taken without asking how many there are
 
 
@@ -54,11 +53,13 @@ def soft_minima(x: Any, y: Any, h: Any, scale: float, order: float, products: bo
     products = products and order == 2 and x.shape[1] > NARROW
     squares = [(z * z).sum(axis=1) * x.dtype.type(scale) for z in (x, y)] if products else []
     heights = h - squares[1] if products else h
+    join = kernel("sinkhorn_sums", "join_minima", x.dtype)
     for rows in _tiles(len(x), 2 * parts * x.itemsize, "the sums of soft minima"):
-        partial = cupy().empty((parts, 2, len(x[rows])), dtype=x.dtype)
+        count = len(x[rows])
+        partial = cupy().empty((parts, 2, count), dtype=x.dtype)
         _ask("minima", x[rows], y, heights, 2 * scale if products else scale, order, partial, products=products)
-        join = kernel("sinkhorn_sums", "join_minima", x.dtype)
-        launch(join, len(x[rows]), partial, np.int64(len(x[rows])), np.int32(parts), out[rows])
+        launch(join, count, partial, np.int64(count), np.int32(parts), out[rows])
+        del partial  # before others are asked for
     return out + squares[0] if products else out
 
 
@@ -73,27 +74,10 @@ def soft_means(x: Any, y: Any, h: Any, scale: float, order: float, minima: Any, 
     Raises:
         MemoryError: what parts come to, or one row of what weighs the points y, does not fit.
     """
-    k = values.shape[1]
-    out, (parts, length) = cupy().empty((len(x), k), dtype=x.dtype), parts_of(len(y))
-    wide = x.shape[1] > NARROW
-    row_bytes = ((VALUES + 1) * parts + (len(y) if wide else 0)) * x.itemsize
-    for rows in _tiles(len(x), row_bytes, "the means"):
-        given = (x[rows], y, h, scale, order)
-        held = shares(*given, minima[rows]) if wide else None
-        count = np.int64(len(x[rows]))
-        for column in range(0, k, VALUES):
-            width = min(VALUES, k - column)
-            partial = cupy().empty((parts, width + 1, len(x[rows])), dtype=x.dtype)
-            table = values, np.int32(k), np.int32(column), partial
-            if wide:
-                absorb = kernel("sinkhorn_sums", "absorb", x.dtype, VALUES=width)
-                sizes = count, np.int64(len(y)), np.int64(length)
-                shared = TILE * width * x.itemsize
-                launch(absorb, int(count), held, *sizes, *table, shared=shared, rows=parts)
-            else:
-                _ask("means", *given, minima[rows], *table, width=width)
-            join = kernel("sinkhorn_sums", "join_means", x.dtype, VALUES=width)
-            launch(join, int(count), partial, count, np.int32(parts), np.int32(k), np.int32(column), out[rows])
+    out = cupy().empty((len(x), values.shape[1]), dtype=x.dtype)
+    held = len(y) if x.shape[1] > NARROW else 0
+    for rows in _tiles(len(x), ((VALUES + 1) * parts_of(len(y))[0] + held) * x.itemsize, "the means"):
+        _means((x[rows], y, h, scale, order, minima[rows]), values, out[rows])
     return out
 
 
@@ -103,9 +87,8 @@ def mean_powers(x: Any, y: Any, h: Any, scale: float, order: float, minima: Any)
     for rows in _tiles(len(x), 2 * parts * x.itemsize, "the mean costs"):
         partial = cupy().empty((parts, 2, len(x[rows])), dtype=x.dtype)
         _ask("powers", x[rows], y, h, scale, order, minima[rows], partial)
-        join = kernel("sinkhorn_sums", "join_means", x.dtype, VALUES=1)
-        sizes = np.int64(len(x[rows])), np.int32(parts), np.int32(1), np.int32(0)
-        launch(join, len(x[rows]), partial, *sizes, out[rows])
+        _join_means(partial, 1, 0, out[rows])
+        del partial  # before others are asked for
     return out
 
 
@@ -125,8 +108,33 @@ def shares(x: Any, y: Any, h: Any, scale: float, order: float, minima: Any) -> A
 
 def parts_of(count: int) -> tuple[int, int]:
     """Into how many parts so many points y go, and how many points each but the last one has."""
-    length = TILE * -(-max(LEAST, -(-count // PARTS)) // TILE)
+    length = TILE * -(-count // (PARTS * TILE))
     return -(-count // length), length
+
+
+def _means(given: tuple[Any, ...], values: Any, out: Any) -> None:
+    """The means of some rows: `given` are x, y, h, s, r and M."""
+    x, y = given[:2]
+    k, (parts, length) = values.shape[1], parts_of(len(y))
+    held = shares(*given) if x.shape[1] > NARROW else None
+    for column in range(0, k, VALUES):
+        width = min(VALUES, k - column)
+        partial = cupy().empty((parts, width + 1, len(x)), dtype=x.dtype)
+        table = values, np.int32(k), np.int32(column), partial
+        if held is None:
+            _ask("means", *given, *table, width=width)
+        else:
+            absorb = kernel("sinkhorn_sums", "absorb", x.dtype, VALUES=width)
+            sizes = np.int64(len(x)), np.int64(len(y)), np.int64(length)
+            launch(absorb, len(x), held, *sizes, *table, shared=TILE * width * x.itemsize, rows=parts)
+        _join_means(partial, k, column, out)
+
+
+def _join_means(partial: Any, k: int, column: int, out: Any) -> None:
+    """Columns from `column` on of means (n, k) from sums (parts, columns + 1, n)."""
+    parts, width, n = partial.shape
+    join = kernel("sinkhorn_sums", "join_means", partial.dtype, VALUES=width - 1)
+    launch(join, n, partial, np.int64(n), np.int32(parts), np.int32(k), np.int32(column), out)
 
 
 def _tiles(rows: int, row_bytes: int, what: str) -> Iterator[slice]:

@@ -9,7 +9,7 @@ f and g are taken in turns, in logarithms, so that no eps is too small. (f + t, 
 the plan's rows are right, and what its columns lack is known when g is next computed.
 
 Updates may go beyond, and Newton's steps end what is small: `turns` says how. Points on a GPU stay there, with their
-potentials: four numbers come back from each pair of updates. Sources: PODB-74, PODB-75; Cuturi 2013, "Sinkhorn
+potentials: a few numbers come back from each pair of updates. Sources: PODB-74, PODB-75; Cuturi 2013, "Sinkhorn
 distances"; Pooladian and Niles-Weed 2021, "Entropic estimation of optimal transport maps", for the map.
 """
 
