@@ -6,12 +6,15 @@ the growth of errors along the steps is not guessed.
 
 from dataclasses import replace
 from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from emulator.building import COMPILER
 from emulator.cupy import standing_in
-from tables import EPS, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import EPS, tableaus, unit
 
 from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, GaussianMixture, VPLinear, backends, random
 from refdiff.kernels.cuda import tableau as kernels
@@ -101,6 +104,29 @@ def test_a_seed_gives_the_stages_of_the_numpy_loop(cupy, name):
     if tableau.stochastic:
         for other in ({"seed": 8}, {"seed": 7, "particle": 1}):
             assert far(run(tableau, model, cupy.asarray(x), **other, trajectory=True).get(), expected, roundings) > 1e6
+
+
+@emulated
+@settings(max_examples=10)
+@given(st.data(), st.integers(0, 2**64 - 1), st.booleans())
+def test_any_table_is_that_of_the_numpy_loop(data, seed, per_axis):
+    tableau = data.draw(tableaus(per_axis=3 if per_axis else None, process=VP))
+    model = ExactModel(law("isotropic", 3), VP)
+    x = model.sample(5, 0.9, 0)
+    with backends.use("numpy"):
+        expected = run(tableau, model, x, seed, trajectory=True)
+    # windows of any length in memory: compiled once
+    with standing_in() as cupy, patch.object(kernels, "REGISTERS", 0):
+        found = run(tableau, model, cupy.asarray(x), seed, trajectory=True).get()
+    assert far(found, expected, unit(tableau, model, x, seed, expected)) <= ROUNDINGS
+
+
+@pytest.mark.parametrize("name", ["ddpm", "two draws, x/sigma"])
+def test_registers_and_memory_keep_the_same_bits(cupy, name):
+    tableau, model, x, _, _ = case(name)
+    inside = run(tableau, model, cupy.asarray(x), 7).get()
+    with patch.object(kernels, "REGISTERS", 0):
+        assert np.array_equal(run(tableau, model, cupy.asarray(x), 7).get(), inside)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "unipc, one basis"])

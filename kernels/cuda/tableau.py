@@ -49,18 +49,18 @@ def run(start: Any, table: Table, mixture: mixtures.Mixture, key: int, particle:
     """
     xp, (n, dim), size = cupy(), start.shape, start.itemsize
     stages, (states, outputs) = len(table.evaluated), (max(1, back) for back in table.window)
+    row = (states + outputs) * dim
     shape = (stages, n, dim) if every else (n, dim)
     out = xp.empty(shape, start.dtype)
     wide = int(max(table.weights.shape[1], table.scale.shape[1]) > 1)
     defined = mixtures.numbers(mixture, table.at.shape[-1] == 1, size)
-    row = (states + outputs) * dim
-    inside = row * size <= REGISTERS
-    slots = {"STATES": states, "OUTPUTS": outputs} if inside else {"STATES": 0, "OUTPUTS": 0}
+    kept = rings(states, outputs, dim, size)
+    inside = kept["STATES"] > 0
     blocks = min(-(-n // THREADS), BLOCKS * xp.cuda.Device().attributes["MultiProcessorCount"])
     if not inside:
         blocks = rows_at_once(blocks, row * size * THREADS, 0, "a window of this table for 128 points")
     work = xp.empty(0 if inside else row * THREADS * blocks, start.dtype)
-    chosen = kernel("tableau", "run", start.dtype, **defined, **slots, WIDE=wide, THREADS=THREADS)
+    chosen = kernel("tableau", "run", start.dtype, **defined, **kept, WIDE=wide, THREADS=THREADS)
     numbers = (np.int32(stages), np.int32(states), np.int32(outputs), np.uint64(key), np.uint64(particle))
     arguments = (
         *mixtures.arguments(mixture, defined),
@@ -74,6 +74,12 @@ def run(start: Any, table: Table, mixture: mixtures.Mixture, key: int, particle:
     shared = mixtures.shared_bytes(defined, size)
     launch(chosen, blocks * THREADS if n else 0, start, np.int64(n), *arguments, shared=shared)
     return out
+
+
+def rings(states: int, outputs: int, dim: int, itemsize: int) -> dict[str, int]:
+    """What the kernel is compiled for: how many stages and outputs are kept in registers, where they are few."""
+    inside = (states + outputs) * dim * itemsize <= REGISTERS
+    return {"STATES": states, "OUTPUTS": outputs} if inside else {"STATES": 0, "OUTPUTS": 0}
 
 
 def _sent(table: Table, slots: tuple[int, int], width: int, dtype: Any) -> tuple[Any, ...]:
