@@ -122,8 +122,9 @@ def _median_on_device(x: Any, y: Any) -> float:
     from refdiff.kernels.cuda import pair_sums  # late: nothing but GPUs needs it
     from refdiff.kernels.cuda.device import cupy
 
-    both = cupy().concatenate([x, y])
-    seen = both[cupy().asarray(_seen(len(both)))]
+    places = _seen(len(x) + len(y))
+    of_x, of_y = (cupy().asarray(part) for part in (places[places < len(x)], places[places >= len(x)] - len(x)))
+    seen = cupy().concatenate([x[of_x], y[of_y]])
     distances = cupy().sort(pair_sums.values(pair_sums.DISTANCE, 1.0, 1.0, seen, seen).ravel())[len(seen) :: 2]
     middle = len(distances) // 2
     return float(distances[middle - 1 + len(distances) % 2 : middle + 1].mean(dtype=np.float64))
