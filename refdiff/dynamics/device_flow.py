@@ -58,7 +58,7 @@ def _on_the_circle(model: ExactModel, run: Run, rows: Any, how: Steps) -> None:
     )
     run.x = found.y * last[2]
     if run.change is not None:
-        run.change = found.change - model.dim * np.log(last[2] / first[2])
+        run.change = found.change - model.dim * float(np.log(last[2] / first[2]))
     circle.record(run, found.counts, (found.reached - way.start) / (way.end - way.start), found.size, how)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refdiff.arguments import Array, answered, one_of, points, real_array, real_scalar, single_precision, whole_number
+from refdiff.backends import on_device
 from refdiff.distributions import GaussianMixture
 from refdiff.dynamics.flow import flow
 from refdiff.dynamics.stepping import Flow, Run, Steps, times_with_density
@@ -82,7 +83,8 @@ def log_likelihood(
 
     Args:
         model: an ExactModel, or a VelocityField of the user's own.
-        x: points at the time `start`, shape (..., d).
+        x: points at the time `start`, shape (..., d); of CuPy for an ExactModel and its exact divergence, as `flow` has
+            them. For those of float32 rtol and atol must be given.
         start: 0, data, unless given.
         end: where the prior is: T unless given. A field may run to either side, and has no T.
         prior: the law at `end`, or its log density (n, d) -> (n,); the model's own marginal unless given. A field has
@@ -104,7 +106,9 @@ def log_likelihood(
     start, end = _ends(model, start, end)
     one_of("divergence", divergence, ("exact", *PROBES))
     density = _log_density(model, prior, end)
-    how, x64 = Steps(method, rtol, atol, max_steps), real_array("x", x)
+    how = Steps(method, rtol, atol, max_steps)
+    there = on_device(x) and divergence == "exact" and isinstance(model, ExactModel)
+    x64: Any = x if there else real_array("x", x)
     settings: dict[str, Any] = {"method": how.method, "rtol": how.rtol, "atol": how.atol, "max_steps": how.max_steps}
     if divergence != "exact":
         found, estimate = _estimated(model, x64, (start, end), divergence, probes, seed, how, batch)
@@ -114,7 +118,7 @@ def log_likelihood(
         else:
             found = field_flow(model, x64, start, end, log_density=True, batch=batch, **settings)
         volume = -found.log_density_change
-        estimate = TraceEstimate(volume, np.zeros_like(volume)[()], np.asarray(volume)[None])
+        estimate = TraceEstimate(volume, 0 * abs(volume), (volume if there else np.asarray(volume))[None])
     log_prior = density(found.x)
     volume = estimate.value
     error, forms = estimate.standard_error, estimate.forms
