@@ -58,7 +58,7 @@ def test_distances_on_the_line_keep_their_digits_far_from_0():
 def test_sums_on_a_device_are_those_here(cupy, name):
     rng = np.random.default_rng(4)
     x, y, w = rng.normal(size=(31, 3)), rng.normal(size=(20, 3)), rng.random(20)
-    found = pairs.row_sums_on_device(KERNELS[name], *(cupy.asarray(part) for part in (x, y, w)))
+    found = row_sums(KERNELS[name], *(cupy.asarray(part) for part in (x, y, w)))
     expected = row_sums(KERNELS[name], x, y, w)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.get(), other, rtol=1e-13)

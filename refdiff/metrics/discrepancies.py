@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from refdiff.expectations import Estimate
 from refdiff.metrics.compared import Compared, Side, is_points, samples_on_device, sides, weighted_points
-from refdiff.metrics.pairs import row_sums, row_sums_on_device
+from refdiff.metrics.pairs import row_sums
 from refdiff.metrics.similarities import DISTANCE, Kernel, means_over
 
 SEEN = 1024  # points whose distances have the median: half a million distances
@@ -202,7 +202,7 @@ def _rows_on_device(kernel: Kernel, x: Any, y: Any) -> Rows:
     """The same of samples (n, d) and (m, d) there; weights are ones, which float32 does not round."""
     from refdiff.kernels.cuda.device import cupy  # late: nothing but GPUs needs it
 
-    rows, squares = (part / len(y) for part in row_sums_on_device(kernel, x, y, cupy().ones(len(y), dtype=y.dtype)))
+    rows, squares = (part / len(y) for part in row_sums(kernel, x, y, cupy().ones(len(y), dtype=y.dtype)))
     if x is y:
         rows, squares = _others(kernel, rows, squares)
     return Rows(rows, float(rows.mean()), float(squares.mean()), 0.0)

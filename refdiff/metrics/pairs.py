@@ -15,13 +15,23 @@ from typing import Any
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.backends import numba_pays
+from refdiff.backends import numba_pays, on_device
 from refdiff.distributions.covariances import TILE
 from refdiff.metrics.similarities import DISTANCE, Kernel
 
 
-def row_sums(kernel: Kernel, x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
-    """S and T, (n,), at points x (n, d) for points y (m, d) with `weights` (m,), of a `kernel`."""
+def row_sums(kernel: Kernel, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
+    """S and T, (n,), at points x (n, d) for points y (m, d) with `weights` (m,), of a `kernel`.
+
+    Contiguous arrays of CuPy of one type are answered by float64 on their device. Terms are computed in their type, and
+    none is lost in sums of float32.
+
+    Raises:
+        MemoryError: sums for a part of the points do not fit on the device.
+        ValueError: float32 cannot hold the scale of the kernel.
+    """
+    if on_device(x):
+        return _on_device(kernel, x, y, weights)
     if kernel is DISTANCE and x.shape[1] == 1:
         return _on_the_line(x[:, 0], y[:, 0], weights)
     if numba_pays(len(x), len(y), x.shape[1]):
@@ -48,15 +58,7 @@ def row_sums(kernel: Kernel, x: Array, y: Array, weights: Array) -> tuple[Array,
     return result[0], result[1]
 
 
-def row_sums_on_device(kernel: Kernel, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
-    """S and T, float64 (n,) on the device of x (n, d), y (m, d) and `weights` (m,), which are of one type.
-
-    Terms are computed in that type, and none is lost in sums of float32.
-
-    Raises:
-        MemoryError: sums for a part of the points do not fit.
-        ValueError: float32 cannot hold the scale of the kernel.
-    """
+def _on_device(kernel: Kernel, x: Any, y: Any, weights: Any) -> tuple[Any, Any]:
     from refdiff.kernels.cuda import pair_sums  # late: nothing but GPUs needs it
 
     name, scale, power = kernel.compiled
