@@ -206,7 +206,7 @@ def test_little_memory_takes_fewer_blocks_and_too_little_says_so():
         assert np.array_equal(run(tableau, model, cupy.asarray(many), 7).get(), whole)
         assert [grid[0] for _, grid, *_ in cupy.state.launches] == [3, 2]
         cupy.state.total = 64
-        with pytest.raises(MemoryError, match="a window of this table for 128 points needs"):
+        with pytest.raises(MemoryError, match="a window of this table for 32 points needs"):
             run(tableau, model, cupy.asarray(x), 7)
     assert abs(whole[: len(x)] - expected[-1]).max() <= ROUNDINGS * roundings[-1]
 

@@ -2,14 +2,14 @@
 #include "philox.cuh"
 
 // The table of kernels/numba/tableau, fused over its stages: a thread takes a point through all of them. Beside what
-// mixture.cuh wants, the host defines WIDE, whether each axis has weights of its own; THREADS of a block; and STATES and
-// OUTPUTS, how many earlier stages and outputs are kept in registers, or 0 and 0 where they are kept in memory.
+// mixture.cuh wants, the host defines WIDE, whether each axis has weights of its own; the most THREADS of a block; and
+// STATES and OUTPUTS, how many earlier stages and outputs are kept in registers, both 0 where memory keeps them.
 //
 // Normals are made where they are added, from their counters: none is kept.
 
 #define WIDTH (WIDE ? DIM : 1)  // weights of a term
 
-// Terms starts[k] .. starts[k + 1] - 1 make stage k: kind 0 a stage, 1 an output, 2 a normal; place: of a slot, or a draw.
+// Terms starts[k] .. starts[k + 1] - 1 make stage k: kind 0 a stage, 1 an output, 2 a normal; place: a slot, or a draw.
 struct Table {
     const int* kinds;
     const uint32* places;
@@ -17,8 +17,9 @@ struct Table {
     const int *starts, *evaluated;
     const real* scale;  // (stages, WIDTH)
 };
-#define TABLE_ARGUMENTS \
-    const int *kinds, const uint32 *places, const real *weights, const int *starts, const int *evaluated, const real *scale
+#define TABLE_ARGUMENTS                                                                           \
+    const int *kinds, const uint32 *places, const real *weights, const int *starts, const int *evaluated, \
+        const real *scale
 #define TABLE {kinds, places, weights, starts, evaluated, scale}
 
 #if STATES

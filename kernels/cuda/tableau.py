@@ -20,6 +20,7 @@ import numpy as np
 from refdiff.kernels.cuda import mixture as mixtures
 from refdiff.kernels.cuda.device import THREADS, cupy, kernel, launch, rows_at_once
 
+WARP = 32  # threads of a block where points are so few that multiprocessors would stand idle
 BLOCKS = 8  # of a multiprocessor: about as many as it holds at a time; each has memory of its own for what it keeps
 REGISTERS = 96  # bytes of a point's earlier stages and outputs that are kept in registers: a tenth of a thread's
 SOURCES = 8  # arrays that one launch of `combine` adds up
@@ -56,10 +57,12 @@ def run(start: Any, table: Table, mixture: mixtures.Mixture, key: int, particle:
     defined = mixtures.numbers(mixture, table.at.shape[-1] == 1, size)
     kept = rings(states, outputs, dim, size)
     inside = kept["STATES"] > 0
-    blocks = min(-(-n // THREADS), BLOCKS * xp.cuda.Device().attributes["MultiProcessorCount"])
+    processors = xp.cuda.Device().attributes["MultiProcessorCount"]
+    threads = THREADS if n > THREADS * processors else WARP
+    blocks = min(-(-n // threads), BLOCKS * processors)
     if not inside:
-        blocks = rows_at_once(blocks, row * size * THREADS, 0, "a window of this table for 128 points")
-    work = xp.empty(0 if inside else row * THREADS * blocks, start.dtype)
+        blocks = rows_at_once(blocks, row * size * threads, 0, f"a window of this table for {threads} points")
+    work = xp.empty(0 if inside else row * threads * blocks, start.dtype)
     chosen = kernel("tableau", "run", start.dtype, **defined, **kept, WIDE=wide, THREADS=THREADS)
     numbers = (np.int32(stages), np.int32(states), np.int32(outputs), np.uint64(key), np.uint64(particle))
     arguments = (
@@ -72,7 +75,7 @@ def run(start: Any, table: Table, mixture: mixtures.Mixture, key: int, particle:
         out,
     )
     shared = mixtures.shared_bytes(defined, size)
-    launch(chosen, blocks * THREADS if n else 0, start, np.int64(n), *arguments, shared=shared)
+    launch(chosen, blocks * threads if n else 0, start, np.int64(n), *arguments, shared=shared, threads=threads)
     return out
 
 
