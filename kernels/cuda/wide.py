@@ -14,6 +14,7 @@ numbers unless the environment variable CUPY_TF32 says otherwise, which is refus
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,16 @@ def turned(x: Any, matrix: Any) -> Any:
     return out
 
 
+def refuse_short_products(dtype: Any) -> None:
+    """Check that products of numbers of a type are not of shorter ones.
+
+    Raises:
+        ValueError: CUPY_TF32 is set, and numbers are float32.
+    """
+    if dtype == np.float32 and int(os.environ.get("CUPY_TF32", "0")) > 0:
+        raise ValueError("CUPY_TF32 must not be set: products in float32 are then of numbers with 10 bits, not 23")
+
+
 def predict(x: Any, mixture: Any, at: Any, route: str | None = None) -> tuple[Any, Any]:
     """Outputs (n, d) and log densities (n,) at points x (n, d).
 
@@ -102,6 +113,7 @@ def predict(x: Any, mixture: Any, at: Any, route: str | None = None) -> tuple[An
         MemoryError: not even a tile with one component fits in half of what memory is free.
         ValueError: CUPY_TF32 is set, and numbers are float32.
     """
+    refuse_short_products(x.dtype)
     turns = len(mixture.bases)
     if turns > 1:
         return wide_full.predict(x, mixture, at)
@@ -118,7 +130,12 @@ def divergence(x: Any, mixture: Any, at: Any, route: str | None = None) -> tuple
     """Outputs (n, d) and their divergences (n,) at points x (n, d): arguments and errors as of `predict`.
 
     Two sweeps, as in kernels.numba.fields: no two large numbers meet in a sum of products.
+
+    Raises:
+        MemoryError: as `predict` does.
+        ValueError: likewise.
     """
+    refuse_short_products(x.dtype)
     turns = len(mixture.bases)
     if turns > 1:
         return wide_full.divergence(x, mixture, at)

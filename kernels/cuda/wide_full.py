@@ -122,8 +122,8 @@ def _summed(x: Any, mixture: Any, at: Any, work: Tiles) -> Sums:
         xp.matmul(turned, group.bases.transpose(0, 2, 1), out=away)
         law = np.int64(taken), np.int64(HEIGHT), *group.law, group.when, work.pairs, np.int32(group.first), work.falls
         group.run("absorb", taken * dim, away, *law, found.sums[rows])
-    ends = found.tops, found.totals, found.sums, found.logp
-    launch(kernel("wide_full", "finish", dtype), n * dim, np.int64(n), np.int32(dim), *ends)
+    sums = found.tops, found.totals, found.sums, found.logp
+    launch(kernel("wide_full", "finish", dtype), n * dim, np.int64(n), np.int32(dim), *sums)
     return found
 
 

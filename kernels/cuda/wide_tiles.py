@@ -16,7 +16,6 @@ u half a unit in the last place, in whatever order sums are made; differences ar
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from refdiff.kernels.cuda.device import cupy, kernel, launch, rows_at_once
 
 TILE = 4096  # components: a product of matrices this long fills a device with half of the points below
+TALL = ((256, 2048), (np.inf, 512))  # points, by axes: products of few axes need more of them to be worth a launch
 PAIR_THREADS, ROW_THREADS, STEP, FAN = 256, 128, 16, {4: 8, 8: 4}  # as in wide.cuh, FAN by bytes of a number
 LOG2_E = 1.4426950408889634
 SPARE = 40.0  # bits: components so narrow that |B_k| sqrt(T_k) is 2^24 times that of others are felt all the same
@@ -33,8 +33,8 @@ ROUTES = ("products", "screened", "differences")
 
 
 def points_at_once(dim: int) -> int:
-    """Points of a tile: a product of fewer axes needs more of them to be worth its launch."""
-    return 2048 if dim < 256 else 512
+    """Points of a tile."""
+    return next(height for most, height in TALL if dim < most)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,9 @@ def problem(mixture: Any, at: Any, route: str | None, values: bool) -> Problem:
 
     Raises:
         MemoryError: a tile of one component does not fit.
-        ValueError: CUPY_TF32 is set, and numbers are float32.
     """
     xp, (count, dim), form = cupy(), mixture.means.shape, _form(mixture, at)
     dtype = mixture.means.dtype
-    if dtype == np.float32 and int(os.environ.get("CUPY_TF32", "0")) > 0:
-        raise ValueError("CUPY_TF32 must not be set: products in float32 are then of numbers with 10 bits, not 23")
     when = xp.asarray(np.ascontiguousarray(np.broadcast_to(at, (5, dim if form else 1))).astype(dtype))
     centre = mixture.means[:: max(1, count // 1024)].mean(axis=0)
     axes, each, trace, log_det = when, when, when, when
@@ -233,6 +230,6 @@ def sweep(p: Problem, x: Any, work: Room, tops: Any) -> Iterator[tuple[slice, sl
         for first in range(0, n, len(work.away)):
             rows = slice(first, min(first + len(work.away), n))
             if route != "differences" or own:
-                law = np.int64(rows.stop - first), np.int32(dim), p.when, p.centre, p.axes
-                p.run("centred", (rows.stop - first) * 32, x[rows], *law, work.away, work.factor, work.lengths)
+                given = x[rows], np.int64(rows.stop - first), np.int32(dim), p.when, p.centre, p.axes
+                p.run("centred", (rows.stop - first) * 32, *given, work.away, work.factor, work.lengths)
             yield tile, rows, _logits(p, x[rows], tile, route, work, tops[rows])
