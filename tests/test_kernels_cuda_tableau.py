@@ -172,7 +172,7 @@ def test_a_batch_in_parts_has_bit_by_bit_the_points_of_the_batch_in_one(cupy, na
 @pytest.mark.parametrize("name", ["ddpm", "unipc, one basis"])
 def test_points_beyond_the_grid_are_taken_in_turn(cupy, name, monkeypatch):
     tableau, model, x, expected, roundings = case(name)
-    monkeypatch.setattr(kernels, "BLOCKS", 1)
+    monkeypatch.setattr(kernels, "WAVES", 1)
     grid = THREADS * cupy.cuda.Device().attributes["MultiProcessorCount"]
     turns = 2 * grid // len(x) + 1
     many = np.tile(x, (turns, 1))
@@ -197,14 +197,16 @@ def test_no_order_of_threads_changes_a_bit(name):
 
 
 @emulated
-def test_little_memory_takes_fewer_blocks_and_too_little_says_so():
+def test_little_memory_takes_fewer_blocks_and_too_little_says_so(monkeypatch):
     tableau, model, x, expected, roundings = case("unipc, one basis")
-    many = np.tile(x, (3, 1))
+    many, block = np.tile(x, (3, 1)), 8 * sum(tableau.window[:2]) * 2 * THREADS
     with standing_in() as cupy:
         whole = run(tableau, model, cupy.asarray(many), 7).get()
-        cupy.state.total = 2 * (2 * 8 * sum(tableau.window[:2]) * 2 * THREADS)  # half of it takes two blocks
+        cupy.state.total = 2 * (2 * block)  # half of it takes two blocks
         assert np.array_equal(run(tableau, model, cupy.asarray(many), 7).get(), whole)
-        assert [grid[0] for _, grid, *_ in cupy.state.launches] == [3, 2]
+        monkeypatch.setattr(kernels, "WORKSPACE", block)
+        assert np.array_equal(run(tableau, model, cupy.asarray(many), 7).get(), whole)
+        assert [grid[0] for _, grid, *_ in cupy.state.launches] == [3, 2, 1]
         cupy.state.total = 64
         with pytest.raises(MemoryError, match="a window of this table for 32 points needs"):
             run(tableau, model, cupy.asarray(x), 7)

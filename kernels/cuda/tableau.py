@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.cuda import mixture as mixtures
-from refdiff.kernels.cuda.device import THREADS, cupy, kernel, launch, rows_at_once
+from refdiff.kernels.cuda.device import THREADS, WAVES, cupy, kernel, launch, rows_at_once
 
 WARP = 32  # threads of a block where points are so few that multiprocessors would stand idle
-BLOCKS = 8  # of a multiprocessor: about as many as it holds at a time; each has memory of its own for what it keeps
+WORKSPACE = 2**28  # bytes that all blocks keep at most, or those of one
 REGISTERS = 96  # bytes of a point's earlier stages and outputs that are kept in registers: a tenth of a thread's
 SOURCES = 8  # arrays that one launch of `combine` adds up
 
@@ -59,9 +59,10 @@ def run(start: Any, table: Table, mixture: mixtures.Mixture, key: int, particle:
     inside = kept["STATES"] > 0
     processors = xp.cuda.Device().attributes["MultiProcessorCount"]
     threads = THREADS if n > THREADS * processors else WARP
-    blocks = min(-(-n // threads), BLOCKS * processors)
+    blocks, block = min(-(-n // threads), WAVES * processors), row * size * threads
     if not inside:
-        blocks = rows_at_once(blocks, row * size * threads, 0, f"a window of this table for {threads} points")
+        blocks = min(blocks, max(1, WORKSPACE // block))
+        blocks = rows_at_once(blocks, block, 0, f"a window of this table for {threads} points")
     work = xp.empty(0 if inside else row * threads * blocks, start.dtype)
     chosen = kernel("tableau", "run", start.dtype, **defined, **kept, WIDE=wide, THREADS=THREADS)
     numbers = (np.int32(stages), np.int32(states), np.int32(outputs), np.uint64(key), np.uint64(particle))
