@@ -11,7 +11,17 @@ from derivatives import bound, case, exact
 from emulator import cupy as stand_in
 from mixtures import KINDS, allowance, law, on_device
 
-from refdiff import AffineProcess, Empirical, ExactModel, FlowMatching, VEPower, VPLinear, backends, compiled
+from refdiff import (
+    AffineProcess,
+    Empirical,
+    ExactModel,
+    FlowMatching,
+    GaussianMixture,
+    VEPower,
+    VPLinear,
+    backends,
+    compiled,
+)
 from refdiff.kernels.cuda import mixture, second_order
 
 PROCESSES = {"VP": (VPLinear(), 0.3), "VE": (VEPower(), 0.7)}
@@ -158,6 +168,30 @@ def test_moments_that_are_not_centred_would_be_seen(cupy):
     tolerance = 50 * np.finfo(float).eps * np.abs(want).max()
     assert np.abs(got - want).max() <= tolerance
     assert np.abs(naive - want).max() > 100 * tolerance
+
+
+@pytest.mark.parametrize("storage", ["isotropic", "diagonal", "full"])
+def test_outputs_and_gradients_that_are_not_both_centred_would_be_seen(cupy, storage):
+    """A denoiser of 1e8 is off by 1e-8, which the average of g_k, were it not taken off, would carry into its slope."""
+    means, t = np.array([[1e8, 0.25], [1e8 + 1, 0.5]]), 0.5
+    variances = {"isotropic": [0.25, 0.5], "diagonal": [[0.25, 0.5], [0.5, 0.25]]}
+    matrices = [np.diag([0.25, 0.5]), np.diag([0.5, 0.25])]
+    data = getattr(GaussianMixture, storage)(means, variances.get(storage, matrices))
+    model, x = ExactModel(data, VEPower()), np.array([[1e8 + 2.5, 0.75], [1e8 - 1.75, -0.5]])
+    got = answers(cupy, data, x, compiled.at(model.process.coefficients(t), "denoiser"))[1]
+    with backends.use("numpy"):
+        want = 2 + t**2 * np.trace(model.hessian(x, t), axis1=1, axis2=2)  # Tweedie; no number of size 1e8 in it
+    # as above, and an output's rounding, 1e-8, squared
+    assert np.abs(got - want).max() <= 50 * np.finfo(float).eps * np.abs(want).max() + 1e-16
+
+
+def test_a_far_component_adds_nothing_however_large_its_slope(cupy):
+    """At 0 and 1 under sigma = 1e-150: 1 is 1e150 standard deviations off, and (o_k - o).(g_k - g) is infinite."""
+    data = GaussianMixture.isotropic([[0.0], [1.0]], [0.0, 1e-302])
+    when = compiled.at(FlowMatching().coefficients(1e-150), "score")
+    out, div = answers(cupy, data, np.array([[1e-150]]), when)
+    np.testing.assert_allclose(out, [[-1e150]], rtol=1e-12)
+    np.testing.assert_allclose(div, [-1e300], rtol=1e-12)
 
 
 # ---------------------------------------------------------------------- the same bits

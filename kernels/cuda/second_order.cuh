@@ -27,18 +27,19 @@ __device__ __forceinline__ void turn_back(const real* row, int j, const real (&t
     }
 }
 #else
-// Axis j of o_k and h_k; or of m_k.
-__device__ __forceinline__ real fields(const real (&x)[DIM], const real* at, const real* row, int j, real& half) {
+// Axis j of h_k, and of o_k less a number near it, before anything is added to its large part; or of m_k less it.
+__device__ __forceinline__ real fields(const real (&x)[DIM], const real* at, const real* row, int j, real less,
+                                       real& half) {
 #if KIND == 0
-    if (SAME) return row[j];
+    if (SAME) return row[j] - less;
     real t = fma(-at[0], row[j], x[j]);
     half = row[DIM] * t;
-    return fma(row[DIM + 3], t, at[2] * row[j]);
+    return fma(row[DIM + 3], t, fma(at[2], row[j], -less));
 #else
-    if (SAME) return row[2 * DIM + j];
+    if (SAME) return row[2 * DIM + j] - less;
     real t = x[j] - row[j];
     half = row[DIM + j] * t;
-    return fma(row[3 * DIM + j], t, row[2 * DIM + j]);
+    return fma(row[3 * DIM + j], t, row[2 * DIM + j] - less);
 #endif
 }
 #endif
@@ -81,7 +82,7 @@ __device__ __forceinline__ void absorb_fields(const real (&x)[DIM], const real* 
                 sums.total += r;
 #pragma unroll
                 for (int j = 0; j < DIM; ++j) {
-                    real half, out = fields(x, at, row, j, half);
+                    real half, out = fields(x, at, row, j, 0, half);
                     sums.of[j] = fma(r, out, sums.of[j]);
                     if (!SAME) sums.of[H + j] = fma(r, half, sums.of[H + j]);
                 }
@@ -110,7 +111,7 @@ __device__ __forceinline__ real contribution(const real (&x)[DIM], const real* a
     l = logit(x, at, row);
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
-        real half = 0, out = fields(x, at, row, j, half) - centre.of[j];
+        real half = 0, out = fields(x, at, row, j, centre.of[j], half);
         if (SAME) {
             sum = fma(KIND == 0 ? out : row[3 * DIM + j] * out, out, sum);
         } else {
