@@ -17,7 +17,7 @@ extern "C" __global__ void combine(const real* a0, const real* a1, const real* a
         int64 at = row * dim + axis;
         bool both = axis + 1 < dim;
         int w = width == 1 ? 0 : axis, next = width == 1 ? 0 : axis + (both ? 1 : 0);
-        real first = more ? out[at] : 0, second = more && both ? out[at + 1] : 0;
+        real first = more ? out[at] : real(0), second = more && both ? out[at + 1] : real(0);
 #pragma unroll
         for (int s = 0; s < SOURCES; ++s) {
             if (s >= count) continue;
