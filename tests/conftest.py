@@ -103,3 +103,6 @@ def cupy(request):
     else:
         with standing_in() as module:
             yield module
+        from cuda_registers import assert_listed
+
+        assert_listed()

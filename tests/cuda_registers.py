@@ -1,9 +1,10 @@
 """Every kernel compiled for every architecture by NVRTC, which needs no GPU, and what the assembler says of it.
 
-    python tests/cuda_registers.py
+    python tests/cuda_registers.py [--every]
 
 prints registers, spilled bytes, stack and static shared memory of kernels x numbers x types x architectures. VARIANTS
-is the one list of what the host code compiles sources for.
+is the one list of what the host code compiles sources for. One variant of each source is compiled for all
+architectures, the others for one each, or for all with --every.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.cuda import device, mixture
+from refdiff.kernels.cuda.tableau import REGISTERS
 
 FOLDER = Path(device.__file__).parent
 ARCHITECTURES = (75, 80, 90, 100)  # Turing, Ampere, Hopper, Blackwell
@@ -37,9 +39,8 @@ def mixtures(itemsize: int) -> list[dict[str, int]]:
         means, variances, turns = np.empty((9, dim)), np.empty((rows, width)), np.empty((bases, dim, dim))
         return mixture.numbers(mixture.Mixture(means, variances, np.empty(9), turns), still, itemsize)
 
-    round_ = [law(dim, 1, 0) for dim in (1, 2, 16)]
-    on_axes = [law(3, 3, 0), law(16, 16, 0), law(2, 1, 0, still=False), law(3, 3, 1, rows=1), law(16, 16, 1)]
-    return [*round_, *on_axes, law(2, 2, 9), law(8, 8, 9), law(16, 16, 9)]
+    one_basis = law(3, 3, 1, rows=1), law(16, 16, 1)
+    return [law(2, 1, 0), law(16, 1, 0), law(2, 1, 0, still=False), law(16, 16, 0), *one_basis, law(16, 16, 9)]
 
 
 def pairs(_: int) -> list[dict[str, int]]:
@@ -55,9 +56,22 @@ def wide_pairs(_: int) -> list[dict[str, int]]:
 
 def flows(itemsize: int) -> list[dict[str, int]]:
     """Pairs of 3, 6 and 12 stages, whose error is known by one row or by two."""
-    pairs = {"STAGES": 3, "ERRORS": 1}, {"STAGES": 6, "ERRORS": 1}, {"STAGES": 12, "ERRORS": 2}
-    some = [numbers for numbers in mixtures(itemsize) if numbers["DIM"] in (2, 16)]
-    return [some[place] | pair | {"LOG": log} for place, pair, log in zip((0, 1, 2, -1), (*pairs, pairs[1]), (1, 0, 1, 1))]
+    low, usual, high = {"STAGES": 3, "ERRORS": 1}, {"STAGES": 6, "ERRORS": 1}, {"STAGES": 12, "ERRORS": 2}
+    round_, *_, turned, own = mixtures(itemsize)
+    return [
+        round_ | low | {"LOG": 1},
+        turned | usual | {"LOG": 0},
+        own | usual | {"LOG": 1},
+        round_ | high | {"LOG": 1},
+    ]
+
+
+def samplers(itemsize: int) -> list[dict[str, int]]:
+    """Tables that reach back a stage, in registers, and such that reach further, in memory."""
+    threads = {"THREADS": device.THREADS}
+    kept = {"STATES": 1, "OUTPUTS": 1, "WIDE": 0} | threads
+    stored = {"STATES": 0, "OUTPUTS": 0, "WIDE": 1} | threads
+    return [one | (kept if 2 * one["DIM"] * itemsize <= REGISTERS else stored) for one in mixtures(itemsize)]
 
 
 # The numbers that host code compiles each source with, for numbers of so many bytes: the fewest, the usual, the most.
@@ -76,12 +90,13 @@ VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
     "sinkhorn_sums": lambda itemsize: [{"VALUES": 8}],
     "sinkhorn_wide": lambda itemsize: [{"ORDER": r, "PRODUCTS": p} for r, p in ((0, 0), (1, 0), (2, 0), (2, 1))],
     "stepping": lambda itemsize: [{}],
+    "tableau": samplers,
     "wide": lambda itemsize: [{"FORM": form} for form in range(3)],
     "wide_full": lambda itemsize: [{}],
 }
-LINE = "{:13} {:20} {:42} {:8}" + " {:>13}" * len(ARCHITECTURES)
-# Kernels that may keep something in memory, and why: those that are run once, or whose arrays are too long.
-COLD: dict[str, str] = {}
+LINE = "{:19} {:16} {:66} {:8}" + " {:>13}" * len(ARCHITECTURES)
+# Kernels that may keep something in memory: source, kernel, with which numbers, and why.
+COLD: tuple[tuple[str, str, dict[str, int], str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,19 @@ class Used:
     spilled: int
     stack: int
     shared: int
+
+
+def may_spill(source: str, kernel: str, numbers: dict[str, int]) -> bool:
+    """Whether COLD allows a variant to keep something in memory."""
+    return any((source, kernel) == cold[:2] and cold[2].items() <= numbers.items() for cold in COLD)
+
+
+def assert_listed() -> None:
+    """Each source that host code has asked for in this process is listed, with numbers of those names."""
+    for _, source, options in device._modules:
+        asked = {option[2:].split("=")[0] for option in options if option.startswith("-D")} - {"SINGLE"}
+        listed = [set(numbers) for numbers in VARIANTS[source](8)]
+        assert asked in listed, f"{source} is compiled with {sorted(asked)}, and VARIANTS lists {listed}"
 
 
 def nvrtc() -> Any:
@@ -161,27 +189,37 @@ def uses(log: str) -> Iterator[Used]:
         yield Used(part.split("'")[0], int(registers[1]), spilled, bytes_of("stack frame"), bytes_of("smem"))
 
 
-def of_source(name: str, architecture: int) -> Iterator[tuple[str, dict[str, int], str, tuple[Used, ...]]]:
+def asked_for(name: str, kind: str, architecture: int, every: bool) -> list[dict[str, int]]:
+    """Numbers with which a source is compiled: the first for each architecture, the others in turn for one of them."""
+    variants = VARIANTS[name](np.dtype(kind).itemsize)
+    turn = ARCHITECTURES.index(architecture)
+    return [one for place, one in enumerate(variants) if every or place % len(ARCHITECTURES) == turn or not place]
+
+
+def of_source(
+    name: str, architecture: int, every: bool = False
+) -> Iterator[tuple[str, dict[str, int], str, tuple[Used, ...]]]:
     """Type, numbers, complaints and uses of a source's variants."""
     for kind in TYPES:
-        for numbers in VARIANTS[name](np.dtype(kind).itemsize):
+        for numbers in asked_for(name, kind, architecture, every):
             options = device.options(np.dtype(kind), **numbers)
             yield kind, numbers, *compiled(device.source(name), options, architecture)
 
 
-def main() -> None:
+def main(every: bool) -> None:
     """Print the table, a line for each kernel with its numbers and type, and what architectures say in columns."""
-    print("registers+spilled bytes/stack bytes, where there are any; static shared memory")
+    print("registers+spilled bytes/stack bytes, where there are any; s static shared memory; . not compiled this time")
     print(LINE.format("source", "kernel", "numbers", "type", *(f"sm_{one}" for one in ARCHITECTURES)))
-    count = 0
+    count, table = 0, dict[tuple[str, ...], dict[int, Used]]()
     for name in VARIANTS:
-        per_architecture = [list(of_source(name, one)) for one in ARCHITECTURES]
-        for rows in zip(*per_architecture, strict=True):
-            kind, numbers = rows[0][:2]
-            said = " ".join(f"{key}={value}" for key, value in numbers.items())
-            for same in zip(*(sorted(row[3], key=lambda used: used.kernel) for row in rows), strict=True):
-                print(LINE.format(name, same[0].kernel, said, kind, *map(cell, same)))
-                count += len(same)
+        for architecture in ARCHITECTURES:
+            for kind, numbers, _, found in of_source(name, architecture, every):
+                said = " ".join(f"{key}={value}" for key, value in numbers.items())
+                for used in found:
+                    table.setdefault((name, used.kernel, said, kind), {})[architecture] = used
+                    count += 1
+    for row, on in table.items():
+        print(LINE.format(*row, *(cell(on[one]) if one in on else "." for one in ARCHITECTURES)))
     print(f"{count} kernels compiled by NVRTC {'.'.join(map(str, nvrtc().getVersion()))}")
 
 
@@ -193,6 +231,6 @@ def cell(used: Used) -> str:
 
 if __name__ == "__main__":
     try:
-        main()
+        main("--every" in sys.argv)
     except ImportError as error:
         sys.exit(f"no table: {error}")
