@@ -8,14 +8,16 @@
 #include "pair_sums.cuh"
 
 #define THREADS 128
-#define TILE 128  // points y in shared memory
+#define TILE 128  // points y in shared memory, each with its weight, from one multiple of 16 bytes to another
 #define RUN 32
 
+constexpr int LINE = 16 / sizeof(real), STRIDE = (DIM + LINE) / LINE * LINE;
+
 // Points y begin .. begin + size - 1 and their weights; nobody still reads what was there, and all may read what is.
-__device__ __forceinline__ void load(const real* y, const real* weights, int64 begin, int size, real* tile, real* masses) {
+__device__ __forceinline__ void load(const real* y, const real* weights, int64 begin, int size, real* tile) {
     __syncthreads();
-    for (int e = threadIdx.x; e < size * DIM; e += THREADS) tile[e] = y[begin * DIM + e];
-    for (int k = threadIdx.x; k < size; k += THREADS) masses[k] = weights[begin + k];
+    for (int e = threadIdx.x; e < size * DIM; e += THREADS) tile[e / DIM * STRIDE + e % DIM] = y[begin * DIM + e];
+    for (int k = threadIdx.x; k < size; k += THREADS) tile[k * STRIDE + DIM] = weights[begin + k];
     __syncthreads();
 }
 
@@ -29,8 +31,7 @@ __device__ __forceinline__ real square(const real (&at)[DIM], const real* point,
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
     row_sums(const real* x, const real* y, const real* weights, int64 n, int64 m, int64 chunk, real scale, real power,
              real* parts) {
-    SHARED(real, pool);
-    real *tile = pool, *masses = pool + TILE * DIM;
+    SHARED(real, tile);
     int64 start = (chunk + blockIdx.y) * CHUNK, end = min(start + int64(CHUNK), m);
     parts += int64(blockIdx.y) * 4 * n;
     for (int64 base = int64(blockIdx.x) * THREADS; base < n; base += int64(gridDim.x) * THREADS) {
@@ -41,13 +42,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
         Sum sum = {0, 0}, squares = {0, 0};
         for (int64 begin = start; begin < end; begin += TILE) {
             int size = int(min(int64(TILE), end - begin));
-            load(y, weights, begin, size, tile, masses);
+            load(y, weights, begin, size, tile);
             for (int from = 0; from < size; from += RUN) {
                 real first = 0, second = 0;
                 int to = min(from + RUN, size);
 #pragma unroll 4
                 for (int k = from; k < to; ++k) {
-                    real found = value(scale * square(at, tile + k * DIM, away), power), term = masses[k] * found;
+                    const real* point = tile + k * STRIDE;
+                    real found = value(scale * square(at, point, away), power), term = point[DIM] * found;
                     first += term, second = fma(term, found, second);
                 }
                 add(sum, first), add(squares, second);
@@ -63,8 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     field(const real* x, const real* y, const real* weights, int64 n, int64 m, int64 chunk, real scale, real power,
           real* parts) {
-    SHARED(real, pool);
-    real *tile = pool, *masses = pool + TILE * DIM;
+    SHARED(real, tile);
     int64 start = (chunk + blockIdx.y) * CHUNK, end = min(start + int64(CHUNK), m);
     parts += int64(blockIdx.y) * 2 * DIM * n;
     for (int64 base = int64(blockIdx.x) * THREADS; base < n; base += int64(gridDim.x) * THREADS) {
@@ -75,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         for (int j = 0; j < DIM; ++j) at[j] = x[i * DIM + j], sums[j] = {0, 0};
         for (int64 begin = start; begin < end; begin += TILE) {
             int size = int(min(int64(TILE), end - begin));
-            load(y, weights, begin, size, tile, masses);
+            load(y, weights, begin, size, tile);
             for (int from = 0; from < size; from += RUN) {
                 real run[DIM];
 #pragma unroll
@@ -83,7 +84,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                 int to = min(from + RUN, size);
 #pragma unroll 2
                 for (int k = from; k < to; ++k) {
-                    real pull = masses[k] * value(scale * square(at, tile + k * DIM, away), power);
+                    const real* point = tile + k * STRIDE;
+                    real pull = point[DIM] * value(scale * square(at, point, away), power);
 #pragma unroll
                     for (int j = 0; j < DIM; ++j) run[j] = fma(pull, away[j], run[j]);
                 }

@@ -28,7 +28,7 @@ from refdiff.kernels.cuda.device import cupy, kernel, launch, rows_at_once
 GAUSSIAN, LAPLACE, POWER, DISTANCE, PULL, INVERSE = range(6)
 MOST_NARROW = 16  # axes that a thread holds in registers
 CHUNK, TILE, RUN = 2048, 128, 32  # points y to a row of the grid, in shared memory, and added one after the other
-SIDE, STEP, PITCH = 64, 16, 65  # of a tile of pairs, of what is in shared memory of it, and of a row there
+SIDE, STEP = 64, 16  # of a tile of pairs, and of what is in shared memory of it
 FILLED = 8  # blocks of points for each multiprocessor: where there are fewer, several chunks are worked on together
 MOST_HALVES = 64  # up to which 2 a is known to the compiler
 
@@ -127,8 +127,10 @@ def _compiled(name: str, kind: int, power: float, x: Any, wide: bool = False) ->
 
 def _shared(x: Any, wide: bool = False) -> int:
     """Bytes of shared memory of a block."""
-    dim = x.shape[1]
-    return int(x.dtype.itemsize) * (2 * STEP * PITCH if wide or dim > MOST_NARROW else TILE * (dim + 1))
+    dim, size = x.shape[1], int(x.dtype.itemsize)
+    if wide or dim > MOST_NARROW:
+        return 2 * STEP * (size * SIDE + 16)  # rows begin at multiples of 16 bytes, and not at the same bank
+    return TILE * -(-size * (dim + 1) // 16) * 16  # a point and its weight end at a multiple of 16 bytes
 
 
 def _filled(dim: int) -> int:

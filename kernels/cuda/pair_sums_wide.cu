@@ -5,8 +5,9 @@
 #define THREADS 256
 #define SIDE 64     // of a tile of pairs
 #define STEP 16     // axes, or points, in shared memory at a time; threads of a row of the block
-#define PITCH 65    // of a row in shared memory: neighbours of a column lie in different banks
-#define FAN 4       // rows and columns of a thread: those that differ from its own by multiples of STEP
+#define FAN 4       // rows of a thread, which are neighbours, and its columns, which differ by multiples of STEP
+
+constexpr int PITCH = SIDE + 16 / sizeof(real);  // of a row in shared memory: FAN neighbours are read at once
 
 // Points first .. first + SIDE - 1, the last one in place of those behind it, on the axes axis .. axis + STEP - 1
 __device__ __forceinline__ void load(const real* points, int64 first, int64 last, int dim, int axis, real* tile) {
@@ -33,7 +34,7 @@ __device__ __forceinline__ void squared(const real* x, const real* y, int64 n, i
             real a[FAN], b[FAN];
 #pragma unroll
             for (int r = 0; r < FAN; ++r) {
-                a[r] = mine[j * PITCH + down + r * STEP], b[r] = others[j * PITCH + across + r * STEP];
+                a[r] = mine[j * PITCH + FAN * down + r], b[r] = others[j * PITCH + across + r * STEP];
             }
 #pragma unroll
             for (int e = 0; e < FAN * FAN; ++e) {
@@ -80,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             __syncthreads();
 #pragma unroll
             for (int r = 0; r < FAN; ++r) {
-                int place = 2 * ((down + r * STEP) * STEP + across);
+                int place = 2 * ((FAN * down + r) * STEP + across);
                 pool[place] = sums[q][r].high, pool[place + 1] = sums[q][r].low;
             }
             __syncthreads();
@@ -110,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         squared(x, y, n, m, dim, first, begin + from, pool, l);
 #pragma unroll
         for (int e = 0; e < FAN * FAN; ++e) {
-            int64 row = first + down + e / FAN * STEP, column = from + across + e % FAN * STEP;
+            int64 row = first + FAN * down + e / FAN, column = from + across + e % FAN * STEP;
             if (row < n && column < width) out[row * width + column] = value(scale * l[e / FAN][e % FAN], power);
         }
     }
@@ -132,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         Sum sums[FAN][2];
 #pragma unroll
         for (int e = 0; e < 2 * FAN; ++e) {
-            int64 row = min(first + down + e / 2 * STEP, n - 1);
+            int64 row = min(first + FAN * down + e / 2, n - 1);
             int j = axis + across + e % 2 * STEP;
             at[e / 2][e % 2] = j < dim ? x[row * dim + j] : real(0), sums[e / 2][e % 2] = {0, 0};
         }
@@ -157,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 real b[2] = {others[2 * k * STEP + across], others[(2 * k + 1) * STEP + across]};
 #pragma unroll
                 for (int e = 0; e < 2 * FAN; ++e) {
-                    real pull = pulls[k * PITCH + down + e / 2 * STEP];
+                    real pull = pulls[k * PITCH + FAN * down + e / 2];
                     run[e / 2][e % 2] = fma(pull, at[e / 2][e % 2] - b[e % 2], run[e / 2][e % 2]);
                 }
             }
@@ -166,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
 #pragma unroll
         for (int e = 0; e < 2 * FAN; ++e) {
-            int64 row = first + down + e / 2 * STEP, j = axis + across + e % 2 * STEP;
+            int64 row = first + FAN * down + e / 2, j = axis + across + e % 2 * STEP;
             if (row < n && j < dim) {
                 parts[2 * j * n + row] = sums[e / 2][e % 2].high, parts[(2 * j + 1) * n + row] = sums[e / 2][e % 2].low;
             }
