@@ -5,7 +5,16 @@ import pytest
 from emulator import cupy as stand_in
 
 from refdiff.distributions import Empirical
-from refdiff.transport import DevicePoints, Unconverged, entropic_plan, sinkhorn
+from refdiff.transport import (
+    DevicePoints,
+    Unconverged,
+    entropic_cost,
+    entropic_pairs,
+    self_sinkhorn,
+    sinkhorn,
+    sinkhorn_divergence,
+    sinkhorn_slope,
+)
 from refdiff.transport.costs import ground_cost
 from refdiff.transport.soft_minima import CudaSide, PlainSide, side
 
@@ -29,6 +38,18 @@ def plans(cupy, cost="half-squared", epsilon=0.3, dim=3):
 
 def assert_like(found, expected, atol):
     assert abs(found.get() - expected).max() <= atol
+
+
+def stiffness(plan):
+    """What potentials are off by, in units of eps and of the marginal error.
+
+    log r of a point that lacks some mass is that over its own mass, and turns multiply an error by h.
+    """
+    a, b = plan.p.weights, plan.q.weights
+    masses = plan.coupling()[np.ix_(a > 0, b > 0)]
+    a, b = a[a > 0], b[b > 0]
+    h = np.linalg.svd(masses / np.sqrt(np.outer(a, b)), compute_uv=False)[1] ** 2
+    return 1 / min(a.min(), b.min()) / (1 - h)
 
 
 # ---------------------------------------------------------------------- halves
@@ -75,10 +96,7 @@ def test_points_far_from_each_other_in_many_axes_keep_their_differences(cupy):
 def test_a_plan_on_the_device_is_the_plan(cupy, cost, epsilon, dim):
     there, here = plans(cupy, cost, epsilon, dim)
     assert there.marginal_error <= TOLERANCE
-    # log r of a point that lacks so much mass is that over its mass, and turns leave 1 - h of an error in place
-    masses, a, b = here.coupling()[:, 4:], here.p.weights, here.q.weights[4:]
-    h = np.linalg.svd(masses / np.sqrt(np.outer(a, b)), compute_uv=False)[1] ** 2
-    off = TOLERANCE / min(a.min(), b.min()) / (1 - h)
+    off = TOLERANCE * stiffness(here)
     assert_like(there.f, here.f, epsilon * off)
     assert_like(there.g, here.g, epsilon * off)
     far = ground_cost(cost, (70, 50)).largest(here.p.means, here.q.means)
@@ -132,6 +150,40 @@ def test_nothing_is_copied_and_no_order_of_threads_changes_a_bit():
     assert (found[0][1] == found[1][1]).all()
 
 
+def test_divergences_and_their_slopes_are_those_of_laws(cupy):
+    x, y, b = problem()
+    p, q = cupy.asarray(x), DevicePoints(cupy.asarray(y), cupy.asarray(b))
+    here, tolerance = Empirical(y, b), 1e-11
+    cost = entropic_cost(p, q, 0.3)  # its tolerance is 1e-9 in both
+    # by duality: masses that are moved, times how far, and there are three of them
+    off = 6 * TOLERANCE * ground_cost("half-squared", (70, 50)).largest(x, y)
+    assert abs(cost - entropic_cost(x, here, 0.3)) <= off
+    found, expected = sinkhorn_divergence(p, q, 0.3), sinkhorn_divergence(x, here, 0.3, tolerance=tolerance)
+    assert abs(found - expected) <= off < abs(cost - expected)
+    slope, exact = sinkhorn_slope(p, q, 0.3, p), sinkhorn_slope(x, here, 0.3, x, tolerance=tolerance)
+    assert isinstance(slope, cupy.ndarray)
+    # what shares are off by, relatively, is twice what potentials are
+    assert_like(slope, exact, 2 * TOLERANCE * stiffness(sinkhorn(x, here, 0.3)) * abs(np.concatenate([x, y])).max())
+    assert abs(np.roll(exact, 1, axis=0) - exact).max() > 1e-2
+    with pytest.raises(ValueError, match="cost must be of any two points"):
+        sinkhorn_divergence(p, q, 0.3, cost=np.ones((70, 50)))
+
+
+def test_a_plan_of_points_with_themselves_ends_in_single_precision_too(cupy):
+    x, _, _ = problem()
+    weights = np.ones(70)
+    weights[5] = 0
+    here = self_sinkhorn(Empirical(x, weights), 0.3, tolerance=1e-12)
+    there = self_sinkhorn(DevicePoints(cupy.asarray(x), cupy.asarray(weights)), 0.3, tolerance=1e-12)
+    # errors are halved at least, and eps log r is below eps times the marginal error over a weight
+    assert_like(there.f, here.f, 2 * 0.3 * 70 * 1e-12)
+    single = cupy.asarray(x.astype("f4"))
+    with pytest.raises(Unconverged, match="take a larger tolerance") as caught:
+        self_sinkhorn(single, 0.3)
+    assert caught.value.plan.f.dtype == np.float32
+    assert caught.value.plan.iterations < 100
+
+
 def test_potentials_of_a_similar_problem_are_a_start(cupy):
     x, y, _ = problem()
     first = sinkhorn(cupy.asarray(x), cupy.asarray(y), 0.3)
@@ -160,8 +212,8 @@ def test_points_on_different_machines_are_refused(cupy):
             wrong()
     with pytest.raises(TypeError, match="law, which holds arrays of NumPy"):
         plan.pairs()
-    with pytest.raises(TypeError, match="numbers that NumPy takes"):
-        entropic_plan(p, q, 0.3)
+    with pytest.raises(TypeError, match="law, which holds arrays of NumPy"):
+        entropic_pairs(p, q, 0.3)
 
 
 def test_what_does_not_fit_is_refused(cupy):

@@ -53,7 +53,7 @@ def soft_minima(x: Any, y: Any, h: Any, scale: float, order: float, products: bo
     products = products and order == 2 and x.shape[1] > NARROW
     squares = [(z * z).sum(axis=1) * x.dtype.type(scale) for z in (x, y)] if products else []
     heights = h - squares[1] if products else h
-    join = kernel("sinkhorn_sums", "join_minima", x.dtype)
+    join = kernel("sinkhorn_sums", "join_minima", x.dtype, VALUES=1)
     for rows in _tiles(len(x), 2 * parts * x.itemsize, "the sums of soft minima"):
         count = len(x[rows])
         partial = cupy().empty((parts, 2, count), dtype=x.dtype)

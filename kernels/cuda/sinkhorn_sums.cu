@@ -3,9 +3,6 @@
 #include "sinkhorn.cuh"
 
 #define TILE 128
-#ifndef VALUES
-#define VALUES 1
-#endif
 
 // M = -log2 of the sum of all parts, (parts, 2, n).
 extern "C" __global__ void join_minima(const real* partial, int64 n, int parts, real* minima) {

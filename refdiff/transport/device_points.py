@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.backends import array_module, on_device
+from refdiff.metrics.compared import sides
 
 
 class DevicePoints:
@@ -64,6 +65,19 @@ class DevicePoints:
 def on_gpu(value: Any) -> bool:
     """Whether `value`, a side of a plan, is on a GPU."""
     return isinstance(value, DevicePoints) or on_device(value)
+
+
+def two_laws(p: Any, q: Any) -> tuple[Any, Any]:
+    """Both sides p and q of a plan: two laws, those of arrays of NumPy their empirical ones, or two `DevicePoints`.
+
+    Raises:
+        TypeError: one is nothing of the kind, or is not on a GPU where the other is.
+        ValueError: a side is empty or not finite, or dimensions or types differ.
+    """
+    if on_gpu(p) or on_gpu(q):
+        return device_sides(p, q)
+    first, second = sides(p, q)
+    return first.law, second.law
 
 
 def device_sides(p: Any, q: Any) -> tuple[DevicePoints, DevicePoints]:

@@ -3,8 +3,9 @@ r"""Entropic transport between laws: couplings as cheap as a given amount of ran
     gamma = argmin over couplings of E c(x, y) + eps KL(gamma || p x q),       V_eps(p, q) the least of it
     S_eps(p, q) = V_eps(p, q) - (V_eps(p, p) + V_eps(q, q)) / 2
 
-of Gaussians in closed form, of point sets by Sinkhorn's turns. With R = exp(-c / eps) p q / Z the coupling is the one
-of least KL(gamma || R): entropic transport is the static problem of Schroedinger, V = eps min KL - eps log Z.
+of Gaussians in closed form, of point sets by Sinkhorn's turns, on a GPU where they are arrays of CuPy. With
+R = exp(-c / eps) p q / Z the coupling is the one of least KL(gamma || R): entropic transport is the static problem of
+Schroedinger, V = eps min KL - eps log Z.
 
 V_eps(p, p) is not 0, and the law q of least V_eps(p, q) is narrower than p; S_eps has neither fault. It is >= 0, 0 for
 equal laws only, convex in each of them; W_2^2 / 2 where eps -> 0, |E x - E y|^2 / 2 where eps -> infinity. Its first
@@ -28,8 +29,9 @@ from refdiff.arguments import Array, points
 from refdiff.channels import Channel
 from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.mixture import law as law_of
-from refdiff.metrics.compared import Compared, is_points, sides
+from refdiff.metrics.compared import Compared, is_points
 from refdiff.transport.costs import Ground
+from refdiff.transport.device_points import DevicePoints, on_gpu, two_laws
 from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, noise_of_axes
 from refdiff.transport.pairs import PairLaw
 from refdiff.transport.self_transport import self_sinkhorn
@@ -37,8 +39,8 @@ from refdiff.transport.sinkhorn import EntropicPlan, sinkhorn
 
 
 def entropic_plan(
-    p: Compared,
-    q: Compared,
+    p: Compared | DevicePoints,
+    q: Compared | DevicePoints,
     epsilon: float,
     channel: Channel = HALF_SQUARED,
     *,
@@ -60,10 +62,10 @@ def entropic_plan(
         ValueError: dimensions that differ, a negative epsilon, a singular N, or laws of another kind: the entropic
             coupling of mixtures has no closed form.
     """
-    (first, _), (second, _) = sides(p, q)
-    if first.count == 1 and second.count == 1:
+    first, second = two_laws(p, q)
+    if not on_gpu(first) and first.count == 1 and second.count == 1:
         return GaussianPlan(_gaussian(first), _gaussian(second), epsilon, channel)
-    if not is_points(first) or not is_points(second):
+    if not on_gpu(first) and not (is_points(first) and is_points(second)):
         raise ValueError(
             f"p and q must be Gaussians or point sets, got {first!r} and {second!r}: for mixtures couple samples, "
             "or see the bridges of mixtures that are made from their potentials"
@@ -81,7 +83,9 @@ def entropic_pairs(p: Compared, q: Compared, epsilon: float, channel: Channel = 
     return entropic_plan(p, q, epsilon, channel).pairs()
 
 
-def entropic_cost(p: Compared, q: Compared, epsilon: float, channel: Channel = HALF_SQUARED) -> float:
+def entropic_cost(
+    p: Compared | DevicePoints, q: Compared | DevicePoints, epsilon: float, channel: Channel = HALF_SQUARED
+) -> float:
     """The least E c + eps KL(gamma || p x q): p, q, epsilon and channel as of `entropic_plan`."""
     return entropic_plan(p, q, epsilon, channel).value
 
@@ -90,8 +94,8 @@ def entropic_cost(p: Compared, q: Compared, epsilon: float, channel: Channel = H
 
 
 def sinkhorn_divergence(
-    p: Compared,
-    q: Compared,
+    p: Compared | DevicePoints,
+    q: Compared | DevicePoints,
     epsilon: float,
     *,
     cost: Ground = "half-squared",
@@ -113,8 +117,8 @@ def sinkhorn_divergence(
         TypeError: p or q is neither a law nor an array of points.
         ValueError: laws of another kind, another cost of Gaussians, or as of `sinkhorn`.
     """
-    (one, _), (two, _) = sides(p, q)
-    if is_points(one) and is_points(two):
+    one, two = two_laws(p, q)
+    if on_gpu(one) or (is_points(one) and is_points(two)):
         if not callable(cost) and np.ndim(cost) > 0:
             raise ValueError("cost must be of any two points, p's and q's own ones too, got a matrix")
         first, second = (
@@ -133,8 +137,8 @@ def sinkhorn_divergence(
 
 
 def sinkhorn_slope(
-    p: Compared,
-    q: Compared,
+    p: Compared | DevicePoints,
+    q: Compared | DevicePoints,
     epsilon: float,
     x: ArrayLike,
     *,
@@ -156,6 +160,9 @@ def sinkhorn_slope(
         ValueError: as of `entropic_plan`, or x has another dimension.
     """
     across = entropic_plan(p, q, epsilon, tolerance=tolerance, max_iterations=max_iterations)
+    if on_gpu(across.p):
+        within = self_sinkhorn(across.p, epsilon, tolerance=tolerance, max_iterations=max_iterations).barycentric(x)
+        return within - across.barycentric(x)
     rows, restore = points("x", x, across.p.dim)
     if isinstance(across, GaussianPlan):
         within = GaussianPlan(across.p, across.p, epsilon).barycentric(rows)

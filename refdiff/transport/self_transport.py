@@ -15,16 +15,19 @@ from __future__ import annotations
 import numpy as np
 
 from refdiff.arguments import real_scalar, whole_number
-from refdiff.metrics.compared import Compared, is_points, sides
-from refdiff.transport.costs import Ground, ground_cost
-from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, sinkhorn
+from refdiff.backends import array_module
+from refdiff.metrics.compared import Compared
+from refdiff.transport.costs import Ground
+from refdiff.transport.device_points import DevicePoints
+from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, problem, sinkhorn
 from refdiff.transport.soft_minima import side
+from refdiff.transport.turns import PATIENCE
 
 STEPS = 40  # usual, to a tolerance of 1e-12: errors are halved
 
 
 def self_sinkhorn(
-    p: Compared,
+    p: Compared | DevicePoints,
     epsilon: float,
     *,
     cost: Ground = "half-squared",
@@ -34,7 +37,7 @@ def self_sinkhorn(
     """The entropic plan of p and p.
 
     Args:
-        p: a law of points, or points (n, d) of equal weights.
+        p: a law of points, or points (n, d) of equal weights; on a GPU as of `sinkhorn`.
         epsilon, cost, tolerance, max_iterations: as of `sinkhorn`, which is called for costs that are no powers of the
             distance up to the second.
 
@@ -43,38 +46,40 @@ def self_sinkhorn(
         ValueError: p has no points, or a number is out of range.
         Unconverged: the marginal error stays above the tolerance.
     """
-    (p, _), _ = sides(p, p)
-    if not is_points(p):
-        raise ValueError(f"p must be a law of points, without variances, got {p!r}")
-    ground = ground_cost(cost, (p.count, p.count))
+    law, _, ground = problem(p, p, cost)
     if not ground.of_distance or ground.order > 2:
-        return sinkhorn(p, p, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations)
+        return sinkhorn(law, law, epsilon, cost=cost, tolerance=tolerance, max_iterations=max_iterations)
     e = real_scalar("epsilon", epsilon, low=0, open_low=True)
     tolerance = real_scalar("tolerance", tolerance, low=0, open_low=True)
     most = whole_number("max_iterations", max_iterations, low=1)
-    kept = np.isfinite(p.log_weights)
-    x, a = p.means[kept], p.weights[kept]
-    sums, errors, near = side(ground, x, x, p.log_weights[kept], STEPS), list[float](), None
-    f = np.zeros(len(x))
+    xp = array_module(law.log_weights)
+    kept = xp.isfinite(law.log_weights)
+    x, a = law.means[kept], law.weights[kept]
+    sums, errors, near, lost = side(ground, x, x, law.log_weights[kept], STEPS), list[float](), None, 0
+    f = 0 * a
     while len(errors) < most:
         near = sums.minima(f, e, near)
         new = e * near
         with np.errstate(over="ignore"):  # of a start that is far off
-            rows = np.exp((f - new) / e)
-        errors.append(2 * float(a @ np.abs(rows - 1)))
-        if errors[-1] <= tolerance:
+            rows = xp.exp((f - new) / e)
+        errors.append(2 * float(a @ abs(rows - 1)))
+        if f.dtype == np.float32:  # whose roundings may be more than the tolerance
+            lost += errors[-1] <= 4 * float(np.finfo("f4").eps) * float(abs(f).max()) / e
+        if errors[-1] <= tolerance or lost > PATIENCE:
             break
         f = 0.5 * (f + new)
-    everywhere = np.empty(p.count)
+    everywhere = xp.empty_like(law.log_weights)
     everywhere[kept] = f
     if not kept.all():
-        everywhere[~kept] = e * side(ground, p.means[~kept], x, p.log_weights[kept], 1).minima(f, e)
+        everywhere[~kept] = e * side(ground, law.means[~kept], x, law.log_weights[kept], 1).minima(f, e)
     value = 2 * a @ f - e * float(a @ rows - 1)
     plan = EntropicPlan(
-        p, p, ground, e, everywhere, everywhere, float(value), errors[-1], len(errors), np.array(errors)
+        law, law, ground, e, everywhere, everywhere, float(value), errors[-1], len(errors), np.array(errors)
     )
     if errors[-1] > tolerance:
         raise Unconverged(
-            f"the marginal error is {errors[-1]:.3g} after {most} iterations, not {tolerance:g}: allow for more", plan
+            f"the marginal error is {errors[-1]:.3g} after {len(errors)} iterations, not {tolerance:g}: "
+            f"{'take a larger tolerance' if lost > PATIENCE else 'allow for more'}",
+            plan,
         )
     return plan

@@ -25,9 +25,9 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, points, real_array, real_scalar, whole_number
 from refdiff.backends import array_module, on_device
 from refdiff.distributions import GaussianMixture
-from refdiff.metrics.compared import Compared, is_points, sides
+from refdiff.metrics.compared import Compared, is_points
 from refdiff.transport.costs import Cost, Ground, ground_cost
-from refdiff.transport.device_points import DevicePoints, device_sides, numbers, on_gpu, points_near
+from refdiff.transport.device_points import DevicePoints, numbers, on_gpu, points_near, two_laws
 from refdiff.transport.pairs import PairLaw, component_pairs
 from refdiff.transport.soft_minima import CudaSide, Side, side
 from refdiff.transport.turns import Turns
@@ -247,7 +247,7 @@ def sinkhorn(
     epsilon = real_scalar("epsilon", epsilon, low=0, open_low=True)
     tolerance = real_scalar("tolerance", tolerance, low=0, open_low=True)
     max_iterations = whole_number("max_iterations", max_iterations, low=1)
-    first, second, ground = _problem(p, q, cost)
+    first, second, ground = problem(p, q, cost)
     begin = _start(second, start)
     kept, other = (array_module(begin).isfinite(law.log_weights) for law in (first, second))
     x, y, logs, log_b = first.means[kept], second.means[other], first.log_weights[kept], second.log_weights[other]
@@ -273,16 +273,18 @@ def sinkhorn(
     return plan
 
 
-def _problem(p: Any, q: Any, cost: Ground) -> tuple[Any, Any, Cost]:
-    """Both sides, laws of points or `DevicePoints`, and the cost."""
-    if on_gpu(p) or on_gpu(q):
-        one, two = device_sides(p, q)
-        if callable(cost) or np.ndim(cost) > 0:
-            raise TypeError("cost must be a power of the distance of points on a GPU, got a function or a matrix")
-        return one, two, ground_cost(cost, (one.count, two.count))
-    (first, _), (second, _) = sides(p, q)
+def problem(p: Any, q: Any, cost: Ground) -> tuple[Any, Any, Cost]:
+    """Both sides p and q, laws of points or `DevicePoints`, and the cost.
+
+    Raises:
+        TypeError: an argument is nothing of the kind, or one of p and q is on a GPU and the other is not.
+        ValueError: a law has no points, or dimensions differ.
+    """
+    first, second = two_laws(p, q)
+    if on_gpu(first) and (callable(cost) or np.ndim(cost) > 0):
+        raise TypeError("cost must be a power of the distance of points on a GPU, got a function or a matrix")
     for name, law in (("p", first), ("q", second)):
-        if not is_points(law):
+        if not on_gpu(law) and not is_points(law):
             raise ValueError(f"{name} must be a law of points, without variances, got {law!r}")
     return first, second, ground_cost(cost, (first.count, second.count))
 
