@@ -87,6 +87,16 @@ def test_ways_between_two_laws_hold_what_they_say(reader):
     assert (abs(names["drawn"][1].mean(axis=0) - names["end"].mean()) < 5 * error).all()
 
 
+def test_the_block_for_a_gpu_runs_and_its_answers_stay_on_the_device(reader, cupy):
+    (block,) = [block for block in BLOCKS if "import cupy" in block]
+    names = dict(reader[0])
+    exec(block, names)
+    for name in ("denoised", "log_p", "there", "down"):
+        assert isinstance(names[name], cupy.ndarray)
+    found = names["model"].denoiser(names["x"].get(), 0.4)
+    assert abs(names["denoised"].get() - found).max() < 1e-12 * abs(found).max()
+
+
 def test_the_property_test_of_a_score_of_ones_own_passes_the_exact_one_and_refuses_its_negative():
     block = next(block for block in BLOCKS if "assert_score" in block)
     for sign in (1, -1):

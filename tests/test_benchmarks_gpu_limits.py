@@ -1,0 +1,241 @@
+"""Predicted limits of kernels: counts against the sources run with numbers that count, rates against what is stated."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cuda_registers import nvrtc
+from emulator.building import COMPILER
+from emulator.counting import counting
+from emulator.cupy import standing_in
+
+from refdiff.kernels.cuda import device, mixture, pair_sums, second_order, sinkhorn
+from refdiff.validation.benchmarks import gpu, gpu_limits
+from refdiff.validation.benchmarks.gpu_limits import CARDS, KERNELS, Counts, Kernel
+from refdiff.validation.benchmarks.makers import make
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ARITHMETIC = ("add", "multiply", "fused", "select")
+POINTS = 128  # one block
+# What a block does for a component beside its threads, who share it: a dozen operations, a row of shared memory
+BESIDE = 16
+
+
+@pytest.fixture
+def emulated():
+    """The stand-in for CuPy, whose kernels count, and what asks them."""
+    if COMPILER is None:
+        pytest.skip("no emulator: neither g++ nor clang++ is installed")
+    with standing_in() as cupy, counting() as asked:
+        yield cupy, asked
+
+
+def beside(cupy):
+    """The threads' shares of that, in the launches so far."""
+    return BESIDE / min(threads for _, _, (threads, *_), _ in cupy.state.launches)
+
+
+def assert_counts(cupy, asked, run, sizes, counts, fields, others=0.0):
+    """What `run` takes for one more of its size is what was counted; where logits rise, sums are scaled once more.
+
+    Args:
+        others: numbers of shared memory that do not change in a loop, which registers hold.
+    """
+    run(sizes[0])  # tables that are made once
+    asked()
+    found = []
+    for size in sizes:
+        run(size)
+        found.append(asked())
+    one = {name: (found[1][name] - found[0][name]) / (sizes[1] - sizes[0]) / POINTS for name in found[0]}
+    rises = one["exp2"] - counts.exponentials
+    assert 0 <= rises < 0.2, one
+    done = sum(one[name] for name in ARITHMETIC) - rises * (2 + fields)  # a difference, and products with all sums
+    assert abs(done - counts.arithmetic) < beside(cupy), (one, counts)
+    assert abs(one["shared"] / 8 - others - counts.shared) < 2 * beside(cupy), (one, counts)
+    assert beside(cupy) <= 0.5  # an operation more would be noticed
+
+
+def law(cupy, components, dim):
+    """A mixture of components that differ in everything."""
+    rng = np.random.default_rng(components)
+    means, variances = rng.standard_normal((components, dim)), rng.uniform(0.5, 1.5, (components, 1))
+    parts = means, variances, np.full(components, -np.log(components)), np.empty((0, dim, dim))
+    return mixture.Mixture(*(cupy.asarray(part) for part in parts))
+
+
+AT = np.array([[0.8], [0.36], [1.0], [0.8], [0.0]])
+
+
+@pytest.mark.parametrize("dim", [1, 2, 16])
+def test_a_component_of_a_mixture_takes_the_operations_that_are_counted(emulated, dim):
+    cupy, asked = emulated
+    x = cupy.asarray(np.random.default_rng(0).standard_normal((POINTS, dim)))
+    # `a` is read on each axis of a logit
+    counts = gpu_limits.mixture(dim)
+    assert_counts(cupy, asked, lambda K: mixture.predict(x, law(cupy, K, dim), AT), (128, 256), counts, dim + 1, dim)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 16])
+def test_a_component_of_a_divergence_takes_the_operations_that_are_counted(emulated, dim):
+    cupy, asked = emulated
+    x = cupy.asarray(np.random.default_rng(0).standard_normal((POINTS, dim)))
+    counts = gpu_limits.divergence(dim)
+
+    def run(components):
+        second_order.divergence(x, law(cupy, components, dim), AT)
+
+    run(128)
+    asked()
+    run(256)
+    two = asked()
+    run(128)
+    one = asked()
+    done = {name: (two[name] - one[name]) / 128 / POINTS for name in one}
+    rises = done["exp2"] - counts.exponentials
+    arithmetic = sum(done[name] for name in ARITHMETIC) - rises * (2 + 2 * dim)
+    assert 0 <= rises < 0.1
+    assert abs(arithmetic - counts.arithmetic) < 2 * beside(cupy)  # tiles are made twice
+    assert done["shared"] / 8 > counts.shared  # which is the least: registers hold what a loop reads again
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_pair_of_points_takes_the_operations_that_are_counted(emulated, dim):
+    cupy, asked = emulated
+    rng = np.random.default_rng(0)
+    x = cupy.asarray(rng.standard_normal((POINTS, dim)))
+
+    def points(count):
+        return cupy.asarray(rng.standard_normal((count, dim)))
+
+    def gaussian(count):
+        weights = cupy.asarray(np.full(count, 1 / count))
+        pair_sums.row_sums(pair_sums.GAUSSIAN, -0.5, 0.0, x, points(count), weights)
+
+    def soft(count):
+        sinkhorn.soft_minima(x, points(count), cupy.zeros(count), 1.0, 2.0)
+
+    assert_counts(cupy, asked, gaussian, (128, 256), gpu_limits.gaussian_pairs(dim), 0)
+    assert_counts(cupy, asked, soft, (1024, 2048), gpu_limits.soft_minima(dim), 0)
+
+
+@pytest.mark.parametrize("kind", ["probability_flow", "reverse_diffusion"])
+def test_a_step_of_a_sampler_takes_for_a_component_what_the_mixture_takes(emulated, kind):
+    cupy, asked = emulated
+
+    def run(components):
+        problem = make(kind, n=POINTS, K=components, d=2, steps=2)
+        (one,) = gpu.candidates(problem, 1)
+        one.run(POINTS)
+
+    evaluations = {"probability_flow": 3, "reverse_diffusion": 2}[kind]
+    found = []
+    for components in (64, 128):
+        run(components)
+        found.append(asked())
+    done = {name: (found[1][name] - found[0][name]) / 64 / POINTS / evaluations for name in found[0]}
+    counts = gpu_limits.mixture(2)
+    arithmetic = sum(done[name] for name in ARITHMETIC) - 5 * (done["exp2"] - counts.exponentials)
+    assert abs(arithmetic - counts.arithmetic) < beside(cupy) <= 0.5
+
+
+def test_an_adaptive_flow_takes_for_a_component_what_the_mixture_takes(emulated):
+    _, asked = emulated
+    problem = make("flow_map", n=32, K=256, d=2, rtol=0.1)
+    (one,) = gpu.candidates(problem, 1)
+    one.run(32)
+    done = asked()
+    # of many components, beside which a step's own operations are few; multiply-adds tell of them by the exponential
+    assert abs(done["fused"] / done["exp2"] - 8) < 0.2
+
+
+def test_products_of_matrices_take_a_multiply_add_for_an_axis_twice(emulated, monkeypatch):
+    cupy, _ = emulated
+    taken, true = [], cupy.matmul
+
+    def matmul(a, b, **options):
+        taken.append(a.shape[0] * a.shape[1] * b.shape[1])
+        return true(a, b, **options)
+
+    monkeypatch.setattr(cupy, "matmul", matmul, raising=False)
+    for components in (128, 256):
+        (one,) = gpu.candidates(make("point_set_score", n=64, K=components, d=64, sigma=1.0), 1)
+        one.run(64)
+    first, back, *second = taken  # for logits, and of weights
+    assert first == back
+    assert second == [2 * first, 2 * first]
+    rows = first // (128 * 64)  # points are padded to products of one height
+    assert first == rows * 128 * 64
+    assert gpu_limits.products(64).arithmetic == (first + back) / (rows * 128)
+
+
+# ---------------------------------------------------------------------- what the compiler makes
+
+
+def assembly(source, dtype="float64"):
+    """PTX of kernels."""
+    try:
+        compiler = nvrtc()
+    except ImportError as error:
+        pytest.skip(f"no NVRTC: {error}")
+    program = compiler.createProgram(source, "kernels.cu", [], [])
+    compiler.compileProgram(program, ["-arch=compute_80", *device.options(dtype)])
+    found = compiler.getPTX(program)
+    return found.decode() if isinstance(found, bytes) else found
+
+
+DOUBLE = re.compile(r"^\s*(?:add|sub|mul|fma)\S*\.f64", re.MULTILINE)
+
+
+def test_an_exponential_is_a_polynomial_in_double_and_one_instruction_in_single():
+    text = 'extern "C" __global__ void f(const {0}* x, {0}* y) {{ y[threadIdx.x] = exp2(x[threadIdx.x]); }}'
+    usual = assembly(text.format("double")).split("bra")[0]  # of an argument in range
+    assert len(DOUBLE.findall(usual)) == gpu_limits.EXP2_ARITHMETIC
+    assert assembly(text.format("float")).count("ex2.approx") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_normals_are_computed_in_double_whatever_the_type(dtype):
+    text = assembly(device.source("philox"), dtype)
+    body = text[text.index(".entry normals") :]
+    body = body[: body.find(".entry", 10) if body.find(".entry", 10) > 0 else len(body)]
+    assert len(DOUBLE.findall(body)) / 2 == gpu_limits.NORMAL_ARITHMETIC
+    assert body.count("sqrt.rn.f64") == 1
+
+
+# ---------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_lanes_and_clocks_give_the_operations_that_are_stated(card, dtype):
+    assert 2 * card.rate(dtype) / 1e12 == pytest.approx(card.stated[dtype], rel=6e-3)  # two or three digits
+
+
+def test_the_least_of_all_limits_is_predicted_and_names_what_binds():
+    card = CARDS[0]
+
+    def kernel(**changes):
+        return Kernel("", lambda _: Counts(64.0, 1.0, 1.0, 1.0)._replace(**changes), 1, 100)
+
+    rate, binds = gpu_limits.predicted(card, "float64", kernel())
+    assert binds == "arithmetic"
+    assert rate == pytest.approx(card.rate("float64") / (64 + gpu_limits.EXP2_ARITHMETIC))
+    few = {"arithmetic": 1.0}
+    assert gpu_limits.predicted(card, "float32", kernel(**few, exponentials=9.0))[1] == "exp2"
+    assert gpu_limits.predicted(card, "float32", kernel(**few, shared=90.0))[1] == "shared"
+    rate, binds = gpu_limits.predicted(card, "float32", kernel(**few, point=1e5))
+    assert binds == "memory"
+    assert rate == pytest.approx(card.bandwidth / (4 * 1e5 / 100))
+    assert gpu_limits.predicted(CARDS[1], "float32", kernel(arithmetic=120.0, shared=29.0))[1] == "issue"
+
+
+def test_the_readme_has_the_tables_of_the_code_and_says_that_they_are_predictions():
+    section = README[README.index("\n## On a GPU") :]
+    section = section[: section.index("\n## ", 4)]
+    assert gpu_limits.table() in section
+    assert gpu_limits.sources() in section
+    assert gpu_limits.GUIDE in " ".join(section.split())
+    assert "predictions, not measurements" in section
+    assert len(gpu_limits.table().splitlines()) == len(KERNELS) + 3
