@@ -16,14 +16,25 @@
 #define H (CENTRES - DIM)               // where h begins
 
 #if KIND == 2
-// Axis j of B t and of P t.
-__device__ __forceinline__ void turn_back(const real* row, int j, const real (&turned)[DIM], real& out, real& half) {
+// U' t for the component of a row, times slopes and times precisions: U turns them into B t and P t.
+__device__ __forceinline__ void scale(const real* row, real factor, real (&turned)[DIM], real (&half)[DIM]) {
+    TAKE_TURNS(0);
+#pragma unroll
+    for (int e = 0; e < DIM; ++e) {
+        turned[e] *= factor;
+        half[e] = turned[e] * row[DIM + e];
+        turned[e] *= row[2 * DIM + e];
+    }
+}
+// Axis j of them, added to two numbers.
+__device__ __forceinline__ void turn_back(const real* row, int j, const real (&turned)[DIM], const real (&half)[DIM],
+                                          real& out, real& pull) {
+    TAKE_TURNS(j);
     const real* basis = row + 3 * DIM + 1 + j * DIM;
 #pragma unroll
     for (int e = 0; e < DIM; ++e) {
-        real u = basis[e] * turned[e];
-        out = fma(u, row[2 * DIM + e], out);
-        half = fma(u, row[DIM + e], half);
+        out = fma(basis[e], turned[e], out);
+        pull = fma(basis[e], half[e], pull);
     }
 }
 #else
@@ -54,13 +65,12 @@ __device__ __forceinline__ void absorb_fields(const real (&x)[DIM], const real* 
         raise(sums, l);
         real r = exp2(l - sums.top), mu = r * at[2];
         sums.total += r;
-#pragma unroll
-        for (int e = 0; e < DIM; ++e) turned[e] *= r;
+        real half[DIM];
+        scale(row, r, turned, half);
 #pragma unroll
         for (int j = 0; j < DIM; ++j) {
-            TAKE_TURNS(j);
             sums.of[j] = fma(mu, row[j], sums.of[j]);
-            turn_back(row, j, turned, sums.of[j], sums.of[H + j]);
+            turn_back(row, j, turned, half, sums.of[j], sums.of[H + j]);
         }
     }
 #else
@@ -97,13 +107,13 @@ __device__ __forceinline__ real contribution(const real (&x)[DIM], const real* a
                                              const Sums<CENTRES>& centre, real& l) {
     real sum = 0, trace = 0;
 #if KIND == 2
-    real turned[DIM];
+    real turned[DIM], halves[DIM];
     l = turned_logit(x, at, row, turned);
+    scale(row, 1, turned, halves);
 #pragma unroll
     for (int j = 0; j < DIM; ++j) {
-        TAKE_TURNS(j);
         real out = fma(at[2], row[j], -centre.of[j]), half = -centre.of[H + j];
-        turn_back(row, j, turned, out, half);
+        turn_back(row, j, turned, halves, out, half);
         sum = fma(out, half, sum);
         trace += row[2 * DIM + j];
     }
