@@ -200,6 +200,11 @@ def test_no_sum_depends_on_the_order_of_threads_the_device_or_its_memory(name, s
         (one, many), (both, few), (still_one, most) = seen
         assert (one, both, still_one) == (1, 2, 1)  # a chunk after the other, both together, and points in parts
         assert few < many < most
+        monkeypatch.setattr(cupy.cuda.Device, "attributes", {"MultiProcessorCount": 500})
+        monkeypatch.setattr(pair_sums, "MOST_ROWS", 1)
+        cupy.state.total, cupy.state.launches[:] = 2**33, []
+        sums(slice(3))
+        assert {grid[1] for _, grid, *_ in cupy.state.launches} == {1}
 
 
 def test_a_device_too_small_for_one_point_says_what_is_needed():

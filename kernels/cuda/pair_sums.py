@@ -30,6 +30,7 @@ MOST_NARROW = 16  # axes that a thread holds in registers
 CHUNK, TILE, RUN = 2048, 128, 32  # points y to a row of the grid, in shared memory, and added one after the other
 SIDE, STEP = 64, 16  # of a tile of pairs, and of what is in shared memory of it
 FILLED = 8  # blocks of points for each multiprocessor: where there are fewer, several chunks are worked on together
+MOST_ROWS = 2**16 - 1  # of a grid
 MOST_HALVES = 64  # up to which 2 a is known to the compiler
 
 Chunks = Callable[[slice, int, int, Any], None]  # of points x: the first chunk, how many, and where their sums go
@@ -146,7 +147,7 @@ def _summed(run: Chunks, kind: int, power: float, x: Any, m: int, channels: int,
         return out
     merge, count = _compiled("merge", kind, power, x)[0], -(-m // CHUNK)
     filled = _filled(x.shape[1])
-    together = min(count, -(-filled // len(x)))
+    together = min(count, -(-filled // len(x)), MOST_ROWS)
     numbers = 2 * channels * (together + 1) + beside * together
     step = rows_at_once(len(x), int(x.dtype.itemsize) * numbers, 0, f"a sum over {m} pairs")
     if beside:
