@@ -40,6 +40,7 @@ CASES = [
     ("full", 8, 58, 2, "f8", True),
     ("full", 16, 15, 2, "f8", True),
     ("full", 16, 34, 2, "f4", True),
+    ("diagonal", 17, 5, 2, "f8", True),  # the first that goes to kernels.cuda.wide
 ]
 
 

@@ -42,6 +42,7 @@ CASES = [
     ("full", 8, 58, 3, "f8"),
     ("full", 16, 17, 3, "f8"),
     ("full", 2, 300, 3, "f8"),
+    ("diagonal", 17, 5, 2, "f8"),  # the first that goes to kernels.cuda.wide
 ]
 
 
