@@ -7,7 +7,7 @@ each kind, and a card does so many of a kind in a second. The least quotient bin
 
     arithmetic   additions, products, fused multiply-adds and selections; in float64 those of exp2 as well, a polynomial
     exp2         in float32, by the special function units
-    shared       numbers read from shared memory, all threads of a warp the same one: 32 of them a clock
+    shared       loads from shared memory, of one number or of some neighbours, as NVRTC makes them: a warp's each clock
     issue        all of these, of which a multiprocessor begins 4 x 32 a clock
     memory       bytes of points, read and written, over the components that share them
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-LOADS, ISSUED = 32, 128  # a clock of a multiprocessor: numbers of shared memory, instructions of threads
+LOADS, ISSUED = 32, 128  # a clock of a multiprocessor: loads of threads from shared memory, instructions of threads
 # Arithmetic that exp2 of a float64 is made of, with an argument in range: the polynomial of CUDA's library
 EXP2_ARITHMETIC = 16
 NORMAL_ARITHMETIC = 57 / 2  # float64's, of a unit normal, in either type: Box and Muller's of two, beside a root
@@ -82,58 +82,60 @@ class Counts(NamedTuple):
     Attributes:
         arithmetic: additions, products, multiply-adds and selections.
         exponentials: of base 2.
-        shared: different numbers read from shared memory in a loop, that of all threads of a warp.
         point: numbers read and written in global memory for a point, which its components share.
     """
 
     arithmetic: float
     exponentials: float
-    shared: float
     point: float
 
 
 def mixture(d: int) -> Counts:
-    """Output and log density: 2 d + 1 multiply-adds of a logit, d + 1 of the sums; a row is read twice."""
-    return Counts(3 * d + 6, 1, 2 * d + 4, 2 * d + 1)
+    """Output and log density: 2 d + 1 multiply-adds of a logit, d + 1 of the sums, and five operations more."""
+    return Counts(3 * d + 6, 1, 2 * d + 1)
 
 
 def divergence(d: int) -> Counts:
-    """Two sweeps, sums of two fields and of products of their distances to averages; a row is read three times."""
-    return Counts(16 * d + 10, 2, 3 * d + 8, 2 * d + 1)
+    """Two sweeps, sums of two fields, and of products of their distances to averages."""
+    return Counts(16 * d + 10, 2, 2 * d + 1)
 
 
 def gaussian_pairs(d: int) -> Counts:
     """Sums of a Gaussian kernel and of its square, runs of 32 added without loss: 14 additions of two sums a run."""
-    return Counts(2 * d + 4 + 14 / 32, 1, d + 1, d + 4)
+    return Counts(2 * d + 4 + 14 / 32, 1, d + 4)
 
 
 def soft_minima(d: int) -> Counts:
     """One half of Sinkhorn's turn: squares, a height, a sum of exponentials, and one addition for eight of them."""
-    return Counts(2 * d + 3 + 1 / 8, 1, d + 1, d + 2)
+    return Counts(2 * d + 3 + 1 / 8, 1, d + 2)
 
 
 def products(d: int) -> Counts:
     """Two products of matrices; logits are written, read, and written as weights, which is small beside them."""
-    return Counts(2 * d, 1, 0, 2 * d + 1)
+    return Counts(2 * d, 1, 2 * d + 1)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A line of the table: words, counts by d, d, and how many components share a point."""
+    """A line of the table: words, counts by d, d, how many components share a point, and loads from shared memory.
+
+    Loads are those of float64 and of float32 for one component, as NVRTC 12.9 joins them; cuBLAS has its own.
+    """
 
     name: str
     counts: Callable[[int], Counts]
     dim: int
     components: int
+    loads: tuple[float, float] = (0.0, 0.0)
 
 
 KERNELS: Sequence[Kernel] = (
-    Kernel("mixture, samplers, adaptive flow", mixture, 2, 256),
-    Kernel("mixture, samplers, adaptive flow", mixture, 16, 256),
-    Kernel("divergence", divergence, 2, 256),
-    Kernel("divergence", divergence, 16, 256),
-    Kernel("Gaussian pair sums (MMD)", gaussian_pairs, 2, 4096),
-    Kernel("Sinkhorn's soft minima", soft_minima, 2, 4096),
+    Kernel("mixture, samplers, adaptive flow", mixture, 2, 256, (64 / 8, 60 / 8)),
+    Kernel("mixture, samplers, adaptive flow", mixture, 16, 256, (176 / 8, 120 / 8)),
+    Kernel("divergence", divergence, 2, 256, (72 / 8 + 4, 62 / 8 + 4)),
+    Kernel("divergence", divergence, 16, 256, (184 / 8 + 11, 126 / 8 + 7)),
+    Kernel("Gaussian pair sums (MMD)", gaussian_pairs, 2, 4096, (8 / 4, 4 / 4)),
+    Kernel("Sinkhorn's soft minima", soft_minima, 2, 4096, (12 / 8, 6 / 8)),
     Kernel("point set, by products", products, 3072, 50_000),
 )
 BYTES = MappingProxyType({"float64": 8, "float32": 4})
@@ -143,11 +145,12 @@ def limits(card: Card, dtype: str, kernel: Kernel) -> dict[str, float]:
     """Particle-component-steps per second that each kind of operations allows."""
     c, double = kernel.counts(kernel.dim), dtype == "float64"
     arithmetic = c.arithmetic + (EXP2_ARITHMETIC * c.exponentials if double else 0)
+    loads = kernel.loads[0 if double else 1]
     needs = {
         "arithmetic": (card.rate(dtype), arithmetic),
         "exp2": (card.rate("special"), 0 if double else c.exponentials),
-        "shared": (card.rate("shared"), c.shared),
-        "issue": (card.rate("issue"), arithmetic + c.shared + (0 if double else c.exponentials)),
+        "shared": (card.rate("shared"), loads),
+        "issue": (card.rate("issue"), arithmetic + loads + (0 if double else c.exponentials)),
         "memory": (card.bandwidth, c.point * BYTES[dtype] / kernel.components),
     }
     return {name: rate / needed for name, (rate, needed) in needs.items() if needed}
@@ -171,12 +174,15 @@ def normals(card: Card) -> float:
 def table() -> str:
     """The predictions in Markdown."""
     columns = [f"{card.name}, {dtype}" for card in CARDS for dtype in ("64", "32")]
-    head = ["kernel", "d", "arithmetic", "exp2", "shared", "global", *columns]
+    head = ["kernel", "d", "arithmetic", "exp2", "loads, 64 / 32", "global", *columns]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for one in KERNELS:
         c = one.counts(one.dim)
+        loads = " / ".join(f"{n:g}" for n in one.loads)
         cells = [_brief(predicted(card, dtype, one)) for card in CARDS for dtype in BYTES]
-        lines.append([one.name, str(one.dim), *(f"{n:g}" for n in (round(c.arithmetic, 1), *c[1:])), *cells])
+        lines.append(
+            [one.name, str(one.dim), f"{c.arithmetic:.4g}", f"{c.exponentials:g}", loads, f"{c.point:g}", *cells]
+        )
     drawn = [f"{_three(normals(card) / 1e9)} arithmetic" for card in CARDS for _ in BYTES]
     lines.append(["unit normals, each", "", f"{NORMAL_ARITHMETIC:g}*", "", "", "", *drawn])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
