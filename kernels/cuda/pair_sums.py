@@ -128,7 +128,7 @@ def _compiled(name: str, kind: int, power: float, x: Any, wide: bool = False) ->
 
 def _shared(x: Any, wide: bool = False) -> int:
     """Bytes of shared memory of a block."""
-    dim, size = x.shape[1], int(x.dtype.itemsize)
+    dim, size = int(x.shape[1]), int(x.dtype.itemsize)
     if wide or dim > MOST_NARROW:
         return 2 * STEP * (size * SIDE + 16)  # rows begin at multiples of 16 bytes, and not at the same bank
     return TILE * -(-size * (dim + 1) // 16) * 16  # a point and its weight end at a multiple of 16 bytes
