@@ -249,6 +249,15 @@ def test_points_some_way_off_are_exact_too(cupy, storage):
             assert max(errors(cupy, x, mixture, at, route)) < 1, (distance, route)
 
 
+@pytest.mark.parametrize("storage", ["isotropic", "diagonal", "full"])
+def test_a_component_that_is_not_felt_may_have_fields_beyond_all_numbers(cupy, storage):
+    mixture, at = some(storage, 17, 2)
+    mixture.variances[1], at[1], at[4] = 1e-160, 0.0, -1.0
+    x = noised(mixture, at, 3)
+    x[:] += 10 - x.min()  # away from the narrow one, whose o.g is some 1e320
+    assert max(errors(cupy, x, mixture, at)) < 1
+
+
 # ---------------------------------------------------------------------- tiles, orders, memory
 
 

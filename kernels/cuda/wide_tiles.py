@@ -185,7 +185,7 @@ def differences(
     items = -(-n // side) * -(-count // side) * PAIR_THREADS
     sizes = np.int64(n), means, np.int64(count), np.int32(means.shape[1])
     law = gain, np.int32(gain.size > 1), weights, numbers[0], np.int64(numbers[1])
-    rest = *(screen or (out, out, dtype(0), dtype(0))), np.int32(screen is not None), out
+    rest = *(screen or (out, out, dtype(0), dtype(0))), np.int32(screen is not None), out[: n * count]
     shared = _shared_bytes(p.form, side, points.itemsize)
     p.run("differences", items, points, *sizes, *law, *rest, shared=shared, threads=PAIR_THREADS)
 
