@@ -42,7 +42,8 @@ class Barycentre:
     Attributes:
         law: q.
         value: V(q).
-        bound: what V of no law is below.
+        bound: what V of no law is below; at the barycentre it is V, and may be above it by roundings of V and the mean
+            of tr S_i.
         residual: the largest entry of M - I on the range of S: 0 at the barycentre, and where that is closed. Where S
             loses a direction in the limit, of singular laws, it is not small on that one; the gap is.
         steps: how many were made.
