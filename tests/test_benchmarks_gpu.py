@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from refdiff.cli import gpu as found_gpu
 from refdiff.cli import main
 from refdiff.validation.benchmarks import gpu, gpu_cupy, gpu_machine, own, suite
+from refdiff.validation.benchmarks.contenders import HERE
 from refdiff.validation.benchmarks.gpu_machine import DeviceLimits, DeviceMachine
 from refdiff.validation.benchmarks.gpu_workloads import DOUBLE, WORKLOADS
 from refdiff.validation.benchmarks.makers import make
@@ -253,16 +255,18 @@ def test_the_list_and_the_options_need_no_gpu():
 # ---------------------------------------------------------------------- other libraries, on processors
 
 
-@pytest.mark.parametrize("workload", TELLING, ids=lambda one: one.name)
-@pytest.mark.parametrize("name", ["PyTorch", "JAX", "diffrax"])
-def test_other_libraries_programs_answer_as_numpy_does(workload, name):
-    contender = next(one for one in gpu.CONTENDERS if one.name == name)
-    if workload.kind not in contender.kinds:
-        return
+OTHERS = {"PyTorch": ("gpu_torch", "eager"), "JAX": ("gpu_jax", "plain"), "diffrax": ("gpu_jax", "diffrax")}
+TAKING_PART = [
+    (one, peer) for peer in gpu.CONTENDERS if peer.name in OTHERS for one in TELLING if one.kind in peer.kinds
+]
+
+
+@pytest.mark.parametrize(("workload", "contender"), TAKING_PART, ids=lambda one: one.name)
+def test_other_libraries_programs_answer_as_numpy_does(workload, contender):
     if contender.missing:
-        pytest.skip(f"{name} is not installed")
-    module = pytest.importorskip(f"refdiff.validation.benchmarks.gpu_{'torch' if name == 'PyTorch' else 'jax'}")
-    build = {"PyTorch": "eager", "JAX": "plain", "diffrax": "diffrax"}[name]
+        pytest.skip(f"{contender.name} is not installed")
+    name, build = OTHERS[contender.name]
+    module = import_module(f"{HERE}.{name}")
     problem = workload.problem("tiny")
     check = gpu.check(workload, problem, 1)
     ways = getattr(module, build)(problem, 1, "cpu")

@@ -46,6 +46,7 @@ CONTENDERS = (
 )
 
 POINTS, SAMPLE = 64, 4096  # of reference answers: numbers, and draws whose moments are compared
+WORK = 10**9  # components times axes times evaluations of NumPy's, some ten seconds
 LARGE = 8192  # points of a plan from which it is checked by itself
 SINGLE = 2.0**29  # a rounding of float32 over one of float64: answers agree to as many roundings
 
@@ -190,8 +191,9 @@ def answers(exact: Problem, threads: int) -> Array:
     solve: Callable[[Array], Array] = own.SOLVE[kind(exact)](exact)
     if isinstance(exact, Discrepancy):  # of all pairs: on this machine's kernels where NumPy takes long
         return solve(exact.x)
+    one = exact.mixture.count * exact.mixture.dim * (exact.evaluations or 1)
     with backends.use("numpy"):
-        return np.asarray(solve(exact.x[:POINTS]))
+        return np.asarray(solve(exact.x[: max(4, min(POINTS, WORK // one))]))
 
 
 def turned(problem: EntropicPlans, f: Array) -> Array:
