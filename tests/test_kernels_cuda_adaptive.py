@@ -100,7 +100,7 @@ def test_steps_are_those_of_the_cpu_and_points_to_rounding(cupy, kind, dim, n, m
 @pytest.mark.parametrize(
     ("was", "wrong"),
     [
-        (": -rate * c;", ": rate * c;"),
+        ("rate * c : -rate * c)", "rate * c : rate * c)"),
         ("real(0.01) * third", "real(0.1) * third"),
         ("sums.axes /= DIM;", ""),
         ("fma(nodes[slot], walk.h, walk.u)", "walk.u"),

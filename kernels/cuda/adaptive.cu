@@ -42,29 +42,33 @@ struct Slots {
     __device__ __forceinline__ real& at(int slot, int j) const { return own[(slot * NUMBERS + j) * stride]; }
 };
 
-// Where a block is: y at u, the slope of `slot` wanted at `when`, by a step of length h (signed) by a row of the table.
+// Where a block is, in shared memory, one thread's to write: y at u, the slope of `slot` wanted at `when`, by a step of
+// length h (signed) by a row of the table. A step is next, or the slope at the start, or that a probe away.
 struct Walk {
-    double u, length, h, after, when, d1;
-    int slot, row, ended, accepted, rejected;
-    bool refused;
+    double u, length, h, after, when, slope;
+    int slot, row, stage, ended, accepted, rejected;
+    bool refused, going;
 };
+#define WALK (128 / int(sizeof(real)))  // numbers of shared memory for it
+enum { AT_START, PROBING, STEPPING };
 
 // Mean squares of errors in tolerances: over the axes, and of log p.
 struct Squares {
     real axes, log;
 };
 
-// Together: the numbers of the mixture at u, which `evaluate` reads behind a barrier of its own.
-__device__ __forceinline__ void place(double u, const Way& way, real* at) {
+// Together: the numbers of the mixture at u, which `evaluate` reads behind a barrier of its own. One warp's work, as
+// some devices are slow in double.
+__device__ __forceinline__ void place(const Walk& walk, const Way& way, real* at) {
     __syncthreads();
-    if (threadIdx.x < AT) {
-        double total = 1 + way.floor + way.delta, w = exp(2 * u);
-        double g = 2 * total / (1 + sqrt(1 + 4 * w * total));
-        double c = max(g - way.floor, 0.0), left = max(w * g * g - way.delta, 0.0);
-        double rate = -2 * w * g * g / (1 + 2 * w * g);
-        int row = threadIdx.x / TIMES;
-        double of_row = row == 0 ? c : row == 1 ? left * (1 + c) : row == 2 ? rate : row == 3 ? rate * c : -rate * c;
-        at[threadIdx.x] = real(of_row);
+    if (threadIdx.x >= 32) return;
+    double total = 1 + way.floor + way.delta, w = exp(2 * walk.when);
+    double g = 2 * total / (1 + sqrt(1 + 4 * w * total));
+    double c = max(g - way.floor, 0.0), left = max(w * g * g - way.delta, 0.0);
+    double rate = -2 * w * g * g / (1 + 2 * w * g);
+    for (int i = threadIdx.x; i < AT; i += 32) {
+        int row = i / TIMES;
+        at[i] = real(row == 0 ? c : row == 1 ? left * (1 + c) : row == 2 ? rate : row == 3 ? rate * c : -rate * c);
     }
 }
 
@@ -85,6 +89,7 @@ __device__ __forceinline__ real largest(real v, real* scratch) {
 __device__ __forceinline__ void combine(const Slots& slots, const real* weights, real scale, real (&out)[NUMBERS]) {
 #pragma unroll
     for (int j = 0; j < NUMBERS; ++j) out[j] = 0;
+#pragma unroll 2  // all at once would take the registers of another block
     for (int s = 0; s < SLOPES; ++s) {
         real weight = scale * weights[s];
         if (weight != 0)
@@ -117,24 +122,22 @@ __device__ __forceinline__ real tempered(real fifth, real third) {
     return fifth > 0 ? fifth * (fifth / (fifth + real(0.01) * third)) : fifth;
 }
 
-// Together: the root of the worst thread's.
-__device__ __forceinline__ double worst(const Squares& s, real* scratch) {
-    real v = s.axes;
-    if (LOG && !(s.log <= v)) v = s.log;
-    return sqrt(double(largest(v, scratch)));
+// Together: the worst thread's.
+__device__ __forceinline__ real worst(const Squares& s, real* scratch) {
+    return largest(LOG && !(s.log <= s.axes) ? s.log : s.axes, scratch);
 }
 
-// Together: the size of what a row of the table gives, in tolerances at y.
-__device__ __forceinline__ double size(const Slots& slots, const real* weights, const real (&y)[NUMBERS],
-                                       const Way& way, real* scratch) {
+// Together: the square of the size of what a row of the table gives, in tolerances at y.
+__device__ __forceinline__ real size(const Slots& slots, const real* weights, const real (&y)[NUMBERS], const Way& way,
+                                     real* scratch) {
     real v[NUMBERS];
     combine(slots, weights, 1, v);
     return worst(squares(v, slots, y, way), scratch);
 }
 
-// Together: the error of a step to x.
-__device__ __forceinline__ double error_of(const Slots& slots, const real* table, real h, const real (&x)[NUMBERS],
-                                           const Way& way, real* scratch) {
+// Together: the square of the error of a step to x.
+__device__ __forceinline__ real error_of(const Slots& slots, const real* table, real h, const real (&x)[NUMBERS],
+                                         const Way& way, real* scratch) {
     real v[NUMBERS];
     combine(slots, table + FIFTH * SLOPES, h, v);
     Squares found = squares(v, slots, x, way);
@@ -146,65 +149,55 @@ __device__ __forceinline__ double error_of(const Slots& slots, const real* table
     return worst(found, scratch);
 }
 
-// Together, with the slope at y known: how long the step is of which the slope at the end tells of y''.
-__device__ __forceinline__ void probe(Walk& walk, const Slots& slots, const real* table, const real (&y)[NUMBERS],
-                                      const Way& way, double side, real* scratch) {
-    double d0 = worst(squares(y, slots, y, way), scratch);
-    walk.d1 = size(slots, table + UNIT * SLOPES, y, way, scratch);
-    walk.length = min(fabs(way.end - way.start), d0 < 1e-5 || walk.d1 < 1e-5 ? 1e-6 : 0.01 * d0 / walk.d1);
-    walk.h = side * walk.length, walk.when = way.start + walk.h;
-    walk.slot = 1, walk.row = UNIT;
-}
-
-// Together: a first step of which the error should be 1/100 or so, from the sizes of y, y' and y''.
-__device__ __forceinline__ void first_step(Walk& walk, const Slots& slots, const real* table, const Way& way,
-                                           real* scratch) {
-    real y[NUMBERS];
-#pragma unroll
-    for (int j = 0; j < NUMBERS; ++j) y[j] = slots.at(STATE, j);
-    double bend = max(walk.d1, size(slots, table + BEND * SLOPES, y, way, scratch) / walk.length);
-    double second = bend <= 1e-15 ? max(1e-6, 1e-3 * walk.length) : pow(0.01 / bend, 1 / way.exponent);
-    walk.length = min(fabs(way.end - way.start), min(100 * walk.length, second));
-    if (!(walk.d1 < INFINITE)) walk.length = 0;  // there is no slope, and no step
-}
-
 // The stage `slot` of the step at hand.
 __device__ __forceinline__ void to_stage(Walk& walk, int slot, const double* nodes) {
     walk.slot = walk.row = slot;
     walk.when = slot == STAGES ? walk.after : fma(nodes[slot], walk.h, walk.u);
 }
 
-// Whether there is a step to make, which is begun.
-__device__ __forceinline__ bool attempt(Walk& walk, const Way& way, double side, const double* nodes) {
-    if (walk.u == way.end) return false;
+// The next step, if there is one to make.
+__device__ __forceinline__ void attempt(Walk& walk, const Way& way, const double* nodes) {
     double left = fabs(way.end - walk.u);
     bool final = walk.length >= left;
-    if (walk.accepted + walk.rejected >= way.attempts)
+    if (left > 0 && walk.accepted + walk.rejected >= way.attempts)
         walk.ended = TOO_MANY;
     else if (!(final || walk.length > SPACING * max(1.0, fabs(walk.u))))  // not a number, too
         walk.ended = TOO_SHORT;
-    if (walk.ended != DONE) return false;
-    walk.after = final ? way.end : walk.u + side * walk.length;
+    walk.going = left > 0 && walk.ended == DONE;
+    walk.after = final ? way.end : way.end > way.start ? walk.u + walk.length : walk.u - walk.length;
     walk.h = walk.after - walk.u;
     to_stage(walk, 1, nodes);
-    return true;
 }
 
-// Together: whether the step to x is taken, and how long the next one is.
-__device__ __forceinline__ void judge(Walk& walk, const Slots& slots, const real* table, const real (&x)[NUMBERS],
-                                      const Way& way, real* scratch) {
-    double error = error_of(slots, table, real(walk.h), x, way, scratch);
-    double factor = error == 0 ? GROW : SAFETY * pow(error, -1 / way.exponent);
+// With the sizes of y and y' known: how long the step is of which the slope at the end tells of y''.
+__device__ __forceinline__ void probe(Walk& walk, double d0, double d1, const Way& way) {
+    walk.slope = d1;
+    walk.length = min(fabs(way.end - way.start), d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1);
+    walk.h = way.end > way.start ? walk.length : -walk.length;
+    walk.when = way.start + walk.h;
+    walk.stage = PROBING, walk.slot = 1, walk.row = UNIT;
+}
+
+// With the size of the change of y' known: a first step of which the error should be 1/100 or so.
+__device__ __forceinline__ void first_step(Walk& walk, double change, const Way& way) {
+    double bend = max(walk.slope, change / walk.length);
+    double second = bend <= 1e-15 ? max(1e-6, 1e-3 * walk.length) : pow(0.01 / bend, 1 / way.exponent);
+    walk.length = min(fabs(way.end - way.start), min(100 * walk.length, second));
+    if (!(walk.slope < INFINITE)) walk.length = 0;  // there is no slope, and no step
+    walk.stage = STEPPING;
+}
+
+// With the square of the error known: whether the step is taken, and how long the next one is.
+__device__ __forceinline__ void judge(Walk& walk, double square, const Way& way) {
+    double factor = square == 0 ? GROW : SAFETY * pow(square, -0.5 / way.exponent);
     walk.length = fabs(walk.h) * max(SHRINK, min(factor, walk.refused ? 1.0 : GROW));
-    walk.refused = !(error <= 1);
+    walk.refused = !(square <= 1);
     if (walk.refused) {
         ++walk.rejected;
-        return;
+    } else {
+        ++walk.accepted;
+        walk.u = walk.after;
     }
-    ++walk.accepted;
-    walk.u = walk.after;
-#pragma unroll
-    for (int j = 0; j < NUMBERS; ++j) slots.at(STATE, j) = x[j], slots.at(0, j) = slots.at(STAGES, j);
 }
 
 // Together: dy/du at x, and -div below it, as a slot.
@@ -225,32 +218,49 @@ __device__ __forceinline__ void store_slope(const real (&x)[NUMBERS], const Law&
 }
 
 // Together: y from the start of the way to its end, or as far as it gets.
-__device__ __forceinline__ Walk solve(const Slots& slots, const Law& law, const Way& way, const double* nodes,
-                                      const real* table, real* at, real* tile, real* scratch) {
-    double side = way.end > way.start ? 1.0 : -1.0;
-    Walk walk = {way.start, 0, 0, 0, way.start, 0, 0, 0, DONE, 0, 0, false};
-    bool started = false, going = way.start != way.end;
-    while (going) {
-        real x[NUMBERS];
-        combine(slots, table + walk.row * SLOPES, real(walk.h), x);
+__device__ __forceinline__ void solve(Walk& walk, const Slots& slots, const Law& law, const Way& way,
+                                      const double* nodes, const real* table, real* at, real* tile, real* scratch) {
+    __syncthreads();
+    if (threadIdx.x == 0)
+        walk = {way.start, 0, 0, 0, way.start, 0, 0, 0, AT_START, DONE, 0, 0, false, way.start != way.end};
+    __syncthreads();
+    while (walk.going) {
+        // what is read of the walk is read before the barriers of `evaluate`, and written behind them
+        int slot = walk.slot, stage = walk.stage;
+        real x[NUMBERS], h = real(walk.h), first = 0, second = 0;
+        combine(slots, table + walk.row * SLOPES, h, x);
 #pragma unroll
         for (int j = 0; j < NUMBERS; ++j) x[j] += slots.at(STATE, j);
-        place(walk.when, way, at);
-        store_slope(x, law, at, tile, slots, walk.slot);
-        if (started && walk.slot < STAGES) {
-            to_stage(walk, walk.slot + 1, nodes);
-        } else if (!started && walk.slot == 0) {
-            probe(walk, slots, table, x, way, side, scratch);
-        } else {
-            if (started)
-                judge(walk, slots, table, x, way, scratch);
-            else
-                first_step(walk, slots, table, way, scratch);
-            started = true;
-            going = attempt(walk, way, side, nodes);
+        place(walk, way, at);
+        store_slope(x, law, at, tile, slots, slot);
+        if (stage == AT_START) {
+            first = worst(squares(x, slots, x, way), scratch);
+            second = size(slots, table + UNIT * SLOPES, x, way, scratch);
+        } else if (stage == PROBING) {
+#pragma unroll
+            for (int j = 0; j < NUMBERS; ++j) x[j] = slots.at(STATE, j);
+            first = size(slots, table + BEND * SLOPES, x, way, scratch);
+        } else if (slot == STAGES) {
+            first = error_of(slots, table, h, x, way, scratch);
+            if (first <= 1)
+#pragma unroll
+                for (int j = 0; j < NUMBERS; ++j) slots.at(STATE, j) = x[j], slots.at(0, j) = slots.at(STAGES, j);
         }
+        if (threadIdx.x == 0) {
+            if (stage == AT_START) {
+                probe(walk, sqrt(double(first)), sqrt(double(second)), way);
+            } else if (stage == STEPPING && slot < STAGES) {
+                to_stage(walk, slot + 1, nodes);
+            } else {
+                if (stage == PROBING)
+                    first_step(walk, sqrt(double(first)), way);
+                else
+                    judge(walk, first, way);
+                attempt(walk, way, nodes);
+            }
+        }
+        __syncthreads();
     }
-    return walk;
 }
 
 // Points (n, DIM) along the flow, in groups as large as a block.
@@ -258,13 +268,14 @@ __device__ __forceinline__ Walk solve(const Slots& slots, const Law& law, const 
 // nodes: of the stages, (SLOPES,). weights: the table. slopes: the workspace. out: y at the end, (n, DIM). change:
 // log p(end) - log p(start), (n,). counts: DONE or why not, steps accepted, rejected and evaluations of each group,
 // (groups, 4). reached: the u of each group at which `out` is.
-extern "C" __global__ void __launch_bounds__(128) flow(const real* points, int64 n, LAW_ARGUMENTS, const double* nodes,
-                                                       const double* weights, double start, double end, double delta,
-                                                       double floor, double exponent, double rtol, double atol,
-                                                       int attempts, real* slopes, real* out, real* change,
-                                                       int64* counts, double* reached) {
+// One block a multiprocessor is asked for: for more the compiler spills registers.
+extern "C" __global__ void __launch_bounds__(128, 1)
+    flow(const real* points, int64 n, LAW_ARGUMENTS, const double* nodes, const double* weights, double start,
+         double end, double delta, double floor, double exponent, double rtol, double atol, int attempts, real* slopes,
+         real* out, real* change, int64* counts, double* reached) {
     SHARED(real, pool);
-    real *scratch = pool, *table = pool + 32, *at = table + TABLE, *tile = at + AT;
+    Walk& walk = *reinterpret_cast<Walk*>(pool);
+    real *scratch = pool + WALK, *table = scratch + 32, *at = table + TABLE, *tile = at + AT;
     Law law = LAW;
     Way way = {start, end, delta, floor, exponent, real(rtol), real(atol), attempts};
     Slots slots = {slopes + own(), all()};
@@ -274,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(128) flow(const real* points, int64
         int64 i = group * blockDim.x + threadIdx.x, from = min(i, n - 1);
 #pragma unroll
         for (int j = 0; j < NUMBERS; ++j) slots.at(STATE, j) = j < DIM ? points[from * DIM + j] : real(0);
-        Walk walk = solve(slots, law, way, nodes, table, at, tile, scratch);
+        solve(walk, slots, law, way, nodes, table, at, tile, scratch);
         if (i < n) {
 #pragma unroll
             for (int j = 0; j < DIM; ++j) out[i * DIM + j] = slots.at(STATE, j);

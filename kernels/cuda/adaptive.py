@@ -23,7 +23,7 @@ from refdiff.kernels.numba.adaptive import Pair, Way
 
 # Blocks for each multiprocessor: two or four run at once, and slopes of many more would take memory for nothing.
 BLOCKS = 8
-WARPS = 32  # of the largest block: room to find the largest number of all
+SHARED = 128, 32  # of a block, beside the mixture and the table: bytes for where it is, numbers for its warps
 
 # y at the end (n, d) and log p(end) - log p(start), (n,) or None; for each group of `size` points (DONE or why not,
 # steps accepted, rejected, evaluations), int64 (groups, 4), and the u at which y is, float64 (groups,), NumPy's.
@@ -58,7 +58,7 @@ def flow(points: Any, pair: Pair, way: Way, mixture: Mixture, log: bool) -> Ende
     slopes = xp.empty(blocks * group_bytes // points.itemsize, points.dtype)
     given = points, np.int64(n), *mixtures.arguments(mixture, numbers), xp.asarray(pair.nodes), xp.asarray(rows)
     where = *map(np.float64, (*way[:4], pair.exponent, way.rtol, way.atol)), np.int32(min(way.attempts, 2**31 - 1))
-    shared = mixtures.shared_bytes(numbers, points.itemsize) + (WARPS + rows.size) * points.itemsize
+    shared = mixtures.shared_bytes(numbers, points.itemsize) + SHARED[0] + (SHARED[1] + rows.size) * points.itemsize
     run = kernel("adaptive", "flow", points.dtype, **numbers)
     launch(run, blocks * THREADS, *given, *where, slopes, out, change, counts, reached, shared=shared)
     return Ended(out, change if log else None, counts.get(), reached.get(), THREADS)

@@ -28,8 +28,8 @@ __device__ __forceinline__ real tempered(real fifth, real third) {
     return fifth > 0 ? fifth * (fifth / (fifth + real(0.01) * third)) : fifth;
 }
 
-// Mean squares (n,), in tolerances at the larger of y and slot `other`, of what a row of weights, or it and the next, take: over
-// the axes, and of log p where that is larger; infinite where one is no number. A warp for each point.
+// Mean squares (n,), in tolerances at the larger of y and slot `other`, of what a row of weights, or it and the next,
+// take: over the axes, and of log p where that is larger; infinite where one is no number. A warp for each point.
 extern "C" __global__ void squares(const real* slots, int64 n, int dim, int log, int slopes, const real* weights,
                                    int row, int rows, real h, int other, real rtol, real atol, real* out) {
     weights += row * (slopes + 1);
@@ -40,8 +40,10 @@ extern "C" __global__ void squares(const real* slots, int64 n, int dim, int log,
         real fifth = 0, third = 0;
         for (int j = lane; j < dim; j += 32) {
             int64 k = i * dim + j;
-            fifth += square(combined(slots, size, slopes, weights, h, k), before[k], after[k], 0, rtol, atol);
-            if (rows == 2) third += square(combined(slots, size, slopes, second, h, k), before[k], after[k], 0, rtol, atol);
+            real v = combined(slots, size, slopes, weights, h, k);
+            fifth += square(v, before[k], after[k], 0, rtol, atol);
+            if (rows == 2) v = combined(slots, size, slopes, second, h, k);
+            if (rows == 2) third += square(v, before[k], after[k], 0, rtol, atol);
         }
 #pragma unroll
         for (int bits = 16; bits > 0; bits /= 2) {
@@ -51,9 +53,9 @@ extern "C" __global__ void squares(const real* slots, int64 n, int dim, int log,
         real worst = rows == 2 ? tempered(fifth / dim, third / dim) : fifth / dim;
         if (log) {  // an error of a log is a relative one of what it is the log of
             int64 k = n * dim + i;
-            real l = square(combined(slots, size, slopes, weights, h, k), before[k], after[k], 1, rtol, atol);
-            if (rows == 2)
-                l = tempered(l, square(combined(slots, size, slopes, second, h, k), before[k], after[k], 1, rtol, atol));
+            real v = combined(slots, size, slopes, weights, h, k), l = square(v, before[k], after[k], 1, rtol, atol);
+            if (rows == 2) v = combined(slots, size, slopes, second, h, k);
+            if (rows == 2) l = tempered(l, square(v, before[k], after[k], 1, rtol, atol));
             if (!(l <= worst)) worst = l;
         }
         if (lane == 0) out[i] = worst <= exp2(real(2048)) ? worst : exp2(real(2048));

@@ -141,7 +141,7 @@ def together(points: Any, pair: Pair, course: Course, mixture: Mixture, log: boo
 def _first_step(slots: Slots, pair: Pair, side: float) -> float:
     """The length of a first step of which the error should be 1/100 or so, from the sizes of y, y' and y''."""
     course = slots.course
-    whole = abs(course.end - course.start)
+    whole: float = abs(course.end - course.start)
     d0, d1 = slots.worst(STATE, 1.0), slots.worst(FIRST, 1.0)
     if not d1 < math.inf:  # there is no slope, and no step
         return 0.0

@@ -135,7 +135,7 @@ class Run:
         Raises:
             Unfinished: some group was given up.
         """
-        counts = [self.counts[:, k].reshape(np.shape(restore(self.x))[:-1])[()] for k in range(3)]
+        counts = [self.counts[:, k].reshape(restore(self.x).shape[:-1])[()] for k in range(3)]
         result = Flow(restore(self.x), None if self.change is None else restore(self.change), *counts)
         if self.failures:
             group, problem = self.failures[0]
