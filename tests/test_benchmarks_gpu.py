@@ -63,6 +63,14 @@ def test_single_precision_is_computed_in_it_and_agrees_to_as_many_roundings(cupy
         assert one.agreement.allowed == 1e-10 * 2.0**29
 
 
+def test_fractions_are_of_every_limit_products_by_cublas_among_them(cupy):  # noqa: ARG001
+    found = measured("point_set_far")
+    seconds, work = found.entries[0].median, BY_NAME["point_set_far"].problem("tiny").work
+    expected = {"flops": work.flops / 1e12, "exponentials": work.exponentials / 1e11, "bytes": work.bytes / 1e12}
+    expected["products"] = work.flops / 1e13
+    assert found.fractions == pytest.approx({name: value / seconds for name, value in expected.items()})
+
+
 def test_workloads_have_names_of_their_own_and_kinds_that_contenders_have():
     assert len(BY_NAME) == len(WORKLOADS)
     assert {one.kind for one in WORKLOADS} == set(gpu.CONTENDERS[0].kinds)

@@ -244,9 +244,12 @@ def _measured(
 
 def _fractions(problem: Problem, seconds: Sequence[float], noted: Sequence[Any]) -> dict[str, float]:
     """Work per second over the limit, the median over rounds, for each limit that the work has a number for."""
+    amounts = problem.work._asdict()
+    if "products" in noted[0]._fields:  # matrix products by tensor cores may be beyond what else does operations
+        amounts["products"] = amounts["flops"]
     return {
         name: statistics.median(amount / s / getattr(limit, name) for s, limit in zip(seconds, noted, strict=True))
-        for name, amount in problem.work._asdict().items()
+        for name, amount in amounts.items()
         if amount is not None and seconds
     }
 
