@@ -4,7 +4,7 @@
 extern "C" __global__ void predict(const real* points, int64 n, LAW_ARGUMENTS, const real* when, real* out,
                                    real* logp) {
     SHARED(real, pool);
-    real *at = pool, *table = pool + AT;
+    real *at = pool, *table = pool + TILE_AT;
     Law law = LAW;
     load_time(when, at);
     for (int64 base = int64(blockIdx.x) * blockDim.x; base < n; base += all()) {

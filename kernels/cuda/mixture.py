@@ -36,8 +36,7 @@ def numbers(mixture: Mixture, still: bool, itemsize: int) -> dict[str, int]:
     """
     dim, turns = mixture.means.shape[1], len(mixture.bases)
     kind = 2 if turns > 1 else 1 if turns or mixture.variances.shape[1] > 1 or not still else 0
-    row = (dim + 4, 4 * dim + 1, dim * dim + 3 * dim + 1)[kind]
-    tile = min(THREADS, POOL // (row * itemsize))
+    tile = min(THREADS, POOL // _row(dim, kind, itemsize))
     one = int(len(mixture.variances) == 1)
     return {"DIM": dim, "KIND": kind, "ONE": one, "TURNED": int(turns == 1), "TILE": tile}
 
@@ -45,8 +44,18 @@ def numbers(mixture: Mixture, still: bool, itemsize: int) -> dict[str, int]:
 def shared_bytes(defined: dict[str, int], itemsize: int) -> int:
     """Of a block that evaluates the mixture: the numbers of a time and a tile of components."""
     dim, kind = defined["DIM"], defined["KIND"]
-    row = (dim + 4, 4 * dim + 1, dim * dim + 3 * dim + 1)[kind]
-    return (5 * (dim if kind == 1 else 1) + defined["TILE"] * row) * itemsize
+    at = _whole(5 * (dim if kind == 1 else 1) * itemsize)
+    return at + defined["TILE"] * _row(dim, kind, itemsize)
+
+
+def _row(dim: int, kind: int, itemsize: int) -> int:
+    """Bytes of a component, ROW of mixture.cuh."""
+    return _whole((dim + 4, 4 * dim + 1, dim * dim + 3 * dim + 1)[kind] * itemsize)
+
+
+def _whole(size: int) -> int:
+    """So many bytes up to a multiple of 16."""
+    return -(-size // 16) * 16
 
 
 def arguments(mixture: Mixture, defined: dict[str, int]) -> tuple[Any, ...]:

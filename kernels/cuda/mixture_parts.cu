@@ -5,7 +5,7 @@
 extern "C" __global__ void sum_parts(const real* points, int64 n, LAW_ARGUMENTS, const real* when, int64 size,
                                      real* parts) {
     SHARED(real, pool);
-    real *at = pool, *table = pool + AT;
+    real *at = pool, *table = pool + TILE_AT;
     Law law = LAW;
     int64 first = blockIdx.y * size, last = min(first + size, count);
     load_time(when, at);

@@ -30,7 +30,7 @@ __device__ __forceinline__ void scale(const real* row, real factor, real (&turne
 __device__ __forceinline__ void turn_back(const real* row, int j, const real (&turned)[DIM], const real (&half)[DIM],
                                           real& out, real& pull) {
     TAKE_TURNS(j);
-    const real* basis = row + 3 * DIM + 1 + j * DIM;
+    const real* basis = row + 3 * DIM + j * DIM;
 #pragma unroll
     for (int e = 0; e < DIM; ++e) {
         out = fma(basis[e], turned[e], out);

@@ -6,7 +6,7 @@
 extern "C" __global__ void first_parts(const real* points, int64 n, LAW_ARGUMENTS, const real* when, int64 size,
                                        real* parts) {
     SHARED(real, pool);
-    real *at = pool, *table = pool + AT;
+    real *at = pool, *table = pool + TILE_AT;
     Law law = LAW;
     int64 first = blockIdx.y * size, last = min(first + size, count);
     load_time(when, at);
@@ -33,7 +33,7 @@ extern "C" __global__ void settle_parts(int64 n, int many, const real* parts, re
 extern "C" __global__ void second_parts(const real* points, int64 n, LAW_ARGUMENTS, const real* when, int64 size,
                                         const real* centres, real* parts) {
     SHARED(real, pool);
-    real *at = pool, *table = pool + AT;
+    real *at = pool, *table = pool + TILE_AT;
     Law law = LAW;
     int64 first = blockIdx.y * size, last = min(first + size, count);
     load_time(when, at);

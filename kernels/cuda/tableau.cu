@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     run(const real* start, int64 n, LAW_ARGUMENTS, TABLE_ARGUMENTS, const real* when, int stages, int states,
         int outputs, uint64 key, uint64 particle, int every, real* work, real* out) {
     SHARED(real, pool);
-    real *at = pool, *tile = pool + AT;
+    real *at = pool, *tile = pool + TILE_AT;
     Law law = LAW;
     Table table = TABLE;
 #if STATES
