@@ -130,10 +130,10 @@ class Kernel:
 
 
 KERNELS: Sequence[Kernel] = (
-    Kernel("mixture, samplers, adaptive flow", mixture, 2, 256, (64 / 8, 60 / 8)),
-    Kernel("mixture, samplers, adaptive flow", mixture, 16, 256, (176 / 8, 120 / 8)),
-    Kernel("divergence", divergence, 2, 256, (72 / 8 + 4, 62 / 8 + 4)),
-    Kernel("divergence", divergence, 16, 256, (184 / 8 + 11, 126 / 8 + 7)),
+    Kernel("mixture, samplers, adaptive flow", mixture, 2, 256, (40 / 8, 32 / 8)),
+    Kernel("mixture, samplers, adaptive flow", mixture, 16, 256, (152 / 8, 88 / 8)),
+    Kernel("divergence", divergence, 2, 256, (64 / 8 + 3, 40 / 8 + 2)),
+    Kernel("divergence", divergence, 16, 256, (176 / 8 + 10, 111 / 8 + 6)),
     Kernel("Gaussian pair sums (MMD)", gaussian_pairs, 2, 4096, (8 / 4, 4 / 4)),
     Kernel("Sinkhorn's soft minima", soft_minima, 2, 4096, (12 / 8, 6 / 8)),
     Kernel("point set, by products", products, 3072, 50_000),
