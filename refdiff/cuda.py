@@ -58,6 +58,8 @@ def mixture(law: Law, dtype: Any) -> kernels.Mixture:
     place = (id(cupy()), cupy().cuda.Device().id, np.dtype(dtype))
     if place not in known:
         known[place] = kernels.Mixture(*(cupy().asarray(part.astype(dtype)) for part in compiled.mixture(law)))
+        # copies from the host are only in the order of this stream, and the law is there for all
+        cupy().cuda.get_current_stream().synchronize()
     return known[place]
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from emulator.cupy import standing_in
 
+from refdiff import cuda
 from refdiff.backends import use
 from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.model import ExactModel
@@ -56,6 +57,15 @@ def test_a_model_answers_points_on_a_device_as_points_of_numpy(cupy, name, kind)
         other = model.predict(here, 0.301, "score")
     with pytest.raises(AssertionError):
         assert_near(model.score(there, 0.3), other, kind)
+
+
+def test_a_law_is_there_for_all_streams_before_one_asks_for_it():
+    law = GaussianMixture.isotropic(np.eye(3), np.ones(3))
+    with standing_in() as cupy:
+        cuda.mixture(law, np.float32)
+        assert cupy.state.waits == 1
+        cuda.mixture(law, np.float32)
+        assert (cupy.state.waits, cupy.state.copies["to"]) == (1, 4)
 
 
 @pytest.mark.parametrize("name", [name for name in LAWS if name != "points"])

@@ -149,6 +149,14 @@ def test_what_is_a_view_there_is_a_view_here_and_kernels_do_not_get_it_unasked(c
     assert cp.asarray(x) is x
 
 
+def test_a_type_that_is_asked_for_is_given(cp):
+    x = cp.asarray(np.ones(3, "f4"))
+    for asked in (float, np.float64, np.dtype("f8"), "f8", None, "f4", np.dtype("f4"), int):
+        for taken in (cp.asarray, cp.array, cp.ascontiguousarray):
+            assert taken(x, dtype=asked).dtype == (np.dtype("f4") if asked is None else np.dtype(asked))
+    assert cp.asarray(x, dtype="f4") is x
+
+
 def test_copies_and_waits_are_counted(cp):
     x = cp.asarray(np.ones(3))
     assert cp.state.copies == {"to": 1, "from": 0}

@@ -4,6 +4,8 @@ Functions here are followed by NumPy's loop; both sides add up the same terms, i
 """
 
 from dataclasses import replace
+from unittest.mock import patch
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -129,6 +131,29 @@ def test_points_that_do_not_fit_at_once_go_a_tile_after_the_other():
             run(TABLE, model, cupy.asarray(X), 3)
 
 
+@pytest.mark.parametrize(("states", "outputs"), [(6, 1), (1, 3)])
+def test_no_more_answers_are_kept_than_the_table_reaches_back_to(cupy, states, outputs):
+    wide = {"states": TABLE.states, "outputs": TABLE.outputs}
+    for name, back in (("states", states), ("outputs", outputs)):
+        wide[name] = np.pad(wide[name], ((0, 0), (0, back - wide[name].shape[1])))
+    answers, alive = [], []
+
+    def model(x, t):
+        alive.append(sum(one() is not None for one in answers))
+        answer = bent(x, t)
+        answers.append(ref(answer))
+        return answer
+
+    assert_near(run(replace(TABLE, **wide), model, cupy.asarray(X), 3), run(TABLE, bent, X, 3))
+    assert alive == [min(k, outputs) for k in range(TABLE.nfe)]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_answers_of_another_type_are_taken_as_the_type_of_the_points(cupy, kind):
+    run_of = lambda x: run(TABLE, lambda y, t: (4 * bent(y, t)).astype(kind), x, 3)  # noqa: E731
+    assert_near(run_of(cupy.asarray(X)), run_of(X))
+
+
 # ---------------------------------------------------------------------- shapes, offsets, given stages, progress
 
 
@@ -162,6 +187,10 @@ def test_a_kernel_tells_of_its_end_and_a_loop_of_every_evaluation(cupy):
         seen = []
         run(TABLE, model, cupy.asarray(X), 3, progress=lambda *told, seen=seen: seen.append(told))
         assert seen == expected
+    wild, seen = replace(TABLE, states=TABLE.states * 1e200), []
+    with pytest.raises(ValueError, match="stages must stay finite"):
+        run(wild, MODEL, cupy.asarray(X), 3, progress=lambda *told: seen.append(told))
+    assert seen == []  # what is not known to be done is not told
 
 
 def test_a_generator_gives_the_key_that_it_gives_numpy(cupy):
@@ -211,6 +240,41 @@ def test_points_that_are_no_points_are_refused(cupy):
         run(TABLE, MODEL, X, normals=cupy.zeros((2, 5, 2)))
     with pytest.raises(TypeError, match="model must answer with an array of NumPy"):
         run(TABLE, lambda x, t: cupy.asarray(x), X, 0)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 17])
+@pytest.mark.parametrize("count", [2, 300])
+def test_points_of_other_axes_than_the_law_are_refused(cupy, dim, count):
+    law = GaussianMixture.isotropic(np.arange(2.0 * count).reshape(-1, 2), np.ones(count))
+    for x in (np.zeros((5, dim)), cupy.zeros((5, dim))):
+        with pytest.raises(ValueError, match=rf"x must have shape \(\.\.\., 2\), got \(5, {dim}\)"):
+            run(TABLE, ExactModel(law, VP), x, 0)
+
+
+@emulated
+@pytest.mark.parametrize("name", ["normals", "given", "answer"])
+def test_what_is_on_another_gpu_is_refused_and_not_read_there(name):
+    with standing_in() as cupy:
+        other = cupy.zeros((TABLE.draws, 5, 2) if name == "normals" else (5, 2))
+        options = {"normals": {"normals": other}, "given": {"seed": 0, "given": {1: other}}, "answer": {"seed": 0}}[
+            name
+        ]
+        place = property(lambda one: cupy.cuda.Device(int(one is other)))
+        with (
+            patch.object(cupy.ndarray, "device", place),
+            pytest.raises(ValueError, match=f"{name}.* must be on the GPU"),
+        ):
+            run(TABLE, lambda x, t: other if name == "answer" else x, cupy.asarray(X), **options)
+        run(TABLE, lambda x, t: other if name == "answer" else x, cupy.asarray(X), **options)
+
+
+@pytest.mark.parametrize("points", [X, X[:0]])
+def test_the_last_particle_is_the_last_of_64_bits(cupy, points):
+    last = 2**64 - max(1, len(points))
+    for x in (points, cupy.asarray(points)):
+        assert run(TABLE, MODEL, x, 0, particle=last).shape == points.shape
+        with pytest.raises(ValueError, match=f"particle must be in 0..{last}, got {last + 1}"):
+            run(TABLE, MODEL, x, 0, particle=last + 1)
 
 
 @pytest.mark.parametrize("model", [MODEL, bent])

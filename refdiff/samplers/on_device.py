@@ -64,10 +64,11 @@ def run(
         cuda.applies(model.distribution, when[k])
     if exact and normals is None and not given and _fused(tableau, cuda.mixture(model.distribution, x.dtype)):
         table = _table(tableau, when)
-        found = kernels.run(x, table, cuda.mixture(model.distribution, x.dtype), key, particle, trajectory)
+        law = cuda.mixture(model.distribution, x.dtype)
+        found = cuda.finite(kernels.run(x, table, law, key, particle, trajectory), UNSTABLE)
         if progress is not None:
             progress(tableau.nfe, tableau.nfe)
-        return cuda.finite(found, UNSTABLE)
+        return found
     ask = _exactly(tableau, model, when, x) if exact else _asking(tableau, model)
     found = _tiles(_Parts(tableau, ask, key, x.dtype), x, particle, normals, given, trajectory, progress)
     return cuda.finite(found, UNSTABLE)
@@ -85,17 +86,23 @@ def _fused(tableau: Tableau, law: mixtures.Mixture) -> bool:
 
 
 def numbers(name: str, value: Any, dtype: Any) -> Any:
-    """An array of real and finite numbers on the device, of the type `dtype`; `value` is called `name`.
+    """An array of real and finite numbers on the current device, of the type `dtype`; `value` is called `name`.
 
     Raises:
         TypeError: it is no array of CuPy, or does not hold real numbers.
-        ValueError: it is not finite.
+        ValueError: it is not finite, or on another device.
     """
     if not on_device(value):
         raise TypeError(f"{name} must be an array of CuPy like x, got {type(value).__name__}")
     if value.dtype.kind not in "buif":
         raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
+    _here(name, value)
     return cuda.finite(cupy().ascontiguousarray(value, dtype=dtype), f"{name} must be finite")
+
+
+def _here(name: str, value: Any) -> None:
+    if value.device.id != cupy().cuda.Device().id:  # where kernels, which are given addresses, would not find it
+        raise ValueError(f"{name} must be on the GPU of x, {cupy().cuda.Device().id}, got one on {value.device.id}")
 
 
 def _table(tableau: Tableau, when: Any) -> kernels.Table:
@@ -122,6 +129,7 @@ def _asking(tableau: Tableau, model: Callable[[Any, float], Any]) -> Ask:
             raise TypeError(f"model must answer with real numbers, got dtype {answer.dtype}")
         if answer.shape != y.shape:
             raise ValueError(f"model must answer with the shape of its points, {y.shape}, got {answer.shape}")
+        _here("an answer of model", answer)
         cuda.finite(answer, f"model must answer with finite numbers, got one that is not at t = {t}")
         return cupy().ascontiguousarray(answer, dtype=y.dtype)
 
@@ -195,7 +203,7 @@ def _tiles(
 
 def _stages(parts: _Parts, x: Any, first: int, drawn: Mapping[int, Any], given: Mapping[int, Any]) -> Iterator[Any]:
     """Every stage of some points, one after the other, when the model has been asked there."""
-    tableau, width = parts.tableau, max(parts.tableau.window[:2])
+    tableau = parts.tableau
     stages: dict[int, Any] = {}
     outputs: dict[int, Any] = {}
     for k in range(tableau.stages):
@@ -206,5 +214,5 @@ def _stages(parts: _Parts, x: Any, first: int, drawn: Mapping[int, Any], given: 
         if tableau.evaluated[k]:
             outputs[k] = parts.ask(stages[k], k)
         yield stages[k]
-        for old in (stages, outputs):
-            old.pop(k - width, None)
+        for old, back in zip((stages, outputs), tableau.window[:2], strict=True):
+            old.pop(k - back, None)

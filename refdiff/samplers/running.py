@@ -72,7 +72,7 @@ def run(
         raise ValueError("x must have shape (..., d), got one number")
     rows, restore = points("x", x, start.shape[-1])
     _fits(tableau, rows.shape[1])
-    first = whole_number("particle", particle, high=random.PARTICLES - len(rows))
+    first = whole_number("particle", particle, high=random.PARTICLES - max(1, len(rows)))
     key = _key(tableau, seed, normals)
     draw = _drawing(tableau, key, first, normals, start.shape, rows.shape)
     held = _given(tableau, given, start.shape, rows.shape)
@@ -110,9 +110,10 @@ def _on_device(
     if x.ndim == 0:
         raise ValueError("x must have shape (..., d), got one number")
     with x.device:
-        rows, _ = cuda.points("x", x, x.shape[-1])
+        # kernels are compiled for the axes of the law, and find no others
+        rows, _ = cuda.points("x", x, model.dim if isinstance(model, ExactModel) else x.shape[-1])
         _fits(tableau, rows.shape[1])
-        first = whole_number("particle", particle, high=random.PARTICLES - len(rows))
+        first = whole_number("particle", particle, high=random.PARTICLES - max(1, len(rows)))
         key = _key(tableau, seed, normals)
         convert = partial(device.numbers, dtype=rows.dtype)
         drawn = None if normals is None else _normals(tableau, normals, x.shape, rows.shape, convert)
