@@ -9,8 +9,8 @@
 // where in FORM 1 squares are weighted by log2(e) / (2 T_j) and the precision is 1; in FORM 2 so is |X|^2, for each k.
 #include "wide.cuh"
 
-#if defined(SINGLE) && FORM > 0
-#define DEEP 1  // blocks of differences on a multiprocessor: their 64 sums and scales leave room for no second
+#ifdef SINGLE
+#define DEEP 1  // blocks of differences on a multiprocessor: 64 sums of a thread leave no room for more everywhere
 #else
 #define DEEP 2
 #endif
