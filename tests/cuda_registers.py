@@ -43,7 +43,7 @@ def mixtures(itemsize: int) -> list[dict[str, int]]:
     return [law(2, 1, 0), law(16, 1, 0), law(2, 1, 0, still=False), law(16, 16, 0), *one_basis, law(16, 16, 9)]
 
 
-def few(itemsize: int) -> list[dict[str, int]]:
+def some_mixtures(itemsize: int) -> list[dict[str, int]]:
     """Some of the mixtures, of each kind one."""
     return mixtures(itemsize)[::3]
 
@@ -76,7 +76,7 @@ def samplers(itemsize: int) -> list[dict[str, int]]:
     threads = {"THREADS": device.THREADS}
     kept = {"STATES": 1, "OUTPUTS": 1, "WIDE": 0} | threads
     stored = {"STATES": 0, "OUTPUTS": 0, "WIDE": 1} | threads
-    return [one | (kept if 2 * one["DIM"] * itemsize <= REGISTERS else stored) for one in few(itemsize)]
+    return [one | (kept if 2 * one["DIM"] * itemsize <= REGISTERS else stored) for one in some_mixtures(itemsize)]
 
 
 # The numbers that host code compiles each source with, for numbers of so many bytes: the fewest, the usual, the most.
@@ -84,12 +84,12 @@ VARIANTS: dict[str, Callable[[int], list[dict[str, int]]]] = {
     "adaptive": flows,
     "combine": lambda itemsize: [{}],
     "mixture": mixtures,
-    "mixture_parts": few,
+    "mixture_parts": some_mixtures,
     "pair_sums": pairs,
     "pair_sums_wide": wide_pairs,
     "philox": lambda itemsize: [{}],
     "second_order": mixtures,
-    "second_order_parts": few,
+    "second_order_parts": some_mixtures,
     "sinkhorn": lambda itemsize: [{"DIM": dim, "ORDER": r} for dim, r in ((1, 2), (3, 1), (16, 2), (16, 0))],
     "sinkhorn_means": lambda itemsize: [{"DIM": dim, "ORDER": 2, "VALUES": n} for dim, n in ((3, 3), (16, 8))],
     "sinkhorn_sums": lambda itemsize: [{"VALUES": 8}],

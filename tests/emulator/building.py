@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
 FLAGS += ("-U_FORTIFY_SOURCE",)  # its longjmp does not leave a stack
-# The compiler tells of each access to memory, as it tells a sanitizer; what is not set is huge, not what was there.
-CHECKS = ("-fsanitize=thread", "-ftrivial-auto-var-init=pattern")
+TELL = "-fsanitize=thread"  # of each access to memory, as a sanitizer is told
+PATTERN = "-ftrivial-auto-var-init=pattern"  # what is not set is huge, not what was there: GCC has it from 12 on
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
 
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+LINUX = sys.platform == "linux"  # whose pages and signals are used
+COMPILER = (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")) if LINUX else None
 
 
 class CompileError(RuntimeError):
@@ -27,12 +29,23 @@ class CompileError(RuntimeError):
 
 
 @cache
+def patterns() -> bool:
+    """Whether the compiler has PATTERN."""
+    asked = [str(COMPILER), PATTERN, "-E", "-xc++", os.devnull]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+@cache
 def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
-    """The kernels of a source, compiled with options of NVRTC, of which definitions are heeded."""
+    """The kernels of a source, compiled with options of NVRTC, of which definitions are heeded.
+
+    Raises:
+        CompileError: as of `compiled`.
+    """
     names = KERNEL.findall(source)
     text = "\n".join([f'#include "{HERE}/emulator.h"', "#line 1", source, *(f"EMULATE({name})" for name in names), ""])
     defined = tuple(option for option in options if option.startswith("-D"))
-    kernels = compiled(text, (*FLAGS, *CHECKS, *defined, "-c"), ".o")
+    kernels = compiled(text, (*FLAGS, TELL, *[PATTERN] * patterns(), *defined, "-c"), ".o")
     runtime = compiled(f'#include "{HERE}/runtime.cpp"\n', (*FLAGS, "-O2", "-c"), ".o")
     found = ctypes.CDLL(str(compiled("", ("-shared", str(kernels), str(runtime)), ".so")))
     for name in names:
@@ -44,14 +57,16 @@ def compiled(text: str, flags: tuple[str, ...], suffix: str) -> Path:
     """What the compiler makes of a text, or made of it before.
 
     Raises:
-        CompileError: there is no compiler, or the text is not to its mind.
+        CompileError: there is no compiler, the text is not to its mind, or the folder is another user's.
     """
     if COMPILER is None:
-        raise CompileError("no C++ compiler: neither g++ nor clang++ is there")
+        raise CompileError("no C++ compiler: neither g++ nor clang++ is there, or this is not Linux")
     read = [(HERE / name).read_text() for name in ("emulator.h", "fibers.h", "accesses.h", "runtime.cpp")]
     key = hashlib.sha256("\0".join([COMPILER, text, *read, *flags]).encode()).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"refdiff-emulator-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # what is there would be run
+        raise CompileError(f"{folder} is somebody else's")
     made = folder / f"{key}{suffix}"
     if not made.exists():
         with tempfile.TemporaryDirectory(dir=folder) as place:

@@ -171,6 +171,12 @@ inline T __ldg(const T* place) {
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __clzll(long long bits) { return bits ? __builtin_clzll(bits) : 64; }
+inline float __int_as_float(int bits) {
+    float same;
+    std::memcpy(&same, &bits, sizeof same);
+    return same;
+}
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 inline float rsqrt(float x) { return 1 / std::sqrt(x); }
