@@ -254,5 +254,17 @@ def test_samples_in_two_places_and_those_that_are_none_are_refused(cupy):
         mmd_squared(x, y * np.nan, kernel)
     with pytest.raises(ValueError, match="the gaussian kernel's length must be one that float32 can hold"):
         mmd_squared(x.astype("f4"), y.astype("f4"), gaussian_kernel(1e20))
+    with pytest.raises(ValueError, match=r"length must be one that float32 can hold, got a scale 1e\+50"):
+        mmd_squared(x.astype("f4"), y.astype("f4"), inverse_multiquadric_kernel(1e-25))
     with pytest.raises(TypeError, match="p must be numbers that NumPy takes"):
         wasserstein(x, y, 2)
+
+
+def test_points_too_far_apart_for_squares_are_refused(cupy):
+    far = (X + 1e20).astype(np.float32)
+    with pytest.raises(ValueError, match="p and q must be so near that float64, or float32 for two samples of it on a"):
+        energy_distance(cupy.asarray(far), cupy.asarray(Y.astype(np.float32)))
+    assert energy_distance(far, Y).value > 1e20
+    with pytest.raises(ValueError, match="p and q must be so near that float64"):
+        energy_distance(X, Y + 1e200)
+    assert mmd_squared(X, Y + 1e200, KERNELS["gaussian"]).value > 0

@@ -3,9 +3,11 @@
 import mpmath
 import numpy as np
 import pytest
+from emulator.cupy import standing_in
 
 from refdiff.distributions import Empirical, GaussianMixture
 from refdiff.metrics import (
+    Force,
     energy_distance,
     gaussian_kernel,
     inverse_multiquadric_kernel,
@@ -162,11 +164,67 @@ def test_forces_are_refused_that_are_none():
         kernel_gradient(3)
     with pytest.raises(ValueError, match="power must lie in"):
         inverse_power(0)
-    with pytest.raises(ValueError, match=r"softening must have a power -2 and -3\.0 in float64, got 1e-200"):
-        inverse_power(3, 1e-200)
+    for power, softening in ((3, 1e-200), (200, 40.0), (3, 1e154)):  # the second and the third have lost digits
+        with pytest.raises(ValueError, match=r"softening must have a power -2 and -\d+\.0 in float64"):
+            inverse_power(power, softening)
+    with pytest.raises(ValueError, match="kind must be one of GAUSSIAN, POWER, PULL, INVERSE, got 'LAPLACE'"):
+        Force("LAPLACE", 1.0, 1.0, 1.0)
+
+
+def test_a_softening_is_a_unit_of_length():
+    e, n = 40.0, 100
+    for points in (Y, 30 * Y):
+        field = pair_field(inverse_power(n, 1), X / e, points / e)
+        # powers of numbers that are off by two roundings, and as many of their own
+        np.testing.assert_allclose(field / e ** (n - 1), pair_field(inverse_power(n, e), X, points), rtol=4 * n * 2e-16)
+
+
+NEAR = [[1e-110, 0.0], [-1e-110, 0.0]]  # 1 / r^3 is beyond all numbers, and of both signs
+FAR = [[1e200, 0.0], [0.0, 1.0]]
+
+
+def test_forces_beyond_all_numbers_are_refused_and_exponentials_are_0_there(cupy):
+    for there in (np.asarray, cupy.asarray):
+        x, near, far = (there(np.array(part)) for part in ([[0.0, 0.0]], NEAR, FAR))
+        with pytest.raises(ValueError, match="x and y must be so far apart, or weights so small, that the force"):
+            pair_field(inverse_power(3), x, near)
+        for force in (DISTANCE, inverse_power(1), inverse_power(1, 1e-3), KERNELS["rational"][0]):
+            with pytest.raises(ValueError, match="x and y must be so near that float64 can hold squares of their dist"):
+                pair_field(force, x, far)
+        for name in ("gaussian", "laplace"):
+            kernel = KERNELS[name][0]
+            assert (2 * pair_field(kernel, x, far) == pair_field(kernel, x, far[1:])).all()
+            assert (pair_field(kernel, x, far) != 0).any()
+    single = [cupy.asarray(np.array(part, "f4")) for part in ([[0.0, 0.0]], [[1e20, 0.0]])]
+    with pytest.raises(
+        ValueError, match=r"so near that float32 can hold .* got coordinates that differ by up to 1e\+20"
+    ):
+        pair_field(DISTANCE, *single)
+    assert pair_field(DISTANCE, *(part.get() for part in single)).tolist() == [[1.0, 0.0]]
 
 
 # ---------------------------------------------------------------------- on a device
+
+
+def test_points_of_two_precisions_meet_in_the_higher_one(cupy):
+    x, y = (X + 1e6).astype("f4"), Y + 1e6  # float32 has sixteenths of such numbers
+    found = pair_field(DISTANCE, cupy.asarray(x), cupy.asarray(y))
+    assert found.dtype == np.float32
+    expected = pair_field(DISTANCE, x, y)
+    np.testing.assert_allclose(found.get(), expected, rtol=2.0**-23)  # rounded once
+    assert abs(pair_field(DISTANCE, x, y.astype("f4")) - expected).max() > 1e-3
+    back = pair_field(DISTANCE, cupy.asarray(y), cupy.asarray(x))
+    assert back.dtype == np.float64
+    np.testing.assert_allclose(back.get(), pair_field(DISTANCE, y, x), rtol=0, atol=64 * 2.0**-53)  # means of units
+
+
+def test_points_on_two_devices_are_refused(monkeypatch):
+    with standing_in() as cupy:
+        monkeypatch.setattr(cupy.ndarray, "device", property(lambda one: cupy.cuda.Device(len(one) % 2)))
+        x, y, w = (cupy.asarray(part) for part in (X[:8], Y, W))
+        with pytest.raises(ValueError, match=r"x, y and weights must be on one GPU, got \[0, 1\]"):
+            pair_field(DISTANCE, x, y, w)
+        pair_field(DISTANCE, x[:7], y, w)
 
 
 @pytest.mark.parametrize("kind", ["f8", "f4"])

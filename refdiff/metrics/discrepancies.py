@@ -48,7 +48,8 @@ def mmd_squared(p: Compared, q: Compared, kernel: Kernel) -> Estimate:
         MemoryError: sums for a part of the points do not fit on the GPU.
         TypeError: p or q is neither a law nor an array of real numbers, only one is an array of CuPy, or the kernel is
             none.
-        ValueError: dimensions differ, or a sample has fewer than two points; of fewer than four the error is infinite.
+        ValueError: dimensions differ, a sample has fewer than two points (of fewer than four the error is infinite), or
+            is so far from another that a square of a distance is infinite.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel, got {kernel!r}")
@@ -175,7 +176,16 @@ def _enough(counts: list[float]) -> None:
 
 
 def _estimate(tables: _Tables, counts: list[float]) -> Estimate:
-    """From samples of so many points, infinitely many those of a law."""
+    """From samples of so many points, infinitely many those of a law.
+
+    Raises:
+        ValueError: the discrepancy is infinite.
+    """
+    if not np.isfinite(tables.value):
+        raise ValueError(
+            "p and q must be so near that float64, or float32 for two samples of it on a GPU, can hold squares of "
+            "their distances, got an infinite one"
+        )
     variance = 0.0
     within = 4 * _left_between(tables.xy, tables.yx) / (counts[0] * counts[1]) if np.isfinite(counts).all() else 0.0
     for n, own, across in ((counts[0], tables.xx, tables.xy), (counts[1], tables.yy, tables.yx)):

@@ -73,7 +73,7 @@ def device_scale(name: str, scale: float, dtype: Any) -> None:
     Raises:
         ValueError: it does not, with a message that names what the scale comes from (`name`).
     """
-    least, most = np.finfo(dtype).tiny, np.finfo(dtype).max
+    least, most = (float(end) for end in (np.finfo(dtype).tiny, np.finfo(dtype).max))  # a float32 would round the scale
     if not least <= abs(scale) <= most:
         raise ValueError(f"{name} must be one that {dtype} can hold, got a scale {scale:.3g} of squared distances")
 
