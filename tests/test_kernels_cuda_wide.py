@@ -258,6 +258,15 @@ def test_a_component_that_is_not_felt_may_have_fields_beyond_all_numbers(cupy, s
     assert max(errors(cupy, x, mixture, at)) < 1
 
 
+@pytest.mark.parametrize("kind", ["f8", "f4"])
+@pytest.mark.parametrize("storage", ["isotropic", "one diagonal", "diagonal", "shared"])
+def test_a_component_that_is_far_off_takes_no_digits_from_others(cupy, storage, kind):
+    mixture, at = some(storage, 17, 9, kind)
+    x = noised(mixture, at, 3)
+    mixture.means[2] *= 1e9 if kind == "f8" else 1e4  # about a mean, outputs would be off by 1e8 roundings
+    assert max(errors(cupy, x, mixture, at)) < 1
+
+
 # ---------------------------------------------------------------------- tiles, orders, memory
 
 
@@ -305,6 +314,16 @@ def test_memory_that_does_not_suffice_is_refused_with_what_it_needs(storage):
         cupy.state.total = 10**5
         with pytest.raises(MemoryError, match=r"a tile of \d+ points in 17 axes.* needs \d+ bytes on the GPU"):
             answers(cupy, np.zeros((2, 17)), mixture, at)
+
+
+def test_a_group_leaves_room_for_transposed_matrices(monkeypatch):
+    monkeypatch.setattr(wide_full, "HEIGHT", 4)
+    mixture, _ = some("full", 40, 20)
+    with stand_in.standing_in() as cupy:
+        sent = Mixture(*map(cupy.asarray, mixture))
+        cupy.state.total = 4 * 10**5
+        size = wide_full._tiles(sent, 2).size
+    assert 1 < size <= 2 * 10**5 // (8 * 40 * (40 + 2 * 4))
 
 
 def test_single_precision_is_not_that_of_tf32(cupy, monkeypatch):

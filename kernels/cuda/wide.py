@@ -1,8 +1,8 @@
 r"""Mixtures in many axes on the device, by products of matrices: outputs, log densities and divergences.
 
 The formulas are those of kernels.numba.mixture and kernels.numba.second_order. Points and components come in tiles, and
-a tile of both in three steps: logits, weights r relative to the largest logit so far, weights times means. With c near
-the mean of the m_k and X = x - a c,
+a tile of both in three steps: logits, weights r relative to the largest logit so far, weights times means. With c amid
+the m_k and X = x - a c,
 
     o = (sum_k r_k (mu - b_k a) (m_k - c) + X sum_k r_k b_k) / sum_k r_k + mu c
 

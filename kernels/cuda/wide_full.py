@@ -66,7 +66,7 @@ class Tiles:
 def _tiles(mixture: Any, fields: int) -> Tiles:
     xp, (count, dim), dtype = cupy(), mixture.means.shape, mixture.means.dtype
     most = min(count, MOST, max(1, ENTRIES // (HEIGHT * dim)))
-    row = dtype.itemsize * HEIGHT * (fields * dim + 2)
+    row = dtype.itemsize * (HEIGHT * (fields * dim + 2) + dim * dim)  # products copy matrices that are transposed
     fixed = dtype.itemsize * (HEIGHT + 2 * count)
     size = rows_at_once(most, row, fixed, f"a tile of {HEIGHT} points in {dim} axes with matrices of their own")
     pairs = xp.empty(HEIGHT * size, dtype), xp.empty(HEIGHT * size, dtype)

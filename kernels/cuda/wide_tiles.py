@@ -1,6 +1,6 @@
 r"""Tiles of points x components of a mixture in many axes, and their logits: by products of matrices or by differences.
 
-With c near the mean of the m_k, X = x - a c and Y_k = a (m_k - c), in units of the T_k,
+With c amid the m_k, X = x - a c and Y_k = a (m_k - c), in units of the T_k,
 
     |x - a m_k|^2 = |X|^2 + |Y_k|^2 - 2 X.Y_k    is off by    e_k = u (d + 16) (|X| + |Y_k|)^2 at most,
 
@@ -29,6 +29,7 @@ TALL = ((256, 2048), (np.inf, 512))  # points, by axes: products of few axes nee
 PAIR_THREADS, ROW_THREADS, STEP, FAN = 256, 128, 16, {4: 8, 8: 4}  # as in wide.cuh, FAN by bytes of a number
 LOG2_E = 1.4426950408889634
 SPARE = 40.0  # bits: components so narrow that |B_k| sqrt(T_k) is 2^24 times that of others are felt all the same
+SAMPLE = 64  # components at least, whose median is c: 1/6 of what they are apart from where it would be for all
 ROUTES = ("products", "screened", "differences")
 
 
@@ -85,6 +86,15 @@ def _form(mixture: Any, at: Any) -> int:
     return 1 if len(mixture.variances) == 1 else 2
 
 
+def centre_of(means: Any) -> Any:
+    """A point (d,) amid most means (K, d): their median on each axis, which a few that are far off do not move.
+
+    What is summed about c is off by u |c|, so it must not be far from components because others are.
+    """
+    some = cupy().sort(means[:: max(1, len(means) // SAMPLE)], axis=0)
+    return some[(len(some) - 1) // 2].copy()
+
+
 def problem(mixture: Any, at: Any, route: str | None, values: bool) -> Problem:
     """What kernels need to know of a mixture (K, d) without bases at a time `at`, shape (5, 1 or d) of NumPy.
 
@@ -100,7 +110,7 @@ def problem(mixture: Any, at: Any, route: str | None, values: bool) -> Problem:
     xp, (count, dim), form = cupy(), mixture.means.shape, _form(mixture, at)
     dtype = mixture.means.dtype
     when = xp.asarray(np.ascontiguousarray(np.broadcast_to(at, (5, dim if form else 1))).astype(dtype))
-    centre = mixture.means[:: max(1, count // 1024)].mean(axis=0)
+    centre = centre_of(mixture.means)
     axes, each, trace, log_det = when, when, when, when
     if form == 1:
         a, q, mu, beta, gamma = when
