@@ -19,6 +19,7 @@ class Bug(NamedTuple):
 WORDS = "philox.words_are_those_of_the_reference_bit_by_bit"
 UNIFORMS = "philox.uniforms_are_those_of_the_reference_bit_by_bit"
 NORMALS = "philox.normals_are_those_of_the_reference_to_roundings"
+EDGES = "philox.single_precision_loses_nothing_where_logarithm_sine_or_cosine_vanish"
 PREDICTED = "mixture.predictions_and_log_densities_are_those_of_numpy"
 DIVERGENCES = "second_order.divergences_and_their_outputs_are_those_of_numpy"
 SAMPLES = "tableau.a_seed_gives_the_stages_of_the_numpy_loop"
@@ -51,11 +52,13 @@ BUGS = (
     # ------------------------------------------------------------------ normals
     Bug("a round too few", "philox.cuh", "round < 10", "round < 9", WORDS),
     Bug("another half of the key", "philox.cuh", "high0 ^ c3 ^ k1", "high0 ^ c3 ^ k0", WORDS),
-    Bug("uniforms that may be 0", "philox.cuh", "double(bits + 1)", "double(bits)", UNIFORMS, {"dim": 3}),
+    Bug("uniforms that may be 0", "philox.cuh", "low) >> 11) + 1;", "low) >> 11);", UNIFORMS, {"dim": 3}),
     Bug("the group of another axis", "philox.cu", "draw, axis / 2, first", "draw, axis, first", NORMALS,
         {"dim": 5, "backend": "numpy"}),
-    Bug("no guard of the last axis", "philox.cu", "if (axis + 1 < dim) out[row * dim + axis + 1] = real(second)",
-        "out[row * dim + axis + 1] = real(second)", NORMALS, {"dim": 1, "backend": "numpy"}),
+    Bug("no guard of the last axis", "philox.cu", "if (axis + 1 < dim) out[row * dim + axis + 1] = second",
+        "out[row * dim + axis + 1] = second", NORMALS, {"dim": 1, "backend": "numpy"}),
+    Bug("a power of two too many", "philox.cuh", "__clzll(u) - 11", "__clzll(u) - 10", EDGES),
+    Bug("the other way at half a turn", "philox.cuh", "quarter == 2 || quarter == 3", "quarter == 3", EDGES),
     # ------------------------------------------------------------------ mixtures
     Bug("no barrier before the times", "mixture.cuh", "at) {\n    __syncthreads();\n    for", "at) {\n    for", SAMPLES,
         {"name": "ddpm"}),

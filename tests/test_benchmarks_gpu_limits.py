@@ -235,6 +235,7 @@ def test_a_component_takes_the_loads_of_shared_memory_that_are_counted(kernel, d
     assert loads == pytest.approx(kernel.loads[dtype == "float32"], rel=0.2)
 
 
+BEGUN = re.compile(r"^\s*(?:@!?%p\d+ )?(?!mov|bra|ret|cvta|ld\.param)[a-z][\w.]*\s[^;\n]*;", re.MULTILINE)
 DOUBLE = re.compile(r"^\s*(?:add|sub|mul|fma)\S*\.f64", re.MULTILINE)
 
 
@@ -246,12 +247,15 @@ def test_an_exponential_is_a_polynomial_in_double_and_one_instruction_in_single(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_normals_are_computed_in_double_whatever_the_type(dtype):
+def test_normals_are_computed_in_their_type(dtype):
     text = assembly(device.source("philox"), dtype)
     body = text[text.index(".entry normals") :]
-    body = body[: body.find(".entry", 10) if body.find(".entry", 10) > 0 else len(body)]
-    assert len(DOUBLE.findall(body)) / 2 == gpu_limits.NORMAL_ARITHMETIC
-    assert body.count("sqrt.rn.f64") == 1
+    body = body[: body.index("\n}")]
+    double = dtype == "float64"
+    assert len(DOUBLE.findall(body)) / 2 == (gpu_limits.NORMAL_ARITHMETIC if double else 0)
+    assert (".f64" in body) == double
+    # which instructions make it is a compiler's choice: another version's may be some more or less
+    assert len(BEGUN.findall(body)) / 2 == pytest.approx(gpu_limits.NORMAL_ISSUED[dtype], rel=0.1)
 
 
 # ---------------------------------------------------------------------- predictions

@@ -26,9 +26,9 @@ extern "C" __global__ void combine(const real* a0, const real* a1, const real* a
         }
         for (int m = 0; m < drawn; ++m) {
             const real* weight = noise + m * width;
-            double one, two;
+            real one, two;
             normal_pair(key, particle + row, draws[m], group, one, two);
-            first = fma(weight[w], real(one), first), second = fma(weight[next], real(two), second);
+            first = fma(weight[w], one, first), second = fma(weight[next], two, second);
         }
         out[at] = first;
         if (both) out[at + 1] = second;

@@ -26,9 +26,9 @@ extern "C" __global__ void normals(const uint64* particles, int64 n, int dim, ui
     for (int64 i = own(); i < n * groups; i += all()) {
         int64 row = i / groups;
         int axis = 2 * int(i % groups);
-        double first, second;
+        real first, second;
         normal_pair(key, particles[row], draw, axis / 2, first, second);
-        out[row * dim + axis] = real(first);
-        if (axis + 1 < dim) out[row * dim + axis + 1] = real(second);
+        out[row * dim + axis] = first;
+        if (axis + 1 < dim) out[row * dim + axis + 1] = second;
     }
 }

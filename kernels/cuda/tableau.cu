@@ -66,11 +66,11 @@ __device__ __forceinline__ void add_normals(uint64 key, uint64 particle, uint32 
                                             real (&y)[DIM]) {
 #pragma unroll 1
     for (int group = 0; group < (DIM + 1) / 2; ++group) {
-        double first, second;
+        real first, second;
         normal_pair(key, particle, draw, group, first, second);
 #pragma unroll
         for (int j = 0; j < DIM; j += 2) {
-            real z = j == 2 * group ? real(first) : real(0), next = j == 2 * group ? real(second) : real(0);
+            real z = j == 2 * group ? first : real(0), next = j == 2 * group ? second : real(0);
             y[j] = fma(weight[WIDE ? j : 0], z, y[j]);
             if (j + 1 < DIM) y[j + 1] = fma(weight[WIDE ? j + 1 : 0], next, y[j + 1]);
         }

@@ -26,7 +26,9 @@ from typing import NamedTuple
 LOADS, ISSUED = 32, 128  # a clock of a multiprocessor: loads of threads from shared memory, instructions of threads
 # Arithmetic that exp2 of a float64 is made of, with an argument in range: the polynomial of CUDA's library
 EXP2_ARITHMETIC = 16
-NORMAL_ARITHMETIC = 57 / 2  # float64's, of a unit normal, in either type: Box and Muller's of two, beside a root
+NORMAL_ARITHMETIC = 57 / 2  # float64's, of a unit normal in float64: Box and Muller's of two, beside a root
+# All instructions of a unit normal but moves and branches, as NVRTC 12.9 writes PTX: most are Philox's whole numbers
+NORMAL_ISSUED = MappingProxyType({"float64": 252 / 2, "float32": 266 / 2})
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,10 @@ def predicted(card: Card, dtype: str, kernel: Kernel) -> tuple[float, str]:
     return found[binding], binding
 
 
-def normals(card: Card) -> float:
-    """Unit normals per second of a kernel that draws them: float64's arithmetic, whatever the type of numbers."""
-    return card.rate("float64") / NORMAL_ARITHMETIC
+def normals(card: Card, dtype: str) -> tuple[float, str]:
+    """Unit normals per second of a kernel that draws them, and the kind that binds."""
+    issue = card.rate("issue") / NORMAL_ISSUED[dtype], "issue"
+    return min(issue, (card.rate("float64") / NORMAL_ARITHMETIC, "arithmetic")) if dtype == "float64" else issue
 
 
 # ---------------------------------------------------------------------- as tables
@@ -183,7 +186,7 @@ def table() -> str:
         lines.append(
             [one.name, str(one.dim), f"{c.arithmetic:.4g}", f"{c.exponentials:g}", loads, f"{c.point:g}", *cells]
         )
-    drawn = [f"{_three(normals(card) / 1e9)} arithmetic" for card in CARDS for _ in BYTES]
+    drawn = [_brief(normals(card, dtype)) for card in CARDS for dtype in BYTES]
     lines.append(["unit normals, each", "", f"{NORMAL_ARITHMETIC:g}*", "", "", "", *drawn])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
