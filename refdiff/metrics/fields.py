@@ -10,7 +10,7 @@ data in d dimensions, n = d + 1 and e = t it is the field of PFGM at height t, F
 gradient flow of MMD^2 is x' = F_y(x) - F_x(x), of fields of two means: of points, and of those that move to them.
 A point is not moved by itself: where r = 0 a term is 0, also where phi has no value. Squares of distances and powers of
 them are numbers of the points' type: points less than 1e-162 apart (float32 on a GPU: 1e-23) are one, small terms 0.
-Sources: TOPB-26, TOPB-28, TOPB-29, TOPB-30; Arbel et al. 2019, "Maximum mean discrepancy gradient flow".
+Sources: TOPB-26..30; Arbel et al. 2019, "Maximum mean discrepancy gradient flow".
 """
 
 from __future__ import annotations
