@@ -219,10 +219,10 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 FUNCTIONS = """
-    abs all amax any arange argsort array_equal broadcast_to clip concatenate count_nonzero cumsum dot einsum empty_like
-    exp exp2 expm1 full full_like isfinite isnan linspace log log1p log2 logaddexp matmul max maximum mean min minimum
-    moveaxis ones ones_like outer prod ravel repeat searchsorted sign sort sqrt square stack sum take tile transpose
-    where zeros zeros_like
+    abs all amax any arange argsort array_equal broadcast_to clip concatenate count_nonzero cumsum diag dot einsum
+    empty_like exp exp2 expm1 full full_like isfinite isnan linspace log log1p log2 logaddexp matmul max maximum
+    mean min minimum moveaxis ones ones_like outer prod ravel repeat searchsorted sign sort sqrt square stack sum
+    take tile transpose where zeros zeros_like
 """.split()  # noqa: SIM905
 
 
@@ -230,6 +230,17 @@ def __getattr__(name: str) -> Any:
     if name in FUNCTIONS:
         return _function(name)
     raise AttributeError(f"the stand-in for CuPy has no {name}")
+
+
+class linalg:
+    """What is singular has no solution, and no error, as in CuPy."""
+
+    @staticmethod
+    def solve(a: ndarray, b: ndarray) -> ndarray:
+        try:
+            return _new(np.linalg.solve(_plain(a), _plain(b)))
+        except np.linalg.LinAlgError:
+            return full_like(b, np.nan)  # type: ignore[no-any-return,name-defined] # noqa: F821
 
 
 # ---------------------------------------------------------------------- the device
