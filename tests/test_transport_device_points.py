@@ -85,7 +85,7 @@ def test_points_far_from_each_other_in_many_axes_keep_their_differences(cupy):
     there = CudaSide(ground_cost("half-squared", (70, 50)), *(cupy.asarray(one) for one in (x, y, logs)))
     found = there.minima(cupy.asarray(g), epsilon).get()
     assert abs(found[:40] - exact[:40]).max() <= 30 * EPS * abs(exact[:40]).max()
-    there._longest = 0.0  # as if products would do
+    there._centred = there._centred[0], 0.0  # as if products would do
     assert abs(there.minima(cupy.asarray(g), epsilon).get()[:40] - exact[:40]).max() > 1e6 * EPS
 
 
@@ -191,6 +191,38 @@ def test_potentials_of_a_similar_problem_are_a_start(cupy):
     assert again.iterations <= 2 < first.iterations
 
 
+@pytest.mark.parametrize(("dim", "cost"), [(3, "half-squared"), (17, 1.0)])
+def test_newtons_steps_end_what_is_small(cupy, dim, cost):
+    x, y, b = problem(dim)
+    p, q, epsilon = cupy.asarray(x), DevicePoints(cupy.asarray(y), cupy.asarray(b)), 0.01
+    there, here = sinkhorn(p, q, epsilon, cost=cost), sinkhorn(x, Empirical(y, b), epsilon, cost=cost)
+    assert max(there.marginal_error, here.marginal_error) <= TOLERANCE
+    # from the same turns on steps are the same but for roundings, by which one more may be wanted
+    assert abs(there.iterations - here.iterations) <= 1
+    far = ground_cost(cost, (70, 50)).largest(x, y)
+    assert abs(there.value - here.value) <= 4 * TOLERANCE * far
+    with pytest.raises(Unconverged):
+        sinkhorn(p, q, epsilon, cost=cost, accelerated=False, max_iterations=4 * here.iterations)
+
+
+@pytest.mark.parametrize("dim", [3, 17])
+def test_no_points_have_no_potentials(cupy, dim):
+    plan = plans(cupy, dim=dim, epsilon=2.0)[0]
+    none = cupy.asarray(np.empty((0, dim)))
+    assert plan.potential(none).shape == (0,)
+    assert plan.barycentric(none).shape == (0, dim)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_weights_are_of_any_size(cupy, kind):
+    x, _, _ = problem(kind=kind)
+    weights = np.linspace(1, 2, 70).astype(kind)
+    for size in (np.finfo(kind).max / 4, 4 * np.finfo(kind).tiny):
+        law = DevicePoints(cupy.asarray(x), cupy.asarray(weights * np.asarray(size, kind)))
+        # log w - log max w is off by an ulp of log w, which is 709 at most, and the sum by one for each weight
+        np.testing.assert_allclose(law.weights.get(), weights / weights.sum(), rtol=(2 * 709 + 70) * np.finfo(kind).eps)
+
+
 # ---------------------------------------------------------------------- at the door
 
 
@@ -214,6 +246,18 @@ def test_points_on_different_machines_are_refused(cupy):
         plan.pairs()
     with pytest.raises(TypeError, match="law, which holds arrays of NumPy"):
         entropic_pairs(p, q, 0.3)
+
+
+def test_costs_that_are_no_numbers_in_units_of_eps_are_refused(cupy):
+    x, y, _ = problem()
+    for scale, epsilon in ((1e200, 0.3), (1.0, 1e-310)):
+        for p, q in ((scale * x, scale * y), (cupy.asarray(scale * x), cupy.asarray(scale * y))):
+            for asked in (lambda p, q, e: sinkhorn(p, q, e, accelerated=False), lambda p, _, e: self_sinkhorn(p, e)):
+                with pytest.raises(ValueError, match="epsilon must be larger, or points nearer"):
+                    asked(p, q, epsilon)
+    single = cupy.asarray(x.astype("f4"))
+    with pytest.raises(ValueError, match="are beyond float32"):
+        sinkhorn(single, single, 1e-38)
 
 
 def test_what_does_not_fit_is_refused(cupy):

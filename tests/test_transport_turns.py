@@ -1,12 +1,14 @@
 """Updates in turns: errors that are known at no cost, how far they go, and that going beyond does no harm."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refdiff.transport.costs import Cost
-from refdiff.transport.soft_minima import PlainSide
+from refdiff.transport.soft_minima import PlainSide, masses
 from refdiff.transport.turns import LARGEST, LATE, Pace, Turns, updated
 
 
@@ -16,7 +18,7 @@ def turns(accelerated, n=9, m=7, seed=0, with_costs=False):
     log_a, log_b = (np.log(rng.dirichlet(np.ones(k))) for k in (n, m))
     x, y = np.zeros((n, 1)), np.zeros((m, 1))
     rows, columns = PlainSide(costs, x, y, log_b), PlainSide(costs.swapped(), y, x, log_a)
-    held = (lambda: costs.matrix) if with_costs else None
+    held = partial(masses, costs, x, y, log_a, log_b) if with_costs else None
     return Turns(rows, columns, np.zeros(m), accelerated, held), costs.matrix
 
 

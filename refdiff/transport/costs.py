@@ -89,11 +89,12 @@ class Cost:
         return self if self.matrix is None else Cost(matrix=self.matrix[np.ix_(rows, columns)])
 
     def largest(self, x: Array, y: Array) -> float:
-        """About the largest |c| at points x (n, d) and y (m, d)."""
+        """About the largest |c| at points x (n, d) and y (m, d), no less of a power of the distance; it may be inf."""
         if self.of_distance:
             middle = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
-            far = [sqrt(float(((z - middle) ** 2).sum(axis=1).max())) for z in (x, y)]
-            return float(self.scale * (far[0] + far[1]) ** self.order)
+            with np.errstate(over="ignore"):  # inf says so
+                far = [sqrt(float(((z - middle) ** 2).sum(axis=1).max())) for z in (x, y)]
+                return float(self.scale * np.float64(far[0] + far[1]) ** self.order)
         return float(np.abs(self.rows(slice(0, 32), x, y)).max())
 
 

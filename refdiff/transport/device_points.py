@@ -39,9 +39,10 @@ class DevicePoints:
             self.log_weights = xp.full(n, -np.log(n), dtype=self.means.dtype)
             return
         given = numbers("weights", weights, (n,), self.means)
-        if float(given.min()) < 0 or not float(given.sum()) > 0:
+        if float(given.min()) < 0 or not float(given.max()) > 0:
             raise ValueError("weights must be at least 0, and some of them above")
-        self.log_weights = xp.log(given) - xp.log(given.sum())
+        logs = xp.log(given) - xp.log(given.max())  # sums of weights may overflow
+        self.log_weights = logs - xp.log(xp.exp(logs).sum())
 
     def __repr__(self) -> str:
         return f"DevicePoints({self.count} in {self.dim} axes, {self.means.dtype})"

@@ -19,7 +19,7 @@ from refdiff.backends import array_module
 from refdiff.metrics.compared import Compared
 from refdiff.transport.costs import Ground
 from refdiff.transport.device_points import DevicePoints
-from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, problem, sinkhorn
+from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, largest_cost, problem, sinkhorn
 from refdiff.transport.soft_minima import side
 from refdiff.transport.turns import PATIENCE
 
@@ -43,7 +43,7 @@ def self_sinkhorn(
 
     Raises:
         TypeError: an argument is nothing of the kind.
-        ValueError: p has no points, or a number is out of range.
+        ValueError: p has no points, a number is out of range, or costs overflow in units of eps.
         Unconverged: the marginal error stays above the tolerance.
     """
     law, _, ground = problem(p, p, cost)
@@ -52,6 +52,7 @@ def self_sinkhorn(
     e = real_scalar("epsilon", epsilon, low=0, open_low=True)
     tolerance = real_scalar("tolerance", tolerance, low=0, open_low=True)
     most = whole_number("max_iterations", max_iterations, low=1)
+    largest_cost(ground, law.means, law.means, e)
     xp = array_module(law.log_weights)
     kept = xp.isfinite(law.log_weights)
     x, a = law.means[kept], law.weights[kept]
@@ -76,7 +77,7 @@ def self_sinkhorn(
     plan = EntropicPlan(
         law, law, ground, e, everywhere, everywhere, float(value), errors[-1], len(errors), np.array(errors)
     )
-    if errors[-1] > tolerance:
+    if not errors[-1] <= tolerance:  # no number, either
         raise Unconverged(
             f"the marginal error is {errors[-1]:.3g} after {len(errors)} iterations, not {tolerance:g}: "
             f"{'take a larger tolerance' if lost > PATIENCE else 'allow for more'}",

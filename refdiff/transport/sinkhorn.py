@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from refdiff.metrics.compared import Compared, is_points
 from refdiff.transport.costs import Cost, Ground, ground_cost
 from refdiff.transport.device_points import DevicePoints, numbers, on_gpu, points_near, two_laws
 from refdiff.transport.pairs import PairLaw, component_pairs
-from refdiff.transport.soft_minima import CudaSide, Side, side
+from refdiff.transport.soft_minima import Side, masses, side
 from refdiff.transport.turns import Turns
 
 HELD = 2**26  # masses of a coupling that are held: half a gigabyte
@@ -81,19 +82,15 @@ class EntropicPlan:
         """m_ij, shape (n, m).
 
         Raises:
-            ValueError: there are more than 2^26 pairs of points.
+            ValueError: there are more than 2^26 pairs of points, and they are not on a GPU.
             MemoryError: they do not fit on the GPU where the points are.
         """
-        if on_device(self.f):
-            half = CudaSide(self.cost, self.q.means, self.p.means, self.p.log_weights)
-            return half.shares(self.f, self.epsilon, self.g / self.epsilon + self.q.log_weights)  # type: ignore[no-any-return]
-        n, m = self.p.count, self.q.count
-        if n * m > HELD:
-            raise ValueError(f"p and q must have at most {HELD} pairs of points for a matrix, got {n} x {m}")
-        logs = np.add.outer(self.f, self.g) - self.cost.rows(slice(None), self.p.means, self.q.means)
-        logs /= self.epsilon
-        logs += np.add.outer(self.p.log_weights, self.q.log_weights)
-        return np.asarray(np.exp(logs, out=logs))
+        p, q = self.p, self.q
+        if p.count * q.count > HELD and not on_device(self.f):
+            raise ValueError(
+                f"p and q must have at most {HELD} pairs of points for a matrix, got {p.count} x {q.count}"
+            )
+        return masses(self.cost, p.means, q.means, p.log_weights, q.log_weights, self.f, self.g, self.epsilon)
 
     def pairs(self) -> PairLaw:
         """The coupling as a law of pairs, its halves p and q.
@@ -236,12 +233,12 @@ def sinkhorn(
         max_iterations: pairs of updates after which it is given up.
         start: potentials g, shape (m,), to start from, those of a similar problem.
         accelerated: whether updates may go beyond, and Newton's steps follow where up to 2048 points in all do not end
-            soon: they end quickly even where eps is 10^-6 of the cost. On a GPU there are no Newton's steps.
+            soon: they end quickly even where eps is 10^-6 of the cost. In float32 there are no Newton's steps.
         annealed: whether larger eps come first, where there is no `start`.
 
     Raises:
         TypeError: an argument is nothing of the kind, or one of p and q is on a GPU and the other is not.
-        ValueError: a law has no points, dimensions differ, or a number is out of range.
+        ValueError: a law has no points, dimensions differ, a number is out of range, or costs overflow in units of eps.
         Unconverged: the marginal error stays above the tolerance.
     """
     epsilon = real_scalar("epsilon", epsilon, low=0, open_low=True)
@@ -253,16 +250,18 @@ def sinkhorn(
     x, y, logs, log_b = first.means[kept], second.means[other], first.log_weights[kept], second.log_weights[other]
     felt = ground.part(kept, other)
     rows, columns = side(felt, x, y, log_b), side(felt.swapped(), y, x, logs)
-    costs = None if on_device(begin) else lambda: felt.rows(slice(None), x, y)
-    turns = Turns(rows, columns, begin[other], accelerated, costs)
+    largest = largest_cost(felt, x, y, epsilon)
+    # in float32 potentials have lost what Newton's steps would gain
+    held = partial(masses, felt, x, y, logs, log_b) if begin.dtype == np.float64 else None
+    turns = Turns(rows, columns, begin[other], accelerated, held)
     if annealed and start is None:
-        level = felt.largest(x, y) / COOLER
+        level = largest / COOLER
         while level > COOLER * epsilon:
             turns.until(level, ROUGH, 3 * SOON if turns.newton else SOON)
             level /= COOLER
     count = turns.until(epsilon, tolerance, max_iterations)
     plan = _plan(first, second, ground, epsilon, turns, count)
-    if plan.marginal_error > tolerance:
+    if not plan.marginal_error <= tolerance:  # no number, either
         met = f"the marginal error is {plan.marginal_error:.3g} after {count} iterations, not {tolerance:g}"
         if count < max_iterations:
             size = max(float(abs(plan.f).max()), float(abs(plan.g).max()))
@@ -287,6 +286,25 @@ def problem(p: Any, q: Any, cost: Ground) -> tuple[Any, Any, Cost]:
         if not on_gpu(law) and not is_points(law):
             raise ValueError(f"{name} must be a law of points, without variances, got {law!r}")
     return first, second, ground_cost(cost, (first.count, second.count))
+
+
+def largest_cost(cost: Cost, x: Array, y: Array, epsilon: float) -> float:
+    """About the largest |c|.
+
+    Args:
+        cost: c(x, y).
+        x, y: points, shapes (n, d) and (m, d).
+        epsilon: eps.
+
+    Raises:
+        ValueError: it overflows in units of eps.
+    """
+    largest, kind = cost.largest(x, y), x.dtype
+    if not 2 * largest / epsilon <= float(np.finfo(kind).max):  # in bits, and as much of potentials
+        raise ValueError(
+            f"epsilon must be larger, or points nearer: costs of {largest:g} over {epsilon:g} are beyond {kind}"
+        )
+    return largest
 
 
 def _start(q: Any, start: Any) -> Any:

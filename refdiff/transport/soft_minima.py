@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -200,18 +201,14 @@ class CudaSide:
         from refdiff.kernels.cuda import sinkhorn  # late: it is asked where there is a GPU
 
         self._kernels, self._cost, self.log_weights = sinkhorn, cost, log_weights
-        self._points, self._middle, self._longest = (x, y), (x, y), np.inf
-        # in float32 products would lose what differences keep
-        if cost.order == 2 and x.dtype == np.float64 and x.shape[1] > sinkhorn.NARROW:
-            middle = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
-            self._middle = x - middle, y - middle
-            self._longest = max(float((z * z).sum(axis=1).max()) for z in self._middle)
+        self._points = x, y
 
     def minima(self, g: Array, epsilon: float, near: Array | None = None) -> Any:  # noqa: ARG002
         """As `Side` has it; what is `near` saves nothing."""
         h, scale = self._units(g, epsilon)
-        products = scale * self._longest <= LONG
-        points = self._middle if products else self._points
+        middle, longest = self._centred
+        products = scale * longest <= LONG
+        points = middle if products else self._points
         return self._kernels.soft_minima(*points, h, scale, self._cost.order, products) / LOG2_E
 
     def means(self, g: Array, epsilon: float, values: Array) -> Any:
@@ -235,9 +232,43 @@ class CudaSide:
         given = *self._points, *self._units(g, epsilon), self._cost.order
         return self._kernels.shares(*given, LOG2_E * heights)
 
+    @cached_property
+    def _centred(self) -> tuple[tuple[Any, Any], float]:
+        """Points for products, about their middle, and the largest squared length, inf where products do not serve."""
+        x, y = self._points
+        # in float32 products would lose what differences keep
+        if self._cost.order != 2 or x.dtype != np.float64 or x.shape[1] <= self._kernels.NARROW or not len(x):
+            return (x, y), np.inf
+        middle = 0.5 * (x.mean(axis=0) + y.mean(axis=0))
+        x, y = x - middle, y - middle
+        return (x, y), max(float((z * z).sum(axis=1).max()) for z in (x, y))
+
     def _units(self, g: Array, epsilon: float) -> tuple[Any, float]:
         """log b + g / eps, and what a power of the distance is worth, in bits."""
         return LOG2_E * (g / epsilon + self.log_weights), LOG2_E * self._cost.scale / epsilon
+
+
+def masses(
+    cost: Cost, x: Array, y: Array, log_a: Array, log_b: Array, f: Array, g: Array, epsilon: float
+) -> Array:  # fmt: skip
+    """m_ij = a_i b_j exp((f_i + g_j - c_ij) / eps), shape (n, m), where the points are.
+
+    Args:
+        cost: c(x, y).
+        x, y: points, shapes (n, d) and (m, d).
+        log_a, log_b: logarithms of their weights, shapes (n,) and (m,).
+        f, g: potentials, shapes (n,) and (m,).
+        epsilon: eps.
+
+    Raises:
+        MemoryError: they do not fit on the GPU where the points are.
+    """
+    if on_device(f):
+        return CudaSide(cost, y, x, log_a).shares(f, epsilon, g / epsilon + log_b)  # type: ignore[no-any-return]
+    logs = np.add.outer(f, g) - cost.rows(slice(None), x, y)
+    logs /= epsilon
+    logs += np.add.outer(log_a, log_b)
+    return np.asarray(np.exp(logs, out=logs))
 
 
 def near_first(x: Array, tile: int, most: int) -> NDArray[np.intp]:

@@ -33,13 +33,13 @@ Sinkhorn-Newton method for entropic optimal transport"; Sun and Tran-Dinh 2019, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import log1p, sqrt
 from typing import Any
 
 import numpy as np
 
 from refdiff.arguments import Array
-from refdiff.backends import array_module
+from refdiff.backends import array_module, on_device
 from refdiff.transport.soft_minima import Side
 
 SETTLED = 0.1  # convergence l has settled where 1 - l changes by this part of it
@@ -60,7 +60,8 @@ class Turns:
         columns: sums over x for each y.
         g: potentials to start from, shape (m,).
         accelerated: whether updates may go beyond.
-        costs: answers with c, shape (n, m), for Newton's steps; without it there are none.
+        masses: answers with m, shape (n, m), to potentials f and g and eps, for Newton's steps; without it there are
+            none.
 
     Attributes:
         a, b: weights, shapes (n,) and (m,).
@@ -71,10 +72,11 @@ class Turns:
     """
 
     def __init__(
-        self, rows: Side, columns: Side, g: Array, accelerated: bool, costs: Callable[[], Array] | None = None
-    ) -> None:
-        self.rows, self.columns, self.accelerated, self._costs = rows, columns, accelerated, costs
-        self.newton = accelerated and costs is not None and len(g) + len(columns.log_weights) <= HELD
+        self, rows: Side, columns: Side, g: Array, accelerated: bool,
+        masses: Callable[[Array, Array, float], Array] | None = None,
+    ) -> None:  # fmt: skip
+        self.rows, self.columns, self.accelerated, self._masses = rows, columns, accelerated, masses
+        self.newton = accelerated and masses is not None and len(g) + len(columns.log_weights) <= HELD
         exp, single = array_module(g).exp, g.dtype == np.float32
         self.a, self.b = exp(columns.log_weights), exp(rows.log_weights)
         self.f, self.g = 0 * self.a, g
@@ -116,7 +118,7 @@ class Turns:
         """A step of Newton's from potentials of which f is right, to such potentials."""
         step = epsilon * self._direction(epsilon)
         far = float(step.max() - step.min()) / epsilon
-        t, best, first = (np.log1p(far) / far if far > 0 else 1.0), -np.inf, self.g
+        t, best, first = (log1p(far) / far if far > 0 else 1.0), -np.inf, self.g
         while True:
             g = first + t * step
             f = epsilon * self.rows.minima(g, epsilon, self.f / epsilon)
@@ -131,21 +133,15 @@ class Turns:
 
     def _direction(self, epsilon: float) -> Array:
         """H^-1 (b - c) in units of eps, with the mean 0."""
-        from scipy.linalg import solve  # late: it takes longer to import than all of this package
-
-        assert self._costs is not None
-        masses = self.f[:, None] + self.g - self._costs()
-        masses /= epsilon
-        masses += np.add.outer(self.columns.log_weights, self.rows.log_weights)
-        np.exp(masses, out=masses)
+        assert self._masses is not None
+        xp, masses = array_module(self.g), self._masses(self.f, self.g, epsilon)
         sums = masses.sum(axis=0)
         links = (masses / self.a[:, None]).T @ masses
-        np.fill_diagonal(links, 0)
-        size, lacking = 1 / np.sqrt(np.maximum(sums, self.b)), self.b - sums
-        hessian = -links * np.multiply.outer(size, size)
-        np.fill_diagonal(hessian, links.sum(axis=1) * size**2 + FLAT)
-        step = size * solve(hessian, size * lacking, assume_a="pos")
-        return np.asarray(step - self.b @ step)
+        links -= xp.diag(xp.diag(links))
+        size, lacking = 1 / xp.sqrt(xp.maximum(sums, self.b)), self.b - sums
+        hessian = xp.diag(links.sum(axis=1) * size**2 + FLAT) - links * xp.outer(size, size)
+        step = size * _solved(hessian, size * lacking)
+        return step - self.b @ step  # type: ignore[no-any-return]
 
 
 class Pace:
@@ -182,6 +178,15 @@ class Pace:
                 self.w = max(1.0, 2 - 2 * (2 - self.w))
             self.waited = 0
         return self.w
+
+
+def _solved(matrix: Any, right: Any) -> Any:
+    """The solution for a positive definite matrix (m, m) and a right side (m,)."""
+    if on_device(matrix):
+        return array_module(matrix).linalg.solve(matrix, right)
+    from scipy.linalg import solve  # late: it takes longer to import than all of this package
+
+    return solve(matrix, right, assume_a="pos")
 
 
 def updated(weights: Array, old: Array, lacks: Array, epsilon: float, w: float) -> tuple[Array, Any, Any]:

@@ -240,7 +240,7 @@ class linalg:
         try:
             return _new(np.linalg.solve(_plain(a), _plain(b)))
         except np.linalg.LinAlgError:
-            return full_like(b, np.nan)  # type: ignore[no-any-return,name-defined] # noqa: F821
+            return _new(np.full(b.shape, np.nan, b.dtype))
 
 
 # ---------------------------------------------------------------------- the device
