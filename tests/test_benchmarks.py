@@ -71,7 +71,7 @@ def test_every_workload_has_the_sizes_and_goals_that_it_says(workload):
 
 
 def test_the_workloads_cover_every_kind_of_problem_and_every_contender():
-    on_gpus_only = {"denoiser", "discrepancy", "divergence"}
+    on_gpus_only = {"ancestral", "denoiser", "discrepancy", "divergence", "multistep"}
     assert {one.kind for one in WORKLOADS} == set(MAKERS) - on_gpus_only
     assert {kind for one in CONTENDERS for kind in one.kinds} == set(MAKERS) - on_gpus_only
 

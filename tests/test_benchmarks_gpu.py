@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -10,7 +11,11 @@ from click.testing import CliRunner
 
 from refdiff.cli import gpu as found_gpu
 from refdiff.cli import main
-from refdiff.validation.benchmarks import gpu, gpu_cupy, gpu_machine, own, suite
+from refdiff.model import ExactModel
+from refdiff.samplers.ancestral import ddpm
+from refdiff.samplers.running import run
+from refdiff.schedules import VPLinear
+from refdiff.validation.benchmarks import gpu, gpu_cupy, gpu_machine, own, peers_numpy, suite
 from refdiff.validation.benchmarks.contenders import HERE
 from refdiff.validation.benchmarks.gpu_machine import DeviceLimits, DeviceMachine
 from refdiff.validation.benchmarks.gpu_workloads import DOUBLE, WORKLOADS
@@ -54,7 +59,7 @@ def test_kernels_and_arrays_of_cupy_answer_as_numpy_does(cupy, workload):  # noq
     assert not found.failed
 
 
-@pytest.mark.parametrize("name", ["denoiser_d2_K16", "pf_ode_d2_K32", "mmd_d2", "point_set_near"])
+@pytest.mark.parametrize("name", ["denoiser_d2_K16", "pf_ode_d2_K32", "dpmpp_2m", "mmd_d2", "point_set_near"])
 def test_single_precision_is_computed_in_it_and_agrees_to_as_many_roundings(cupy, name):  # noqa: ARG001
     found = measured(name, "float32")
     for one in found.entries:
@@ -76,6 +81,21 @@ def test_workloads_have_names_of_their_own_and_kinds_that_contenders_have():
     assert {one.kind for one in WORKLOADS} == set(gpu.CONTENDERS[0].kinds)
     assert {kind for one in gpu.CONTENDERS for kind in one.kinds} == set(gpu.CONTENDERS[0].kinds)
     assert set(DOUBLE) < set(gpu.CONTENDERS[0].kinds)
+
+
+def test_ancestral_steps_are_those_of_ddpm_s_table_but_for_their_normals():
+    problem = make("ancestral", n=20, K=3, d=2, steps=6)
+    table, model = ddpm(VPLinear(), problem.times), ExactModel(own.law(problem.mixture), VPLinear())
+    expected = run(table, model, problem.x, normals=np.zeros((table.draws, 20, 2)))
+
+    def apart(one):
+        found = peers_numpy.ancestral(replace(one, added=0 * one.added), slice(0, 20), "axes")
+        return np.max(np.abs(found - expected)) / np.max(np.abs(expected))
+
+    assert apart(problem) < 1e-12  # roundings of six steps, the first of which divides by alpha = 0.007
+    assert apart(replace(problem, moved=problem.moved * (1 + 1e-9))) > 1e-11
+    drawn = [weight for k in range(table.stages) for _, weight in table.row(k)[2]]
+    assert np.allclose(problem.added, drawn, rtol=1e-12)
 
 
 # ---------------------------------------------------------------------- a contender that is wrong, or breaks

@@ -149,6 +149,12 @@ def heun_step(denoise: Denoiser, x: Any, s: Any, t: Any) -> Any:
     return x + (t - s) / 2 * (first + (y - denoise(y, t)) / t)
 
 
+def multistep(denoise: Denoiser, x: Any, before: Any, sigma: Any, ratio: Any, further: Any) -> tuple[Any, Any]:
+    """A step of DPM-Solver++(2M) by the numbers of a row of `problems.Multistep`, and D there, which was `before`."""
+    d = denoise(x, sigma)
+    return ratio * x + (1 - ratio) * (d + further * (d - before)), d
+
+
 def euler_maruyama_step(score: Any, x: Any, h: Any, f: Any, g2: Any, noise: Any) -> Any:
     """x - h (f x - g^2 score) + sqrt(g^2 h) noise."""
     return x - h * (f * x - g2 * score) + (g2 * h) ** 0.5 * noise

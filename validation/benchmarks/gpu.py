@@ -34,7 +34,8 @@ from refdiff.validation.benchmarks.problems import (
 )
 from refdiff.validation.benchmarks.workloads import Workload
 
-KINDS = ("denoiser", "divergence", "log_density", "point_set_score", "probability_flow", "reverse_diffusion")
+SAMPLERS = ("probability_flow", "multistep", "reverse_diffusion", "ancestral")
+KINDS = ("denoiser", "divergence", "log_density", "point_set_score", *SAMPLERS)
 PAIRS, PLANS, MAP = "discrepancy", "entropic_plans", "flow_map"
 CONTENDERS = (
     Contender("refdiff", (), "gpu:candidates", (*KINDS, PAIRS, PLANS, MAP), peer=False),

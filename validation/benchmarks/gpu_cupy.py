@@ -13,10 +13,12 @@ from refdiff.validation.benchmarks import formulas
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
+    Ancestral,
     Denoiser,
     Discrepancy,
     EntropicPlans,
     LogDensity,
+    Multistep,
     PointSetScore,
     ProbabilityFlow,
     Problem,
@@ -92,6 +94,37 @@ def probability_flow(problem: ProbabilityFlow) -> Solve:
         for s, t in pairwise(sigmas[:-1]):
             y = formulas.heun_step(denoise, y, s, t)
         return denoise(y, sigmas[-2]).T
+
+    return solve
+
+
+def multistep(problem: Multistep) -> Solve:
+    """Steps of DPM-Solver++(2M) on columns."""
+    xp, law, rows = cupy(), _law(problem), problem.rows.tolist()
+
+    def solve(x: Any, form: str) -> Any:
+        def denoise(y: Any, sigma: float) -> Any:
+            return formulas.denoiser(xp, law, y, sigma, form)
+
+        y = before = xp.ascontiguousarray(x.T)
+        for row in rows:
+            y, before = formulas.multistep(denoise, y, before, *row)
+        return y.T
+
+    return solve
+
+
+def ancestral(problem: Ancestral) -> Solve:
+    """DDPM's steps on columns, with CuPy's generator."""
+    xp, law, rows = cupy(), _law(problem), problem.rows.tolist()
+    rng = xp.random.default_rng(problem.seed)
+
+    def solve(x: Any, form: str) -> Any:
+        y = xp.ascontiguousarray(x.T)
+        for alpha, variance, kept, moved, added in rows:
+            s = formulas.score(xp, law, y, alpha, variance, form)
+            y = kept * y + moved * s + added * rng.standard_normal(y.shape, dtype=y.dtype)
+        return y.T
 
     return solve
 
@@ -180,11 +213,13 @@ def entropic_plans(problem: EntropicPlans) -> Solve:
 
 
 SOLVE: dict[str, Callable[[Any], Solve]] = {
+    "ancestral": ancestral,
     "denoiser": denoiser,
     "discrepancy": discrepancy,
     "divergence": divergence,
     "entropic_plans": entropic_plans,
     "log_density": log_density,
+    "multistep": multistep,
     "point_set_score": point_set_score,
     "probability_flow": probability_flow,
     "reverse_diffusion": reverse_diffusion,

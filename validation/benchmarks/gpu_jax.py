@@ -17,7 +17,7 @@ from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.gpu_cupy import TEMPORARIES
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.peers_jax import GENERATORS, Program, _generator, _on_columns
-from refdiff.validation.benchmarks.problems import Denoiser, Problem, ReverseDiffusion, kind
+from refdiff.validation.benchmarks.problems import Ancestral, Denoiser, Multistep, Problem, ReverseDiffusion, kind
 from refdiff.validation.benchmarks.teams import chunk_sizes, chunks, combinations
 
 jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 where the others compute in float32
@@ -28,7 +28,7 @@ TOGETHER = (4096, 65536)  # points of one integration under vmap, whose steps go
 def plain(problem: Problem, threads: int, platform: str = "gpu") -> list[Candidate]:  # noqa: ARG001
     """jit of scan of the formulas."""
     forms = list(formulas.forms(problem.mixture.dim))
-    if isinstance(problem, ReverseDiffusion):
+    if isinstance(problem, (ReverseDiffusion, Ancestral)):
         forms = [f"{form}, {generator}" for form in forms[1:] or forms for generator in GENERATORS]
     sizes = chunk_sizes(len(problem.x), problem.mixture.count, TEMPORARIES)
     return _candidates(problem, PROGRAMS[kind(problem)], forms, sizes, platform)
@@ -74,8 +74,39 @@ def divergence(problem: Denoiser, form: str) -> Program:
     return _on_columns(lambda x, key: formulas.divergence(jnp, law, x, problem.sigma, form))
 
 
+def multistep(problem: Multistep, form: str) -> Program:
+    """A scan of steps of DPM-Solver++(2M)."""
+    law, rows = Arrays.of(problem.mixture, jnp.asarray), jnp.asarray(problem.rows)
+
+    def denoise(x: Any, sigma: Any) -> Any:
+        return formulas.denoiser(jnp, law, x, sigma, form)
+
+    def solve(x: Any, key: Any) -> Any:  # noqa: ARG001
+        return jax.lax.scan(lambda state, row: (formulas.multistep(denoise, *state, *row), None), (x, x), rows)[0][0]
+
+    return _on_columns(solve)
+
+
+def ancestral(problem: Ancestral, form: str) -> Program:
+    """A scan of DDPM's steps that split their key and draw."""
+    law, rows = Arrays.of(problem.mixture, jnp.asarray), jnp.asarray(problem.rows)
+
+    def solve(x: Any, key: Any) -> Any:
+        def step(state: Any, row: Any) -> Any:
+            y, key = state
+            key, used = jax.random.split(key)
+            s = formulas.score(jnp, law, y, row[0], row[1], form.split(",")[0])
+            return (row[2] * y + row[3] * s + row[4] * jax.random.normal(used, y.shape, y.dtype), key), None
+
+        return jax.lax.scan(step, (x, key), rows)[0][0]
+
+    return _on_columns(solve)
+
+
 PROGRAMS: dict[str, Callable[[Any, str], Program]] = {
     **peers_jax.PROGRAMS,
+    "ancestral": ancestral,
     "denoiser": denoiser,
     "divergence": divergence,
+    "multistep": multistep,
 }

@@ -13,7 +13,15 @@ from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.gpu_cupy import TEMPORARIES
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.peers_torch import Through, Work, as_it_is
-from refdiff.validation.benchmarks.problems import Denoiser, Discrepancy, PointSetScore, Problem, kind
+from refdiff.validation.benchmarks.problems import (
+    Ancestral,
+    Denoiser,
+    Discrepancy,
+    Multistep,
+    PointSetScore,
+    Problem,
+    kind,
+)
 from refdiff.validation.benchmarks.teams import chunk_sizes, chunks, combinations
 
 
@@ -71,6 +79,43 @@ def divergence(problem: Denoiser, form: str, through: Through = as_it_is) -> Wor
     return lambda part: function(x[part].T.contiguous())
 
 
+def multistep(problem: Multistep, form: str, through: Through = as_it_is) -> Work:
+    """Steps of DPM-Solver++(2M) on columns."""
+    law, x, rows = Arrays.of(problem.mixture, torch.tensor), torch.tensor(problem.x), torch.tensor(problem.rows)
+
+    def denoise(y: Any, s: Any) -> Any:
+        return formulas.denoiser(torch, law, y, s, form)
+
+    step = through(lambda y, before, row: formulas.multistep(denoise, y, before, row[0], row[1], row[2]))
+
+    def work(part: slice) -> Any:
+        y = before = x[part].T.contiguous()
+        for row in rows:
+            y, before = step(y, before, row)
+        return y.T
+
+    return work
+
+
+def ancestral(problem: Ancestral, form: str, through: Through = as_it_is) -> Work:
+    """DDPM's steps on columns, each chunk with its own generator."""
+    law, x, rows = Arrays.of(problem.mixture, torch.tensor), torch.tensor(problem.x), torch.tensor(problem.rows)
+
+    def plain(y: Any, row: Any, z: Any) -> Any:
+        return row[2] * y + row[3] * formulas.score(torch, law, y, row[0], row[1], form) + row[4] * z
+
+    step = through(plain)
+
+    def work(part: slice) -> Any:
+        generator = torch.Generator(x.device).manual_seed(problem.seed + part.start)
+        y = x[part].T.contiguous()
+        for row in rows:
+            y = step(y, row, torch.randn(y.shape, generator=generator, dtype=y.dtype))
+        return y.T
+
+    return work
+
+
 def point_set_score(problem: PointSetScore, form: str, through: Through = as_it_is) -> Work:  # noqa: ARG001
     """All logits of a chunk by a product, and a product back."""
     points, x, variance = torch.tensor(problem.mixture.means), torch.tensor(problem.x), float(problem.sigma) ** 2
@@ -102,10 +147,12 @@ def discrepancy(problem: Discrepancy, form: str, through: Through = as_it_is) ->
 
 
 WORK: dict[str, Callable[..., Work]] = {
+    "ancestral": ancestral,
     "denoiser": denoiser,
     "discrepancy": discrepancy,
     "divergence": divergence,
     "log_density": peers_torch.log_density,
+    "multistep": multistep,
     "point_set_score": point_set_score,
     "probability_flow": peers_torch.probability_flow,
     "reverse_diffusion": peers_torch.reverse_diffusion,

@@ -66,6 +66,23 @@ def _samplers() -> Iterator[Workload]:
             {"n": 40, "K": 5, "d": min(dim, 3), "steps": 4},
         )
     yield Workload(
+        "dpmpp_2m",
+        "a sampler as one kernel: DPM-Solver++(2M)",
+        "multistep",
+        {"n": 1 << 20, "K": 32, "d": 2, "steps": 20},
+        {"n": 1 << 16},
+        {"n": 40, "K": 5, "steps": 5},
+    )
+    yield Workload(
+        "ddpm",
+        "a stochastic sampler as one kernel: DDPM's, with a thousand steps",
+        "ancestral",
+        {"n": 1 << 18, "K": 32, "d": 2, "steps": 1000},
+        {"n": 1 << 15, "steps": 100},
+        {"n": 400, "K": 3, "steps": 5},
+        allowed=None,
+    )
+    yield Workload(
         "reverse_sde",
         "a stochastic sampler as one kernel: reverse SDE, noise drawn inside by Philox",
         "reverse_diffusion",

@@ -21,6 +21,7 @@ from refdiff.validation.benchmarks.problems import (
     SIGMA_MAX,
     SIGMA_MIN,
     TURNING,
+    Ancestral,
     Denoiser,
     Discrepancy,
     Divergence,
@@ -28,6 +29,7 @@ from refdiff.validation.benchmarks.problems import (
     FlowMap,
     GridDensity,
     LogDensity,
+    Multistep,
     PairSums,
     PointSetScore,
     ProbabilityFlow,
@@ -41,6 +43,11 @@ def probability_flow(*, n: int, K: int, d: int, steps: int, seed: int = 0) -> Pr
     rng = np.random.default_rng(seed + 1)
     sigmas = karras(VEPower(), steps, end=SIGMA_MIN, append_clean=True)
     return ProbabilityFlow(Mixture.random(d, K, seed), SIGMA_MAX * rng.standard_normal((n, d)), sigmas)
+
+
+def multistep(*, n: int, K: int, d: int, steps: int, seed: int = 0) -> Multistep:
+    """As `probability_flow`."""
+    return Multistep(*vars(probability_flow(n=n, K=K, d=d, steps=steps, seed=seed)).values())
 
 
 def flow_map(*, n: int, K: int, d: int, rtol: float = 1e-10, seed: int = 0) -> FlowMap:
@@ -57,6 +64,19 @@ def reverse_diffusion(*, n: int, K: int, d: int, steps: int, seed: int = 0) -> R
     c = process.coefficients(times[:-1])
     x = np.random.default_rng(seed + 1).standard_normal((n, d))
     return ReverseDiffusion(Mixture.random(d, K, seed), x, times, c.alpha, c.sigma**2, c.f, c.g2, seed + 2)
+
+
+def ancestral(*, n: int, K: int, d: int, steps: int, seed: int = 0) -> Ancestral:
+    """Where `reverse_diffusion` is, by Bayes' posterior of x_t given x_s and x_0."""
+    process = VPLinear()
+    times = uniform(process, steps, end=FIRST_TIME)
+    c = process.coefficients(times)
+    (a, to), v, left = (c.alpha[:-1], c.alpha[1:]), c.sigma[:-1] ** 2, c.sigma[1:] ** 2
+    fresh = v - (a / to) ** 2 * left  # the variance that x_s has beside x_t
+    kept, share = a / to * left / v, to * fresh / v
+    x = np.random.default_rng(seed + 1).standard_normal((n, d))
+    weights = kept + share / a, share * v / a, np.sqrt(fresh * left / v)
+    return Ancestral(Mixture.random(d, K, seed), x, times, a, v, *weights, seed + 2)
 
 
 def point_set_score(*, n: int, K: int, d: int, sigma: float, seed: int = 0) -> PointSetScore:
@@ -130,10 +150,12 @@ def grid_density(*, cells: int, K: int, error: float, seed: int = 0) -> GridDens
 
 MAKERS: Mapping[str, Callable[..., Problem]] = MappingProxyType(
     {
+        "ancestral": ancestral,
         "denoiser": denoiser,
         "discrepancy": discrepancy,
         "divergence": divergence,
         "probability_flow": probability_flow,
+        "multistep": multistep,
         "flow_map": flow_map,
         "reverse_diffusion": reverse_diffusion,
         "point_set_score": point_set_score,

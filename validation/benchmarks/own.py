@@ -18,6 +18,8 @@ from refdiff.metrics import energy_distance, gaussian_kernel, mmd_squared
 from refdiff.metrics.pairs import row_sums
 from refdiff.model import ExactModel
 from refdiff.processes import LinearProcess
+from refdiff.samplers.ancestral import ddpm
+from refdiff.samplers.dpm_solver_pp import dpm_solver_pp_multistep
 from refdiff.samplers.edm import edm_heun
 from refdiff.samplers.reverse_sde import euler_maruyama
 from refdiff.samplers.running import run
@@ -28,6 +30,7 @@ from refdiff.validation.benchmarks.mixtures import Mixture
 from refdiff.validation.benchmarks.problems import (
     SIDE,
     SIGMA_MAX,
+    Ancestral,
     Denoiser,
     Discrepancy,
     Divergence,
@@ -35,6 +38,7 @@ from refdiff.validation.benchmarks.problems import (
     FlowMap,
     GridDensity,
     LogDensity,
+    Multistep,
     PairSums,
     PointSetScore,
     ProbabilityFlow,
@@ -85,6 +89,21 @@ def probability_flow(problem: ProbabilityFlow) -> Callable[[Array], Array]:
     process = VEPower(T=SIGMA_MAX)
     table, model = edm_heun(process, problem.sigmas), ExactModel(law(problem.mixture), process)
     return lambda x: run(table, model, x)
+
+
+def multistep(problem: Multistep) -> Callable[[Array], Array]:
+    """DPM-Solver++(2M) as a table."""
+    process = VEPower(T=SIGMA_MAX)
+    table = dpm_solver_pp_multistep(process, problem.sigmas)
+    model = ExactModel(law(problem.mixture), process)
+    return lambda x: run(table, model, x)
+
+
+def ancestral(problem: Ancestral) -> Callable[[Array], Array]:
+    """DDPM's sampler as a table."""
+    process = VPLinear()
+    table, model = ddpm(process, problem.times), ExactModel(law(problem.mixture), process)
+    return lambda x: run(table, model, x, problem.seed)
 
 
 def reverse_diffusion(problem: ReverseDiffusion) -> Callable[[Array], Array]:
@@ -168,10 +187,12 @@ def grid_density(problem: GridDensity) -> Callable[[Array], Array]:
 
 SOLVE: Mapping[str, Callable[[Any], Callable[[Array], Array]]] = MappingProxyType(
     {
+        "ancestral": ancestral,
         "denoiser": denoiser,
         "discrepancy": discrepancy,
         "divergence": divergence,
         "probability_flow": probability_flow,
+        "multistep": multistep,
         "flow_map": flow_map,
         "reverse_diffusion": reverse_diffusion,
         "point_set_score": point_set_score,

@@ -23,6 +23,7 @@ from refdiff.validation.benchmarks import formulas, peers_grid, peers_transport
 from refdiff.validation.benchmarks.formulas import Arrays
 from refdiff.validation.benchmarks.measuring import Candidate
 from refdiff.validation.benchmarks.problems import (
+    Ancestral,
     EntropicPlans,
     FlowMap,
     GridDensity,
@@ -96,7 +97,7 @@ def reference(problem: Problem, threads: int) -> Array:
         return point_set_score(problem, slice(0, len(problem.x)))
     if isinstance(problem, FlowMap):
         return flow_map(problem, slice(0, REFERENCE_POINTS), "axes", REFERENCE_RTOL)
-    if isinstance(problem, ReverseDiffusion):  # a sample that is independent of NumPy's as a contender
+    if isinstance(problem, (ReverseDiffusion, Ancestral)):  # a sample that is independent of NumPy's as a contender
         problem = replace(problem, seed=problem.seed + 1)
     n, solve = len(problem.x), SOLVE[kind(problem)]
     size, form = (
@@ -158,6 +159,16 @@ def reverse_diffusion(problem: ReverseDiffusion, part: slice, form: str) -> Arra
     return np.asarray(x.T)
 
 
+def ancestral(problem: Ancestral, part: slice, form: str) -> Array:
+    """DDPM's steps with normals of the chunk's own generator."""
+    law, rng = Arrays.of(problem.mixture, np.asarray), np.random.default_rng([problem.seed, part.start])
+    x = np.ascontiguousarray(problem.x[part].T)
+    for alpha, variance, kept, moved, added in problem.rows:
+        s = formulas.score(np, law, x, alpha, variance, form)
+        x = kept * x + moved * s + added * rng.standard_normal(x.shape)
+    return np.asarray(x.T)
+
+
 def log_density(problem: LogDensity, part: slice, form: str) -> Array:
     """log p of a chunk."""
     law = Arrays.of(problem.mixture, np.asarray)
@@ -190,6 +201,7 @@ SOLVE: dict[str, Callable[..., Array]] = {
     "probability_flow": probability_flow,
     "flow_map": flow_map,
     "reverse_diffusion": reverse_diffusion,
+    "ancestral": ancestral,
     "log_density": log_density,
     "pair_sums": pair_sums,
 }

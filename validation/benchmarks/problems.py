@@ -9,7 +9,9 @@ with responsibilities r_k. The problems ask for one of these many times, or once
 
     ProbabilityFlow    dx/dsigma = (x - D(x)) / sigma,  Heun on a fixed grid (alpha = 1)
     FlowMap            the same equation, between two noise levels, to a tolerance
+    Multistep          the same by DPM-Solver++(2M), one evaluation a step
     ReverseDiffusion   dx = (f x - g^2 grad log p) dt + g dw,  Euler-Maruyama on a fixed grid (VP)
+    Ancestral          DDPM's sampler on that grid, with the variances of Bayes' posterior
     PointSetScore      grad log p of points without variance, at one noise level (alpha = 1)
     LogDensity         log p of the mixture itself
     PairSums           sum_k w_k exp(-|x - m_k|^2 / 2 v), the rows of which a discrepancy of samples is made
@@ -103,6 +105,24 @@ class ProbabilityFlow(Problem):
 
 
 @dataclass(frozen=True, eq=False)
+class Multistep(ProbabilityFlow):
+    """DPM-Solver++(2M) on the same noise levels; the first step and the last one have order 1."""
+
+    @property
+    def evaluations(self) -> int:
+        """One a step."""
+        return len(self.sigmas) - 1
+
+    @property
+    def rows(self) -> Array:
+        """For each step from s to t: s, t / s, and how far D is extrapolated, log(s / t) / (2 log(r / s)), from r."""
+        s, t = self.sigmas[:-1].astype(float), self.sigmas[1:].astype(float)
+        further = np.zeros(len(s))
+        further[1:-1] = np.log(s[1:-1] / t[1:-1]) / (2 * np.log(s[:-2] / s[1:-1]))
+        return np.stack([s, t / s, further], axis=1).astype(self.sigmas.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class FlowMap(Problem):
     """The probability flow from noise level `start` down to `end`, local errors within rtol |x| + atol."""
 
@@ -132,6 +152,38 @@ class ReverseDiffusion(Problem):
     def evaluations(self) -> int:
         """One a step."""
         return len(self.times) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Ancestral(Problem):
+    """DDPM's sampler from times[0] down to times[-1]; alpha and variance (sigma^2) at times[:-1].
+
+    A step is kept x + moved grad log p + added z: the mean and the deviation of x_t given x_s = x and
+    x_0 = (x + sigma^2 grad log p) / alpha.
+    """
+
+    times: Array
+    alpha: Array
+    variance: Array
+    kept: Array
+    moved: Array
+    added: Array
+    seed: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """n, K, d and the number of steps."""
+        return {**super().sizes, "steps": len(self.times) - 1}
+
+    @property
+    def evaluations(self) -> int:
+        """One a step."""
+        return len(self.times) - 1
+
+    @property
+    def rows(self) -> Array:
+        """For each step alpha, sigma^2, and the weights of x, the score and z."""
+        return np.stack([self.alpha, self.variance, self.kept, self.moved, self.added], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
