@@ -147,7 +147,7 @@ BUGS = (
         law("isotropic", 17, 65, 3)),
     Bug("no barrier before a tile of axes", "wide.cu", "axis += STEP) {\n            __syncthreads();",
         "axis += STEP) {", WIDE, law("isotropic", 40, 65, 3)),
-    Bug("older slopes that do not fall", "wide.cu", "slopes[i] = fma(slopes[i], fall, slope)", "slopes[i] += slope",
+    Bug("older totals that do not fall", "wide.cu", "fma(totals[i], fall, total)", "totals[i] + total",
         "wide.orders_of_threads_change_no_bit_and_less_memory_takes_more_tiles", {"storage": "isotropic"}),
     Bug("components that begin a point late", "wide_full.cu", "found[k * height * dim + place] = fma",
         "found[k * n * dim + place] = fma", WIDE, law("full", 17, 5, 3)),
