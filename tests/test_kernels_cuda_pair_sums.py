@@ -21,6 +21,11 @@ def apart(function, l):
     return np.where(l == 0, 0, function(np.where(l == 0, 1, l)))
 
 
+def multiplied(a):
+    """Roundings of a power that products make; all others are of exponents."""
+    return 8 * a if 2 * a == int(2 * a) <= pair_sums.MOST_HALVES else 0
+
+
 # k of l and a; |d log k / d log l|; roundings of k that its functions make, by which exponents and powers are off
 FUNCTIONS = {
     GAUSSIAN: (lambda l, a: np.exp2(l), lambda l, a: -l * LOG_2, lambda l, a: 4),
@@ -28,7 +33,7 @@ FUNCTIONS = {
     POWER: (
         lambda l, a: (1 + l) ** -a,
         lambda l, a: a * l / (1 + l),
-        lambda l, a: 4 + 8 * a + 6 * a * np.log1p(l),
+        lambda l, a: 4 + multiplied(a) + 6 * a * np.log1p(l),
     ),
     DISTANCE: (lambda l, a: np.sqrt(l), lambda l, a: 0.5, lambda l, a: 2),
     PULL: (
@@ -39,7 +44,7 @@ FUNCTIONS = {
     INVERSE: (
         lambda l, a: apart(lambda l: l**-a, l),
         lambda l, a: a,
-        lambda l, a: 4 + 8 * a + 6 * a * abs(np.log(np.where(l == 0, 1, l))),
+        lambda l, a: 4 + multiplied(a) + 6 * a * abs(np.log(np.where(l == 0, 1, l))),
     ),
 }
 
@@ -101,6 +106,7 @@ SUMS = {
     "power-3": (POWER, 0.75, 2.3, 3, "f8"),
     "distance-16": (DISTANCE, 1.0, 1.0, 16, "f8"),
     "root-3-single": (POWER, 0.75, 0.5, 3, "f4"),
+    "steep-2-single": (POWER, 2.0**-14, 4e3, 2, "f4"),
     "gaussian-16-single": (GAUSSIAN, -0.0625, 1.0, 16, "f4"),
     "laplace-17": (LAPLACE, 0.75, 1.0, 17, "f8"),
     "gaussian-40-single": (GAUSSIAN, -0.03125, 1.0, 40, "f4"),

@@ -265,6 +265,8 @@ def test_points_too_far_apart_for_squares_are_refused(cupy):
     with pytest.raises(ValueError, match="p and q must be so near that float64, or float32 for two samples of it on a"):
         energy_distance(cupy.asarray(far), cupy.asarray(Y.astype(np.float32)))
     assert energy_distance(far, Y).value > 1e20
+    with pytest.raises(ValueError, match="got a median distance of inf"):
+        median_distance(cupy.asarray(far[:1]), cupy.asarray(np.eye(3, dtype=np.float32)[:1]))
     with pytest.raises(ValueError, match="p and q must be so near that float64"):
         energy_distance(X, Y + 1e200)
     assert mmd_squared(X, Y + 1e200, KERNELS["gaussian"]).value > 0

@@ -91,7 +91,7 @@ def test_the_block_for_a_gpu_runs_and_its_answers_stay_on_the_device(reader, cup
     (block,) = [block for block in BLOCKS if "import cupy" in block]
     names = dict(reader[0])
     exec(block, names)
-    for name in ("denoised", "log_p", "there", "down"):
+    for name in ("denoised", "log_p", "there", "down", "pulls"):
         assert isinstance(names[name], cupy.ndarray)
     found = names["model"].denoiser(names["x"].get(), 0.4)
     assert abs(names["denoised"].get() - found).max() < 1e-12 * abs(found).max()

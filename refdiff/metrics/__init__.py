@@ -1,11 +1,13 @@
-"""Distances between laws and between samples, each with an error.
+"""Distances between laws and between samples, each with an error, and the fields of points.
 
 optimal transport   `wasserstein`, `sliced_wasserstein`, `optimal_coupling`
 densities           `divergence` by name (kl, reverse-kl, js, hellinger, chi-squared, total-variation), of the family
                     `alpha_divergence`, or an `own_divergence`; `fisher_divergence`
 pairs of points     `mmd_squared` with a `gaussian_kernel`, `laplace_kernel`, `rational_quadratic_kernel` or
                     `inverse_multiquadric_kernel`, and `median_distance` for its length; `energy_distance`
-fields of points    `pair_field` of a kernel's gradient or of an `inverse_power`
+fields of points    `pair_field` of a kernel's gradient or of an `inverse_power`: forces between charges
+
+Samples that are arrays of CuPy have their discrepancies, `median_distance` and fields on their GPU.
 """
 
 from refdiff.metrics.couplings import Coupling, optimal_coupling

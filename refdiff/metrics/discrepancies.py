@@ -96,7 +96,7 @@ def median_distance(p: Compared, q: Compared) -> float:
 
     Raises:
         TypeError: only one is an array of CuPy, or one is no array of real numbers.
-        ValueError: more than half of the distances are 0.
+        ValueError: more than half of the distances are 0, or half of them have infinite squares.
     """
     samples = samples_on_device(p, q)
     if samples is not None:
@@ -113,8 +113,11 @@ def _seen(count: int) -> NDArray[np.intp]:
 
 
 def _positive(median: float) -> float:
-    if median == 0:
-        raise ValueError("p and q must be points of which most differ, got a median distance of 0")
+    if not 0 < median < np.inf:
+        raise ValueError(
+            f"p and q must be points of which most differ, and not beyond squares of numbers, got a median distance of "
+            f"{median:g}"
+        )
     return median
 
 
