@@ -1,5 +1,7 @@
 """The adaptive kernels of the device against the kernel of the CPU, step by step, and against closed flows."""
 
+from weakref import ref
+
 import numpy as np
 import pytest
 from emulator.cupy import standing_in
@@ -249,6 +251,23 @@ def test_points_in_many_axes_go_in_groups_of_what_fits(monkeypatch):
         found = there(module, y, parts, where, "dopri5", True)
     for k, three in enumerate(zip(*alone, strict=True)):
         assert np.array_equal(found[k], np.concatenate(three))
+
+
+def test_a_group_in_many_axes_lets_its_memory_go_before_the_next(monkeypatch):
+    parts, kept, alive = law("isotropic", 17), [], []
+
+    class Watched(stepping.Slots):
+        def __init__(self, *arguments):
+            alive.append(sum(one() is not None for one in kept))
+            super().__init__(*arguments)
+            kept.append(ref(self.numbers._block))
+
+    monkeypatch.setattr(stepping, "Slots", Watched)
+    monkeypatch.setattr(adaptive, "rows_at_once", lambda rows, *_: min(rows, 2))
+    for log in (False, True):
+        with standing_in() as module:
+            there(module, points(5, 17), parts, way(parts, 1.0, 0.8, 1e-3), "dopri5", log)
+    assert alive == [0] * 6
 
 
 def test_the_table_has_a_row_for_every_purpose():

@@ -275,7 +275,7 @@ extern "C" __global__ void __launch_bounds__(128, 1)
          real* out, real* change, int64* counts, double* reached) {
     SHARED(real, pool);
     Walk& walk = *reinterpret_cast<Walk*>(pool);
-    real *scratch = pool + WALK, *table = scratch + 32, *at = table + TABLE, *tile = at + AT;
+    real *scratch = pool + WALK, *at = scratch + 32, *tile = at + TILE_AT, *table = tile + TILE * ROW;
     Law law = LAW;
     Way way = {start, end, delta, floor, exponent, real(rtol), real(atol), attempts};
     Slots slots = {slopes + own(), all()};

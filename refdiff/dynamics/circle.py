@@ -83,6 +83,6 @@ def record(run: Run, counts: Any, parts: Any, size: int, how: Steps) -> None:
         ended, accepted, rejected, evaluations = counts[block].tolist()
         run.counts[group] = evaluations, accepted, rejected
         if ended == adaptive.TOO_SHORT and accepted + rejected == 0:
-            raise ValueError(TOO_FAR.format(what="x"))
+            raise ValueError(TOO_FAR.format(what="x").replace("float64", run.x.dtype.name))
         if ended != adaptive.DONE:
             run.fail(group, f"{why(ended == adaptive.TOO_SHORT, how.max_steps)} after {parts[block]:.3g} of the way")
