@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from emulator.cupy import standing_in
 
-from refdiff.kernels.cuda import pair_sums
+from refdiff.kernels.cuda import device, pair_sums
 from refdiff.kernels.cuda.pair_sums import CHUNK, DISTANCE, GAUSSIAN, INVERSE, LAPLACE, POWER, PULL, RUN
 
 LOG_2 = np.log(2)
@@ -211,6 +211,18 @@ def test_no_sum_depends_on_the_order_of_threads_the_device_or_its_memory(name, s
         cupy.state.total, cupy.state.launches[:] = 2**33, []
         sums(slice(3))
         assert {grid[1] for _, grid, *_ in cupy.state.launches} == {1}
+
+
+@pytest.mark.parametrize("name", ["laplace-2", "wide"])
+def test_blocks_that_take_several_tiles_in_turn_leave_none_out(name, monkeypatch):
+    with standing_in() as cupy:
+        sums = asked(cupy, name)
+        expected = sums(ALL)
+        monkeypatch.setattr(device, "WAVES", 1)
+        monkeypatch.setattr(cupy.cuda.Device, "attributes", {"MultiProcessorCount": 1})
+        cupy.state.launches[:] = []
+        assert all((a == b).all() for a, b in zip(sums(ALL), expected, strict=True))
+        assert {grid[0] for _, grid, *_ in cupy.state.launches} == {1}
 
 
 def test_a_device_too_small_for_one_point_says_what_is_needed():
