@@ -150,6 +150,36 @@ def test_nothing_is_copied_and_no_order_of_threads_changes_a_bit():
     assert (found[0][1] == found[1][1]).all()
 
 
+def test_all_is_done_on_the_device_of_the_points(monkeypatch):
+    x, y, b = problem()
+
+    class Other(stand_in.cuda.Device):
+        inside = 0
+
+        def __enter__(self):
+            Other.inside += 1
+
+        def __exit__(self, *_):
+            Other.inside -= 1
+
+    done, made = [], stand_in._wrapped
+    with stand_in.standing_in() as cupy:
+        p, q, weights = (cupy.asarray(one) for one in (x, y, b))
+        monkeypatch.setattr(stand_in.ndarray, "device", property(lambda _: Other(1)))
+        monkeypatch.setattr(stand_in, "_wrapped", lambda *some: (done.append(Other.inside), made(*some))[1])
+        law = DevicePoints(q, weights)
+        plan = sinkhorn(p, law, 0.5)
+        plan.coupling(), plan.barycentric(), plan.kl(), plan.potential(p), plan.plan_times(weights), plan.mean_cost()
+        plan.log_density(p[:50], q)
+        self_sinkhorn(law, 0.5), sinkhorn_slope(x=p, epsilon=0.5, q=law, p=p), sinkhorn_divergence(p, law, 0.5)
+        monkeypatch.setattr(stand_in.ndarray, "device", property(lambda one: Other(int(one.shape == (70, 3)))))
+        for asked in (lambda: sinkhorn(p, q, 0.5), lambda: plan.potential(p)):
+            with pytest.raises(ValueError, match="GPU"):
+                asked()
+    assert len(done) > 1000
+    assert done.count(0) == 1  # the slice that is taken above
+
+
 def test_divergences_and_their_slopes_are_those_of_laws(cupy):
     x, y, b = problem()
     p, q = cupy.asarray(x), DevicePoints(cupy.asarray(y), cupy.asarray(b))

@@ -1,19 +1,37 @@
 r"""Points on a GPU, as much of a law as entropic plans ask for.
 
 Laws hold arrays of NumPy, and nothing goes to a GPU or comes back without being asked: so points that are there are
-laws of another kind, of which places and weights are known. Both sides of a plan are on one GPU, the current device,
-and of one type, float64 or float32, in which all is computed. Sources: PODB-75.
+laws of another kind, of which places and weights are known. Both sides of a plan are on one GPU, where all is done
+whatever the current device, and of one type, float64 or float32, in which all is computed. Sources: PODB-75.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
 from refdiff.backends import array_module, on_device
 from refdiff.metrics.compared import sides
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def where_it_is(function: Function) -> Function:
+    """A function that makes the GPU of its first argument there, a plan or points, the current device."""
+
+    @wraps(function)
+    def there(*arguments: Any, **options: Any) -> Any:
+        for one in (*arguments, *options.values()):
+            array = getattr(one, "log_weights", getattr(one, "f", one))
+            if on_device(array):
+                with array.device:
+                    return function(*arguments, **options)
+        return function(*arguments, **options)
+
+    return there  # type: ignore[return-value]
 
 
 class DevicePoints:
@@ -34,18 +52,21 @@ class DevicePoints:
 
     def __init__(self, points: Any, weights: Any = None) -> None:
         self.means, self.log_weights = points_of("points", points), None
+        with self.means.device:
+            self.log_weights = self._logs(weights)
+
+    def __repr__(self) -> str:
+        return f"DevicePoints({self.count} in {self.dim} axes, {self.means.dtype})"
+
+    def _logs(self, weights: Any) -> Any:
         xp, n = array_module(self.means), len(self.means)
         if weights is None:
-            self.log_weights = xp.full(n, -np.log(n), dtype=self.means.dtype)
-            return
+            return xp.full(n, -np.log(n), dtype=self.means.dtype)
         given = numbers("weights", weights, (n,), self.means)
         if float(given.min()) < 0 or not float(given.max()) > 0:
             raise ValueError("weights must be at least 0, and some of them above")
         logs = xp.log(given) - xp.log(given.max())  # sums of weights may overflow
-        self.log_weights = logs - xp.log(xp.exp(logs).sum())
-
-    def __repr__(self) -> str:
-        return f"DevicePoints({self.count} in {self.dim} axes, {self.means.dtype})"
+        return logs - xp.log(xp.exp(logs).sum())
 
     @property
     def count(self) -> int:
@@ -58,6 +79,7 @@ class DevicePoints:
         return int(self.means.shape[1])
 
     @property
+    @where_it_is
     def weights(self) -> Any:
         """w_k, shape (n,)."""
         return array_module(self.log_weights).exp(self.log_weights)
@@ -86,7 +108,7 @@ def device_sides(p: Any, q: Any) -> tuple[DevicePoints, DevicePoints]:
 
     Raises:
         TypeError: one is not on the GPU.
-        ValueError: a side is empty or not finite, or dimensions or types differ.
+        ValueError: a side is empty or not finite, or dimensions, types or GPUs differ.
     """
     for name, value, other in (("p", p, "q"), ("q", q, "p")):
         if not on_gpu(value):
@@ -98,7 +120,11 @@ def device_sides(p: Any, q: Any) -> tuple[DevicePoints, DevicePoints]:
     first, second = (
         one if isinstance(one, DevicePoints) else DevicePoints(points_of(name, one)) for name, one in named
     )
-    for what, one, two in (("dimension", first.dim, second.dim), ("type", first.means.dtype, second.means.dtype)):
+    for what, one, two in (
+        ("dimension", first.dim, second.dim),
+        ("type", first.means.dtype, second.means.dtype),
+        ("GPU", first.means.device.id, second.means.device.id),
+    ):
         if one != two:
             raise ValueError(f"p and q must have the same {what}, got {one} and {two}")
     return first, second
@@ -139,10 +165,13 @@ def points_near(name: str, value: Any, dim: int, like: Any) -> tuple[Any, Callab
 
     Raises:
         TypeError: `value` is no array of CuPy, or holds no real numbers.
-        ValueError: it is not finite, or of another shape.
+        ValueError: it is not finite, of another shape, or on another GPU.
     """
     from refdiff import cuda  # late: it takes longer to import than all of this package
 
+    # kernels are given addresses, and would not see it
+    if like is not None and _there(name, value).device.id != like.device.id:
+        raise ValueError(f"{name} must be on the GPU {like.device.id}, where the others are, got {value.device.id}")
     rows, restore = cuda.points(name, _there(name, value), dim)
     return (rows if like is None else rows.astype(like.dtype, copy=False)), restore
 

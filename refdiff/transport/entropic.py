@@ -31,7 +31,7 @@ from refdiff.distributions import Gaussian, GaussianMixture
 from refdiff.distributions.mixture import law as law_of
 from refdiff.metrics.compared import Compared, is_points
 from refdiff.transport.costs import Ground
-from refdiff.transport.device_points import DevicePoints, on_gpu, two_laws
+from refdiff.transport.device_points import DevicePoints, on_gpu, two_laws, where_it_is
 from refdiff.transport.entropic_gaussian import HALF_SQUARED, GaussianPlan, noise_of_axes
 from refdiff.transport.pairs import PairLaw
 from refdiff.transport.self_transport import self_sinkhorn
@@ -136,6 +136,7 @@ def sinkhorn_divergence(
     return _gaussian_divergence(*(GaussianPlan(*pair, epsilon) for pair in ((a, b), (a, a), (b, b))))
 
 
+@where_it_is
 def sinkhorn_slope(
     p: Compared | DevicePoints,
     q: Compared | DevicePoints,

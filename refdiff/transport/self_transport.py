@@ -18,7 +18,7 @@ from refdiff.arguments import real_scalar, whole_number
 from refdiff.backends import array_module
 from refdiff.metrics.compared import Compared
 from refdiff.transport.costs import Ground
-from refdiff.transport.device_points import DevicePoints
+from refdiff.transport.device_points import DevicePoints, where_it_is
 from refdiff.transport.sinkhorn import EntropicPlan, Unconverged, largest_cost, problem, sinkhorn
 from refdiff.transport.soft_minima import side
 from refdiff.transport.turns import PATIENCE
@@ -26,6 +26,7 @@ from refdiff.transport.turns import PATIENCE
 STEPS = 40  # usual, to a tolerance of 1e-12: errors are halved
 
 
+@where_it_is
 def self_sinkhorn(
     p: Compared | DevicePoints,
     epsilon: float,

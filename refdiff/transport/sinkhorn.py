@@ -28,7 +28,7 @@ from refdiff.backends import array_module, on_device
 from refdiff.distributions import GaussianMixture
 from refdiff.metrics.compared import Compared, is_points
 from refdiff.transport.costs import Cost, Ground, ground_cost
-from refdiff.transport.device_points import DevicePoints, numbers, on_gpu, points_near, two_laws
+from refdiff.transport.device_points import DevicePoints, numbers, on_gpu, points_near, two_laws, where_it_is
 from refdiff.transport.pairs import PairLaw, component_pairs
 from refdiff.transport.soft_minima import Side, masses, side
 from refdiff.transport.turns import Turns
@@ -78,6 +78,7 @@ class EntropicPlan:
 
     # ------------------------------------------------------------------ the coupling
 
+    @where_it_is
     def coupling(self) -> Array:
         """m_ij, shape (n, m).
 
@@ -113,6 +114,7 @@ class EntropicPlan:
                 masses += np.outer(np.maximum(rows, 0), np.maximum(columns, 0)) / rows.sum()
         return component_pairs(self.p, self.q, masses)
 
+    @where_it_is
     def plan_times(self, v: ArrayLike) -> Array:
         """sum_j m_ij v_j, shape (n,) or (n, k), without the matrix.
 
@@ -131,10 +133,12 @@ class EntropicPlan:
         result: Array = (sums[:, None] * means).reshape(-1, *values.shape[1:])
         return result
 
+    @where_it_is
     def mean_cost(self) -> float:
         """sum_ij m_ij c_ij."""
         return float(self.p.weights @ self._side().mean_costs(self.g, self.epsilon))
 
+    @where_it_is
     def kl(self) -> float:
         """sum_ij m_ij log(m_ij / a_i b_j), the divergence from the product of p and q."""
         columns = self.swapped().plan_times(0 * self.f + 1)
@@ -142,6 +146,7 @@ class EntropicPlan:
 
     # ------------------------------------------------------------------ at other points
 
+    @where_it_is
     def potential(self, x: ArrayLike) -> Array:
         """f(x) = -eps log sum_j b_j exp((g_j - c(x, y_j)) / eps) at any points.
 
@@ -151,6 +156,7 @@ class EntropicPlan:
         where, restore = self._points("x", x)
         return restore(self.epsilon * self._side(where).minima(self.g, self.epsilon))
 
+    @where_it_is
     def barycentric(self, x: ArrayLike | None = None) -> Array:
         """E[y | x], the entropic map, at any points x (..., d), or at those of p where x is left out.
 
@@ -164,6 +170,7 @@ class EntropicPlan:
         where, restore = self._points("x", x)
         return restore(self._side(where).means(self.g, self.epsilon, self.q.means))
 
+    @where_it_is
     def log_density(self, x: ArrayLike, y: ArrayLike) -> Array:
         """log of the density (f(x) + g(y) - c(x, y)) / eps of the plan to the product of p and q, shape (...).
 
@@ -208,6 +215,7 @@ class Unconverged(RuntimeError):
         self.plan = plan
 
 
+@where_it_is
 def sinkhorn(
     p: Compared | DevicePoints,
     q: Compared | DevicePoints,
