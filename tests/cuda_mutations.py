@@ -142,6 +142,9 @@ BUGS = (
         {"name": "laplace-17", "sizes": (131, 133)}),
     Bug("no barrier before pulls", "pair_sums_wide.cu", "end - begin));\n            __syncthreads();",
         "end - begin));", FIELDS, COULOMB),
+    Bug("every second tile of pairs", "pair_sums_wide.cu", "first += int64(gridDim.x) * SIDE",
+        "first += int64(gridDim.x) * 2 * SIDE", "pair_sums.blocks_that_take_several_tiles_in_turn_leave_none_out",
+        {"name": "wide"}),
     # ------------------------------------------------------------------ many axes
     Bug("the sum of all but a warp", "wide.cuh", "++w) value += room[w]", "++w) value += w > 1 ? room[w] : 0", WIDE,
         law("isotropic", 17, 65, 3)),
