@@ -74,6 +74,7 @@ LOST = 1e6 * np.finfo(float).eps
 TREE_PAYS, PRODUCTS_PAY = 2048, 32
 
 _mixtures: WeakKeyDictionary[Law, Mixture] = WeakKeyDictionary()
+_least: WeakKeyDictionary[Law, dict[float, Array]] = WeakKeyDictionary()
 _trees: WeakKeyDictionary[Law, Tree] = WeakKeyDictionary()
 
 
@@ -86,15 +87,26 @@ def applies(law: Law, when: Array) -> bool:
     Raises:
         ValueError: a component of variances has no density then.
     """
-    parts = mixture(law)
-    if len(parts.bases) and when.shape[1] > 1:
-        return False
-    spread = when[0] * when[0] * parts.variances + when[1]
-    if len(parts.bases):
-        return bool((spread.min(axis=1) > law.dim * LOST * spread.max(axis=1)).all())
-    if not (spread > 0).all():
+    if len(mixture(law).bases):
+        return when.shape[1] == 1 and bool((least(law, when, law.dim * LOST) > 0).all())
+    if not (least(law, when) > 0).all():
         raise ValueError(NO_DENSITY.format(what="a component covariance"))
     return True
+
+
+def least(law: Law, when: Array, part: float = 0.0) -> Array:
+    """The least variance of all components on each axis at a time `when` (5, 1 or d), shape (1 or d,).
+
+    Of a law of matrices: on all axes, less a `part` of the component's largest.
+    """
+    known = _least.setdefault(law, {})
+    if part not in known:  # what a time asks is then no matter of how many components there are
+        parts = mixture(law)
+        low = parts.variances
+        if len(parts.bases):
+            low = low.min(axis=1, keepdims=True) - part * low.max(axis=1, keepdims=True)
+        known[part] = low.min(axis=0)
+    return np.asarray(when[0] * when[0] * known[part] + when[1] * (1 - part))
 
 
 def mixture(law: Law) -> Mixture:

@@ -23,6 +23,7 @@ from refdiff.kernels.cuda import second_order
 from refdiff.kernels.cuda.device import cupy
 
 ELSEWHERE = "{name} must be an array of NumPy here, which {what} asks for: pass cupy.asnumpy({name})"
+TOO_WIDE = "x must be of a type that holds the numbers of the law, as {kind} does not: there is {what}"
 
 _mixtures: WeakKeyDictionary[Law, dict[tuple[Any, ...], kernels.Mixture]] = WeakKeyDictionary()
 
@@ -46,28 +47,38 @@ def points(name: str, x: Any, dim: int) -> tuple[Any, Callable[[Any], Any]]:
     if x.ndim == 0 or x.shape[-1] != dim:
         raise ValueError(f"{name} must have shape (..., {dim}), got {x.shape}")
     lead = x.shape[:-1]
-    rows = cupy().ascontiguousarray(x, dtype=np.float32 if x.dtype == np.float32 else np.float64).reshape(-1, dim)
-    if not bool(cupy().isfinite(rows).all()):
-        raise ValueError(f"{name} must be finite, got {float(x[~cupy().isfinite(x)][0])}")
+    with x.device:
+        rows = cupy().ascontiguousarray(x, dtype=np.float32 if x.dtype == np.float32 else np.float64).reshape(-1, dim)
+        if not bool(cupy().isfinite(rows).all()):
+            raise ValueError(f"{name} must be finite, got {float(x[~cupy().isfinite(x)][0])}")
     return rows, lambda result: result.reshape(lead + result.shape[1:])
 
 
 def mixture(law: Law, dtype: Any) -> kernels.Mixture:
-    """The law as kernels take it, of float32 or float64 as `dtype` says; sent once to each device."""
+    """The law as kernels take it, of float32 or float64 as `dtype` says; sent once to each device.
+
+    Raises:
+        ValueError: it has numbers beyond those of the type.
+    """
     known = _mixtures.setdefault(law, {})
     place = (id(cupy()), cupy().cuda.Device().id, np.dtype(dtype))
     if place not in known:
-        known[place] = kernels.Mixture(*(cupy().asarray(part.astype(dtype)) for part in compiled.mixture(law)))
-        # copies from the host are only in the order of this stream, and the law is there for all
+        with np.errstate(over="ignore"):
+            parts = [part.astype(dtype) for part in compiled.mixture(law)]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise ValueError(TOO_WIDE.format(kind=np.dtype(dtype), what="a mean or a variance beyond it"))
+        sent = kernels.Mixture(*map(cupy().asarray, parts))
+        # copies from the host are only in the order of this stream, and the law, once known, is there for all
         cupy().cuda.get_current_stream().synchronize()
+        known[place] = sent
     return known[place]
 
 
-def applies(law: Law, when: Array) -> None:
+def applies(law: Law, when: Array, dtype: Any = np.float64) -> None:
     """Check that kernels can evaluate the law at the time `when`, an answer of `compiled.at`, shape (5, 1 or d).
 
     Raises:
-        ValueError: they cannot, or the law has no density then.
+        ValueError: they cannot, or the law has no density then, or none in numbers of `dtype`.
     """
     if not compiled.applies(law, when):
         raise ValueError(
@@ -75,6 +86,8 @@ def applies(law: Law, when: Array) -> None:
                 name="x", what="a law of matrices under a process that differs on the axes or nearly singular"
             )
         )
+    if not (least := compiled.least(law, when).min()) >= np.finfo(dtype).tiny:  # or its inverse is infinite
+        raise ValueError(TOO_WIDE.format(kind=np.dtype(dtype), what=f"a variance of {least:.3g}"))
 
 
 def prediction(law: Law, x: Any, when: Array) -> Any:
@@ -120,7 +133,7 @@ def ask(
     if question not in QUESTIONS:
         raise TypeError(ELSEWHERE.format(name="x", what=f"a {question}"))
     with rows.device:
-        applies(law, when)
+        applies(law, when, rows.dtype)
         found = QUESTIONS[question](law, rows - constant(offset, rows) if np.any(offset) else rows, when)
         return restore(found + constant(rate, found) if np.any(rate) else found)
 
@@ -138,5 +151,5 @@ def finite(answer: Any, otherwise: str = TOO_FAR) -> Any:
         ValueError: it could not, with the message `otherwise`.
     """
     if not bool(cupy().isfinite(answer).all()):
-        raise ValueError(otherwise.format(what="x"))
+        raise ValueError(otherwise.format(what="x").replace("float64", answer.dtype.name))
     return answer

@@ -3,6 +3,7 @@
 import gc
 import itertools
 
+import mixtures
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ from refdiff import (
     compiled,
     random,
 )
-from refdiff.distributions.covariances import Diagonal
+from refdiff.distributions.covariances import Dense, Diagonal
 from refdiff.predictions import PREDICTIONS
 from refdiff.samplers import fused
 from refdiff.samplers.ddim import ddim
@@ -119,6 +120,20 @@ def test_a_law_without_a_density_is_refused_where_numpy_refuses_it(law, when, re
             compiled.applies(law, moment)
     else:  # a singular matrix is left to NumPy, which refuses it
         assert compiled.applies(law, moment) != refused
+
+
+@pytest.mark.parametrize("storage", mixtures.KINDS)
+@pytest.mark.parametrize("when", [[1.0, 0.0], [0.5, 1e-3], [1e-3, 2.0], [1e3, 1e-9], [0.0, 1.0]])
+def test_the_least_variance_is_that_of_numpys_matrices(storage, when):
+    """And the part of the largest that is taken off; to rounding of an eigenvalue, which is of the largest."""
+    law = mixtures.law(storage, 3, 5)
+    pushed = [np.linalg.eigvalsh(one) for one in law.affine(when[0]).convolve(when[1]).covariances.dense(3)]
+    for part in (0.0, 0.25) if isinstance(law.covariances, Dense) else (0.0,):
+        found = compiled.least(law, np.array(when)[:, None], part).min()
+        expected = min(low[0] - part * low[-1] for low in pushed)
+        assert abs(found - expected) <= 20 * np.finfo(float).eps * np.max(pushed)
+        if len(pushed) > 1 and when[0] > 1e-2:  # those of another component would be seen
+            assert abs(found - max(low[0] - part * low[-1] for low in pushed)) > 1e-6 * np.max(pushed)
 
 
 def test_covariances_of_rank_one_are_left_to_numpy_whatever_rounding_leaves_of_zero():

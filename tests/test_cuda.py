@@ -10,7 +10,7 @@ from refdiff.distributions import Empirical, Gaussian, GaussianMixture
 from refdiff.model import ExactModel
 from refdiff.predictions import PREDICTIONS
 from refdiff.processes import AffineProcess, LinearProcess
-from refdiff.schedules import FlowMatching, VPLinear
+from refdiff.schedules import FlowMatching, VEPower, VPLinear
 
 SCHEDULE = VPLinear()
 # Rounding of logits of some hundreds moves responsibilities by as many units in the last place, and answers by
@@ -66,6 +66,71 @@ def test_a_law_is_there_for_all_streams_before_one_asks_for_it():
         assert cupy.state.waits == 1
         cuda.mixture(law, np.float32)
         assert (cupy.state.waits, cupy.state.copies["to"]) == (1, 4)
+
+
+def test_a_law_is_known_only_when_it_is_there(monkeypatch):
+    """Another thread that finds it asks in a stream of its own, which does not wait for the copies."""
+    law, known = GaussianMixture.isotropic(np.eye(3), np.ones(3)), []
+    with standing_in() as cupy:
+        monkeypatch.setattr(cupy.cuda.Stream, "synchronize", lambda _: known.append(len(cuda._mixtures[law])))
+        cuda.mixture(law, np.float32)
+    assert (known, len(cuda._mixtures[law])) == ([0], 1)
+
+
+def test_points_are_looked_at_on_their_own_gpu(monkeypatch):
+    """Of two, the other is current: an array there is not the current one's to read."""
+    with standing_in() as cupy:
+        current, x, bad, empty = [0], cupy.asarray(X), cupy.full(3, np.nan), cupy.empty
+
+        class Device:
+            attributes = cupy.cuda.Device.attributes
+
+            def __init__(self, number=None):
+                self.id = current[-1] if number is None else number
+
+            def __enter__(self):
+                current.append(self.id)
+
+            def __exit__(self, *_):
+                current.pop()
+
+        def here(*arguments):
+            assert current[-1] == 1
+            return empty(*arguments)
+
+        monkeypatch.setattr(cupy.cuda, "Device", Device)
+        monkeypatch.setattr(type(x), "device", property(lambda _: Device(1)))
+        monkeypatch.setattr(cupy, "empty", here)
+        with pytest.raises(AssertionError):
+            cupy.isfinite(x)
+        found = ExactModel(LAWS["full"], SCHEDULE).score(x, 0.3)
+        with pytest.raises(ValueError, match="finite"):
+            cuda.points("x", bad, 3)
+        assert current == [0]
+        assert_near(found, ExactModel(LAWS["full"], SCHEDULE).score(X, 0.3), "f8")
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "sigma", "what"),
+    [
+        (1e39, 1.0, 0.1, "a mean or a variance beyond it"),
+        (1.0, 1e39, 0.1, "a mean or a variance beyond it"),
+        (1.0, 0.0, 1e-23, "a variance of 1e-46"),
+        (1.0, 1e-42, 0.0, "a variance of 1e-42"),
+    ],
+)
+def test_a_law_that_float32_does_not_hold_is_refused_and_not_answered_by_nan(cupy, mean, variance, sigma, what):
+    model = ExactModel(GaussianMixture.isotropic([[mean], [-mean]], variance), VEPower())
+    x = np.array([[mean]])
+    for ask in (model.log_density, model.score, model.velocity_divergence):
+        with pytest.raises(ValueError, match=f"as float32 does not: there is {what}"):
+            ask(cupy.asarray(x.astype("f4") if mean < 1e38 else np.zeros((1, 1), "f4")), sigma)
+        assert np.isfinite(ask(cupy.asarray(x), sigma).get()).all()
+
+
+def test_a_point_too_far_for_its_own_type_is_told_so(cupy):
+    with pytest.raises(ValueError, match="near enough to a component for float32"):
+        ExactModel(LAWS["full"], SCHEDULE).score(cupy.full(3, 1e30, dtype="f4"), 0.5)
 
 
 @pytest.mark.parametrize("name", [name for name in LAWS if name != "points"])

@@ -51,7 +51,7 @@ def _on_the_circle(model: ExactModel, run: Run, rows: Any, how: Steps) -> None:
     law, process = model.distribution, model.affine
     first, last = (circle.place(process, t) for t in (run.start, run.end))
     for place in (first, last):
-        cuda.applies(law, circle.when(place))
+        cuda.applies(law, circle.when(place), rows.dtype)
     way = circle.way(compiled.mixture(law), first, last, how)
     found = adaptive.flow(
         rows / first[2], circle.pair(how.method), way, cuda.mixture(law, rows.dtype), run.change is not None
@@ -70,7 +70,7 @@ def _in_own_time(model: ExactModel, run: Run, rows: Any, how: Steps) -> None:
         return compiled.at(process.coefficients(min(max(t, low), high)), "velocity")
 
     for t in (run.start, run.end):
-        cuda.applies(law, at(t))
+        cuda.applies(law, at(t), rows.dtype)
     course = Course(run.start, run.end, at, how.rtol, how.atol, how.max_steps)
     found = adaptive.stepped(
         rows, circle.pair(how.method), course, cuda.mixture(law, rows.dtype), run.change is not None

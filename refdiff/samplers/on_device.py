@@ -61,7 +61,7 @@ def run(
     exact = isinstance(model, ExactModel)
     when = whens(tableau, model) if exact else np.zeros(0)
     for k in np.flatnonzero(tableau.evaluated) if exact else ():
-        cuda.applies(model.distribution, when[k])
+        cuda.applies(model.distribution, when[k], x.dtype)
     if exact and normals is None and not given and _fused(tableau, cuda.mixture(model.distribution, x.dtype)):
         table = _table(tableau, when)
         law = cuda.mixture(model.distribution, x.dtype)
