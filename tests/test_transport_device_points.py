@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from emulator import cupy as stand_in
 
+from refdiff.channels import Channel
 from refdiff.distributions import Empirical
 from refdiff.transport import (
     DevicePoints,
@@ -296,6 +297,8 @@ def test_what_does_not_fit_is_refused(cupy):
     for cost in (lambda u, v: u @ v.T, np.ones((70, 50))):
         with pytest.raises(TypeError, match="cost must be a power of the distance of points on a GPU"):
             sinkhorn(p, q, 0.3, cost=cost)
+    with pytest.raises(TypeError, match="channel must be left out for points on a GPU"):
+        entropic_cost(p, q, 0.3, Channel(2.0, np.zeros(3), 1.0))
     for other, message in (
         (cupy.asarray(y[:, :2]), "same dimension, got 3 and 2"),
         (cupy.asarray(y.astype("f4")), "same type, got float64 and float32"),

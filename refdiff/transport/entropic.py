@@ -52,17 +52,19 @@ def entropic_plan(
     Both kinds of plan answer value, mean_cost(), kl(), pairs(), potential(x) and barycentric(x).
 
     Args:
-        p, q: Gaussians, or laws of points, or points (n, d) and (m, d) of equal weights.
+        p, q: Gaussians, or laws of points, or points (n, d) and (m, d) of equal weights, on a GPU as of `sinkhorn`.
         epsilon: eps > 0, for Gaussians also 0.
         channel: A, b and N of the cost (y - A x - b)' N^-1 (y - A x - b) / 2, without one |x - y|^2 / 2.
         tolerance, max_iterations: of points, as of `sinkhorn`.
 
     Raises:
-        TypeError: p or q is neither a law nor an array of points.
+        TypeError: p or q is neither a law nor an array of points, or points on a GPU are given a channel.
         ValueError: dimensions that differ, a negative epsilon, a singular N, or laws of another kind: the entropic
             coupling of mixtures has no closed form.
     """
     first, second = two_laws(p, q)
+    if on_gpu(first) and channel is not HALF_SQUARED:
+        raise TypeError("channel must be left out for points on a GPU, where costs are powers of the distance")
     if not on_gpu(first) and first.count == 1 and second.count == 1:
         return GaussianPlan(_gaussian(first), _gaussian(second), epsilon, channel)
     if not on_gpu(first) and not (is_points(first) and is_points(second)):
