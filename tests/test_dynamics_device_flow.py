@@ -168,6 +168,19 @@ def test_flow_maps_and_likelihoods_stay_on_the_device(cupy):
     assert found.forms.shape == (1, 2)
 
 
+def test_maps_and_likelihoods_of_float32_have_its_tolerances(cupy):
+    given = model()
+    x = given.sample(2, 0.1, 6)
+    single, along = cupy.asarray(x.astype("f4")), FlowMap(given, 0.1, 1.0)
+    found = along.inverse(along.forward(single)), log_likelihood(given, single, start=0.1).log_likelihood
+    assert {one.dtype for one in found} == {np.dtype("f4")}
+    for one, expected in zip(found, (x, given.log_density(x, 0.1)), strict=True):
+        # some steps at 1e-4, and for the way back at that times how the flow widens, which is less than ten
+        assert 1e-9 < abs(one.get() - expected).max() < 1e-2
+    with pytest.raises(ValueError, match="rtol must be at least"):
+        log_likelihood(given, single, start=0.1, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -64,7 +64,7 @@ def flow(
         Unfinished: some group of points needs more steps, or none is short enough.
     """
     start, end = times_with_density(model, start=start, end=end)
-    how = Steps(method, *_tolerances(x, rtol, atol), max_steps)
+    how = Steps(method, *tolerances(x, rtol, atol), max_steps)
     if on_device(x):
         from refdiff.dynamics import device_flow  # late: Numba takes a third of a second to import
 
@@ -83,8 +83,16 @@ def flow(
     return run.flow(restore)
 
 
-def _tolerances(x: ArrayLike, rtol: float | None, atol: float | None) -> tuple[float, float]:
-    """rtol and atol, what is usual for x in place of None."""
+def tolerances(x: ArrayLike, rtol: float | None, atol: float | None) -> tuple[float, float]:
+    """rtol and atol, what is usual for points x in place of None.
+
+    Args:
+        x: points, shape (..., d).
+        rtol, atol: as of `flow`.
+
+    Raises:
+        ValueError: rtol is too small for what computes x.
+    """
     single = on_device(x) and getattr(x, "dtype", None) == np.float32
     usual = SINGLE_TOLERANCES if single else TOLERANCES
     rtol = usual[0] if rtol is None else real_scalar("rtol", rtol)

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import real_scalar
-from refdiff.dynamics.flow import flow
+from refdiff.dynamics.flow import flow, tolerances
 from refdiff.dynamics.jacobians import flow_jacobian
 from refdiff.model import ExactModel
 
@@ -37,8 +37,8 @@ class FlowMap:
     start: float
     end: float
     method: str = "dop853"
-    rtol: float = 1e-10
-    atol: float = 1e-12
+    rtol: float | None = None
+    atol: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, ExactModel):
@@ -69,4 +69,5 @@ class FlowMap:
 
     def jacobian(self, z: ArrayLike) -> Any:
         """d x / dz by the variational equation for z of shape (..., d)."""
-        return flow_jacobian(self.model, z, self.start, self.end, **self._options).jacobian
+        rtol, atol = tolerances(z, self.rtol, self.atol)
+        return flow_jacobian(self.model, z, self.start, self.end, method=self.method, rtol=rtol, atol=atol).jacobian

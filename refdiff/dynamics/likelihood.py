@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from refdiff.arguments import Array, answered, one_of, points, real_array, real_scalar, single_precision, whole_number
 from refdiff.backends import on_device
 from refdiff.distributions import GaussianMixture
-from refdiff.dynamics.flow import flow
+from refdiff.dynamics.flow import flow, tolerances
 from refdiff.dynamics.stepping import Flow, Run, Steps, times_with_density
 from refdiff.dynamics.trace import PROBES, TraceEstimate, draw_probes
 from refdiff.dynamics.velocity_field import BATCH, VelocityField, field_flow
@@ -73,8 +73,8 @@ def log_likelihood(
     probes: int = 16,
     seed: int | np.random.Generator | None = None,
     method: str = "dop853",
-    rtol: float = 1e-10,
-    atol: float = 1e-12,
+    rtol: float | None = None,
+    atol: float | None = None,
     max_steps: int = 10_000,
     batch: int = BATCH,
     threads: int | None = None,
@@ -84,7 +84,7 @@ def log_likelihood(
     Args:
         model: an ExactModel, or a VelocityField of the user's own.
         x: points at the time `start`, shape (..., d); of CuPy for an ExactModel and its exact divergence, as `flow` has
-            them. For those of float32 rtol and atol must be given.
+            them.
         start: 0, data, unless given.
         end: where the prior is: T unless given. A field may run to either side, and has no T.
         prior: the law at `end`, or its log density (n, d) -> (n,); the model's own marginal unless given. A field has
@@ -106,7 +106,7 @@ def log_likelihood(
     start, end = _ends(model, start, end)
     one_of("divergence", divergence, ("exact", *PROBES))
     density = _log_density(model, prior, end)
-    how = Steps(method, rtol, atol, max_steps)
+    how = Steps(method, *tolerances(x, rtol, atol), max_steps)
     there = on_device(x) and divergence == "exact" and isinstance(model, ExactModel)
     x64: Any = x if there else real_array("x", x)
     settings: dict[str, Any] = {"method": how.method, "rtol": how.rtol, "atol": how.atol, "max_steps": how.max_steps}
