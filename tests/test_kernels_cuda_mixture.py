@@ -13,8 +13,12 @@ from emulator import cupy as stand_in
 from mixtures import KINDS, allowance, law, on_device
 
 from refdiff import AffineProcess, ExactModel, FlowMatching, VEPower, VPLinear, backends, compiled
+from refdiff.dynamics import flow
+from refdiff.kernels.cuda import device
 from refdiff.kernels.cuda import mixture as kernels
 from refdiff.predictions import PREDICTIONS
+from refdiff.samplers.ddim import ddim
+from refdiff.samplers.running import run
 
 # Covariances, axes, components, points, numbers, whether all axes have the same times. Tiles are of 128 components, and
 # of 77 on 16 axes, of 121, 56 and 16 with bases on 5, 8 and 16 (33 in single precision); parts are of 256.
@@ -232,6 +236,46 @@ def test_nothing_comes_back_to_the_host_and_nothing_is_waited_for():
         kernels.predict(x, parts, when)
         assert cupy.state.copies == {"to": before["to"] + 1, "from": before["from"]}  # the numbers of the time
         assert cupy.state.waits == 0
+
+
+@pytest.mark.parametrize("storage", KINDS)
+def test_blocks_ask_for_no_more_shared_memory_than_their_components_fill(storage):
+    """And for a tile at most; one row less is found missing."""
+    when = compiled.at(FlowMatching().coefficients(0.3), "velocity")
+    with stand_in.standing_in() as cupy:
+        for count, rows in ((1, 1), (3, 3), (128, 128), (129, 128)):
+            data, x = law(storage, 3, count), np.zeros((2, 3))
+            answers(cupy, data, x, when)
+            asked = cupy.state.launches[-1][-1]
+            defined = kernels.numbers(on_device(cupy, data), True, 8)
+            row = kernels.shared_bytes(defined, 8, 2) - kernels.shared_bytes(defined, 8, 1)
+            assert asked == kernels.shared_bytes(defined, 8, 0) + rows * row
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "shared_bytes", lambda *_: asked - row)
+            with pytest.raises(RuntimeError):
+                answers(cupy, data, x, when)
+
+
+@pytest.mark.parametrize("storage", ["shared", "full"])
+def test_all_threads_of_a_warp_take_turns_in_all_kernels(storage, monkeypatch):
+    """Or those who came would wait for ever: of some and of many components."""
+    told = device.options
+    monkeypatch.setattr(device, "options", lambda dtype, **n: (*told(dtype, **n), "-DTURNS=__syncwarp()"))
+    monkeypatch.setattr(device, "_modules", {})
+    x = np.random.default_rng(0).standard_normal((35, 3))
+    with stand_in.standing_in() as cupy, backends.use("numpy"):
+        for count in (4, 260):
+            model = ExactModel(law(storage, 3, count), VPLinear())
+            for ask in (model.velocity, model.velocity_divergence):
+                assert np.allclose(ask(cupy.asarray(x), 0.3).get(), ask(x, 0.3), rtol=1e-9)
+        model = ExactModel(law("full", 3, 4), VPLinear())
+        flow(model, cupy.asarray(x), 0.5, 0.45, rtol=1e-3, atol=1e-3, log_density=True)
+        run(ddim(VPLinear(), np.linspace(1, 0.1, 3)), model, cupy.asarray(x))
+        source = device.source("mixture").replace("if (i < n) {", "if (i < n) {\n TAKE_TURNS(0);")
+        monkeypatch.setattr(device, "source", lambda _: source)
+        device._modules.clear()
+        with pytest.raises(RuntimeError, match="predict: "):
+            model.velocity(cupy.asarray(x), 0.3)
 
 
 def test_parts_are_of_the_law_alone_and_their_sums_never_many():

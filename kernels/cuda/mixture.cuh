@@ -12,13 +12,17 @@
 #include "common.cuh"
 
 // Together: before row j of a basis. Without it the assembler reads all of a basis at once, and once for both times it
-// is used, and registers do not suffice; rows that follow each other at once are so many that latency is hidden.
+// is used, and registers do not suffice; rows that follow each other at once are so many that latency is hidden. An
+// emulator has no registers to save, and takes turns only where a test asks whether all threads of a warp do.
+#ifndef TURNS
 #ifdef __CUDACC__
-#define TAKE_TURNS(j) \
-    if (j % (DIM < 32 ? 32 / DIM : 1) == 0) asm volatile("bar.warp.sync 0xffffffff;" ::: "memory")
+#define TURNS __syncwarp()
 #else
-#define TAKE_TURNS(j)
+#define TURNS
 #endif
+#endif
+#define TAKE_TURNS(j) \
+    if (j % (DIM < 32 ? 32 / DIM : 1) == 0) TURNS
 
 #define PARTS (KIND == 0 ? 1 : DIM)  // variances of a component
 #define TIMES (KIND == 1 ? DIM : 1)  // columns of a, q, mu, beta, gamma
@@ -212,6 +216,45 @@ __device__ __forceinline__ void merge(const real* parts, int count, int64 n, int
     }
 }
 
+#if KIND != 2
+// The components of a tile from k on, with one look at the largest logit. FULL where there are CHUNK: few axes then take a
+// third fewer instructions, as nothing is asked and rows stay in registers, of which many axes have none left.
+#define FEW (DIM * int(sizeof(real)) <= 16)
+template <bool FULL>
+__device__ __forceinline__ void absorb_chunk(const real (&x)[DIM], const real* at, const real* table, int k,
+                                             int size, Sums<SUMMED>& sums) {
+    real l[CHUNK], top = sums.top;
+#pragma unroll
+    for (int c = 0; c < CHUNK; ++c) {
+        if (FULL || k + c < size) {
+            l[c] = logit(x, at, table + (k + c) * ROW);
+            top = max(top, l[c]);
+        }
+    }
+    raise(sums, top);
+#pragma unroll
+    for (int c = 0; c < CHUNK; ++c) {
+        if (FULL || k + c < size) {
+            const real* row = table + (k + c) * ROW;
+            real r = exp2(l[c] - sums.top);
+            sums.total += r;
+#if KIND == 0
+            real weight = SAME ? r : r * row[DIM + 2];
+#pragma unroll
+            for (int j = 0; j < DIM; ++j) sums.of[j] = fma(weight, row[j], sums.of[j]);
+            if (!SAME) sums.of[SUMMED - 1] = fma(r, row[DIM + 3], sums.of[SUMMED - 1]);
+#else
+#pragma unroll
+            for (int j = 0; j < DIM; ++j) {
+                sums.of[j] = fma(r, row[2 * DIM + j], sums.of[j]);
+                if (!SAME) sums.of[SUMMED - DIM + j] = fma(r, row[3 * DIM + j], sums.of[SUMMED - DIM + j]);
+            }
+#endif
+        }
+    }
+}
+#endif
+
 // The components of a tile, in chunks with one look at the largest logit.
 __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, const real* table, int size,
                                        Sums<SUMMED>& sums) {
@@ -236,37 +279,10 @@ __device__ __forceinline__ void absorb(const real (&x)[DIM], const real* at, con
         }
     }
 #else
-    for (int k = 0; k < size; k += CHUNK) {
-        real l[CHUNK], top = sums.top;
-#pragma unroll
-        for (int c = 0; c < CHUNK; ++c) {
-            if (k + c < size) {
-                l[c] = logit(x, at, table + (k + c) * ROW);
-                top = max(top, l[c]);
-            }
-        }
-        raise(sums, top);
-#pragma unroll
-        for (int c = 0; c < CHUNK; ++c) {
-            if (k + c < size) {
-                const real* row = table + (k + c) * ROW;
-                real r = exp2(l[c] - sums.top);
-                sums.total += r;
-#if KIND == 0
-                real weight = SAME ? r : r * row[DIM + 2];
-#pragma unroll
-                for (int j = 0; j < DIM; ++j) sums.of[j] = fma(weight, row[j], sums.of[j]);
-                if (!SAME) sums.of[SUMMED - 1] = fma(r, row[DIM + 3], sums.of[SUMMED - 1]);
-#else
-#pragma unroll
-                for (int j = 0; j < DIM; ++j) {
-                    sums.of[j] = fma(r, row[2 * DIM + j], sums.of[j]);
-                    if (!SAME) sums.of[SUMMED - DIM + j] = fma(r, row[3 * DIM + j], sums.of[SUMMED - DIM + j]);
-                }
-#endif
-            }
-        }
-    }
+    int k = 0;
+    if (FEW)
+        for (; k + CHUNK <= size; k += CHUNK) absorb_chunk<true>(x, at, table, k, size, sums);
+    for (; k < size; k += CHUNK) absorb_chunk<false>(x, at, table, k, size, sums);
 #endif
 }
 

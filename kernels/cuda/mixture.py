@@ -41,11 +41,11 @@ def numbers(mixture: Mixture, still: bool, itemsize: int) -> dict[str, int]:
     return {"DIM": dim, "KIND": kind, "ONE": one, "TURNED": int(turns == 1), "TILE": tile}
 
 
-def shared_bytes(defined: dict[str, int], itemsize: int) -> int:
-    """Of a block that evaluates the mixture: the numbers of a time and a tile of components."""
+def shared_bytes(defined: dict[str, int], itemsize: int, count: int = THREADS) -> int:
+    """Of a block that evaluates a mixture of `count` components: the numbers of a time, and a tile of them, or all."""
     dim, kind = defined["DIM"], defined["KIND"]
     at = _whole(5 * (dim if kind == 1 else 1) * itemsize)
-    return at + defined["TILE"] * _row(dim, kind, itemsize)
+    return at + min(defined["TILE"], count) * _row(dim, kind, itemsize)
 
 
 def _row(dim: int, kind: int, itemsize: int) -> int:
@@ -102,7 +102,7 @@ def predict(x: Any, mixture: Mixture, at: Any) -> tuple[Any, Any]:
     defined = numbers(mixture, at.shape[-1] == 1, x.itemsize)
     law, when = arguments(mixture, defined), times(at, defined, x.dtype)
     size, many = parts(count)
-    shared = shared_bytes(defined, x.itemsize)
+    shared = shared_bytes(defined, x.itemsize, count)
     if many == 1:
         chosen = kernel("mixture", "predict", x.dtype, **defined)
         launch(chosen, len(x), x, np.int64(len(x)), *law, when, out, logp, shared=shared)

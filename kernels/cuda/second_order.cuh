@@ -169,7 +169,7 @@ __device__ __forceinline__ void sum_contributions(const real (&x)[DIM], const La
     }
 }
 
-// Output and divergence on the axes of the variances.
+// Together: output and divergence on the axes of the variances. Turns keep the divisions of many axes apart.
 __device__ __forceinline__ void conclude(const real (&x)[DIM], const Law& law, const real* at,
                                          const Sums<CENTRES>& centre, real total, real sum, real (&out)[DIM],
                                          real& div) {
@@ -179,6 +179,7 @@ __device__ __forceinline__ void conclude(const real (&x)[DIM], const Law& law, c
     for (int j = 0; j < DIM; ++j) {
         out[j] = centre.of[j];
         if (SAME) {
+            TAKE_TURNS(j);
             int s = KIND == 0 ? 0 : j;
             real v = law.variances[s], t = spread(at, s, v), b = slope(at, s, v, t), c = centre.of[j];
             out[j] = fma(b, fma(-at[s], c, x[j]), at[2 * TIMES + s] * c);

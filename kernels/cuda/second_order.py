@@ -30,7 +30,7 @@ def divergence(x: Any, mixture: Mixture, at: Any) -> tuple[Any, Any]:
     out, div = xp.empty(x.shape, x.dtype), xp.empty(len(x), x.dtype)
     defined = numbers(mixture, at.shape[-1] == 1, x.itemsize)
     law, when = arguments(mixture, defined), times(at, defined, x.dtype)
-    shared = shared_bytes(defined, x.itemsize)
+    shared = shared_bytes(defined, x.itemsize, len(mixture.means))
     if many == 1:
         chosen = kernel("second_order", "divergence", x.dtype, **defined)
         launch(chosen, len(x), x, np.int64(len(x)), *law, when, out, div, shared=shared)

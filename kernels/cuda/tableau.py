@@ -75,7 +75,7 @@ def run(start: Any, table: Table, mixture: mixtures.Mixture, key: int, particle:
         work,
         out,
     )
-    shared = mixtures.shared_bytes(defined, size)
+    shared = mixtures.shared_bytes(defined, size, len(mixture.means))
     launch(chosen, blocks * threads if n else 0, start, np.int64(n), *arguments, shared=shared, threads=threads)
     return out
 
