@@ -152,6 +152,8 @@ BUGS = (
         "axis += STEP) {", WIDE, law("isotropic", 40, 65, 3)),
     Bug("older totals that do not fall", "wide.cu", "fma(totals[i], fall, total)", "totals[i] + total",
         "wide.orders_of_threads_change_no_bit_and_less_memory_takes_more_tiles", {"storage": "isotropic"}),
+    Bug("more than few components", "wide.cu", "<= FEW;", "<= FEW + 1;",
+        "wide.a_component_that_is_far_off_takes_no_digits_from_others", {"storage": "isotropic", "kind": "f8"}),
     Bug("components that begin a point late", "wide_full.cu", "found[k * height * dim + place] = fma",
         "found[k * n * dim + place] = fma", WIDE, law("full", 17, 5, 3)),
     Bug("the first group again", "wide_full.cu", "first ? real(0) : sums[e] * falls[i]", "sums[e] * falls[i]", WIDE,

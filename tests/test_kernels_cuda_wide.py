@@ -7,6 +7,7 @@ to which what o and g are off by is added.
 """
 
 from collections import namedtuple
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -261,10 +262,23 @@ def test_a_component_that_is_not_felt_may_have_fields_beyond_all_numbers(cupy, s
 @pytest.mark.parametrize("kind", ["f8", "f4"])
 @pytest.mark.parametrize("storage", ["isotropic", "one diagonal", "diagonal", "shared"])
 def test_a_component_that_is_far_off_takes_no_digits_from_others(cupy, storage, kind):
-    mixture, at = some(storage, 17, 9, kind)
+    mixture, at = some(storage, 17, 10, kind)
     x = noised(mixture, at, 3)
-    mixture.means[2] *= 1e9 if kind == "f8" else 1e4  # about a mean, outputs would be off by 1e8 roundings
+    mixture.means[9] *= 1e9 if kind == "f8" else 1e4  # about a mean, outputs would be off by 1e8 roundings
     assert max(errors(cupy, x, mixture, at)) < 1
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4"])
+@pytest.mark.parametrize("storage", ["isotropic", "one diagonal", "diagonal"])
+def test_a_score_of_little_noise_is_of_differences_where_few_are_felt(cupy, storage, kind):
+    mixture, at = some(storage, 17, 65, kind, variance=0, seed=2)
+    at = np.array([[0.8], [1e-8], [0.0], [0.0], [-1.0]])
+    found = answers(cupy, x := noised(mixture, at, 3), mixture, at)[0]
+    felt = mixture.means[((x[:, None] - at[0] * mixture.means) ** 2).sum(axis=2).argmin(axis=1)]
+    a, q = map(Fraction, at.astype(kind)[:2, 0].tolist())
+    for score, here, mean in zip(*(map(Fraction, one.ravel().tolist()) for one in (found, x, felt)), strict=True):
+        # x - a m, 1 / q and what they make: a rounding each. By products it is off by |x| / 1e-4 of them
+        assert abs(score - (a * mean - here) / q) <= 2 * np.finfo(kind).eps * abs(score)
 
 
 # ---------------------------------------------------------------------- tiles, orders, memory

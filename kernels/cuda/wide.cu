@@ -9,11 +9,6 @@
 // where in FORM 1 squares are weighted by log2(e) / (2 T_j) and the precision is 1; in FORM 2 so is |X|^2, for each k.
 #include "wide.cuh"
 
-#ifdef SINGLE
-#define DEEP 1  // blocks of differences on a multiprocessor: 64 sums of a thread leave no room for more everywhere
-#else
-#define DEEP 2
-#endif
 #define COARSE real(16)      // times the error of differences is what products may have
 #define FINE (real(64) * EPS)  // bits: an error that is none
 
@@ -193,54 +188,80 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, DEEP)
     }
 }
 
-// Logits (n, count) become weights r (times pulls in FORM 0), relative to the largest so far; totals and sums of slopes
-// with them, and by how much older sums fall. A block for each point.
+// Logits (n, count) become weights r (times pulls in FORM 0), relative to the largest so far; totals with them, and by
+// how much older sums fall. Sums of r and of r b are `wholes` (2, n). What each warp has found to be felt is `few`
+// (n, WARPS, 1 + FEW), how many and the first of them, with their r in `shares`. A block for each point.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
-    weights(int64 n, int64 count, const real* numbers, int64 stride, real* found, real* tops, real* totals,
-            real* slopes, real* falls) {
+    weights(int64 n, int64 count, const real* numbers, int64 stride, real cutoff, real* found, real* tops, real* totals,
+            real* falls, real* wholes, int* few, real* shares) {
     SHARED(real, room);
+    uint32 before = (1u << threadIdx.x % 32) - 1;  // lanes
     for (int64 i = blockIdx.x; i < n; i += gridDim.x) {
         real *row = found + i * count, old = tops[i], top = old, total = 0, slope = 0;
+        int64 place = i * WARPS + threadIdx.x / 32;
+        int felt = 0;
         for (int64 k = threadIdx.x; k < count; k += ROW_THREADS) top = max(top, row[k]);
         top = block_max(top, room);
-        for (int64 k = threadIdx.x; k < count; k += ROW_THREADS) {
-            real r = exp2(row[k] - top);
+        for (int64 k = threadIdx.x; k - threadIdx.x < count; k += ROW_THREADS) {
+            real r = k < count ? exp2(row[k] - top) : real(0);
+            bool own = k < count && row[k] - top > -cutoff;
+            uint32 all = __ballot_sync(EVERYONE, own);
+            int nth = felt + __popc(all & before);
+            if (own && nth < FEW) few[place * (1 + FEW) + 1 + nth] = int(k), shares[place * FEW + nth] = r;
+            felt += __popc(all);
             total += r;
+            if (k >= count) continue;
             if (FORM == 0) slope = fma(r, numbers[4 * stride + k], slope);
             row[k] = FORM == 0 ? r * numbers[3 * stride + k] : r;
         }
         total = block_sum(total, room);
         if (FORM == 0) slope = block_sum(slope, room);
+        if (before == 0) few[place * (1 + FEW)] = felt;
         if (threadIdx.x == 0) {
             real fall = exp2(old - top);
-            tops[i] = top, falls[i] = fall;
-            totals[i] = fma(totals[i], fall, total), slopes[i] = fma(slopes[i], fall, slope);
+            tops[i] = top, falls[i] = fall, totals[i] = fma(totals[i], fall, total);
+            wholes[i] = total, wholes[n + i] = slope;
         }
     }
 }
 
-// Sums (n, d) with those of a tile added; in FORM 2 these are two, of which the second is for X.
-extern "C" __global__ void absorb(int64 n, int dim, int first, const real* falls, const real* parts, const real* slopes,
-                                  const real* away, real* sums) {
-    for (int64 e = own(); e < n * dim; e += all()) {
-        real part = FORM == 2 ? fma(slopes[e], away[e], parts[e]) : parts[e];
-        sums[e] = first ? part : fma(sums[e], falls[e / dim], part);
-    }
-}
-
-// Sums (n, d) become outputs, and log densities (n,). `one_each` are slopes and pulls (2, d) of FORM 1.
-extern "C" __global__ void finish(const real* points, int64 n, int dim, const real* at, const real* centre,
-                                  const real* one_each, const real* tops, const real* totals, const real* slopes,
-                                  real* sums, real* logp) {
+// Sums (n, d) with those of a tile added: r (mu m + b (x - a m)) of what is felt, where each warp has found few; else
+// products `parts`, and in FORM 2 `slopes` for X, which cancel where |X| is much more than noise. FORM 1 has slopes and
+// pulls (2, d) in `table`, FORM 2 slopes (count, d).
+extern "C" __global__ void absorb(const real* points, int64 n, int dim, const real* means, const real* at,
+                                  const real* centre, const real* table, const real* numbers, int64 stride, int first,
+                                  const real* falls, const real* wholes, const int* few, const real* shares,
+                                  const real* parts, const real* slopes, const real* away, real* sums) {
     for (int64 e = own(); e < n * dim; e += all()) {
         int64 i = e / dim;
         int j = int(e % dim), s = FORM == 0 ? 0 : j, width = FORM == 0 ? 1 : dim;
-        real x = fma(-at[s], centre[j], points[e]), out = sums[e];
-        if (FORM == 0) out = fma(slopes[i], x, out) / totals[i];
-        if (FORM == 1) out = fma(one_each[j], x, one_each[dim + j] * out / totals[i]);
-        if (FORM == 2) out /= totals[i];
-        sums[e] = fma(at[2 * width + s], centre[j], out);
-        if (j == 0) logp[i] = fma(LN_2, tops[i], log(totals[i])) - dim * HALF_LOG_2PI;
+        const int* felt = few + i * WARPS * (1 + FEW);
+        real mu = at[2 * width + s], part = 0;
+        bool fits = true;
+        for (int w = 0; w < WARPS; ++w) fits &= felt[w * (1 + FEW)] <= FEW;
+        for (int w = 0; fits && w < WARPS; ++w, felt += 1 + FEW) {
+            for (int c = 0; c < felt[0]; ++c) {
+                int64 k = felt[1 + c];
+                real m = means[k * dim + j];
+                real b = FORM == 0 ? numbers[4 * stride + k] : table[FORM == 1 ? j : k * dim + j];
+                part = fma(shares[(i * WARPS + w) * FEW + c], fma(b, fma(-at[s], m, points[e]), mu * m), part);
+            }
+        }
+        if (!fits) {
+            real slope = FORM == 0 ? wholes[n + i] : FORM == 1 ? table[j] * wholes[i] : slopes[e];
+            part = fma(slope, away[e], FORM == 1 ? table[dim + j] * parts[e] : parts[e]);
+            part = fma(wholes[i], mu * centre[j], part);
+        }
+        sums[e] = first ? part : fma(sums[e], falls[i], part);
+    }
+}
+
+// Sums (n, d) become outputs, with log densities (n,).
+extern "C" __global__ void finish(int64 n, int dim, const real* tops, const real* totals, real* sums, real* logp) {
+    for (int64 e = own(); e < n * dim; e += all()) {
+        int64 i = e / dim;
+        sums[e] /= totals[i];
+        if (e % dim == 0) logp[i] = fma(LN_2, tops[i], log(totals[i])) - dim * HALF_LOG_2PI;
     }
 }
 

@@ -5,12 +5,16 @@
 
 #define PAIR_THREADS 256
 #define ROW_THREADS 128
+#define WARPS (ROW_THREADS / 32)
+#define FEW 8    // components that a warp of a point feels are summed one by one if there are no more
 #define STEP 16  // axes in shared memory; threads of a row of a block of pairs
 #ifdef SINGLE
 #define FAN 8
+#define DEEP 1  // blocks of differences on a multiprocessor: 64 sums of a thread leave no room for more everywhere
 #define EPS real(1.1920928955078125e-07)
 #else
 #define FAN 4
+#define DEEP 2
 #define EPS real(2.2204460492503131e-16)
 #endif
 #define SIDE (STEP * FAN)

@@ -6,10 +6,12 @@ the m_k and X = x - a c,
 
     o = (sum_k r_k (mu - b_k a) (m_k - c) + X sum_k r_k b_k) / sum_k r_k + mu c
 
-so no array of all points times all components exists. Which logits come from a product, and which from differences,
-`wide_tiles` says. Every product has the same shape, points being padded: the answer for a point does not depend on how
-many there are beside it, as cuBLAS answers products of one shape in one way. Its products in float32 are of float32
-numbers unless the environment variable CUPY_TF32 says otherwise, which is refused.
+so no array of all points times all components exists. Where noise is little beside |X| the two sums cancel, but then few
+components are felt: what points make of few is sum_k r_k (mu m_k + b_k (x - a m_k)), by differences. Which logits come
+from a product, and which from differences, `wide_tiles` says. Every product has the same shape, points being padded:
+the answer for a point does not depend on how many there are beside it, as cuBLAS answers products of one shape in one
+way. One point costs as much as a tile of them. Products in float32 are of float32 numbers unless the environment
+variable CUPY_TF32 says otherwise, which is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from refdiff.kernels.cuda.wide_tiles import (
     ROW_THREADS,
     Problem,
     Room,
+    cutoff_of,
     differences,
     points_at_once,
     problem,
@@ -37,11 +40,10 @@ from refdiff.kernels.cuda.wide_tiles import (
 
 @dataclass(frozen=True)
 class Sums:
-    """Of all points: the largest logit, totals and sums of slopes (n,), sums or outputs (n, d), log densities (n,)."""
+    """Of all points: the largest logit, totals (n,), sums or outputs (n, d), log densities (n,)."""
 
     tops: Any
     totals: Any
-    slopes: Any
     sums: Any
     logp: Any
 
@@ -53,28 +55,26 @@ def summed(p: Problem, x: Any, work: Room) -> Sums:
     """Outputs and log densities at points x (n, d), and what they were made of."""
     xp, (n, dim), dtype = cupy(), x.shape, p.centre.dtype
     least = float(np.finfo(dtype).min)  # finite: a logit of -infinity less this one is no NaN
-    found = Sums(
-        xp.full(n, least, dtype), xp.zeros(n, dtype), xp.zeros(n, dtype), xp.empty((n, dim), dtype), xp.empty(n, dtype)
-    )
+    found = Sums(xp.full(n, least, dtype), xp.zeros(n, dtype), xp.empty((n, dim), dtype), xp.empty(n, dtype))
+    cutoff = cutoff_of(len(p.mixture.means), dtype)
     for tile, rows, logits in sweep(p, x, work, found.tops):
         size, height, taken = tile.stop - tile.start, len(work.away), rows.stop - rows.start
-        sums = found.tops[rows], found.totals[rows], found.slopes[rows]
-        sizes = np.int64(taken), np.int64(size), p.numbers[tile.start :], np.int64(len(p.mixture.means))
-        p.run("weights", taken * ROW_THREADS, *sizes, logits, *sums, work.falls, shared=ROW_THREADS // 32 * x.itemsize)
+        ends = found.tops[rows], found.totals[rows], work.falls, *work.felt
+        numbers = p.numbers[tile.start :], np.int64(len(p.mixture.means))
+        given = np.int64(taken), np.int64(size), *numbers, cutoff, logits
+        p.run("weights", taken * ROW_THREADS, *given, *ends, shared=ROW_THREADS // 32 * x.itemsize)
         weights, whole = logits.reshape(height, size), size * dim
         tables = [
             work.tables[i * whole : (i + 1) * whole].reshape(size, dim) for i in ((2, 3) if p.form == 2 else (0,))
         ]
         for part, table in zip(work.parts, tables, strict=True):
             xp.matmul(weights, table, out=part)
-        ends = np.int64(taken), np.int32(dim), np.int32(tile.start == 0), work.falls
-        p.run("absorb", taken * dim, *ends, work.parts[0], work.parts[-1], work.away, found.sums[rows])
-    p.run("finish", n * dim, x, np.int64(n), np.int32(dim), p.when, p.centre, p.each, *_fields(found))
+        slopes = work.tables[3 * whole :] if p.form == 2 else p.each
+        law = p.mixture.means[tile], p.when, p.centre, slopes, *numbers, np.int32(tile.start == 0)
+        made = work.falls, *work.felt, work.parts[0], work.parts[-1], work.away, found.sums[rows]
+        p.run("absorb", taken * dim, x[rows], np.int64(taken), np.int32(dim), *law, *made)
+    p.run("finish", n * dim, np.int64(n), np.int32(dim), found.tops, found.totals, found.sums, found.logp)
     return found
-
-
-def _fields(found: Sums) -> tuple[Any, ...]:
-    return found.tops, found.totals, found.slopes, found.sums, found.logp
 
 
 def turned(x: Any, matrix: Any) -> Any:

@@ -79,14 +79,6 @@ extern "C" __global__ void absorb(const real* fields, int64 n, int64 height, con
     }
 }
 
-extern "C" __global__ void finish(int64 n, int dim, const real* tops, const real* totals, real* sums, real* logp) {
-    for (int64 e = own(); e < n * dim; e += all()) {
-        int64 i = e / dim;
-        sums[e] /= totals[i];
-        if (e % dim == 0) logp[i] = fma(LN_2, tops[i], log(totals[i])) - dim * HALF_LOG_2PI;
-    }
-}
-
 // tr B + (mu m + B t - o).(-T^-1 t - g) of n points and `count` components; a warp for each pair.
 extern "C" __global__ void contractions(const real* lefts, const real* rights, int64 n, int64 height, const real* means,
                                         int64 count, int dim, const real* at, const real* traces, const real* outputs,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from refdiff.kernels.cuda.device import cupy, kernel, launch, rows_at_once
+from refdiff.kernels.cuda.wide_tiles import cutoff_of, picks
 
 ROW_THREADS = 128  # as in wide.cuh
 MOST = 256  # components of a group
@@ -60,6 +61,7 @@ class Tiles:
     pairs: Any
     values: Any
     falls: Any
+    felt: tuple[Any, ...]  # as `picks` has them
     size: int
 
 
@@ -69,8 +71,9 @@ def _tiles(mixture: Any, fields: int) -> Tiles:
     row = dtype.itemsize * (HEIGHT * (fields * dim + 2) + dim * dim)  # products copy matrices that are transposed
     fixed = dtype.itemsize * (HEIGHT + 2 * count)
     size = rows_at_once(most, row, fixed, f"a tile of {HEIGHT} points in {dim} axes with matrices of their own")
-    pairs = xp.empty(HEIGHT * size, dtype), xp.empty(HEIGHT * size, dtype)
-    return Tiles(xp.zeros((fields, size, HEIGHT, dim), dtype), *pairs, xp.empty(HEIGHT, dtype), size)
+    pairs, values = (xp.empty(HEIGHT * size, dtype) for _ in range(2))
+    made = xp.zeros((fields, size, HEIGHT, dim), dtype)
+    return Tiles(made, pairs, values, xp.empty(HEIGHT, dtype), picks(HEIGHT, dtype), size)
 
 
 def _sweep(x: Any, mixture: Any, at: Any, work: Tiles) -> Iterator[tuple[Group, slice, Any, Any]]:
@@ -112,18 +115,19 @@ def _summed(x: Any, mixture: Any, at: Any, work: Tiles) -> Sums:
     xp, (n, dim), dtype = cupy(), x.shape, x.dtype
     least = float(np.finfo(dtype).min)
     found = Sums(xp.full(n, least, dtype), xp.zeros(n, dtype), xp.empty((n, dim), dtype), xp.empty(n, dtype))
-    weights, spare = kernel("wide", "weights", dtype, FORM=1), xp.zeros(n, dtype)
+    weights, finish = (kernel("wide", name, dtype, FORM=1) for name in ("weights", "finish"))
+    cutoff = cutoff_of(len(mixture.means), dtype)
     for group, rows, turned, away in _sweep(x, mixture, at, work):
         taken, count = rows.stop - rows.start, group.law[1]
-        ends = group.numbers, np.int64(0), work.pairs, found.tops[rows], found.totals[rows], spare[rows], work.falls
-        shared = ROW_THREADS // 32 * x.itemsize
-        launch(weights, taken * ROW_THREADS, np.int64(taken), count, *ends, shared=shared, threads=ROW_THREADS)
+        given = np.int64(taken), count, group.numbers, np.int64(0), cutoff, work.pairs
+        ends = found.tops[rows], found.totals[rows], work.falls, *work.felt
+        launch(weights, taken * ROW_THREADS, *given, *ends, shared=ROW_THREADS // 32 * x.itemsize, threads=ROW_THREADS)
         _scaled(group, rows, turned, work.pairs, 1, turned)
         xp.matmul(turned, group.bases.transpose(0, 2, 1), out=away)
         law = np.int64(taken), np.int64(HEIGHT), *group.law, group.when, work.pairs, np.int32(group.first), work.falls
         group.run("absorb", taken * dim, away, *law, found.sums[rows])
     sums = found.tops, found.totals, found.sums, found.logp
-    launch(kernel("wide_full", "finish", dtype), n * dim, np.int64(n), np.int32(dim), *sums)
+    launch(finish, n * dim, np.int64(n), np.int32(dim), *sums)
     return found
 
 

@@ -30,6 +30,7 @@ PAIR_THREADS, ROW_THREADS, STEP, FAN = 256, 128, 16, {4: 8, 8: 4}  # as in wide.
 LOG2_E = 1.4426950408889634
 SPARE = 40.0  # bits: components so narrow that |B_k| sqrt(T_k) is 2^24 times that of others are felt all the same
 SAMPLE = 64  # components at least, whose median is c: 1/6 of what they are apart from where it would be for all
+FEW = 8  # as in wide.cuh
 ROUTES = ("products", "screened", "differences")
 
 
@@ -48,7 +49,6 @@ class Problem:
     centre: Any  # c, (d,)
     axes: Any  # log2(e) / (2 T_j), (d,), of form 1
     each: Any  # slopes and pulls, (2, d), of form 1
-    trace: Any  # tr B, of form 1
     numbers: Any  # (5 K,)
     size: int  # components of a tile
     routes: tuple[str, ...]  # of the tiles
@@ -75,6 +75,7 @@ class Room:
     lengths: Any  # (points,), as those that follow
     lows: Any
     falls: Any
+    felt: tuple[Any, ...]  # as `picks` has them
 
 
 # ---------------------------------------------------------------------- the problem
@@ -111,13 +112,13 @@ def problem(mixture: Any, at: Any, route: str | None, values: bool) -> Problem:
     dtype = mixture.means.dtype
     when = xp.asarray(np.ascontiguousarray(np.broadcast_to(at, (5, dim if form else 1))).astype(dtype))
     centre = centre_of(mixture.means)
-    axes, each, trace, log_det = when, when, when, when
+    axes, each, log_det = when, when, when
     if form == 1:
         a, q, mu, beta, gamma = when
         v = mixture.variances[0]
         t = a * a * v + q
         b = (beta * v + gamma) / t
-        axes, each, trace, log_det = 0.5 * LOG2_E / t, xp.stack([b, mu - b * a]), b.sum(), xp.log(t).sum()
+        axes, each, log_det = 0.5 * LOG2_E / t, xp.stack([b, mu - b * a]), xp.log(t).sum()
     parts = mixture.variances.shape[1]
     strides = np.int32(0 if len(mixture.variances) == 1 else parts), np.int32(parts > 1)
     numbers = xp.empty(5 * count, dtype)
@@ -126,13 +127,13 @@ def problem(mixture: Any, at: Any, route: str | None, values: bool) -> Problem:
     launch(made, 32 * count, *law, *strides, when, centre, axes, log_det, numbers)
     height = points_at_once(dim)
     wide, tall = (4, 2 + values) if form == 2 else (1, 1 + values)
-    fixed = dtype.itemsize * height * (dim * (4 if form == 2 else 3) + 3)
+    fixed = dtype.itemsize * height * (dim * (4 if form == 2 else 3) + 5 + 2 * (1 + FEW) * ROW_THREADS // 32)
     row = dtype.itemsize * (wide * dim + height * tall)
     size = rows_at_once(min(count, TILE), row, fixed, f"a tile of {height} points in {dim} axes")
     size = size if size >= min(count, TILE) or size < 64 else size - size % 64
     twice = 2.0 * float(at[0, 0]) if form == 0 else 2.0
     made_routes = (route,) * -(-count // size) if route else _routes(numbers, count, dim, size)
-    return Problem(form, mixture, when, centre, axes, each, trace, numbers, size, made_routes, twice, strides)
+    return Problem(form, mixture, when, centre, axes, each, numbers, size, made_routes, twice, strides)
 
 
 def _routes(numbers: Any, count: int, dim: int, size: int) -> tuple[str, ...]:
@@ -156,8 +157,23 @@ def room(p: Problem, values: bool) -> Room:
         away,
         xp.zeros((height, dim), dtype) if p.form else away,
         xp.empty((2 if own else 1, height, dim), dtype),
-        *(xp.empty(height, dtype) for _ in range(3)),
+        xp.empty(height, dtype),
+        xp.empty(height, dtype),
+        xp.empty(height, dtype),
+        picks(height, dtype),
     )
+
+
+def picks(height: int, dtype: Any) -> tuple[Any, ...]:
+    """For so many points: sums of weights and slopes (2, n), and which components are felt, with what weights."""
+    xp, warps = cupy(), ROW_THREADS // 32
+    felt = xp.empty((height, warps, 1 + FEW), np.int32)
+    return xp.empty((2, height), dtype), felt, xp.empty((height, warps, FEW), dtype)
+
+
+def cutoff_of(count: int, dtype: Any) -> Any:
+    """Bits below the largest logit at which none of so many components is felt."""
+    return np.dtype(dtype).type(np.log2(count) + np.finfo(dtype).nmant + SPARE)
 
 
 # ---------------------------------------------------------------------- logits
@@ -222,15 +238,13 @@ def _logits(p: Problem, x: Any, tile: slice, route: str, work: Room, tops: Any) 
     given = np.int64(n), np.int64(size), law[-1][0], np.int64(count), lengths, dtype(p.twice), share, tops
     p.run("logits", n * ROW_THREADS, *given, flat, work.lows, shared=ROW_THREADS // 32 * x.itemsize)
     if route == "screened":
-        cutoff = dtype(np.log2(count) + np.finfo(dtype).nmant + SPARE)
-        differences(p, x, *law, flat, (lengths, work.lows, share, cutoff))
+        differences(p, x, *law, flat, (lengths, work.lows, share, cutoff_of(count, dtype)))
     return flat
 
 
 def sweep(p: Problem, x: Any, work: Room, tops: Any) -> Iterator[tuple[slice, slice, Any]]:
     """Tiles of components and of points, and their logits, flat; those of points are innermost."""
     (count, dim), n = p.mixture.means.shape, len(x)
-    own = p.form == 2
     for number, route in enumerate(p.routes):
         tile = slice(number * p.size, min((number + 1) * p.size, count))
         size = tile.stop - tile.start
@@ -239,7 +253,6 @@ def sweep(p: Problem, x: Any, work: Room, tops: Any) -> Iterator[tuple[slice, sl
         p.run("tables", size * dim, *law, p.when, p.centre, work.tables)
         for first in range(0, n, len(work.away)):
             rows = slice(first, min(first + len(work.away), n))
-            if route != "differences" or own:
-                given = x[rows], np.int64(rows.stop - first), np.int32(dim), p.when, p.centre, p.axes
-                p.run("centred", (rows.stop - first) * 32, *given, work.away, work.factor, work.lengths)
+            given = x[rows], np.int64(rows.stop - first), np.int32(dim), p.when, p.centre, p.axes
+            p.run("centred", (rows.stop - first) * 32, *given, work.away, work.factor, work.lengths)
             yield tile, rows, _logits(p, x[rows], tile, route, work, tops[rows])
