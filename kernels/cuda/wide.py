@@ -6,7 +6,7 @@ the m_k and X = x - a c,
 
     o = (sum_k r_k (mu - b_k a) (m_k - c) + X sum_k r_k b_k) / sum_k r_k + mu c
 
-so no array of all points times all components exists. Where noise is little beside |X| the two sums cancel, but then few
+so no array of all points times all components exists. Where noise is little beside |X| both sums cancel, but then few
 components are felt: what points make of few is sum_k r_k (mu m_k + b_k (x - a m_k)), by differences. Which logits come
 from a product, and which from differences, `wide_tiles` says. Every product has the same shape, points being padded:
 the answer for a point does not depend on how many there are beside it, as cuBLAS answers products of one shape in one
