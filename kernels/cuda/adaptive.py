@@ -78,18 +78,20 @@ def stepped(points: Any, pair: Pair, course: Course, mixture: Mixture, log: bool
         MemoryError: there is no room for the slopes of one point.
     """
     xp, (n, dim) = cupy(), points.shape
-    y, change = xp.empty(points.shape, points.dtype), xp.empty(n, points.dtype) if log else None
+    y, change = xp.empty(points.shape, points.dtype), xp.empty(n if log else 0, points.dtype)
     # slopes, y, another point; and what is made at a time by the mixture and by array expressions
     size = rows_at_once(n, (len(pair.nodes) + 2 + 4) * (dim + log) * points.itemsize, 0, "the adaptive flow")
-    ended: list[tuple[Any, ...]] = []
+    counts: list[Any] = []
+    reached: list[float] = []
     for rows in (slice(k, min(k + size, n)) for k in range(0, n, size)):
         # copied, so that the slopes of a group are let go before the next
-        y[rows], part, *how = stepping.together(points[rows], pair, course, mixture, log)
+        y[rows], part, how, u = stepping.together(points[rows], pair, course, mixture, log)
         if log:
             change[rows] = part
         del part
-        ended.append(tuple(how))
-    return Ended(y, change, *(np.array(one) for one in zip(*ended, strict=True)), size)
+        counts.append(how)
+        reached.append(u)
+    return Ended(y, change if log else None, np.array(counts), np.array(reached), size)
 
 
 def place(u: float, delta: float, floor: float) -> Any:
