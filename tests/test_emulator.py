@@ -10,6 +10,7 @@ from emulator.cupy import standing_in
 
 from refdiff.kernels.cuda import device
 
+FOLDER = Path(device.__file__).parent
 TOYS = Path(__file__).with_name("emulator") / "toys.cu"
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no emulator: neither g++ nor clang++ is installed")
 
@@ -222,6 +223,23 @@ def test_launches_have_the_limits_of_devices(cp, toy):
         toy("fill", *arguments, shared=49153)
     with pytest.raises(ValueError, match="InvalidConfiguration"):
         toy("fill", *arguments, grid=0)
+    toy("bounded", some := cp.zeros(48, np.int32), block=48)
+    assert (some.get() == 1).all()
+    with pytest.raises(ValueError, match="bounded is compiled for blocks of at most 48 threads"):
+        toy("bounded", cp.zeros(49, np.int32), block=49)
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_numbers_are_at_multiples_of_their_size(toy, place):
+    toy("not_aligned", np.int32(place - 1), block=1, shared=32)
+    with pytest.raises(RuntimeError, match="a number of 8 bytes is not at a multiple of them"):
+        toy("not_aligned", np.int32(place), block=1, shared=32)
+
+
+def test_no_kernel_has_atomics_for_their_order_is_not_looked_at():
+    assert "atomic" in TOYS.read_text()
+    for path in FOLDER.glob("*.cu*"):
+        assert "atomic" not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_after_an_error_the_next_launch_is_as_good_as_new(cp, toy):

@@ -130,6 +130,13 @@ inline void touch(const void* address, size_t size, bool write) {
     }
 }
 
+// A device reads and writes numbers only at multiples of their size; of 16 bytes the compiler may have joined two.
+inline void fits(const void* address, size_t size) {
+    if (current->running && size_t(address) % std::min(size, size_t(8)))
+        wrong("a number of %zu bytes is not at a multiple of them, block %u thread %d", size, scene.block.x,
+              current->number);
+}
+
 // Shared memory ends where a page ends that must not be touched, but for fewer than 16 bytes.
 void make_pool(size_t size) {
     if (!pages) {
@@ -159,9 +166,9 @@ void make_words(const size_t* extents, int given) {
 // ------------------------------------------------------------------ what the compiler calls at each access
 
 using emulator::touch;
-#define SEEN(size)                                                                       \
-    extern "C" void __tsan_read##size(void* place) { touch(place, size, false); }        \
-    extern "C" void __tsan_write##size(void* place) { touch(place, size, true); }
+#define SEEN(size)                                                                                        \
+    extern "C" void __tsan_read##size(void* place) { emulator::fits(place, size), touch(place, size, false); } \
+    extern "C" void __tsan_write##size(void* place) { emulator::fits(place, size), touch(place, size, true); }
 #define SEEN_UNALIGNED(size)                                                             \
     extern "C" void __tsan_unaligned_read##size(void* place) { touch(place, size, false); } \
     extern "C" void __tsan_unaligned_write##size(void* place) { touch(place, size, true); }

@@ -19,6 +19,8 @@ FLAGS += ("-U_FORTIFY_SOURCE",)  # its longjmp does not leave a stack
 TELL = "-fsanitize=thread"  # of each access to memory, as a sanitizer is told
 PATTERN = "-ftrivial-auto-var-init=pattern"  # what is not set is huge, not what was there: GCC has it from 12 on
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
+BOUND = re.compile(r"__launch_bounds__\((\w+)[^)]*\)\s*(\w+)\s*\(")  # the most threads of a block, and the kernel
+SHOWN = 'extern "C" __attribute__((visibility("default")))'
 
 LINUX = sys.platform == "linux"  # whose pages and signals are used
 COMPILER = (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")) if LINUX else None
@@ -43,7 +45,9 @@ def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
         CompileError: as of `compiled`.
     """
     names = KERNEL.findall(source)
-    text = "\n".join([f'#include "{HERE}/emulator.h"', "#line 1", source, *(f"EMULATE({name})" for name in names), ""])
+    after = [f"EMULATE({name})" for name in names]
+    after += [f"{SHOWN} const int most_threads_{name} = {most};" for most, name in BOUND.findall(source)]
+    text = "\n".join([f'#include "{HERE}/emulator.h"', "#line 1", source, *after, ""])
     defined = tuple(option for option in options if option.startswith("-D"))
     kernels = compiled(text, (*FLAGS, TELL, *[PATTERN] * patterns(), *defined, "-c"), ".o")
     runtime = compiled(f'#include "{HERE}/runtime.cpp"\n', (*FLAGS, "-O2", "-c"), ".o")

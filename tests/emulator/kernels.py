@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,10 @@ class Kernel:
         addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
         sizes = (ctypes.c_int * len(held))(*(ctypes.sizeof(one) for one in held))
         extents = (ctypes.c_size_t * (2 * len(held)))(*(place for one in args for place in _extent(one)))
-        call = getattr(building.library(self._module._code, self._module._options), f"emulate_{self.name}")
+        library = building.library(self._module._code, self._module._options)
+        call = getattr(library, f"emulate_{self.name}")
+        if math.prod(sides[1]) > (most := _most_threads(library, self.name)):
+            raise ValueError(f"CUDA_ERROR_INVALID_VALUE: {self.name} is compiled for blocks of at most {most} threads")
         counts = [(ctypes.c_uint * 3)(*given) for given in sides]
         state.launches.append((self.name, *sides, shared_mem))
         order, size = ORDERS[state.order], ctypes.c_size_t(shared_mem)
@@ -74,6 +78,14 @@ class Kernel:
         for place, one in enumerate(args):
             if of_device(one) and not one._block.intact():
                 raise RuntimeError(f"{self.name}: argument {place} was written before its beginning or behind its end")
+
+
+def _most_threads(library: ctypes.CDLL, name: str) -> int:
+    """What the kernel says of itself by launch bounds, if it does."""
+    try:
+        return ctypes.c_int.in_dll(library, f"most_threads_{name}").value
+    except ValueError:
+        return 2**31
 
 
 def _argument(value: Any) -> Any:

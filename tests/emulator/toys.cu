@@ -1,4 +1,5 @@
 // Small kernels, right and wrong, by which the emulator is tried. Numbers are double; a block is 64 threads unless said.
+#define EDGE 48
 extern "C" __global__ void fill(double* out, int n, double value) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = value;
 }
@@ -70,8 +71,15 @@ extern "C" __global__ void neighbours(int fence, int* out) {
     out[threadIdx.x] = row[threadIdx.x ^ 1];
 }
 
+extern "C" __global__ void __launch_bounds__(EDGE, 1) bounded(int* out) { out[threadIdx.x] = 1; }
+
 // ------------------------------------------------------------------ wrong
 
+// What is written begins at so many floats.
+extern "C" __global__ void not_aligned(int place) {
+    SHARED(float, row);
+    *reinterpret_cast<double*>(row + place) = 1;
+}
 extern "C" __global__ void reversed_without_barrier(double* x) {
     SHARED(double, row);
     row[blockDim.x - 1 - threadIdx.x] = 0;
