@@ -144,6 +144,9 @@ def test_means_powers_and_shares_are_those_of_all_pairs(cupy, dim, order):
     part = np.log(2) * 4 * roundings(x, y, h, order, "f8")[:, None] + np.finfo(float).eps * (dim + 4) * SCALE * costs
     assert (abs(shares - exact.T) <= (exact * part + 1e-300).T).all()
     assert (abs(means - exact @ values) <= 3 * (exact * part) @ abs(values)).all()
+    # M is wanted about as it is: weights are divided by their sum
+    rough = sinkhorn.soft_means(*given[:-1], cupy.asarray(m + 3), cupy.asarray(values)).get()
+    assert (abs(rough - exact @ values) <= 3 * (exact * part) @ abs(values)).all()
     assert (abs(powers - (exact * costs).sum(axis=1)) <= 3 * (exact * part * costs).sum(axis=1)).all()
     assert (abs(exact @ np.roll(values, 1, axis=0) - exact @ values) > 3 * (exact * part) @ abs(values)).all()
     assert (abs((exact * costs).sum(axis=1) - powers) < abs((exact[:, 1:] * costs[:, :-1]).sum(axis=1) - powers)).all()
