@@ -238,6 +238,19 @@ def test_nothing_comes_back_to_the_host_and_nothing_is_waited_for():
         assert cupy.state.waits == 0
 
 
+def test_a_kernel_is_looked_up_once_for_its_source_function_type_and_numbers():
+    when, x = compiled.at(FlowMatching().coefficients(0.3), "velocity"), np.zeros((2, 3))
+    with stand_in.standing_in() as cupy, pytest.MonkeyPatch.context() as patch:
+        asked, get = [], cupy.RawModule.get_function
+        patch.setattr(device, "_modules", {})
+        patch.setattr(cupy.RawModule, "get_function", lambda module, name: (asked.append(name), get(module, name))[1])
+        for count in (4, 260, 4, 260):
+            answers(cupy, law("isotropic", 3, count), x, when)
+        assert sorted(asked) == ["merge_parts", "predict", "sum_parts"]
+        kernels.predict(cupy.asarray(x.astype("f4")), on_device(cupy, law("isotropic", 3, 4), "f4"), when)
+        assert asked[3:] == ["predict"]
+
+
 @pytest.mark.parametrize("storage", KINDS)
 def test_blocks_ask_for_no_more_shared_memory_than_their_components_fill(storage):
     """And for a tile at most; one row less is found missing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ THREADS = 128  # of a block
 WAVES = 32  # blocks of a launch for each multiprocessor: beyond, threads take several points in turn
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
-_modules: dict[tuple[Any, ...], Any] = {}
+_modules: dict[tuple[Any, ...], Callable[[str], Any]] = {}  # kernels by name
 
 
 def cupy() -> Any:
@@ -53,8 +54,9 @@ def kernel(name: str, function: str, dtype: Any, **numbers: int) -> Any:
     """A kernel of the source `name` for float64 or float32, compiled with `numbers` defined."""
     key = (id(cupy()), name, options(dtype, **numbers))
     if key not in _modules:
-        _modules[key] = cupy().RawModule(code=source(name), options=key[2], backend="nvrtc")
-    return _modules[key].get_function(function)
+        # CuPy would look for the module and ask the driver for the function each time
+        _modules[key] = cache(cupy().RawModule(code=source(name), options=key[2], backend="nvrtc").get_function)
+    return _modules[key](function)
 
 
 def launch(kernel: Any, items: int, *arguments: Any, shared: int = 0, threads: int = THREADS, rows: int = 1) -> None:
