@@ -210,6 +210,12 @@ def test_a_device_that_works_is_not_broken_and_one_that_does_not_says_what_is(cu
     assert gpu.broken().startswith("ModuleNotFoundError: ")
 
 
+def test_versions_of_cuda_are_written_as_people_write_them(cupy, monkeypatch):
+    for name in ("driverGetVersion", "runtimeGetVersion"):
+        monkeypatch.setattr(cupy.cuda.runtime, name, lambda: 12040)
+    assert "driver for CUDA 12.4, runtime 12.4" in gpu.about()
+
+
 # ---------------------------------------------------------------------- the command
 
 

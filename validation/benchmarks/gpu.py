@@ -55,7 +55,8 @@ DEFINITIONS = {
     "seconds": "median over alternating rounds, warm, between events of the device",
     "limits": "two operations for each fused multiply-add in registers; exp2 in registers; bytes read and written by a "
     "copy; a product of matrices by cuBLAS",
-    "memory": "by how much the free memory of the device shrinks during one warm run",
+    "memory": "by how much the free memory of the device shrinks during one warm run; JAX keeps what it ever took, and "
+    "shows what it takes beyond that",
 }
 
 
@@ -94,7 +95,8 @@ def about() -> str:
     runtime = cupy().cuda.runtime
     found = runtime.getDeviceProperties(cupy().cuda.Device().id)
     name = found["name"].decode() if isinstance(found["name"], bytes) else found["name"]
-    versions = f"driver for CUDA {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"
+    cuda = [f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.driverGetVersion(), runtime.runtimeGetVersion())]
+    versions = f"driver for CUDA {cuda[0]}, runtime {cuda[1]}"
     return (
         f"{name}, compute capability {found['major']}.{found['minor']}, {found['multiProcessorCount']} "
         f"multiprocessors, {found['totalGlobalMem'] / 2**30:.1f} GiB; {versions}, CuPy {cupy().__version__}"
@@ -125,7 +127,7 @@ class EventClock:
 
 
 def extra_bytes(run: Callable[[], object]) -> int | None:
-    """By how much the free memory shrinks: libraries keep what they took, and give it back before."""
+    """By how much the free memory shrinks: CuPy and PyTorch keep what they took, and give it back before."""
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
     cupy().get_default_memory_pool().free_all_blocks()
