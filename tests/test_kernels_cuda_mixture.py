@@ -129,6 +129,15 @@ def test_little_noise_and_no_signal_are_limits_that_work(cupy, storage):
                 assert max(far(cupy, model, x, t, prediction)) < 1, (process, t, prediction)
 
 
+def test_parts_whose_largest_logits_are_beyond_all_powers_of_each_other_are_merged(cupy):
+    model, t = ExactModel(law("isotropic", 2, 600, spread=1e-12), VEPower()), 1e-3  # three parts
+    x = model.sample(12, t, 1)
+    nearest = np.abs(x[:, None] - model.distribution.means).sum(axis=2).argmin(axis=1)
+    assert set(nearest // kernels.PART) == {0, 1, 2}
+    for prediction in PREDICTIONS:
+        assert max(far(cupy, model, x, t, prediction)) < 1
+
+
 @pytest.mark.parametrize("storage", KINDS)
 def test_far_points_are_as_good_as_numpys_until_there_is_no_density(cupy, storage):
     model = ExactModel(law(storage, 3, 4), FlowMatching())
