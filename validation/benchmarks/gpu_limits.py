@@ -196,8 +196,8 @@ def table() -> str:
             [one.name, str(one.dim), f"{c.arithmetic:.4g}", f"{c.exponentials:g}", *made, f"{c.point:g}", *cells]
         )
     drawn = [_brief(normals(card, dtype)) for card in CARDS for dtype in BYTES]
-    made = " / ".join(f"{NORMAL_ISSUED[dtype]:g}" for dtype in BYTES)
-    lines.append(["unit normals, each", "", f"{NORMAL_ARITHMETIC:g}*", "", "", made, "", *drawn])
+    issued = " / ".join(f"{NORMAL_ISSUED[dtype]:g}" for dtype in BYTES)
+    lines.append(["unit normals, each", "", f"{NORMAL_ARITHMETIC:g}*", "", "", issued, "", *drawn])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
