@@ -104,6 +104,8 @@ BUGS = (
         {"name": "unipc, one basis"}),
     Bug("slots of all threads in one place", "tableau.cu", "to[j * all()] = y[j]", "to[j] = y[j]", SAMPLES,
         {"name": "lms"}),
+    Bug("the scale of the first axis", "tableau.cu", "y[j] *= table.scale[k * WIDTH + (WIDE ? j : 0)]",
+        "y[j] *= table.scale[k * WIDTH]", SAMPLES, {"name": "each axis over its sigma"}),
     Bug("the weight of the first axis", "combine.cu", "weights[s * width + next]", "weights[s * width + w]", STAGE,
         {"sources": 1, "draws": 1, "axes": "each"}),
     Bug("no guard of a lone axis", "combine.cu", "if (both) out[at + 1] = second", "out[at + 1] = second", STAGE,

@@ -65,6 +65,7 @@ CASES = {
     "two draws, x/sigma": lambda: (of("dpmpp-sde", coordinate="x/sigma", steps=3), law("points", 1), 127),
     "3m, on the line": lambda: (of("dpmpp-3m"), law("diagonal", 1), 5),
     "sde 2m on its axes": lambda: (of("dpmpp-2m-sde", AXES), law("diagonal", 2), 9),
+    "each axis over its sigma": lambda: (of("ddpm", AXES, "x/sigma"), law("diagonal", 2), 9),
     "unipc, one basis": lambda: (of("unipc"), law("shared", 2), 128),
     "pndm, bases": lambda: (of("pndm", steps=6), law("full", 2), 3),
     "churn": lambda: (of("edm-heun-churn"), law("isotropic", 2), 2),
@@ -72,7 +73,7 @@ CASES = {
     "many components": lambda: (of("ddpm", steps=2), law("isotropic", 3, 300), 130),
     "17 axes": lambda: (of("dpmpp-3m-sde"), law("isotropic", 17), 5),
 }
-process_of = {"sde 2m on its axes": AXES}
+process_of = {"sde 2m on its axes": AXES, "each axis over its sigma": AXES}
 
 
 @cache
