@@ -22,7 +22,7 @@ from refdiff.kernels.cuda import mixture as kernels
 from refdiff.kernels.cuda import second_order
 from refdiff.kernels.cuda.device import cupy
 
-ELSEWHERE = "{name} must be an array of NumPy here, which {what} asks for: pass cupy.asnumpy({name})"
+ELSEWHERE = "x must be an array of NumPy for {what}: pass cupy.asnumpy(x)"
 TOO_WIDE = "x must be of a type that holds the numbers of the law, as {kind} does not: there is {what}"
 
 _mixtures: WeakKeyDictionary[Law, dict[tuple[Any, ...], kernels.Mixture]] = WeakKeyDictionary()
@@ -81,11 +81,7 @@ def applies(law: Law, when: Array, dtype: Any = np.float64) -> None:
         ValueError: they cannot, or the law has no density then, or none in numbers of `dtype`.
     """
     if not compiled.applies(law, when):
-        raise ValueError(
-            ELSEWHERE.format(
-                name="x", what="a law of matrices under a process that differs on the axes or nearly singular"
-            )
-        )
+        raise ValueError(ELSEWHERE.format(what="matrices nearly singular, or under a process that differs on the axes"))
     if not (least := compiled.least(law, when).min()) >= np.finfo(dtype).tiny:  # or its inverse is infinite
         raise ValueError(TOO_WIDE.format(kind=np.dtype(dtype), what=f"a variance of {least:.3g}"))
 
@@ -131,7 +127,7 @@ def ask(
     """
     rows, restore = points("x", x, law.dim)
     if question not in QUESTIONS:
-        raise TypeError(ELSEWHERE.format(name="x", what=f"a {question}"))
+        raise TypeError(ELSEWHERE.format(what=f"the {question}"))
     with rows.device:
         applies(law, when, rows.dtype)
         found = QUESTIONS[question](law, rows - constant(offset, rows) if np.any(offset) else rows, when)

@@ -195,7 +195,7 @@ def test_maps_and_likelihoods_of_float32_have_its_tolerances(cupy):
         ({"x": np.full((2, 2), 1e200)}, "near enough to a component for float64"),
         ({"x": np.full((2, 2), 1e30, "f4")}, "near enough to a component for float32"),
         ({"model": ExactModel(model().distribution, LinearProcess(-np.eye(2), np.eye(2)))}, "AffineProcess"),
-        ({"model": model("full", schedule=AffineProcess((VPLinear(), VPCosine())))}, "law of matrices"),
+        ({"model": model("full", schedule=AffineProcess((VPLinear(), VPCosine())))}, "for matrices"),
     ],
 )
 def test_what_cannot_be_done_is_refused(cupy, change, message):

@@ -215,7 +215,7 @@ REFUSED = {
     "a wrong particle": (ValueError, "particle must be in 0", {"particle": -1}),
     "a stage that is none": (ValueError, "given must hold stages 1..3", {"given": {4: None}}),
     "a process of matrices": (ValueError, "process must be an AffineProcess", {"model": ExactModel(FULL, STILL)}),
-    "a law of matrices on axes": (ValueError, "asks for", {"model": ExactModel(FULL, AffineProcess([VP, VP]))}),
+    "a law of matrices on axes": (ValueError, "for matrices", {"model": ExactModel(FULL, AffineProcess([VP, VP]))}),
     "no density": (ValueError, "no density", {"model": ExactModel(Empirical(np.eye(2)), VP),
                                              "tableau": replace(TABLE, times=np.zeros(4))}),
     "numbers of many digits": (TypeError, "tableau must hold float64", {"tableau": DIGITS}),
