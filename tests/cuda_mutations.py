@@ -25,6 +25,7 @@ DIVERGENCES = "second_order.divergences_and_their_outputs_are_those_of_numpy"
 SAMPLES = "tableau.a_seed_gives_the_stages_of_the_numpy_loop"
 STAGE = "tableau.a_stage_is_the_sum_of_its_terms"
 STEPS = "adaptive.steps_are_those_of_the_cpu_and_points_to_rounding"
+TEMPERED = "adaptive.errors_of_many_axes_are_mean_squares_tempered_by_the_third_orders"
 MINIMA = "sinkhorn.minima_are_those_of_mpmath_and_scipy_to_roundings"
 TILES = "sinkhorn.any_numbers_of_points_fill_tiles"
 MEANS = "sinkhorn.means_powers_and_shares_are_those_of_all_pairs"
@@ -120,6 +121,7 @@ BUGS = (
         "slots[slopes * size + i] = ", STEPS, MANY),
     Bug("axes of half a warp", "stepping.cu", "for (int bits = 16; bits > 0", "for (int bits = 8; bits > 0", STEPS,
         MANY | {"dim": 40}),
+    Bug("the last axes of a thread for all", "stepping.cu", "third += square", "third = square", TEMPERED),
     Bug("a sum in place of a mean", "stepping.cu", " : fifth / dim", " : fifth", STEPS, MANY),
     # ------------------------------------------------------------------ soft minima
     Bug("a sum that is not rescaled", "sinkhorn.cuh", "tile *= less, sum *= less", "tile *= less", MINIMA, NARROW),

@@ -280,3 +280,26 @@ def test_the_table_has_a_row_for_every_purpose():
         np.testing.assert_allclose(sums[stages + 1 : -4], 0, rtol=0, atol=1e-14)
         assert sums[-4:].tolist() == [1, 0, 1, 0]
         assert rows[:, -1].tolist() == [1] * (stages + 1) + [0] * errors + [0, 0, 1, 1]
+
+
+def test_errors_of_many_axes_are_mean_squares_tempered_by_the_third_orders(cupy):
+    n, dim, slopes, h, rtol, atol = 3, 70, 4, 0.3, 1e-3, 1e-5
+    rng = np.random.default_rng(8)
+    slots = rng.normal(size=(slopes + 2, n * (dim + 1)))
+    rows = np.zeros((3, slopes + 1))  # the first is that of another question
+    rows[:, :slopes] = rng.normal(size=(3, slopes)) * np.array([[7.0], [1.0], [20.0]])
+    out, there = cupy.empty(n), cupy.asarray(slots)
+    sizes = np.int64(n), np.int32(dim), np.int32(1), np.int32(slopes)
+    asked = np.int32(1), np.int32(2), np.float64(h), np.int32(slopes + 1), np.float64(rtol), np.float64(atol)
+    device.launch(device.kernel("stepping", "squares", "f8"), n * 32, there, *sizes, cupy.asarray(rows), *asked, out)
+
+    def expected(factor):
+        sizes = np.maximum(abs(slots[slopes]), abs(slots[slopes + 1]))
+        sizes[n * dim :] = np.maximum(sizes[n * dim :], 1)
+        squares = (h * rows[1:, :slopes] @ slots[:slopes] / (atol + rtol * sizes)) ** 2
+        fifth, third = (np.stack([one[: n * dim].reshape(n, dim).mean(axis=1), one[n * dim :]]) for one in squares)
+        return (fifth**2 / (fifth + factor * third)).max(axis=0)
+
+    # sums of 70 squares of sums of 4, whatever their order
+    np.testing.assert_allclose(out.get(), expected(0.01), rtol=100 * np.finfo(float).eps)
+    assert (abs(out.get() / expected(0.011) - 1) > 1e-3).all()
