@@ -22,6 +22,9 @@ from house import (
 )
 
 LINES, FUNCTION_LINES = 350, 60  # of a file; of a function without its docstring
+COLUMNS = 120
+SOURCES = sorted(path for room in ("kernels", "tests") for kind in ("cu", "cuh", "h", "cpp")
+                 for path in (ROOT / room).rglob(f"*.{kind}"))  # fmt: skip
 HOUSE = read("refdiff", "kernels", "validation")
 WITH_TESTS = HOUSE | read("tests")
 with (ROOT / "validation/ledger/index.tsv").open(encoding="utf-8") as file:
@@ -91,6 +94,13 @@ def test_files_and_functions_fit_their_rooms(name):
         if length(one) > FUNCTION_LINES
     ]
     assert not found, "\n".join([f"{module.path}:", *found])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_sources_in_other_languages_fit_their_rooms_too(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) <= COLUMNS
 
 
 # ---------------------------------------------------------------------- the rules themselves

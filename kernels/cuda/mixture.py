@@ -49,7 +49,7 @@ def shared_bytes(defined: dict[str, int], itemsize: int, count: int = THREADS) -
 
 
 def _row(dim: int, kind: int, itemsize: int) -> int:
-    """Bytes of a component, ROW of mixture.cuh."""
+    """Bytes of a component, ROW of laws.cuh."""
     return _whole((dim + 4, 4 * dim + 1, dim * dim + 3 * dim + 1)[kind] * itemsize)
 
 
@@ -59,7 +59,7 @@ def _whole(size: int) -> int:
 
 
 def arguments(mixture: Mixture, defined: dict[str, int]) -> tuple[Any, ...]:
-    """LAW_ARGUMENTS of mixture.cuh."""
+    """LAW_ARGUMENTS of laws.cuh."""
     width = 1 if defined["KIND"] == 0 else defined["DIM"]
     variances = cupy().ascontiguousarray(cupy().broadcast_to(mixture.variances, (len(mixture.variances), width)))
     return (mixture.means, variances, mixture.log_weights, mixture.bases, np.int64(len(mixture.means)))

@@ -3,9 +3,9 @@
 //     GAUSSIAN   2^l                  POWER      (1 + l)^-a            PULL       2^(-sqrt l) / sqrt l, 0 at l = 0
 //     LAPLACE    2^(-sqrt l)          DISTANCE   sqrt l                INVERSE    l^-a, 0 at l = 0
 //
-// A module has one of them, KIND, and HALVES = 2 a where that is a small whole number, else 0. Points y come in chunks of
-// CHUNK. Sums of a chunk go to parts (chunks, channels, 2, n), high and low, and `merge` adds chunks in their order, so that
-// no sum depends on how many are worked on together, nor on n.
+// A module has one of them, KIND, and HALVES = 2 a where that is a small whole number, else 0. Points y come in chunks
+// of CHUNK. Sums of a chunk go to parts (chunks, channels, 2, n), high and low, and `merge` adds chunks in their order,
+// so that no sum depends on how many are worked on together, nor on n.
 #pragma once
 #include "common.cuh"
 

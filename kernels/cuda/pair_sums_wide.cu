@@ -18,8 +18,8 @@ __device__ __forceinline__ void load(const real* points, int64 first, int64 last
 }
 
 // Squared distances of x from row `first` on to y from `begin` on; pool holds 2 STEP PITCH numbers.
-__device__ __forceinline__ void squared(const real* x, const real* y, int64 n, int64 m, int dim, int64 first, int64 begin,
-                                        real* pool, real (&found)[FAN][FAN]) {
+__device__ __forceinline__ void squared(const real* x, const real* y, int64 n, int64 m, int dim, int64 first,
+                                        int64 begin, real* pool, real (&found)[FAN][FAN]) {
     real *mine = pool, *others = pool + STEP * PITCH;
     int across = threadIdx.x % STEP, down = threadIdx.x / STEP;
 #pragma unroll
@@ -100,8 +100,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // k of all pairs of x with y from `begin` on, (n, width)
 extern "C" __global__ void __launch_bounds__(THREADS)
-    pair_values(const real* x, const real* y, int64 n, int64 m, int dim, int64 begin, int64 width, real scale, real power,
-           real* out) {
+    pair_values(const real* x, const real* y, int64 n, int64 m, int dim, int64 begin, int64 width, real scale,
+                real power, real* out) {
     SHARED(real, pool);
     int across = threadIdx.x % STEP, down = threadIdx.x / STEP;
     int64 wide = (width + SIDE - 1) / SIDE, high = (n + SIDE - 1) / SIDE;

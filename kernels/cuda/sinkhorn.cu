@@ -1,7 +1,7 @@
 #include "sinkhorn_narrow.cuh"
 
-// Sums of 2^l over the points of each part, blockIdx.y, of `length` points, for u (n, DIM): (parts, 2, n), the largest l
-// and the sum in units of 2 to it.
+// Sums of 2^l over the points of each part, blockIdx.y, of `length` points, for u (n, DIM): (parts, 2, n), the largest
+// l and the sum in units of 2 to it.
 extern "C" __global__ void __launch_bounds__(128, 4)
 minima(const real* u, int64 n, const real* v, const real* h, int64 m, int64 length, real scale, real half_order,
        real* partial) {

@@ -2,8 +2,8 @@
 //
 //     l_ij = h_j - scale |u_i - v_j|^r        in bits
 //
-// A sum of powers of two of unknown size is kept by its largest exponent so far. ORDER is r where that is 1 or 2, else 0,
-// and r comes as half of it.
+// A sum of powers of two of unknown size is kept by its largest exponent so far. ORDER is r where that is 1 or 2, else
+// 0, and r comes as half of it.
 #pragma once
 #include "common.cuh"
 
@@ -23,8 +23,8 @@ __device__ __forceinline__ real power(real square, real half_order) {
 #endif
 }
 
-// 2^most (sum + tile). Terms of a tile are summed before they join, so that a sum has few roundings; where all terms are
-// 0, most is LOWEST. A NaN among terms is in the sum.
+// 2^most (sum + tile). Terms of a tile are summed before they join, so that a sum has few roundings; where all terms
+// are 0, most is LOWEST. A NaN among terms is in the sum.
 struct Running {
     real most = LOWEST, tile = 0, sum = 0;
 

@@ -1,7 +1,7 @@
 #include "sinkhorn_narrow.cuh"
 
-// Sums of 2^(l + M) and of it times COUNT columns of a table (m, k), the first of which is `column`, or times |u - v|^r,
-// over the points of each part: (parts, COUNT + 1, n), the weights last.
+// Sums of 2^(l + M) and of it times COUNT columns of a table (m, k), the first of which is `column`, or times |u -
+// v|^r, over the points of each part: (parts, COUNT + 1, n), the weights last.
 template <bool OF_POWERS, int COUNT>
 __device__ __forceinline__ void sums(const real* u, int64 n, const real* v, const real* h, int64 m, int64 length,
                                      real scale, real half_order, const real* minima, const real* values, int k_all,

@@ -8,7 +8,8 @@
 extern "C" __global__ void join_minima(const real* partial, int64 n, int parts, real* minima) {
     for (int64 i = own(); i < n; i += all()) {
         Running whole;
-        for (int64 part = 0; part < parts; ++part) whole.join(partial[2 * part * n + i], partial[(2 * part + 1) * n + i]);
+        for (int64 part = 0; part < parts; ++part)
+            whole.join(partial[2 * part * n + i], partial[(2 * part + 1) * n + i]);
         minima[i] = -(whole.most + log2(whole.sum));
     }
 }

@@ -13,9 +13,10 @@
 __device__ __forceinline__ int own_row() { return int(threadIdx.x) / LANES * 4; }
 __device__ __forceinline__ int own_column() { return int(threadIdx.x) % LANES * 4; }
 
-// AXES of `count` points from `begin` on, the last again where there are no more, as (AXES, stride); axes beyond d are 0.
-__device__ __forceinline__ void fill(const real* points, int64 begin, int64 last, int count, int d, int axis, int stride,
-                                     real* tile) {
+// AXES of `count` points from `begin` on, the last again where there are no more, as (AXES, stride); beyond d axes
+// are 0.
+__device__ __forceinline__ void fill(const real* points, int64 begin, int64 last, int count, int d, int axis,
+                                     int stride, real* tile) {
     for (int k = threadIdx.x; k < count * AXES; k += blockDim.x) {
         int a = k % AXES;
         int64 row = min(begin + k / AXES, last - 1);
@@ -42,7 +43,8 @@ __device__ __forceinline__ void pairs(const real* u, int64 n, int64 base, const 
         for (int a = 0; a < AXES; ++a) {
             real x[4], y[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) x[i] = rows[a * ROW_STRIDE + row + i], y[i] = columns[a * COLUMN_STRIDE + column + i];
+            for (int i = 0; i < 4; ++i)
+                x[i] = rows[a * ROW_STRIDE + row + i], y[i] = columns[a * COLUMN_STRIDE + column + i];
 #pragma unroll
             for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -79,7 +81,8 @@ minima(const real* u, int64 n, const real* v, const real* h, int64 m, int64 leng
             for (int i = 0; i < 4; ++i) {
 #pragma unroll
                 for (int j = 0; j < 4; ++j)
-                    s[i][j] = PRODUCTS ? fma(scale, s[i][j], height[j]) : fma(-scale, power(s[i][j], half_order), height[j]);
+                    s[i][j] = PRODUCTS ? fma(scale, s[i][j], height[j])
+                                       : fma(-scale, power(s[i][j], half_order), height[j]);
                 running[i].take(s[i], false);
                 running[i].end_tile();
             }

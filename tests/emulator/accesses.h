@@ -65,8 +65,9 @@ __attribute__((noinline)) void look(Word& word, unsigned char bytes, bool write,
         if (before != &word.writer && !write) break;
         if (races(*before, bytes, shared))
             wrong("a race for byte %zu of %s %zu: thread %d of block %u %s what thread %d of %s block %s", place.byte,
-                  place.what, place.argument, current->number, scene.block.x, write ? "writes" : "reads", before->thread,
-                  before->block == this_block ? "the same" : "another", before == &word.writer ? "writes" : "reads");
+                  place.what, place.argument, current->number, scene.block.x, write ? "writes" : "reads",
+                  before->thread, before->block == this_block ? "the same" : "another",
+                  before == &word.writer ? "writes" : "reads");
     }
     Touch now = {this_block, barriers, fences[current->number / WARP], short(current->number), bytes};
     if (write) {

@@ -6,7 +6,17 @@
 #include <cstdint>
 #include <type_traits>
 
-enum Counts { COUNTED_ADD, COUNTED_MULTIPLY, COUNTED_FUSED, COUNTED_DIVIDE, COUNTED_SELECT, COUNTED_EXP2, COUNTED_ROOT, COUNTED_LOG, COUNTED_KINDS };
+enum Counts {
+    COUNTED_ADD,
+    COUNTED_MULTIPLY,
+    COUNTED_FUSED,
+    COUNTED_DIVIDE,
+    COUNTED_SELECT,
+    COUNTED_EXP2,
+    COUNTED_ROOT,
+    COUNTED_LOG,
+    COUNTED_KINDS
+};
 static uint64_t counts[COUNTED_KINDS];
 extern "C" __attribute__((visibility("default"))) uint64_t* counted() { return counts; }
 

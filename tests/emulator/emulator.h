@@ -1,4 +1,5 @@
-// What CUDA C++ means on a processor: what kernels see. How threads take turns, and what they do wrong, is in runtime.cpp.
+// What CUDA C++ means on a processor: what kernels see. How threads take turns, and what they do wrong, is in
+// runtime.cpp.
 #pragma once
 
 #include <math.h>
@@ -35,7 +36,8 @@ extern struct Scene {
 } scene;
 
 int number();  // of this thread in its block
-// Waits, says `bits` of oneself, and learns: a lane's bits of a shuffle, everybody's votes of a ballot, how many said yes
+// Waits, says `bits` of oneself, and learns: a lane's bits of a shuffle, everybody's votes of a ballot, how many said
+// yes
 uint64_t meet(Wait kind, unsigned mask, uint64_t bits, int lane, int line);
 const char* launch(Index grid, Index size, size_t shared, unsigned seed, int order, void (*call)(void*), void* values,
                    size_t values_size, const size_t* extents, int given);
@@ -69,8 +71,8 @@ const char* called(void (*kernel)(A...), const unsigned* grid, const unsigned* s
         std::tuple<std::decay_t<A>...> held;
     } call{kernel, {*(std::decay_t<A>*)values[I]...}};
     auto run = [](void* one) { std::apply(((Call*)one)->kernel, ((Call*)one)->held); };
-    return launch({grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}, shared, seed, order, run, &call, sizeof call,
-                  extents, given);
+    return launch({grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}, shared, seed, order, run, &call,
+                  sizeof call, extents, given);
 }
 
 template <class... A>
@@ -83,9 +85,9 @@ const char* called(void (*kernel)(A...), const unsigned* grid, const unsigned* s
 }  // namespace emulator
 
 #define EMULATE(name)                                                                                               \
-    extern "C" __attribute__((visibility("default"))) const char* emulate_##name(const unsigned* grid, const unsigned* size, size_t shared, unsigned seed, \
-                                          int order, void** values, const int* sizes, const size_t* extents,        \
-                                          int given) {                                                              \
+    extern "C" __attribute__((visibility("default"))) const char* emulate_##name(                                    \
+        const unsigned* grid, const unsigned* size, size_t shared, unsigned seed, int order, void** values,          \
+        const int* sizes, const size_t* extents, int given) {                                                        \
         return emulator::called(name, grid, size, shared, seed, order, values, sizes, extents, given);              \
     }
 

@@ -1,4 +1,5 @@
-// Small kernels, right and wrong, by which the emulator is tried. Numbers are double; a block is 64 threads unless said.
+// Small kernels, right and wrong, by which the emulator is tried. Numbers are double; a block is 64 threads unless
+// said.
 #define EDGE 48
 extern "C" __global__ void fill(double* out, int n, double value) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = value;
