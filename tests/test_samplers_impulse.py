@@ -85,6 +85,7 @@ def test_a_sampler_without_evaluations_is_a_table():
         (lambda model, x, normal: x + normal() if len(x) < 2 else x, "got 0 calls and 1 normals, then 0 calls and 0"),
         (lambda model, x, normal: model(x, 0.5 if abs(x[0, 0]) < 0.5 else 0.6), "must ask at the same times .* 0.5"),
         (lambda model, x, normal: model(x, 0.5 if x[0, 0] in (0, 1) else 0.6), "must ask at the same times .* 0.6"),
+        (lambda model, x, normal: model(x, np.nan), "must ask at times that are numbers, got nan"),
         (lambda model, x, normal: x + normal() if x[0, 0] in (0, 1) else x, "must make the same calls"),
         (lambda model, x, normal: model(x, 0.5) + 1.0, "must be linear"),
         (lambda model, x, normal: model(x - x.mean(), 0.5), "must be linear|depends on a later output"),

@@ -155,7 +155,9 @@ def test_from_a_point_it_is_the_law_made_from_a_point(name):
         np.testing.assert_allclose(bridge.marginal(t).cov(), other.marginal(t).cov(), atol=1e-14)
         np.testing.assert_allclose(bridge.forward_pull(X, t), other.gradient(X, t), atol=1e-9)
         logs = bridge.log_potentials(X, t)[0] - other.log_h(X, t)
-        np.testing.assert_allclose(logs - logs[0], 0.0, atol=1e-9)
+        # log_h is a difference of log densities, which are off by some roundings of their size
+        size = np.abs(bridge.marginal(t).logpdf(X)).max()
+        np.testing.assert_allclose(logs - logs[0], 0.0, rtol=0, atol=100 * np.finfo(float).eps * size)
     free = process.channel(0.0, bridge.T).at(HERE.mean())
     assert bridge.cost == pytest.approx(kl_divergence(Q, free), rel=1e-12)
     with pytest.raises(ValueError, match="density"):
