@@ -105,6 +105,8 @@ COLD: tuple[tuple[str, str, dict[str, int], str], ...] = (
     # two points, two averages and a turned difference are 160 registers and their work the rest: what is of the grid
     # waits in memory meanwhile, some ten numbers against K (4 d^2 + 12 d) operations
     ("adaptive", "flow", {"DIM": 16, "KIND": 2, "LOG": 1}, "sums of 16 axes take all registers"),
+    # two numbers of the grid on Blackwell, beside a point, its turned image and what is summed for it
+    ("adaptive", "flow", {"DIM": 16, "KIND": 1, "TURNED": 1}, "a point in two bases of 16 axes"),
     # on Blackwell one number of the grid, read once for all components of a stage; rolled loops keep it there as well
     ("tableau", "run", {"DIM": 16, "KIND": 2}, "the sampler's own numbers, beside an output in 16 axes"),
 )
