@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -13,7 +14,11 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from emulator.memory import protect
+
 HERE = Path(__file__).parent
+THREADS, STACK = 1024, 256 * 1024  # as of fibers.h
+_kept: list[mmap.mmap] = []
 FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
 FLAGS += ("-U_FORTIFY_SOURCE",)  # its longjmp does not leave a stack
 TELL = "-fsanitize=thread"  # of each access to memory, as a sanitizer is told
@@ -52,9 +57,21 @@ def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
     kernels = compiled(text, (*FLAGS, TELL, *[PATTERN] * patterns(), *defined, "-c"), ".o")
     runtime = compiled(f'#include "{HERE}/runtime.cpp"\n', (*FLAGS, "-O2", "-c"), ".o")
     found = ctypes.CDLL(str(compiled("", ("-shared", str(kernels), str(runtime)), ".so")))
+    found.emulator_stacks(ctypes.c_void_p(stacks()))
     for name in names:
         getattr(found, f"emulate_{name}").restype = ctypes.c_char_p
     return found
+
+
+@cache
+def stacks() -> int:
+    """Where the stacks of threads are, whose first pages must not be touched: a process has only so many of them."""
+    kept = mmap.mmap(-1, THREADS * STACK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _kept.append(kept)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(kept))
+    for thread in range(THREADS):
+        protect(base + thread * STACK)
+    return base
 
 
 def compiled(text: str, flags: tuple[str, ...], suffix: str) -> Path:

@@ -32,8 +32,10 @@ struct Fiber {
 };
 
 constexpr size_t STACK = 256 * 1024, PAGE = 4096;
+constexpr int MOST_THREADS = 1024;
 
 std::vector<Fiber*> fibers;
+char* stacks = nullptr;  // MOST_THREADS times STACK bytes, which all programs of a process share
 int count = 0;
 Fiber nobody, *current = &nobody;
 jmp_buf scheduler;

@@ -12,9 +12,20 @@ import numpy as np
 PAGE = mmap.PAGESIZE
 LINE = 16  # bytes: what a vector of numbers is aligned to
 EMPTY = 0xFF  # a NaN in every floating type
+NOTHING = 0  # PROT_NONE
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def protect(page: int) -> None:
+    """Let nothing touch the page at this address.
+
+    Raises:
+        OSError: the system does not.
+    """
+    if _libc.mprotect(page, PAGE, NOTHING) != 0:
+        raise OSError(ctypes.get_errno(), "mprotect")
 
 
 class Block:
@@ -26,8 +37,7 @@ class Block:
         self.bytes = np.frombuffer(self.pages, dtype=np.uint8)
         base = self.bytes.ctypes.data
         for guard in (base, base + PAGE + inner):
-            if _libc.mprotect(guard, PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0) != 0:
-                raise OSError(ctypes.get_errno(), "mprotect")
+            protect(guard)
         self.inner = self.bytes[PAGE : PAGE + inner]
         self.first = inner - -(-size // LINE) * LINE
         self.last = self.first + size

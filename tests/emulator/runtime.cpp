@@ -39,8 +39,7 @@ void resume(Fiber* fiber) {
 void begin(int number) {
     while (int(fibers.size()) <= number) {
         Fiber* made = new Fiber;
-        made->stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        mprotect(made->stack, PAGE, PROT_NONE);
+        made->stack = stacks + fibers.size() * STACK;
         fibers.push_back(made);
     }
     Fiber* fiber = fibers[number];
@@ -188,7 +187,8 @@ const char* wrong_arguments(const int* expected, int wanted, const int* sizes, i
 const char* launch(Index grid, Index size, size_t shared, unsigned seed, int order, void (*call)(void*), void* values,
                    size_t values_size, const size_t* extents, int given) {
     count = int(size.x * size.y * size.z);
-    if (count < 1 || count > 1024 || shared > MOST_SHARED) return "a block has 1 to 1024 threads, and shared memory";
+    if (count < 1 || count > MOST_THREADS || shared > MOST_SHARED)
+        return "a block has 1 to 1024 threads, and shared memory";
     scene.blocks = grid, scene.threads = size, body = call;
     held = values, held_size = values_size;
     make_pool(shared);
@@ -208,8 +208,8 @@ const char* launch(Index grid, Index size, size_t shared, unsigned seed, int ord
     if (how == 2)
         std::snprintf(message, sizeof message, "memory that is no argument's is touched at %p, block %u thread %d",
                       fault_address, scene.block.x, current->number);
-    if (how)  // where threads stopped, nobody goes on
-        for (Fiber* fiber : fibers) fiber->begun = fiber->running = false;
+    // where threads stopped, nobody goes on; and other programs are about to use their stacks
+    for (Fiber* fiber : fibers) fiber->begun = fiber->running = false;
     sigaction(SIGSEGV, &old_segv, nullptr);
     sigaction(SIGBUS, &old_bus, nullptr);
     sigaltstack(&before, nullptr);
@@ -217,4 +217,6 @@ const char* launch(Index grid, Index size, size_t shared, unsigned seed, int ord
 }
 
 }  // namespace emulator
+
+extern "C" __attribute__((visibility("default"))) void emulator_stacks(char* given) { emulator::stacks = given; }
 
