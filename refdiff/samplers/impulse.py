@@ -60,7 +60,7 @@ def listen(sampler: Sampler, *, tolerance: float = 1e-9) -> Heard:
     Raises:
         NotLinear: as for `impulse_response`.
         NotFinite: impulses of one give NaN or infinity.
-        ValueError: points of another shape than x.
+        ValueError: points of another shape than x, or a time that is no number.
     """
     silent = _Listener(np.zeros((1, 1)), np.zeros((0, 1)), np.zeros((0, 1)))
     silent.listen(sampler)
@@ -103,7 +103,8 @@ def impulse_response(
 
     Raises:
         NotLinear: the sampler clips, adapts its steps to what it sees, or mixes the points of a batch.
-        ValueError: a process with one schedule for each axis or with matrices, or points of another shape than x.
+        ValueError: a process with one schedule for each axis or with matrices; points of another shape than x, or a
+            time that is no number.
     """
     if isinstance(process, Schedule):
         process = AffineProcess(process)
