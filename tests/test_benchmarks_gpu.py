@@ -206,8 +206,9 @@ def test_a_device_that_works_is_not_broken_and_one_that_does_not_says_what_is(cu
     monkeypatch.setattr(cupy, "RawModule", lambda **_: {}["no compiler"])
     monkeypatch.setattr("refdiff.kernels.cuda.device._modules", {})
     assert gpu.broken() == "KeyError: 'no compiler'"
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    assert gpu.broken().startswith("ModuleNotFoundError: ")
+    with pytest.MonkeyPatch.context() as patch:  # undone before the stand-in leaves, as `monkeypatch` is not
+        patch.setitem(sys.modules, "cupy", None)
+        assert gpu.broken().startswith("ModuleNotFoundError: ")
 
 
 def test_versions_of_cuda_are_written_as_people_write_them(cupy, monkeypatch):
