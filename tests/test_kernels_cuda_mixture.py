@@ -5,10 +5,13 @@ points and the numbers of the time are rounded too: as many errors again. Other 
 memory: the same bits.
 """
 
+from functools import partial
+
 import mpmath as mp
 import numpy as np
 import plain
 import pytest
+from bits import assert_no_neighbour_matters, assert_no_order_matters
 from emulator import cupy as stand_in
 from mixtures import KINDS, allowance, law, on_device
 
@@ -207,26 +210,20 @@ def answers(cupy, data, x, when):
 
 @pytest.mark.parametrize(("storage", "count"), SAME_BITS)
 def test_a_point_depends_bit_by_bit_on_neither_its_neighbours_nor_its_place(cupy, storage, count):
-    rng, data = np.random.default_rng(0), law(storage, 3, count)
-    x, when = rng.standard_normal((260, 3)), compiled.at(FlowMatching().coefficients(0.3), "velocity")
-    whole, order = answers(cupy, data, x, when), rng.permutation(len(x))
-    for rows in (order, order[:128], order[:1]):
-        for found, expected in zip(answers(cupy, data, x[rows], when), whole, strict=True):
-            assert np.array_equal(found, expected[rows])
-    assert [one.shape for one in answers(cupy, data, x[:0], when)] == [(0, 3), (0,)]
+    assert_no_neighbour_matters(partial(answers, cupy), law(storage, 3, count))
+
+
+def test_answers_that_depend_on_neighbours_or_on_orders_are_told_apart():
+    data = law("isotropic", 3, 5)
+    with pytest.raises(AssertionError):
+        assert_no_neighbour_matters(lambda _, x, __: (x - 1e-15 * x.sum(axis=0), x[:, 0]), data)
+    with pytest.raises(AssertionError):
+        assert_no_order_matters(lambda cupy, _, x, __: [np.nextafter(x, cupy.state.order == "backward")], data, 0)
 
 
 @pytest.mark.parametrize(("storage", "count"), SAME_BITS)
 def test_orders_of_threads_and_less_memory_change_no_bit(storage, count):
-    data, when = law(storage, 3, count), compiled.at(FlowMatching().coefficients(0.3), "velocity")
-    x = np.random.default_rng(0).standard_normal((130, 3))
-    with stand_in.standing_in() as cupy:
-        whole = answers(cupy, data, x, when)
-        for order, seed, memory in (("forward", 1, 2**30), ("backward", 1, 2**30), ("random", 7, 20000)):
-            cupy.state.order, cupy.state.seed, cupy.state.total = order, seed, memory
-            launches = len(cupy.state.launches)
-            assert all(map(np.array_equal, answers(cupy, data, x, when), whole))
-            assert len(cupy.state.launches) - launches > 3 * (memory < 2**30 and count > kernels.PART)
+    assert_no_order_matters(answers, law(storage, 3, count), 3 if count > kernels.PART else 0)
 
 
 def test_memory_that_does_not_suffice_for_one_point_is_refused_with_what_it_needs():

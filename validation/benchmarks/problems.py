@@ -133,15 +133,12 @@ class FlowMap(Problem):
 
 
 @dataclass(frozen=True, eq=False)
-class ReverseDiffusion(Problem):
-    """Euler-Maruyama from times[0] down to times[-1]; alpha, variance (sigma^2), f and g2 at times[:-1]."""
+class Stepped(Problem):
+    """From times[0] down to times[-1] with one evaluation a step; alpha and variance (sigma^2) at times[:-1]."""
 
     times: Array
     alpha: Array
     variance: Array
-    f: Array
-    g2: Array
-    seed: int
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -155,30 +152,26 @@ class ReverseDiffusion(Problem):
 
 
 @dataclass(frozen=True, eq=False)
-class Ancestral(Problem):
-    """DDPM's sampler from times[0] down to times[-1]; alpha and variance (sigma^2) at times[:-1].
+class ReverseDiffusion(Stepped):
+    """Euler-Maruyama; f and g2 at times[:-1]."""
+
+    f: Array
+    g2: Array
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Ancestral(Stepped):
+    """DDPM's sampler.
 
     A step is kept x + moved grad log p + added z: the mean and the deviation of x_t given x_s = x and
     x_0 = (x + sigma^2 grad log p) / alpha.
     """
 
-    times: Array
-    alpha: Array
-    variance: Array
     kept: Array
     moved: Array
     added: Array
     seed: int
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """n, K, d and the number of steps."""
-        return {**super().sizes, "steps": len(self.times) - 1}
-
-    @property
-    def evaluations(self) -> int:
-        """One a step."""
-        return len(self.times) - 1
 
     @property
     def rows(self) -> Array:
