@@ -57,11 +57,12 @@ __all__ = [
 
 # Where the names are, the rooms that need least first: what is found in one does not wait for the next.
 _ROOMS = ("schedules", "distributions", "channels", "processes", "predictions", "model")
+_ELSEWHERE = {"PrincipalAxes": ("processes",)}  # the process; `distributions` has another, the axes of a law
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in _ROOMS:
+        for room in _ELSEWHERE.get(name, _ROOMS):
             module = import_module(f"refdiff.{room}")
             if hasattr(module, name):
                 return getattr(module, name)

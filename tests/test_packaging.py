@@ -1,5 +1,6 @@
 """What is installed: every package folder, under the names it is imported by, with types and no side effects."""
 
+import ast
 import configparser
 import subprocess
 import sys
@@ -56,6 +57,15 @@ def test_the_package_is_typed_and_has_the_version_of_setup_cfg():
 def test_every_public_name_exists_and_is_documented():
     for name in refdiff.__all__:
         assert getattr(refdiff, name).__doc__ or isinstance(getattr(refdiff, name), dict), name
+
+
+def test_every_public_name_is_the_one_that_type_checkers_see():
+    tree = ast.parse((ROOT / "refdiff" / "__init__.py").read_text(encoding="utf-8"))
+    (typing,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in typing.body for alias in node.names}
+    assert sorted(seen) == sorted(refdiff.__all__)
+    for name, module in seen.items():
+        assert getattr(refdiff, name) is getattr(import_module(module), name), name
 
 
 def test_importing_refdiff_is_silent_and_loads_no_optional_dependency():
