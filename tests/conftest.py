@@ -12,6 +12,7 @@ import warnings
 from functools import cache
 
 import pytest
+from browser import chromium, no_browser, visits  # noqa: F401 # fixtures
 from emulator.building import COMPILER
 from emulator.cupy import standing_in
 from hypothesis import HealthCheck, settings
@@ -35,9 +36,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-# ---------------------------------------------------------------------- tests of a GPU, where there may be none
+# ---------------------------------------------------------------------- tests of what may not be there
 
-LEFT_OUT = pytest.StashKey[tuple[int, str]]()  # how many tests, and why
+LEFT_OUT = pytest.StashKey[dict[str, tuple[int, str]]]()  # by marker: how many tests, and why
 
 
 @cache
@@ -59,18 +60,25 @@ def no_gpu():
     return None
 
 
+MISSING = {"gpu": no_gpu, "browser": no_browser}  # by marker: why its tests cannot run, or nothing
+
+
 @pytest.hookimpl(trylast=True)  # what was not asked for is gone by now
 def pytest_collection_modifyitems(config, items):
-    """Tests of a GPU are not run where there is none: each has its twin on the emulator. The summary says so."""
-    of_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if of_gpu and (reason := no_gpu()):
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
-        config.hook.pytest_deselected(items=of_gpu)
-        config.stash[LEFT_OUT] = len(of_gpu), reason
+    """Tests are not run where what they are marked with is missing. The summary says so.
+
+    Each test of a GPU has its twin on the emulator; what a page says is tested without a browser too.
+    """
+    for marker, missing in MISSING.items():
+        those = [item for item in items if item.get_closest_marker(marker)]
+        if those and (reason := missing()):
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
+            config.hook.pytest_deselected(items=those)
+            config.stash.setdefault(LEFT_OUT, {})[marker] = len(those), reason
 
 
 def pytest_sessionfinish(session):
-    """Nothing but tests of a GPU was asked for, and there is none: that is no failure."""
+    """Nothing but tests that cannot run here was asked for: that is no failure."""
     if LEFT_OUT in session.config.stash:
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
@@ -82,13 +90,12 @@ def pytest_sessionfinish(session):
 def pytest_testnodedown(node, error):  # noqa: ARG001 # pytest-xdist calls by name
     """Every worker collects all tests: what one of them left out, all did."""
     if found := getattr(node, "workeroutput", {}).get("left_out"):
-        node.config.stash[LEFT_OUT] = tuple(found)
+        node.config.stash[LEFT_OUT] = found
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if LEFT_OUT in config.stash:
-        count, reason = config.stash[LEFT_OUT]
-        terminalreporter.write_line(f"tests marked gpu that were not run: {count} ({reason})")
+    for marker, (count, reason) in config.stash.get(LEFT_OUT, {}).items():
+        terminalreporter.write_line(f"tests marked {marker} that were not run: {count} ({reason})")
 
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -221,7 +221,7 @@ def test_json_is_written_even_if_the_page_cannot_be(tmp_path, monkeypatch):
     def broken(_):
         raise RuntimeError("no template")
 
-    monkeypatch.setattr("refdiff.validation.report.page", broken)
+    monkeypatch.setattr("refdiff.validation.page.page", broken)
     result = refdiff(*ONE, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
     assert result.exit_code == 1
     assert "a.html was not written: RuntimeError('no template')" in result.stderr

@@ -2,54 +2,16 @@
 
 import dataclasses
 import json
-import math
 import os
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reported import BLIND, BROKEN, ENDLESS, EVERY_KIND, FAILED, GOOD, IDLE, outcome, run
 from rich.console import Console
 
-from refdiff.validation import ledger, report, terminal
-from refdiff.validation.identity import ROUNDING, Identity, Sides
-from refdiff.validation.runner import Outcome, registry
-
-
-def outcome(name="a = b", error=1e-15, control=1e12, cases=3, raised="", topic="letters", formula="a = b"):
-    """An outcome of an identity that was never run."""
-    one = Identity(
-        name,
-        topic,
-        formula,
-        ("RDX-01",),
-        ("DMI-02",),
-        "once",
-        ROUNDING,
-        1e-12,
-        "b + 1",
-        lambda _: True,
-        None,
-        lambda *_: Sides(1, 1),
-    )
-    return Outcome(one, error, "draw <0>", control, cases, 0.25, raised)
-
-
-def run(*outcomes, asked=None, data=""):
-    """A run with these outcomes."""
-    return report.Run(outcomes, asked or len(outcomes), "quick", 5, data, 1.5)
-
-
-GOOD = outcome()
-FAILED = outcome("fails", error=3e-9)
-BLIND = outcome("sees nothing", control=3.0)
-BROKEN = outcome("breaks", error=np.inf, raised="ValueError('no')")
-ENDLESS = outcome("is not a number", error=np.inf)
-IDLE = outcome("applies nowhere", error=0.0, control=0.0, cases=0)
-OVERSHOT = outcome("control is infinite", control=np.inf)
-EVERY_KIND = (GOOD, FAILED, BLIND, BROKEN, ENDLESS, IDLE, OVERSHOT)
-
+from refdiff.validation import report, terminal
 
 # ---------------------------------------------------------------------- JSON
 
@@ -119,89 +81,6 @@ def test_brief_numbers_keep_two_digits(value):
 )
 def test_brief_numbers_are_written_as_people_do(value, text):
     assert report.brief(value) == text
-
-
-# ---------------------------------------------------------------------- the page
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and whether they close in the order they opened."""
-
-    EMPTY = frozenset(("meta", "rect", "line", "path", "circle", "br"))
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.words = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def named(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
-
-
-@pytest.fixture(scope="module")
-def page():
-    return Page(report.page(run(*EVERY_KIND, outcome("a <script> & b", topic="<i>topic</i>"))))
-
-
-def test_the_page_is_well_formed_and_fetches_nothing(page):
-    assert page.open == []
-    assert {"script", "link", "img", "iframe", "object", "i"}.isdisjoint(name for name, _ in page.tags)
-    fetching = [attrs for _, attrs in page.tags if {"src", "srcset", "data", "action", "poster"} & set(attrs)]
-    assert fetching == []
-    assert all(attrs["href"].startswith("#") for attrs in page.named("a"))
-    assert not any("url(" in words or "@import" in words for words in page.words)
-
-
-def test_the_page_shows_every_outcome_with_its_picture_and_formula(page):
-    articles = page.named("article")
-    assert len(articles) == len(EVERY_KIND) + 1
-    assert len(page.named("math")) == len(articles)
-    pictures = [attrs for attrs in page.named("svg") if attrs.get("role") == "img"]
-    assert len(pictures) == len(articles) - 1  # none for what ran on no case
-    assert all(attrs["aria-label"] for attrs in pictures)
-
-
-def test_the_page_counts_the_ledger(page):
-    text = " ".join(page.words)
-    assert f"The ledger: {len(ledger.rows())} numbered items" in text
-    assert all(name in text for name in ledger.SOURCES)
-    assert len([1 for tag, _ in page.tags if tag == "tr"]) == len(ledger.rows()) + len(ledger.SOURCES) + 3
-
-
-@given(st.floats(min_value=0, allow_nan=False), st.floats(min_value=0, allow_nan=False))
-def test_places_on_the_axis_keep_the_order_of_the_errors(a, b):
-    assert 0 <= report.place(a) <= report.WIDTH
-    assert (report.place(a) <= report.place(b)) or a > b
-
-
-def test_the_axis_is_logarithmic():
-    steps = np.diff([report.place(10.0**k) for k in range(-6, 17)])
-    np.testing.assert_allclose(steps, report.WIDTH / 22, atol=0.11)
-    assert math.isclose(report.place(1.0), report.WIDTH * 6 / 22, abs_tol=0.1)
-
-
-def test_a_formula_that_cannot_be_converted_is_shown_as_it_is():
-    assert str(report.formula(r"\left( <b>")).startswith("<code>")
-    assert "<b>" not in str(report.formula(r"\left( <b>"))
-
-
-def test_every_formula_of_the_registry_becomes_mathml_without_unknown_commands():
-    pages = {one.name: report.formula(one.formula) for one in registry().values()}
-    assert [name for name, page in pages.items() if "\\" in page or "<code" in page] == []
 
 
 # ---------------------------------------------------------------------- the terminal

@@ -1,21 +1,14 @@
-r"""What a run of the identities found, as JSON for machines and as one HTML page for people.
-
-The page stands alone: formulas are MathML, pictures are inline SVG, nothing is fetched. A picture shows, on a
-logarithmic axis in units of the identity's tolerance, how far the two sides were apart (bar), the tolerance itself
-(line at 1), and by how much the negative control missed (diamond, beyond the line at REJECTION).
-"""
+r"""What a run of the identities found: the verdict in a line, and everything as JSON for machines."""
 
 from __future__ import annotations
 
-import datetime
 import math
 import os
 import platform
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata, resources
+from importlib import metadata
 from typing import Any
 
 import refdiff
@@ -100,7 +93,7 @@ def brief(value: float) -> str:
 
 
 def remark(one: Outcome) -> str:
-    """Why an outcome is what it is, in words; "" for a plain success."""
+    """Why an outcome, one, is what it is, in words; "" for a plain success."""
     if one.raised:
         return f"the check broke: {one.raised}"
     if one.verdict == "n/a":
@@ -171,67 +164,3 @@ def _entry(one: Outcome) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-# ---------------------------------------------------------------------- people
-
-
-def page(run: Run) -> str:
-    """The HTML page."""
-    import jinja2
-
-    from refdiff.validation import ledger
-
-    rows = ledger.rows()
-    environment_ = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment_.filters.update(brief=brief, formula=formula, place=place, remark=remark)
-    template = environment_.from_string(
-        resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
-    )
-    return template.render(
-        run=run,
-        environment=environment(),
-        date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        rejection=REJECTION,
-        decades=DECADES,
-        width=WIDTH,
-        states=ledger.STATES,
-        totals=Counter(row.state for row in rows),
-        sources={name: Counter(row.state for row in rows if row.source == name) for name in ledger.SOURCES},
-        rows=rows,
-    )
-
-
-# Commands that the converter does not know, and what says the same.
-UNKNOWN = {r"\\[bB]igg?[lr]?(?=\\\|)": "", r"\\arg(?![a-z])": r"\\operatorname{arg}"}
-
-
-def formula(latex: str) -> Any:
-    """Some latex as MathML markup; as it stands, in <code>, where the converter does not know it."""
-    from latex2mathml.converter import convert
-    from markupsafe import Markup
-
-    known = latex
-    for pattern, replacement in UNKNOWN.items():
-        known = re.sub(pattern, replacement, known)
-    try:
-        return Markup(convert(known, display="block"))
-    except Exception:  # the converter has no common base for its errors
-        return Markup("<code>{}</code>").format(latex)
-
-
-# The axis of the pictures: powers of ten of the tolerance, and its length in pixels.
-DECADES = (-6, 16)
-WIDTH = 220
-
-
-def place(score: float) -> float:
-    """Where a score, a number of tolerances, is on the axis, whose ends stand for what lies beyond."""
-    low, high = DECADES
-    power = math.log10(score) if 0 < score < math.inf else low if score == 0 else high
-    return round(WIDTH * (min(max(power, low), high) - low) / (high - low), 1)
-
-
-# ---------------------------------------------------------------------- files

@@ -99,6 +99,7 @@ def validate(
     from rich.text import Text
 
     from refdiff.validation import report, terminal
+    from refdiff.validation.page import page
 
     if quick and thorough:
         raise click.UsageError("--quick and --thorough exclude each other")
@@ -117,7 +118,7 @@ def validate(
     level = "quick" if quick else "thorough" if thorough else "default"
     run = _execute(console, chosen, level, seed, given, jobs)
     problems = printing.write(
-        [(json_file, lambda: printing.as_json(report.as_json(run))), (html_file, lambda: report.page(run))]
+        [(json_file, lambda: printing.as_json(report.as_json(run))), (html_file, lambda: page(run))]
     )
     for part in terminal.table(run, console.width):
         console.print(part, soft_wrap=isinstance(part, Text))  # a sentence stays on one line where it is piped

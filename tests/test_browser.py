@@ -1,0 +1,26 @@
+"""The rig of browser tests: a page that does what no page may is noticed, one that does not is left alone."""
+
+import pytest
+from browser import Visits
+
+pytestmark = pytest.mark.browser
+QUIET = "<!DOCTYPE html><html lang='en'><title>quiet</title><p>nothing</p></html>"
+NOISY = {
+    "an error in the console": ("<script>console.error('seen')</script>", "seen"),
+    "an exception": ("<script>throw new Error('thrown')</script>", "thrown"),
+    "an image from the network": ("<img src='https://example.org/a.png' alt=''>", "example.org/a.png"),
+    "a neighbouring file": ("<script src='other.js'></script>", "other.js"),
+    "a fetch": ("<script>fetch('https://example.org/b').catch(() => 0)</script>", "example.org/b"),
+}
+
+
+def test_a_quiet_page_is_shown_and_has_no_complaints(visits):
+    assert visits.open(QUIET).inner_text("p") == "nothing"
+
+
+@pytest.mark.parametrize("what", NOISY)
+def test_what_no_page_may_do_is_noticed(chromium, tmp_path, what):
+    markup, said = NOISY[what]
+    visits = Visits(chromium, tmp_path)
+    visits.open(QUIET.replace("<p>", f"{markup}<p>")).wait_for_load_state("networkidle")
+    assert any(said in one for one in visits.complaints), visits.complaints

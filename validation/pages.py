@@ -1,0 +1,88 @@
+r"""What the pages of `validate` and of `audit` share: one file that stands alone, whatever it is about.
+
+A page extends pages.html, which carries pages.css and pages.js within itself; parts.html has the macros. Nothing is
+fetched. Without JavaScript everything is visible. With it, rows (`data-row`) of a list are filtered by the form that
+names the list (`data-filters`), a row's values of a field standing in `data-FIELD`, separated by `|`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+from refdiff.validation.report import brief, environment
+
+# Commands that the converter does not know, and what says the same.
+UNKNOWN = {r"\\[bB]igg?[lr]?(?=\\\|)": "", r"\\arg(?![a-z])": r"\\operatorname{arg}"}
+
+
+def rendered(name: str, packages: Iterable[str], filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+    """A template as text.
+
+    Args:
+        name: file name of the template, which extends `pages.html`.
+        packages: where templates are looked for, in this order; this package is the last.
+        filters: what templates call after `|`, beside `brief`.
+        values: what templates speak of, beside `environment`, `date` and `file` (the text of a file of this package).
+    """
+    import jinja2
+
+    rooms = (*packages, __package__)
+
+    def found(asked: str) -> str | None:
+        files = (resources.files(room).joinpath(asked) for room in rooms)
+        return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
+
+    house = jinja2.Environment(
+        loader=jinja2.FunctionLoader(found),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    house.filters.update(brief=brief, **filters)
+    house.globals.update(file=_file, environment=environment(), date=_now())
+    return house.get_template(name).render(**values)
+
+
+def _file(name: str) -> Any:
+    """The text of a file of this package as it stands: ours, so nothing in it has to be escaped."""
+    from markupsafe import Markup
+
+    return Markup(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
+def anchors(names: Iterable[str]) -> dict[str, str]:
+    """A page-wide id for each of these names: its letters and digits, with a number where two would be the same."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
+        one, count = plain, 1
+        while one in taken:
+            count += 1
+            one = f"{plain}-{count}"
+        taken.add(one)
+        found[name] = one
+    return found
+
+
+def formula(latex: str) -> Any:
+    """Some latex as MathML markup; as it stands, in <code>, where the converter does not know it."""
+    from latex2mathml.converter import convert
+    from markupsafe import Markup
+
+    known = latex
+    for pattern, replacement in UNKNOWN.items():
+        known = re.sub(pattern, replacement, known)
+    try:
+        return Markup(convert(known, display="block"))
+    except Exception:  # the converter has no common base for its errors
+        return Markup("<code>{}</code>").format(latex)
