@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from refdiff import Gaussian, VEGeometric, VPCosine, VPLinear, plotting
+from refdiff import Gaussian, VEGeometric, VPCosine, VPLinear
 from refdiff.cli import main
 from refdiff.samplers.compare import default_span, work_precision
 from refdiff.samplers.ddim import ddim
@@ -171,8 +171,3 @@ def test_a_mixture_in_the_plane_has_no_exact_distance():
 
     with pytest.raises(ValueError, match="law must be Gaussian, or on the line"):
         work_precision({"ddim": families()["ddim"]}, VPLinear(), ring(), [5])
-
-
-def test_nothing_to_plot_is_said(tmp_path):
-    with pytest.raises(ValueError, match="at least one distance above 0"):
-        plotting.work_precision([], tmp_path / "p.png")

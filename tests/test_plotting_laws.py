@@ -54,7 +54,7 @@ def test_densities_in_time_are_drawn_at_their_times_and_places():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: density(axes(), Gaussian([0.0], 1.0)), "law must be on the plane, got dimension 1"),
+        (lambda: density(axes(), Gaussian([0.0] * 3, 1.0)), "law must be on the line or the plane, got dimension 3"),
         (lambda: density(axes(), Gaussian([0.0, 0.0], 1.0), masses=[0.5, 0.5]), r"masses must increase in \(0, 1\)"),
         (lambda: density(axes(), Empirical([[0.0, 0.0], [1.0, 1.0]])), "has no density"),
         (lambda: density_in_time(axes(), lambda x, t: x[:, 0], [0.0], [0, 1]), "times must be two or more"),

@@ -74,9 +74,7 @@ def compare(
         files.write_text(json_file, json.dumps([vars(row) for row in rows], indent=1))
     if plot is not None:
         try:
-            plotting.work_precision(
-                rows, plot, f"{law if data is None else data.name} data, process {process}, grid {grid}"
-            )
+            _draw(rows, plot, f"{law if data is None else data.name} data, process {process}, grid {grid}")
         except ValueError as error:
             raise click.ClickException(f"{plot} was not drawn: {error}") from None
 
@@ -91,6 +89,18 @@ def _fitted(path: Path) -> GaussianMixture:
     except DataError as error:
         raise click.BadParameter(str(error), param_hint="'--data'") from None
     return Gaussian(points.mean(), points.cov())
+
+
+def _draw(rows: list[Measured], path: Path, title: str) -> None:
+    """The plot as a file."""
+    from matplotlib.figure import Figure
+
+    from refdiff import plotting
+
+    with plotting.style("screen"):
+        figure = Figure(figsize=(8.0, 5.2))
+        plotting.work_precision(figure.subplots(), rows).set_title(title)
+        plotting.save(figure, path)
 
 
 def _print_comparison(console: Console, rows: list[Measured], counts: list[int]) -> None:

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, answered, real_array, whole_number
 from refdiff.distributions import GaussianMixture
+from refdiff.plotting.colours import FIRST, sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
 
 MASSES = (0.5, 0.8, 0.95)
 REACH = 4.0  # standard deviations of a component beyond its mean: 6e-5 of it are outside
@@ -23,28 +25,30 @@ def density(
     law: GaussianMixture,
     *,
     masses: Sequence[float] = MASSES,
-    color: str = "#0072b2",
+    color: str = FIRST,
     cells: int = 200,
     filled: bool = True,
 ) -> Axes:
-    """The smallest regions of the plane that hold these masses, shaded, or as lines.
+    """The smallest regions that hold these masses, shaded, or as lines in the plane; on the line beneath the density.
 
     Args:
         axes: what is drawn on.
-        law: a law on R^2 with a density.
+        law: a law on R or R^2 with a density.
         masses: the masses of the regions, increasing in (0, 1).
         color: of all of them, paler for larger masses.
         cells: of the grid along each axis.
-        filled: shaded, or lines.
+        filled: shaded, or lines; on the line the curve alone.
 
     Raises:
-        ValueError: the law is not on the plane or has no density, or masses do not increase in (0, 1).
+        ValueError: a law in more dimensions or without a density, or masses that do not increase in (0, 1).
     """
-    if law.dim != 2:
-        raise ValueError(f"law must be on the plane, got dimension {law.dim}")
+    if law.dim not in (1, 2):
+        raise ValueError(f"law must be on the line or the plane, got dimension {law.dim}")
     held = real_array("masses", masses, ndim=(1,))
     if held.size == 0 or (np.diff(held) <= 0).any() or held[0] <= 0 or held[-1] >= 1:
         raise ValueError(f"masses must increase in (0, 1), got {list(masses)}")
+    if law.dim == 1:
+        return _curve(axes, law, held, color, whole_number("cells", cells, low=2), filled)
     x, y = (_reach(law, axis, whole_number("cells", cells, low=2)) for axis in (0, 1))
     logs = law.logpdf(np.stack(np.meshgrid(x, y), axis=-1))
     peak = logs.max()
@@ -63,7 +67,7 @@ def density_in_time(
     times: ArrayLike,
     x: ArrayLike,
     *,
-    cmap: str = "Blues",
+    cmap: str | Colormap | None = None,
 ) -> Axes:
     """Densities on the line over time, as an image of their square roots, which shows what is thin.
 
@@ -72,7 +76,7 @@ def density_in_time(
         log_density: (x, t) -> log p_t(x) at points x (n, 1), shape (n,).
         times: increasing times (m,), m >= 2.
         x: increasing places (n,), n >= 2.
-        cmap: matplotlib's name of the colours.
+        cmap: the colours, or matplotlib's name of them; `sequential` where left out.
 
     Raises:
         ValueError: times or x do not increase, or log_density answers with another shape.
@@ -82,10 +86,33 @@ def density_in_time(
         if len(steps) < 2 or (np.diff(steps) <= 0).any():
             raise ValueError(f"{name} must be two or more that increase, got {steps}")
     logs = [answered("log_density", log_density(where[:, None], t), where.shape) for t in when.tolist()]
-    axes.pcolormesh(when, where, np.exp(0.5 * np.array(logs).T), cmap=cmap, shading="gouraud", rasterized=True)
+    axes.pcolormesh(
+        when, where, np.exp(0.5 * np.array(logs).T), cmap=cmap or sequential(), shading="gouraud", rasterized=True
+    )
     axes.set_xlabel("t")
     axes.set_ylabel("x")
     return axes
+
+
+def _curve(axes: Axes, law: GaussianMixture, masses: Array, color: str, cells: int, filled: bool) -> Axes:
+    """The density of a law on the line, with the regions that hold these masses shaded beneath."""
+    x = np.unique(np.concatenate([_reach(law, 0, cells + 1), _around(law)]))
+    heights = np.exp(law.logpdf(x[:, None]))
+    axes.plot(x, heights, color=color, linestyle="-")
+    if filled:
+        middles = (heights[1:] + heights[:-1]) / 2
+        levels = _levels(middles, masses, np.diff(x))
+        for level, shade in zip(levels, np.linspace(0.18, 0.45, len(levels)), strict=True):
+            axes.fill_between(x, heights, where=heights >= level, color=color, alpha=float(shade), linewidth=0)
+    axes.set_xlabel("x")
+    return axes
+
+
+def _around(law: GaussianMixture) -> Array:
+    """Places on the line around every component, fine in its own standard deviations."""
+    deviation = np.sqrt(np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2)[:, 0])
+    felt = law.weights > 0
+    return (law.means[felt] + deviation[felt, None] * np.linspace(-REACH, REACH, 81)).ravel()
 
 
 def _reach(law: GaussianMixture, axis: int, cells: int) -> Array:
@@ -96,9 +123,11 @@ def _reach(law: GaussianMixture, axis: int, cells: int) -> Array:
     return np.linspace(low[felt].min(), high[felt].max(), cells)
 
 
-def _levels(heights: Array, masses: Array) -> Array:
-    """The heights above which these masses are, for the heights of equal cells, increasing."""
-    sorted_heights = np.sort(heights, axis=None)[::-1]
-    held = np.cumsum(sorted_heights) / sorted_heights.sum()
+def _levels(heights: Array, masses: Array, sizes: Array | float = 1.0) -> Array:
+    """The heights above which these masses are, for the heights of cells of these sizes, increasing."""
+    order = np.argsort(heights, axis=None)[::-1]
+    sorted_heights = heights.ravel()[order]
+    mass = sorted_heights * np.broadcast_to(sizes, heights.shape).ravel()[order]
+    held = np.cumsum(mass) / mass.sum()
     found = sorted_heights[np.minimum(np.searchsorted(held, masses), held.size - 1)]
     return np.asarray(np.unique(found))

@@ -1,16 +1,23 @@
-"""Pictures of points: the curves they run on, and whom they are paired with."""
+"""Pictures of points: the curves they run on, whom they are paired with, and where a map takes a grid of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refdiff.arguments import Array, real_array
+from refdiff.arguments import Array, answered, real_array, whole_number
+from refdiff.plotting.colours import FIRST, LAST, NEUTRAL, sequential
+from refdiff.plotting.fields import edges, increasing
+from refdiff.plotting.styles import dot, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+FAINTEST = 1 / 255  # of the largest mass: what is less opaque is not seen
+DENSE = 2000  # segments, more of which are an image in a vector file
 
 
 def trajectories(
@@ -18,9 +25,9 @@ def trajectories(
     paths: ArrayLike,
     times: ArrayLike | None = None,
     *,
-    color: str = "0.35",
-    first: str = "#0072b2",
-    last: str = "#d55e00",
+    color: str = NEUTRAL,
+    first: str = FIRST,
+    last: str = LAST,
     alpha: float = 0.5,
 ) -> Axes:
     """Curves in the plane, or on the line over time, with a dot where each begins and ends.
@@ -43,13 +50,13 @@ def trajectories(
         raise ValueError(f"paths must have shape (m, n, 1) or (m, n, 2), got {points.shape}")
     if points.shape[-1] == 1:
         points = _over_time(points, times)
-    axes.add_collection(LineCollection(list(np.swapaxes(points, 0, 1)), colors=color, linewidths=0.7, alpha=alpha))
+    axes.add_collection(LineCollection(list(np.swapaxes(points, 0, 1)), colors=color, linewidths=thin(), alpha=alpha))
     for ends, shade in ((points[0], first), (points[-1], last)):
-        axes.plot(*ends.T, ".", color=shade, markersize=2.5)
+        axes.plot(*ends.T, ".", color=shade, markersize=dot())
     return axes
 
 
-def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = None, *, color: str = "0.35") -> Axes:
+def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = None, *, color: str = NEUTRAL) -> Axes:
     """A segment from each x to its y, thicker for more mass.
 
     Args:
@@ -70,12 +77,94 @@ def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = Non
     if mass.shape != first.shape[:1] or (mass < 0).any():
         raise ValueError(f"masses must be {len(first)} numbers >= 0, got {mass}")
     felt = mass > 0
-    widths = 0.6 * mass[felt] / mass.max(initial=1e-300)
+    widths = thin() * mass[felt] / mass.max(initial=1e-300)
     axes.add_collection(
         LineCollection(list(np.stack([first[felt], second[felt]], axis=1)), colors=color, linewidths=widths.tolist())
     )
-    axes.plot(*first[felt].T, ".", color="#0072b2", markersize=2.5)
-    axes.plot(*second[felt].T, ".", color="#d55e00", markersize=2.5)
+    axes.plot(*first[felt].T, ".", color=FIRST, markersize=dot())
+    axes.plot(*second[felt].T, ".", color=LAST, markersize=dot())
+    return axes
+
+
+def plan(axes: Axes, masses: ArrayLike, x: ArrayLike, y: ArrayLike, *, color: str = FIRST) -> Axes:
+    """The masses of a plan between points: on the line a heat map, in the plane segments as opaque as their masses.
+
+    Args:
+        axes: what is drawn on.
+        masses: between x_i and y_j, shape (n, m).
+        x, y: the points, (n,) and (m,) or (n, 1) and (m, 1) on the line, (n, 2) and (m, 2) in the plane.
+        color: of the largest mass.
+
+    Raises:
+        ValueError: shapes that do not fit, a negative mass, no mass at all, or two points at one place of the line.
+    """
+    mass = real_array("masses", masses, ndim=(2,))
+    first, second = (real_array(name, value, ndim=(1, 2)) for name, value in (("x", x), ("y", y)))
+    first, second = (one[:, None] if one.ndim == 1 else one for one in (first, second))
+    if first.shape[1] != second.shape[1] or first.shape[1] not in (1, 2):
+        raise ValueError(f"x and y must be on the line or in the plane, got shapes {first.shape} and {second.shape}")
+    if mass.shape != (len(first), len(second)) or (mass < 0).any() or not (mass > 0).any():
+        raise ValueError(f"masses must be {len(first)} x {len(second)} numbers >= 0, not all 0, got {mass}")
+    if first.shape[1] == 2:
+        return _segments(axes, mass, first, second, color)
+    orders = [np.argsort(one[:, 0]) for one in (first, second)]
+    across, up = (increasing(name, one[o, 0]) for name, one, o in zip("xy", (first, second), orders, strict=True))
+    shown = mass[np.ix_(*orders)].T
+    axes.pcolormesh(edges(across), edges(up), shown, cmap=sequential(color), vmin=0.0, rasterized=True)
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
+    return axes
+
+
+def carried_grid(
+    axes: Axes,
+    map: Callable[[Array], ArrayLike],
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    color: str = NEUTRAL,
+    cells: int = 200,
+) -> Axes:
+    """The lines of a grid carried by a map of the plane.
+
+    Args:
+        axes: what is drawn on.
+        map: points (n, 2) -> points (n, 2).
+        x, y: where the lines of the grid cross the axes, increasing, (m,) and (k,), at least 2 of each.
+        color: of the lines.
+        cells: how many pieces each line is carried in.
+
+    Raises:
+        ValueError: lines that do not increase, or a map that answers with another shape or with no numbers.
+    """
+    from matplotlib.collections import LineCollection
+
+    across, up = (increasing(name, value, 2) for name, value in (("x", x), ("y", y)))
+    along = np.linspace(0.0, 1.0, whole_number("cells", cells, low=1) + 1)
+    ends = [(one[0] + along * (one[-1] - one[0])) for one in (across, up)]
+    upright = np.stack(np.broadcast_arrays(across[:, None], ends[1]), axis=-1)
+    level = np.stack(np.broadcast_arrays(ends[0], up[:, None]), axis=-1)
+    lines = np.concatenate([upright, level])
+    images = answered("map", map(lines.reshape(-1, 2)), (lines[..., 0].size, 2), finite=True)
+    axes.add_collection(LineCollection(list(images.reshape(lines.shape)), colors=color, linewidths=thin()))
+    axes.autoscale_view()
+    return axes
+
+
+def _segments(axes: Axes, mass: Array, first: Array, second: Array, color: str) -> Axes:
+    """A segment for every mass of a plan in the plane."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgb
+
+    i, j = np.nonzero(mass > FAINTEST * mass.max())
+    opaque = mass[i, j] / mass.max()
+    order = np.argsort(opaque)  # the heaviest on top
+    shades = np.concatenate([np.broadcast_to(to_rgb(color), (len(i), 3)), opaque[:, None]], axis=1)[order]
+    ends = np.stack([first[i], second[j]], axis=1)[order]
+    lines = LineCollection(list(ends), colors=shades.tolist(), linewidths=thin(), rasterized=len(i) > DENSE)
+    axes.add_collection(lines)
+    for one, shade in ((first, FIRST), (second, LAST)):
+        axes.plot(*one.T, ".", color=shade, markersize=dot())
     return axes
 
 
