@@ -14,10 +14,12 @@ Points are drawn from p_t with the seed given. An error is measured against the 
 that time (for the denoiser also the spread of the data). A failure names the worst time and point, and every
 known slip that would have produced exactly these numbers.
 
-A sampler is right when every weight of every step is that of the family it claims to be: `assert_sampler`.
+A sampler is right when every weight of every step is that of the family it claims to be: `assert_sampler`. `audit` puts
+it, or a class of a library, to all questions of `refdiff audit`, and returns what was found with its error curves.
 """
 
 from refdiff.testing.assertions import assert_denoiser, assert_identity, assert_score
+from refdiff.testing.audits import Audit, ErrorCurve, audit
 from refdiff.testing.samplers import assert_sampler
 from refdiff.testing.strategies import (
     KINDS,
@@ -36,10 +38,13 @@ from refdiff.testing.strategies import (
 __all__ = [
     "KINDS",
     "WITH_DENSITY",
+    "Audit",
+    "ErrorCurve",
     "assert_denoiser",
     "assert_identity",
     "assert_sampler",
     "assert_score",
+    "audit",
     "beta_tables",
     "covariances",
     "distributions",
