@@ -66,6 +66,12 @@ class Channel:
 
         Raises:
             TypeError: the law is none of this library's.
+
+        Examples:
+            >>> from refdiff import Channel, Gaussian
+            >>> law = Channel(gain=2.0, offset=3.0, noise=1.0).push(Gaussian([1.0], 4.0))  # N(2 + 3, 4 * 4 + 1)
+            >>> print(law.mean(), law.cov())
+            [5.] [[17.]]
         """
         if not isinstance(law, GaussianMixture):
             raise TypeError(f"law must be a Gaussian, GaussianMixture or Empirical, got {law!r}")
@@ -77,6 +83,12 @@ class Channel:
         Raises:
             TypeError: earlier is not a Channel.
             ValueError: its outputs are not this channel's inputs.
+
+        Examples:
+            >>> from refdiff import Channel
+            >>> both = Channel(2.0, 3.0, 1.0).compose(Channel(0.5, 1.0, 0.25))
+            >>> print(both.gain, both.offset, both.noise)  # 2 * 0.5, 2 * 1 + 3, 4 * 0.25 + 1
+            1.0 5.0 2.0
         """
         if not isinstance(earlier, Channel):
             raise TypeError(f"earlier must be a Channel, got {earlier!r}")
@@ -95,6 +107,12 @@ class Channel:
 
         Raises:
             ValueError: y has another dimension, or y has no density (no noise on a singular law).
+
+        Examples:
+            >>> from refdiff import Channel, Gaussian
+            >>> left = Channel(0.8, 0.0, 0.36).posterior(Gaussian([0.0], 1.0), [1.0])  # N(0.8 y, 1 - 0.8^2)
+            >>> print(left.mean().round(6), left.cov().round(6))
+            [0.8] [[0.36]]
         """
         rows, _ = points("y", y, self.push(law).dim)
         return law.observe(self.gain, self.offset, self.noise, rows)
@@ -129,6 +147,12 @@ class Channel:
 
         Raises:
             TypeError: law is not a Gaussian (the reverse of a mixture is not an affine channel).
+
+        Examples:
+            >>> from refdiff import Channel, Gaussian
+            >>> back = Channel(0.8, 0.0, 0.36).reverse(Gaussian([0.0], 1.0))  # stationary: the same both ways
+            >>> print(back.gain.round(6), back.noise.round(6))
+            0.8 0.36
         """
         if not isinstance(law, Gaussian):
             raise TypeError(f"law must be a Gaussian, got {law!r}")

@@ -83,6 +83,14 @@ class ExactModel:
     Raises:
         TypeError: not a distribution, or not a process.
         ValueError: a process on another number of axes than the data.
+
+    Examples:
+        >>> from refdiff import ExactModel, FlowMatching, Gaussian
+        >>> model = ExactModel(Gaussian([0.0], 1.0), FlowMatching())  # x_t ~ N(0, (1 - t)^2 + t^2)
+        >>> print(model.denoiser([1.0], 0.5), model.noise([1.0], 0.5), model.velocity([1.0], 0.25))
+        [1.] [1.] [-0.8]
+        >>> print(model.posterior_covariance([1.0], 0.5))  # half of the variance 1 is known
+        [[0.5]]
     """
 
     distribution: GaussianMixture
@@ -167,7 +175,14 @@ class ExactModel:
 
     @_or_compiled("prediction", "denoiser")
     def denoiser(self, x: ArrayLike, t: float) -> Any:
-        """E[x_0 | x_t = x], shape (..., d), by Bayes' rule."""
+        """E[x_0 | x_t = x], shape (..., d), by Bayes' rule.
+
+        Examples:
+            >>> from refdiff import Empirical, ExactModel, VEPower
+            >>> model = ExactModel(Empirical([[-1.0], [1.0]]), VEPower())
+            >>> print(model.denoiser([[0.5]], 0.7).round(6))  # tanh(x / sigma^2)
+            [[0.770033]]
+        """
         return self.process.kernel(t).posterior_mean(self.distribution, x)
 
     @_or_compiled("prediction", "noise")

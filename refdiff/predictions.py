@@ -94,6 +94,13 @@ def convert(value: ArrayLike, x: ArrayLike, t: float, process: Process | Schedul
     Raises:
         ValueError: an unknown prediction, shapes that differ, or a time at which the source does not determine the
             target (the noise from the denoiser at sigma = 0, the denoiser from the noise at alpha = 0).
+
+    Examples:
+        >>> from refdiff import FlowMatching, convert
+        >>> print(convert([0.5], [1.0], 0.25, FlowMatching(), "denoiser", "noise"))  # (1 - 0.75 * 0.5) / 0.25
+        [2.5]
+        >>> print(convert([0.5], [1.0], 0.25, FlowMatching(), "denoiser", "velocity"))  # noise less data
+        [2.]
     """
     _known(source, target)
     where = real_array("x", x)

@@ -15,7 +15,15 @@ from refdiff.distributions.mixture import Empirical, GaussianMixture
 
 
 def ring(count: int = 8, radius: float = 4.0, std: float = 0.3) -> GaussianMixture:
-    """`count` equal isotropic Gaussians of standard deviation `std` on a circle of this radius in the plane."""
+    """`count` equal isotropic Gaussians of standard deviation `std` on a circle of this radius in the plane.
+
+    Examples:
+        >>> from refdiff.distributions import ring
+        >>> law = ring(count=8, radius=4.0, std=0.3)  # Cov = (radius^2 / 2 + std^2) I
+        >>> print(law.cov().round(6))
+        [[8.09 0.  ]
+         [0.   8.09]]
+    """
     count, radius = whole_number("count", count, low=1), real_scalar("radius", radius, low=0)
     angle = 2 * np.pi * np.arange(count) / count
     means = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -96,6 +104,12 @@ def from_samples(points: ArrayLike, weights: ArrayLike | None = None, bandwidth:
 
     Args:
         points, weights: as of `Empirical`, weights (n,) equal when left out.
+
+    Examples:
+        >>> from refdiff.distributions import from_samples
+        >>> law = from_samples([[0.0], [2.0]], bandwidth=0.5)  # variance 1 of the points, and 1/4 of the kernel
+        >>> print(law, law.cov())
+        GaussianMixture(2 x R^1, diagonal) [[1.25]]
     """
     array = real_array("points", points, ndim=(2,))
     std = real_scalar("bandwidth", bandwidth, low=0)

@@ -36,6 +36,11 @@ def kl_divergence(p: GaussianMixture, q: GaussianMixture) -> float:
     Raises:
         TypeError: p or q is not a Gaussian.
         ValueError: dimensions differ, or a covariance is singular (the divergence is infinite or undefined).
+
+    Examples:
+        >>> from refdiff.distributions import Gaussian, kl_divergence
+        >>> print(round(float(kl_divergence(Gaussian([1.0], 1.0), Gaussian([0.0], 1.0))), 12))  # |m - n|^2 / 2
+        0.5
     """
     p, q = _gaussian("p", p), _gaussian("q", q)
     if p.dim != q.dim:
@@ -74,6 +79,11 @@ def wasserstein(p: GaussianMixture, q: GaussianMixture) -> float:
     Raises:
         TypeError: p or q is not a Gaussian.
         ValueError: dimensions differ.
+
+    Examples:
+        >>> from refdiff.distributions import Gaussian, wasserstein
+        >>> print(round(float(wasserstein(Gaussian([3.0], 1.0), Gaussian([0.0], 25.0))), 12))  # sqrt(3^2 + (1 - 5)^2)
+        5.0
     """
     p, q = _gaussian("p", p, density=False), _gaussian("q", q, density=False)
     if p.dim != q.dim:

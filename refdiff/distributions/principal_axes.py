@@ -36,6 +36,12 @@ def pca(law: GaussianMixture, count: int | None = None) -> PrincipalAxes:
 
     Raises:
         ValueError: count is not in 1..d.
+
+    Examples:
+        >>> from refdiff.distributions import Empirical, pca
+        >>> found = pca(Empirical([[3.0, 4.0], [-3.0, -4.0]]), count=1)
+        >>> print(found.axes.ravel().round(6), found.variances.round(6))
+        [0.6 0.8] [25.]
     """
     count = law.dim if count is None else whole_number("count", count, low=1, high=law.dim)
     mean = law.mean()

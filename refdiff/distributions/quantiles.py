@@ -66,6 +66,12 @@ def quantile(law: GaussianMixture, p: ArrayLike, *, upper: bool = False) -> Arra
     Raises:
         TypeError: the law is none of this library's.
         ValueError: it is not on the line, or some p is no probability.
+
+    Examples:
+        >>> from refdiff.distributions import GaussianMixture, quantile
+        >>> law = GaussianMixture.isotropic([[-3.0], [3.0]], 1e-4)
+        >>> print(quantile(law, [0.25, 0.75]).round(6).ravel())  # the medians of the two halves
+        [-3.  3.]
     """
     levels = real_array("p", p)
     if ((levels < 0) | (levels > 1)).any():

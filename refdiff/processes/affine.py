@@ -135,6 +135,14 @@ class AffineProcess:
 
         Raises:
             ValueError: s > t, or alpha_s = 0 (the past cannot be scaled back from pure noise).
+
+        Examples:
+            >>> import numpy as np
+            >>> from refdiff import AffineProcess, VPLinear
+            >>> process = AffineProcess(VPLinear(2.0, 2.0, 4.0))
+            >>> step = process.channel(1.0, 1.0 + np.log(2))  # x_t = e^-(t - s) x_s + noise, wherever s is
+            >>> print(round(float(step.gain), 6), round(float(step.noise), 6))
+            0.5 0.75
         """
         s, t = real_scalar("s", s, low=0, high=self.T), real_scalar("t", t, low=0, high=self.T)
         if s > t:

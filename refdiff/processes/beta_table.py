@@ -38,6 +38,14 @@ class BetaTable(Schedule):
 
     Raises:
         ValueError: there are none, or one lies elsewhere.
+
+    Examples:
+        >>> from refdiff import BetaTable
+        >>> table = BetaTable([0.5, 0.5])
+        >>> print(table.alpha_bar.round(6))
+        [0.5  0.25]
+        >>> print(table.posterior().variance.round(6))  # beta_2 (1 - alpha_bar_1) / (1 - alpha_bar_2) = 1/3
+        [0.       0.333333]
     """
 
     betas: Array
@@ -174,6 +182,11 @@ def from_alpha_bar(alpha_bar: ArrayLike) -> BetaTable:
 
     Raises:
         ValueError: they do not decrease, lie elsewhere, or are 0 before the last step.
+
+    Examples:
+        >>> from refdiff.processes.beta_table import from_alpha_bar
+        >>> print(from_alpha_bar([0.9, 0.45]).betas.round(6))
+        [0.1 0.5]
     """
     products = real_array("alpha_bar", alpha_bar, ndim=(1,))
     if products.size == 0 or (np.diff(products) > 0).any() or (products < 0).any() or (products >= 1).any():

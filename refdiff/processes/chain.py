@@ -63,6 +63,17 @@ class Chain:
     Raises:
         TypeError: a link is no Channel.
         ValueError: there is none, one is not square, or two act on different dimensions.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.processes import Chain
+        >>> chain = Chain.noh_lee([0.36, 0.36])  # x_i = 0.8 x_{i-1} + 0.6 eps
+        >>> print(chain.kernel(2).gain.round(6), chain.kernel(2).noise.round(6))  # 0.64, 1 - 0.64^2
+        0.64 0.5904
+        >>> print(chain.joint(Gaussian([0.0], 1.0)).cov().round(6))  # correlations 0.8^|i - j|
+        [[1.   0.8  0.64]
+         [0.8  1.   0.8 ]
+         [0.64 0.8  1.  ]]
     """
 
     links: tuple[Channel, ...]

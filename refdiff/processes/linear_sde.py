@@ -53,6 +53,14 @@ class LinearProcess:
     Raises:
         TypeError: rates that are no function.
         ValueError: shapes that do not fit each other, numbers that are not finite, or T <= 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import LinearProcess
+        >>> process = LinearProcess([[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]])  # dx = v dt, dv = dw
+        >>> print(process.kernel(1.0).noise.round(6))  # [[t^3 / 3, t^2 / 2], [t^2 / 2, t]]
+        [[0.333333 0.5     ]
+         [0.5      1.      ]]
     """
 
     drift_of: Callable[[float], Array]

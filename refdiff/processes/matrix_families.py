@@ -56,6 +56,12 @@ def ornstein_uhlenbeck(
     Raises:
         ValueError: both or neither of noise and stationary, shapes that do not fit each other, or a covariance that no
             noise keeps: B S + S B' has a negative eigenvalue.
+
+    Examples:
+        >>> from refdiff.processes import ornstein_uhlenbeck
+        >>> process = ornstein_uhlenbeck([[2.0]], stationary=3.0)
+        >>> print(process.diffusion(0.0).round(6))  # G G' = B S + S B'
+        [[12.]]
     """
     b = real_array("rate", rate, ndim=(2,))
     if b.shape[0] != b.shape[1] or b.size == 0:
@@ -109,6 +115,13 @@ def critically_damped_langevin(
     Raises:
         TypeError: beta_rate is no function.
         ValueError: a parameter out of its range, or beta_rate beside a number.
+
+    Examples:
+        >>> from refdiff.processes import critically_damped_langevin
+        >>> process = critically_damped_langevin(1, mass=0.25, T=50.0)
+        >>> print(process.kernel(50.0).noise.round(6) + 0.0)  # what it forgets its start for: N(0, 1) x N(0, mass)
+        [[1.   0.  ]
+         [0.   0.25]]
     """
     d, m = whole_number("dim", dim, low=1), real_scalar("mass", mass, low=0, open_low=True)
     gamma = 2 * np.sqrt(m) if friction is None else real_scalar("friction", friction, low=0, open_low=True)

@@ -33,6 +33,15 @@ class PrincipalAxes:
     Raises:
         TypeError: along is no AffineProcess.
         ValueError: a basis that is not orthonormal, or of another dimension than the process.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import AffineProcess, PrincipalAxes, VEPower
+        >>> along = AffineProcess([VEPower(power=1.0, T=4.0), VEPower(power=0.5, T=4.0)])  # sigma = t, sigma = sqrt t
+        >>> turned = PrincipalAxes(along, np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2))
+        >>> print(turned.kernel(3.0).noise.round(6))  # variances 9 and 3 along the diagonals
+        [[6. 3.]
+         [3. 6.]]
     """
 
     along: AffineProcess

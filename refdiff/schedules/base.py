@@ -61,7 +61,14 @@ class Schedule(ABC):
         """The time at which log(alpha / sigma) is lam, not yet clipped to [0, T]."""
 
     def coefficients(self, t: ArrayLike) -> Coefficients:
-        """alpha, sigma, their first and second derivatives, (sigma^2)', (sigma^2)'', f, g2 and log_snr at t."""
+        """alpha, sigma, their first and second derivatives, (sigma^2)', (sigma^2)'', f, g2 and log_snr at t.
+
+        Examples:
+            >>> from refdiff import FlowMatching
+            >>> c = FlowMatching().coefficients(0.25)  # alpha = 1 - t, sigma = t, f = -1 / (1 - t), g2 = 2 t / (1 - t)
+            >>> print(c.alpha, c.sigma, round(float(c.g2), 6))
+            0.75 0.25 0.666667
+        """
         times = real_array("t", t)
         if ((times < 0) | (times > self.T)).any():
             raise ValueError(f"t must lie in [0, {self.T}], got {times[(times < 0) | (times > self.T)].flat[0]}")
@@ -112,6 +119,11 @@ class Schedule(ABC):
 
         Raises:
             ValueError: lam is not a value that the schedule reaches.
+
+        Examples:
+            >>> from refdiff import VEPower
+            >>> print(round(float(VEPower().time_of_log_snr(-1.0)), 6))  # sigma = t = e^-lambda
+            2.718282
         """
         target = real_array("lam", lam, finite=False)
         low, high = self.log_snr(self.T), self.log_snr(0.0)

@@ -37,6 +37,14 @@ class FunctionSchedule(Schedule):
     Raises:
         TypeError: one of them is no function.
         ValueError: T is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import FunctionSchedule
+        >>> mine = FunctionSchedule(lambda t: np.exp(-t), lambda t: np.sqrt(1 - np.exp(-2 * t)), T=3.0)  # beta = 2
+        >>> c = mine.coefficients(0.7)
+        >>> print(round(float(c.f), 6), round(float(c.g2), 6))  # dx = -x dt + sqrt(2) dw
+        -1.0 2.0
     """
 
     alpha_of: Function
@@ -203,6 +211,12 @@ class Alignment:
 
     Raises:
         TypeError: source or target is no schedule.
+
+    Examples:
+        >>> from refdiff import Alignment, FlowMatching, VEPower
+        >>> way = Alignment(source=VEPower(), target=FlowMatching())  # EDM's x at sigma = t / (1 - t), times 1 - t
+        >>> print(round(float(way.tau(0.75)), 6), round(float(way.scale(0.75)), 6))
+        3.0 0.25
     """
 
     source: Schedule

@@ -29,6 +29,13 @@ class VPLinear(Schedule):
     Args:
         beta_min, beta_max: rates at 0 and T, 0 <= beta_min <= beta_max, not both 0.
         T: final time. Source: PODA-424.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import VPLinear
+        >>> c = VPLinear(beta_min=2.0, beta_max=2.0).coefficients(np.log(2))  # alpha = e^-t where beta = 2
+        >>> print(round(float(c.alpha), 6), round(float(c.sigma**2), 6))
+        0.5 0.75
     """
 
     beta_min: float = 0.1
@@ -59,6 +66,11 @@ class VPCosine(Schedule):
         s: the offset that keeps beta small but positive at 0 (0.008 in improved DDPM), s >= 0; s = 0 is the
             trigonometric path.
         T: final time.
+
+    Examples:
+        >>> from refdiff import VPCosine
+        >>> print(round(float(VPCosine(s=0).alpha(2 / 3)), 6))  # cos(pi t / 2)
+        0.5
     """
 
     s: float = 0.008
@@ -89,7 +101,14 @@ class VPCosine(Schedule):
 
 @dataclass(frozen=True)
 class SubVP(Schedule):
-    """Sub-variance-preserving: alpha = e^(-B/2), sigma = 1 - e^-B, with the linear rate of `VPLinear`."""
+    """Sub-variance-preserving: alpha = e^(-B/2), sigma = 1 - e^-B, with the linear rate of `VPLinear`.
+
+    Examples:
+        >>> from refdiff import SubVP
+        >>> c = SubVP().coefficients(0.3)
+        >>> print(abs(c.sigma - (1 - c.alpha**2)) < 1e-12)  # below sqrt(1 - alpha^2), which preserves variance
+        True
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -127,6 +146,11 @@ class VEGeometric(Schedule):
         sigma_min, sigma_max: 0 < sigma_min < sigma_max.
         T: final time.
         clean_start: whether sigma(0) = 0. Source: PODA-423, whose prior and kernel mix the two.
+
+    Examples:
+        >>> from refdiff import VEGeometric
+        >>> print(round(float(VEGeometric(sigma_min=0.01, sigma_max=1.0).sigma(0.5)), 6))  # the geometric mean
+        0.1
     """
 
     sigma_min: float = 0.01
@@ -162,6 +186,12 @@ class VEPower(Schedule):
     Args:
         power: exponent > 0.
         T: final time, 80 in EDM.
+
+    Examples:
+        >>> from refdiff import VEPower
+        >>> c = VEPower().coefficients(3.0)  # EDM: sigma = t, g2 = (t^2)'
+        >>> print(c.alpha, c.sigma, c.g2)
+        1.0 3.0 6.0
     """
 
     power: float = 1.0
