@@ -76,6 +76,14 @@ def compose(first: Tableau, second: Tableau) -> Tableau:
 
     Raises:
         ValueError: the second does not start at the time where the first ends, or acts on other axes.
+
+    Examples:
+        >>> from refdiff import FlowMatching
+        >>> from refdiff.samplers import compose
+        >>> from refdiff.samplers.ddim import ddim
+        >>> both = compose(ddim(FlowMatching(), [1.0, 0.5]), ddim(FlowMatching(), [0.5, 0.25]))
+        >>> both.close(ddim(FlowMatching(), [1.0, 0.5, 0.25]))
+        True
     """
     if first.times[-1] != second.times[0]:
         raise ValueError(f"second must start at t = {first.times[-1]}, where first ends, got {second.times[0]}")
@@ -153,6 +161,14 @@ def butcher(tableau: Tableau, coordinate: str = "x/alpha") -> Butcher:
     Raises:
         ValueError: an unknown coordinate, a stochastic table, or stages that are not y_0 plus multiples of outputs
             (an exponential integrator in this coordinate).
+
+    Examples:
+        >>> from refdiff import VEPower
+        >>> from refdiff.samplers import butcher
+        >>> from refdiff.samplers.edm import edm_heun
+        >>> heun = butcher(edm_heun(VEPower(), [3.0, 1.0]))
+        >>> print((heun.A + 0.0).round(6).tolist(), heun.b.round(6), heun.h)  # the trapezoidal rule, from rho = 3 to 1
+        [[0.0, 0.0], [1.0, 0.0]] [0.5 0.5] -2.0
     """
     one_of("coordinate", coordinate, FLOWS)
     if tableau.stochastic or tableau.axes:

@@ -153,6 +153,16 @@ def ddim(process: Process | Schedule, times: ArrayLike, *, eta: float = 0.0, noi
 
     Raises:
         ValueError: a step's noise below 0 or above sigma_t; both eta and noise.
+
+    Examples:
+        >>> from refdiff import FlowMatching
+        >>> from refdiff.samplers.ddim import ddim
+        >>> print(ddim(FlowMatching(), [1.0, 0.5, 0.25]))  # Euler's method on straight paths
+        <Tableau DDIM: 2 evaluations of the denoiser, 3 stages, deterministic>
+        coordinate x; D_j is the denoiser at y_j, z_m a unit normal
+        y0    t = 1              * = x
+        y1    t = 0.5            * = +0.5 y0 +0.5 D0
+        y2    t = 0.25             = +0.5 y1 +0.5 D1
     """
     eta = real_scalar("eta", eta, low=0)
     name = f"DDIM, eta = {eta:g}" if eta else "DDIM" if noise is None else "DDIM with given noise"
@@ -201,6 +211,14 @@ def gddim(
         ValueError: a negative k, another prediction than these two, alpha = 0 at the start with the noise frozen.
 
     Source: RDX-09; Zhang, Tao and Chen 2022, theorem 1 (their alpha is this alpha^2); Lu et al. 2022.
+
+    Examples:
+        >>> from refdiff import Gaussian, VEPower
+        >>> from refdiff.samplers import propagate
+        >>> from refdiff.samplers.ddim import gddim
+        >>> table = gddim(VEPower(), [2.0, 1.0], stochasticity=1.0)
+        >>> print(propagate(table, Gaussian([0.0], 0.0)).output.cov().round(6))  # exact on a point, noise and all
+        [[1.]]
     """
     k = real_scalar("stochasticity", stochasticity, low=0)
     one_of("frozen", frozen, ("denoiser", "noise"))

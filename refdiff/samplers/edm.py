@@ -187,6 +187,14 @@ def edm_heun(
 
     Raises:
         ValueError: an option outside its range, or churn beyond the end of the process.
+
+    Examples:
+        >>> from refdiff import Gaussian, VEPower
+        >>> from refdiff.samplers import propagate
+        >>> from refdiff.samplers.edm import edm_heun
+        >>> law = propagate(edm_heun(VEPower(), [1.0, 0.5]), Gaussian([0.0], 0.0))  # D = 0: slopes are x / sigma, lines
+        >>> print(law.output.cov().round(6))  # exact: sigma^2
+        [[0.25]]
     """
     node = real_scalar("node", node, low=0, high=1, open_low=True)
     churn = Churn(s_churn, s_tmin, s_tmax, s_noise)

@@ -106,6 +106,12 @@ def families() -> Mapping[str, Family]:
 
     Raises:
         ValueError: two of the same name.
+
+    Examples:
+        >>> from refdiff.samplers import families
+        >>> heun = families()["edm-heun"]
+        >>> print(heun.order, heun.evaluations(10))  # two evaluations a step
+        2 20
     """
     found: dict[str, Family] = {}
     package = import_module("refdiff.samplers")

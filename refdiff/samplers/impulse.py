@@ -105,6 +105,17 @@ def impulse_response(
         NotLinear: the sampler clips, adapts its steps to what it sees, or mixes the points of a batch.
         ValueError: a process with one schedule for each axis or with matrices; points of another shape than x, or a
             time that is no number.
+
+    Examples:
+        >>> from refdiff import FlowMatching
+        >>> from refdiff.samplers import families, impulse_response
+        >>> def euler(model, x, normal):
+        ...     for s, t in ((1.0, 0.5), (0.5, 0.25)):
+        ...         x = x + (t - s) * (x - model(x, s)) / s
+        ...     return x
+        >>> found = impulse_response(euler, FlowMatching(), end_time=0.25)
+        >>> found.close(families()["ddim"](FlowMatching(), [1.0, 0.5, 0.25]))
+        True
     """
     if isinstance(process, Schedule):
         process = AffineProcess(process)

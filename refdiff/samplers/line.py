@@ -124,6 +124,15 @@ def propagate_line(tableau: Tableau, law: GaussianMixture, nodes: int = 2000) ->
         TypeError: a law that is no mixture.
         ValueError: another dimension, a start without a density, noise inside a step, or a step with noise so small
             that the quadrature needs more nodes (the message says how many).
+
+    Examples:
+        >>> from refdiff import GaussianMixture, VEPower
+        >>> from refdiff.samplers import propagate_line
+        >>> from refdiff.samplers.ddim import ddim
+        >>> law = GaussianMixture.isotropic([[-1.0], [1.0]], 0.04)
+        >>> found = propagate_line(ddim(VEPower(), [3.0, 0.0]), law)  # of E[x_0 | x_t], less spread than x_0
+        >>> print(abs(found.mean()) < 1e-9, 0 < found.variance() < 1.04)
+        True True
     """
     if not isinstance(law, GaussianMixture):
         raise TypeError(f"law must be a Gaussian, a mixture or a point set, got {law!r}")

@@ -78,6 +78,15 @@ def measure_order(
 
     Raises:
         ValueError: an unknown kind, fewer than two counts above the floor, or a law that the kind cannot use.
+
+    Examples:
+        >>> from refdiff import Gaussian, VPLinear
+        >>> from refdiff.samplers import measure_order, times
+        >>> from refdiff.samplers.ddim import ddim
+        >>> process, law = VPLinear(), Gaussian([0.7], 0.25)
+        >>> grid = lambda n: times.uniform_log_snr(process, n, start=0.5, end=0.1)
+        >>> print(round(measure_order(lambda t: ddim(process, t), law, process, grid).order, 2))
+        1.0
     """
     if kind not in ("global", "local"):
         raise ValueError(f"kind must be global or local, got {kind!r}")

@@ -120,6 +120,14 @@ def propagate(
     Raises:
         TypeError: a law that is not Gaussian.
         ValueError: a law of another dimension than the weights, or a stage evaluated where p_t has no density.
+
+    Examples:
+        >>> from refdiff import Gaussian, VEPower
+        >>> from refdiff.samplers import propagate
+        >>> from refdiff.samplers.ddim import ddim
+        >>> law = propagate(ddim(VEPower(), [3.0, 0.0]), Gaussian([0.0], 1.0))  # x -> x / 10 of variance 10
+        >>> print(law.output.cov().round(6), law.target().cov())
+        [[0.1]] [[1.]]
     """
     if not isinstance(tableau, Tableau):
         raise TypeError(f"tableau must be a Tableau, got {tableau!r}")

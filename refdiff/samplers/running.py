@@ -62,6 +62,14 @@ def run(
         TypeError: what is no tableau, or no model; arrays of NumPy among those of CuPy, or the other way round.
         ValueError: neither seed nor normals for a stochastic sampler, or both; a model's answer of another shape than
             its points, or not finite.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.samplers import run
+        >>> from refdiff.samplers.ddim import ddim
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())  # D = x / (1 + sigma^2)
+        >>> print(run(ddim(VEPower(), [3.0, 1.0, 0.0]), model, [[5.0]]).round(6))  # 5 -> 2 -> 1
+        [[1.]]
     """
     if not isinstance(tableau, Tableau):
         raise TypeError(f"tableau must be a Tableau, got {tableau!r}")

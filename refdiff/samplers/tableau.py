@@ -200,7 +200,15 @@ class Tableau:
         return of(self.states, stage), of(self.outputs, stage), of(self.noise, self.normals)
 
     def unroll(self) -> Unrolled:
-        """Every stage as a combination of the start, the outputs and the normals."""
+        """Every stage as a combination of the start, the outputs and the normals.
+
+        Examples:
+            >>> from refdiff import FlowMatching
+            >>> from refdiff.samplers.ddim import ddim
+            >>> rows = ddim(FlowMatching(), [1.0, 0.5, 0.25]).unroll()  # x <- (t / s) x + (1 - t / s) D
+            >>> print(rows.start, rows.outputs[-1])
+            [1.   0.5  0.25] [0.25 0.5  0.  ]
+        """
         size, axes, kind = self.stages, self.axes, self.states.dtype
         start, outputs = np.zeros((size, *axes), dtype=kind), np.zeros((size, size, *axes), dtype=kind)
         noise = np.zeros((size, self.draws, *self.noise.shape[2:]), dtype=kind)
