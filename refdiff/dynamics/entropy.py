@@ -72,6 +72,13 @@ def entropy_rate(model: ExactModel, t: float, route: Route | None = None) -> Est
     Raises:
         TypeError: the model is no ExactModel, or no such route.
         ValueError: p_t has no density, or no route for data that are not Gaussian.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.dynamics import entropy_rate
+        >>> heat = ExactModel(Gaussian([0.0], 1.0), VEPower(power=0.5))  # H = log(1 + t) / 2 + const
+        >>> print(round(float(entropy_rate(heat, 1.0).value), 6))
+        0.25
     """
     when, pushed = _at(model, t)
     if route is None and _gaussian(pushed) is not None:  # the divergence is the same everywhere

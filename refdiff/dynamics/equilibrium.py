@@ -44,6 +44,16 @@ def circulation(drift: ArrayLike, diffusion: ArrayLike) -> Array:
 
     Raises:
         ValueError: F is not Hurwitz.
+
+    Examples:
+        >>> from refdiff.dynamics.equilibrium import circulation, stationary_covariance
+        >>> drift, diffusion = [[-1.0, 1.0], [-1.0, -1.0]], [2.0, 2.0]  # a pull to the centre, and a turn
+        >>> print(stationary_covariance(drift, diffusion).round(6) + 0.0)
+        [[1. 0.]
+         [0. 1.]]
+        >>> print(circulation(drift, diffusion).round(6) + 0.0)  # -D / 2 - F Sigma
+        [[ 0. -1.]
+         [ 1.  0.]]
     """
     f, d = coefficients(drift, diffusion)
     _hurwitz(f)

@@ -62,6 +62,14 @@ def flow(
         ValueError: an unknown method, a time outside [0, T], a tolerance too small, or no density at one of the times
             (a point set where sigma = 0).
         Unfinished: some group of points needs more steps, or none is short enough.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.dynamics import flow
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> found = flow(model, [[1.0]], 0.0, 3.0, log_density=True)  # x sqrt(1 + t^2)
+        >>> print(found.x.round(6), found.log_density_change.round(6))  # sqrt(10), -log sqrt(10)
+        [[3.162278]] [-1.151293]
     """
     start, end = times_with_density(model, start=start, end=end)
     how = Steps(method, *tolerances(x, rtol, atol), max_steps)

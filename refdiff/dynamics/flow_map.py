@@ -31,6 +31,13 @@ class FlowMap:
 
     Raises:
         TypeError: the model is no ExactModel.
+
+    Examples:
+        >>> from refdiff import ExactModel, FlowMatching, Gaussian
+        >>> from refdiff.dynamics import FlowMap
+        >>> generator = FlowMap(ExactModel(Gaussian([3.0], 4.0), FlowMatching()), 1.0, 0.0)  # N(0, 1) to N(3, 4)
+        >>> print(generator.forward([[1.0]]).round(6), generator.log_det([[1.0]]).round(6))  # 3 + 2 z, log 2
+        [[5.]] [0.693147]
     """
 
     model: ExactModel

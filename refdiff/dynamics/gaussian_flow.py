@@ -51,6 +51,13 @@ def gaussian_flow(law: Gaussian, process: Process | Schedule, start: float, end:
     Raises:
         TypeError: the law is no Gaussian, or the process is none.
         ValueError: they do not fit each other, a time is outside [0, T], or there is no density.
+
+    Examples:
+        >>> from refdiff import Gaussian, VEPower
+        >>> from refdiff.dynamics import gaussian_flow
+        >>> way = gaussian_flow(Gaussian([3.0], 4.0), VEPower(), 0.0, 1.5)  # m + sqrt((4 + 1.5^2) / 4) (x - m)
+        >>> print(way.gain.round(6), way.offset.round(6), way.noise)
+        1.25 [-0.75] 0.0
     """
     if not isinstance(law, Gaussian):
         raise TypeError(f"law must be a Gaussian, got {law!r}")

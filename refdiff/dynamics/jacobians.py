@@ -68,6 +68,15 @@ def flow_jacobian(
         TypeError: the model is no ExactModel.
         ValueError: what `flow` refuses.
         Unfinished: some group of points needs more steps, or none is short enough.
+
+    Examples:
+        >>> from refdiff import ExactModel, FlowMatching, Gaussian
+        >>> from refdiff.dynamics import flow_jacobian
+        >>> model = ExactModel(Gaussian([0.0, 0.0], [1.0, 4.0]), FlowMatching())
+        >>> found = flow_jacobian(model, [[3.0, 5.0]], 0.0, 1.0)  # to N(0, I): the axes by 1 and 1/2
+        >>> print(found.jacobian.round(6) + 0.0)
+        [[[1.  0. ]
+          [0.  0.5]]]
     """
     start, end = times_with_density(model, start=start, end=end)
     how, dim = Steps(method, rtol, atol, max_steps), model.dim

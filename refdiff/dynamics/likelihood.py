@@ -102,6 +102,13 @@ def log_likelihood(
         ValueError: no density at one of the times (a point set where sigma = 0), a time outside [0, T], a field without
             `end`, prior or what its divergence needs, or an argument that `flow` or `draw_probes` refuses.
         Unfinished: some points need more steps, or none is short enough.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VPLinear
+        >>> from refdiff.dynamics import log_likelihood
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VPLinear())
+        >>> print(log_likelihood(model, [[0.0], [2.0]]).log_likelihood.round(6))  # -log(2 pi) / 2 - x^2 / 2
+        [-0.918939 -2.918939]
     """
     start, end = _ends(model, start, end)
     one_of("divergence", divergence, ("exact", *PROBES))

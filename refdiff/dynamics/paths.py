@@ -123,6 +123,13 @@ def path(
         TypeError: the model is neither.
         ValueError: times that turn back or leave [0, T], and what `flow` or `field_flow` refuses.
         Unfinished: some group of points does not reach one of the times.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.dynamics import path
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> print(path(model, [[1.0]], [0.0, 0.75, 2.4]).x.ravel().round(6))  # sqrt(1 + t^2)
+        [1.   1.25 2.6 ]
     """
     if not isinstance(model, (ExactModel, VelocityField)):
         raise TypeError(f"model must be an ExactModel or a VelocityField, got {model!r}")

@@ -39,6 +39,13 @@ def quantile_flow(model: ExactModel, x: ArrayLike, start: float, end: float) -> 
         TypeError: the model is no ExactModel.
         ValueError: it is not on the line, a time is outside [0, T], there is no density at the start, or a point is so
             far out that the logarithm of its tail is no float64 number.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.dynamics import quantile_flow
+        >>> model = ExactModel(Gaussian([3.0], 4.0), VEPower())
+        >>> print(quantile_flow(model, [[5.0]], 0.0, 1.5).round(6))  # one standard deviation above the mean: 3 + 2.5
+        [[5.5]]
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")

@@ -133,6 +133,13 @@ class Relaxation:
         Raises:
             TypeError: the law is not a Gaussian.
             ValueError: p or pi is singular, F is not Hurwitz, or the dimensions differ.
+
+        Examples:
+            >>> from refdiff import Gaussian
+            >>> from refdiff.dynamics import Relaxation
+            >>> unit = Relaxation([[-1.0]], [[2.0]])  # keeps N(0, 1); means go like e^-t, KL = m^2 / 2
+            >>> print(round(float(unit.divergence_rate(Gaussian([1.0], 1.0))), 6))
+            -1.0
         """
         mean, spread = self._moments(law)
         target = self.stationary

@@ -84,6 +84,12 @@ def hutchinson(
         TypeError: the operator is no real array and no function, or a function comes without `shape`.
         ValueError: the matrices are not square, a product has another shape than u or is not finite, an unknown
             probe, or more orthogonal probes than axes.
+
+    Examples:
+        >>> from refdiff.dynamics import hutchinson
+        >>> found = hutchinson([[1.0, 0.0], [0.0, 2.0]], 3, seed=0, probe="rademacher")
+        >>> print(found.value, found.standard_error)  # u'Au = 1 + 2 for u of +-1, whatever the seed
+        3.0 0.0
     """
     if callable(operator):
         if not isinstance(shape, tuple) or not shape:
@@ -142,6 +148,14 @@ def trace_variance(matrix: ArrayLike, probe: str, probes: int = 1) -> Any:
 
     Raises:
         ValueError: the matrix is not square, an unknown probe, or more orthogonal probes than axes.
+
+    Examples:
+        >>> from refdiff.dynamics import trace_variance
+        >>> a = [[1.0, 1.0], [1.0, 2.0]]
+        >>> print(round(float(trace_variance(a, "gaussian")), 6))  # 2 |A|_F^2
+        14.0
+        >>> print(round(float(trace_variance(a, "rademacher")), 6))  # the diagonal has none: 4 A_12^2
+        4.0
     """
     one_of("probe", probe, PROBES)
     a, count = _square("matrix", matrix), whole_number("probes", probes, low=1)

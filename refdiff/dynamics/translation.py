@@ -73,6 +73,13 @@ def translate(
         TypeError: the source or the target is no ExactModel.
         ValueError: their dimensions differ, and what `flow` refuses.
         Unfinished: a flow does not end.
+
+    Examples:
+        >>> from refdiff import ExactModel, FlowMatching, Gaussian
+        >>> from refdiff.dynamics import translate
+        >>> source, target = (ExactModel(Gaussian([m], s**2), FlowMatching()) for m, s in ((0.0, 1.0), (3.0, 2.0)))
+        >>> print(translate(source, target, [[1.0]]).x.round(6))  # one standard deviation above the mean of each
+        [[5.]]
     """
     noisy = _noisy(source, target, t)
     for model in (source, target):

@@ -140,6 +140,14 @@ def field_flow(
         ValueError: an unknown method, a tolerance too small, no divergence where one is needed, or a field whose
             answers have another shape than asked or are not finite at x.
         Unfinished: some batch needs more steps, or none is short enough.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.dynamics import VelocityField, field_flow
+        >>> field = VelocityField(lambda x, t: -x, 1, divergence=lambda x, t: np.full(len(x), -1.0))
+        >>> found = field_flow(field, [[1.0]], 0.0, np.log(2), log_density=True)
+        >>> print(found.x.round(6), found.log_density_change.round(6))  # e^-t, and t: what shrinks gets denser
+        [[0.5]] [0.693147]
     """
     if not isinstance(field, VelocityField):
         raise TypeError(f"field must be a VelocityField, got {field!r}")

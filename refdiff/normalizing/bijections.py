@@ -108,6 +108,12 @@ class Composition:
     Raises:
         TypeError: a layer is no bijection.
         ValueError: no layer, or layers of different dimensions.
+
+    Examples:
+        >>> from refdiff.normalizing import Affine, Composition
+        >>> both = Composition([Affine(2.0, [1.0]), Affine(0.5, [3.0])])  # (2 z + 1) / 2 + 3
+        >>> print(both.forward([[1.0]]), both.log_det([[1.0]]).round(6) + 0.0)
+        [[4.5]] [0.]
     """
 
     layers: tuple[Bijection, ...]
@@ -197,6 +203,14 @@ class PushForward:
     Raises:
         TypeError: base is no law, or bijection is none.
         ValueError: the two have different dimensions.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian
+        >>> from refdiff.normalizing import Affine, PushForward
+        >>> law = PushForward(Gaussian([0.0], 1.0), Affine(2.0, [1.0]))
+        >>> np.allclose(law.logpdf([[0.3]]), Gaussian([1.0], 4.0).logpdf([[0.3]]))
+        True
     """
 
     base: Base

@@ -34,6 +34,12 @@ class Affine:
 
     Raises:
         ValueError: A has no inverse within the precision of its entries, or does not act on R^d.
+
+    Examples:
+        >>> from refdiff.normalizing import Affine
+        >>> layer = Affine(2.0, [1.0])
+        >>> print(layer.forward([[3.0]]), layer.inverse([[7.0]]), layer.log_det([[3.0]]).round(6))  # log 2
+        [[7.]] [[3.]] [0.693147]
     """
 
     gain: Operator
@@ -136,6 +142,15 @@ class Triangular:
         conditioner: z (n, d) -> (a, b), each (n, d).
         depth: the number of blocks.
         differential: z (n, d) -> (da/dz, db/dz), each (n, d, d), for `jacobian` only.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.normalizing import Triangular
+        >>> def coupling(z):  # x_1 = z_1, x_2 = e^z_1 z_2
+        ...     return np.stack([0 * z[:, 0], z[:, 0]], axis=1), 0 * z
+        >>> layer = Triangular(2, coupling, depth=2)
+        >>> print(layer.forward([[np.log(3), 2.0]]).round(6), layer.log_det([[np.log(3), 2.0]]).round(6))
+        [[1.098612 6.      ]] [1.098612]
     """
 
     dim: int

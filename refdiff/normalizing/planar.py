@@ -102,6 +102,12 @@ class Planar:
 
     Raises:
         ValueError: vectors of different shapes, or no inverse: 1 + w.u h' changes its sign.
+
+    Examples:
+        >>> from refdiff.normalizing import Planar
+        >>> layer = Planar(u=[1.0, 0.0], w=[1.0, 1.0])  # z + u tanh(w.z): at 0 the determinant is 1 + w.u
+        >>> print(layer.log_det([[0.0, 0.0]]).round(6))  # log 2
+        [0.693147]
     """
 
     u: Array

@@ -211,6 +211,13 @@ def euler_layers(
 
     Raises:
         ValueError: fewer than two times, or a step so long that |h| times the constant is not below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.normalizing import euler_layers
+        >>> flow = euler_layers(lambda x, t: -x, lambda x, t: -np.ones((len(x), 1, 1)), [0.0, 0.5, 1.0], 1)
+        >>> print(flow.forward([[4.0]]), flow.log_det([[4.0]]).round(6))  # (1 - h)^2 x, 2 log(1 - h)
+        [[1.]] [-1.386294]
     """
     steps = real_array("times", times, ndim=(1,))
     if len(steps) < 2:

@@ -88,6 +88,13 @@ def discrete_loss(
     Raises:
         TypeError: the model is no ExactModel.
         ValueError: times that do not increase or have no noise, a weight where there is no lambda, no route.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.objectives import discrete_loss
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> print(round(float(discrete_loss(model, [1.0, 2.0]).value), 6))  # (1 - 1/4) / 2 times the error 4/5
+        0.3
     """
     errors, restore = _errors(model, x0, route)
     when = noisy_times(times, model.process, model.dim, least=2)
@@ -133,6 +140,15 @@ def continuous_loss(
         TypeError: the model is no ExactModel.
         ValueError: times that do not increase or have no noise, a weight where there is no lambda, no route, or a
             signal-to-noise ratio that jumps.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.objectives import continuous_loss
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> loss = continuous_loss(model, 1.0, 2.0)  # information: log(1 + snr) / 2 at sigma = 1, less that at 2
+        >>> np.allclose(loss.value, np.log((1 + 1) / (1 + 0.25)) / 2)
+        True
     """
     errors, restore = _errors(model, x0, route)
     process = model.process

@@ -72,6 +72,14 @@ def bits_per_dimension(nats: ArrayLike, dim: int, spacing: float = 1.0) -> Any:
 
     Raises:
         ValueError: a dimension or spacing that is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.objectives import bits_per_dimension
+        >>> print(round(float(bits_per_dimension(6 * np.log(2), 3)), 6))  # six bits in three dimensions
+        2.0
+        >>> print(round(float(bits_per_dimension(0.0, 1, spacing=2 / 256)), 6))  # density 1 on cells of width 2 / 256
+        7.0
     """
     dim, spacing = whole_number("dim", dim, low=1), real_scalar("spacing", spacing, low=0, open_low=True)
     return precise_as(nats, bits(real_array("nats", nats)) / dim - np.log2(spacing))
