@@ -21,6 +21,15 @@
 
   // ---------------------------------------------------------------- filters
   const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
+  // what all rows of a group share may stand once, at the group
+  const told = (element, field) => element.closest(`[data-${field}]`)?.dataset[field] ?? "";
+
+  // of a row: data-text and what is marked as searched; all of it where it has neither
+  const searched = (row) => {
+    const marked = [...row.querySelectorAll("[data-searched]")].map((one) => one.textContent);
+    if (row.dataset.text !== undefined) marked.push(row.dataset.text);
+    return marked.length ? marked.join(" ") : row.textContent;
+  };
 
   class List {
     constructor(form) {
@@ -30,16 +39,19 @@
       this.fields = [...form.querySelectorAll("[data-field]")];
       this.rows = [...this.list.querySelectorAll("[data-row]")].map((element) => ({
         element,
+        weight: Number(element.dataset.weight ?? 1),
         values: Object.fromEntries(this.fields.map(({ dataset: { field } }) => [
           field,
-          field === "text" ? plain(element.dataset.text ?? element.textContent) : (element.dataset[field] ?? "").split("|"),
+          field === "text" ? plain(searched(element)) : told(element, field).split("|"),
         ])),
       }));
+      const known = new Map(this.rows.map((row) => [row.element, row]));
       this.groups = [...this.list.querySelectorAll("[data-group]")].map((element) => ({
         element,
-        rows: [...element.querySelectorAll("[data-row]")],
+        rows: [...element.querySelectorAll("[data-row]")].map((one) => known.get(one)),
         count: element.querySelector("[data-group-count]"),
-        link: document.querySelector(`[data-contents] a[href="#${CSS.escape(element.id)}"]`),
+        link: element.id ? document.querySelector(`[data-contents] a[href="#${CSS.escape(element.id)}"]`) : null,
+        opened: false,
       }));
     }
 
@@ -53,22 +65,26 @@
     get chosen() { return this.fields.some((field) => field.value !== ""); }
 
     apply() {
-      let shown = 0;
-      for (const row of this.rows) {
-        const visible = this.matches(row);
-        row.element.hidden = !visible;
-        shown += visible;
-      }
-      for (const { element, rows, count, link } of this.groups) {
-        const those = rows.filter((one) => !one.hidden).length;
+      // a row may stand for several
+      const sum = (rows) => rows.reduce((total, { weight }) => total + weight, 0);
+      const visible = (rows) => rows.filter((row) => !row.element.hidden);
+      for (const row of this.rows) row.element.hidden = !this.matches(row);
+      for (const group of this.groups) {
+        const { element, rows, count, link } = group;
+        const [those, total] = [sum(visible(rows)), sum(rows)];
         element.hidden = rows.length > 0 && those === 0;
-        if (count) count.textContent = those === rows.length ? `${those}` : `${those} of ${rows.length}`;
-        if (link) link.parentElement.hidden = element.hidden;
-        if (this.chosen && those && element.tagName === "DETAILS") element.open = true;
+        if (count) count.textContent = those === total ? `${those}` : `${those} of ${total}`;
+        if (link) {
+          link.parentElement.hidden = element.hidden;
+          if (link.nextElementSibling) link.nextElementSibling.textContent = those;
+        }
+        // what a choice has opened is closed with it
+        if (this.chosen && those && element.tagName === "DETAILS" && !element.open) element.open = group.opened = true;
+        else if (!this.chosen && group.opened) element.open = group.opened = false;
       }
+      const [shown, all] = [sum(visible(this.rows)), sum(this.rows)];
       if (this.none) this.none.hidden = shown > 0;
       const output = this.form.querySelector("[data-count]");
-      const all = this.rows.length;
       output.textContent = shown === all ? `${all} ${output.dataset.count}` : `${shown} of ${all} ${output.dataset.count}`;
       this.form.classList.toggle("chosen", this.chosen);
     }
@@ -78,7 +94,33 @@
     read(said) { for (const field of this.fields) field.value = said.get(field.name) ?? ""; }
   }
 
+  // ---------------------------------------------------------------- code, coloured lightly when it is first seen
+  const TOKENS = new RegExp([
+    /(?<string>"""[^]*?"""|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')/,
+    /(?<comment>#.*)/,
+    /(?<word>\b(?:def|return|yield|from|import|for|in|if|elif|else|while|with|as|not|and|or|is|lambda|raise|try|except|None|True|False)\b)/,
+    /(?<wrong>\bwrong\b)/,
+  ].map((one) => one.source).join("|"), "g");
+  const colour = (code) => {
+    const text = code.textContent;
+    const parts = [];
+    let last = 0;
+    for (const found of text.matchAll(TOKENS)) {
+      const span = document.createElement("span");
+      span.className = Object.entries(found.groups).find(([, value]) => value !== undefined)[0];
+      span.textContent = found[0];
+      parts.push(text.slice(last, found.index), span);
+      last = found.index + found[0].length;
+    }
+    code.replaceChildren(...parts, text.slice(last));
+  };
+  document.addEventListener("toggle", (event) => {
+    if (!event.target.open) return;
+    for (const code of event.target.querySelectorAll(":scope > pre.code > code:not(:has(span))")) colour(code);
+  }, true);
+
   // ---------------------------------------------------------------- the address
+  const NARROW = 1000; // pixels: where contents stand above what they list
   let lists = [];
   const write = () => {
     const said = new URLSearchParams();
@@ -117,6 +159,7 @@
       });
     }
     lists = [...document.querySelectorAll("form[data-filters]")].map((form) => new List(form));
+    if (innerWidth < NARROW) for (const contents of document.querySelectorAll("details[data-contents]")) contents.open = false;
     for (const list of lists) {
       list.form.addEventListener("input", changed);
       list.form.addEventListener("submit", (event) => event.preventDefault());
