@@ -1,10 +1,12 @@
 """What README promises runs as it stands."""
 
+import ast
 import re
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import Phase, settings
 
@@ -118,3 +120,18 @@ def test_the_audit_of_a_sampler_of_ones_own_passes_and_refuses_a_model_that_is_a
     exec(block.replace("model(x, s)", "model(x, t)"), names)
     with pytest.raises(AssertionError, match=r"my_euler is wrong, as edm-euler:\n  told level: 1 steps: evaluation 1"):
         names["test_my_euler"]()
+
+
+def test_a_scheduler_is_audited_and_its_curve_is_drawn_in_less_than_ten_lines(tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in BLOCKS if "from refdiff.testing import audit" in block]
+    assert len(ast.parse(block).body) < 10
+    names: dict[str, object] = {}
+    with redirect_stdout(StringIO()) as printed:
+        exec(block, names)
+    assert "half of the interpolant's second derivative" in printed.getvalue()
+    assert (tmp_path / "audited.png").stat().st_size > 10_000
+    rates = [np.log2(errors[-2] / errors[-1]) for errors in (names["errors"], names["method"])]
+    assert rates[0] < 3 < rates[1]  # by the last doubling of the steps

@@ -57,7 +57,7 @@ class Audit:
     @property
     def curves(self) -> dict[str, ErrorCurve]:
         """The error curve of every set of options of which one was measured, by its name."""
-        from refdiff.validation.audits.page import curve
+        from refdiff.validation.audits.pictures import curve
 
         found: dict[str, ErrorCurve] = {}
         for one in self.findings:
