@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, those that stand out from white most first; their yellow (#f0e442) is left out: on white its
 # contrast is 1.3.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-FIRST, LAST, THIRD = PALETTE[:3]
-NEUTRAL = "0.35"  # of what many thin lines are drawn in
+FIRST, LAST = PALETTE[:2]
+NEUTRAL, DARK = "0.35", "0.15"  # of many thin lines, and of what must stand out on shaded regions
 
 _TO_CONES = np.array(
     [
@@ -42,30 +42,35 @@ _TO_LAB = np.array(
     ]
 )
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB's primaries
+WHITE = np.array([1.0, 0.0, 0.0])
+SHADE = np.array([0.5, 0.6, 0.6])  # what a colour is multiplied by in OKLab, to be its dark shade
 _ENTRIES = 256  # of a map: one for every level of a channel of eight bits
 # the arms of the diverging map: (L, chroma) where they bend and end, in hues (degrees) of the palette's first two
 _BEND, _END, _HUES = (0.65, 0.12), (0.38, 0.09), (244.0, 47.5)
 
 
-def sequential(color: str = FIRST) -> ListedColormap:
+def sequential(color: str = FIRST, *, palest: float = 0.0) -> ListedColormap:
     """Colours from white through `color` to a dark shade of it, for what is >= 0.
 
     Args:
         color: any that matplotlib knows.
+        palest: the part of the map that is left out at its white end, in [0, 1).
 
     Raises:
-        ValueError: no such color.
+        ValueError: no such color, or another palest.
     """
     from matplotlib.colors import to_rgb
 
+    if not 0 <= palest < 1:
+        raise ValueError(f"palest must lie in [0, 1), got {palest}")
     middle = _oklab(_linear(np.array(to_rgb(color))))
-    return _map("sequential", [[1.0, 0.0, 0.0], middle, middle * [0.5, 0.6, 0.6]])
+    return _map("sequential", [WHITE, middle, middle * SHADE], palest)
 
 
 def diverging() -> ListedColormap:
     """Colours from dark blue through white to dark vermillion, equally dark at equal distances from the middle."""
     left, right = ([_polar(*at, hue) for at in (_END, _BEND)] for hue in _HUES)
-    return _map("diverging", [*left, [1.0, 0.0, 0.0], *right[::-1]])
+    return _map("diverging", [*left, WHITE, *right[::-1]])
 
 
 def luminance(colors: ArrayLike) -> Array:
@@ -87,13 +92,13 @@ def readable_on(color: ArrayLike) -> str:
     return "black" if (y + 0.05) / 0.05 >= 1.05 / (y + 0.05) else "white"
 
 
-def _map(name: str, corners: list[ArrayLike]) -> ListedColormap:
-    """The map along a polyline of OKLab, at constant speed."""
+def _map(name: str, corners: list[Array], start: float = 0.0) -> ListedColormap:
+    """The map along a polyline of OKLab, at constant speed, from a part of it on."""
     from matplotlib.colors import ListedColormap
 
-    places = np.array(corners, dtype=float)
+    places = np.array(corners)
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
-    even = np.linspace(0.0, arc[-1], _ENTRIES)
+    even = np.linspace(start * arc[-1], arc[-1], _ENTRIES)
     lab = np.stack([np.interp(even, arc, column) for column in places.T], axis=-1)
     return ListedColormap(np.clip(_displayed(lab), 0.0, 1.0), name=name)
 

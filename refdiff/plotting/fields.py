@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refdiff.arguments import Array, answered, real_array, real_scalar
-from refdiff.plotting.colours import FIRST, NEUTRAL, sequential
+from refdiff.plotting.colours import DARK, NEUTRAL, sequential
 from refdiff.plotting.styles import thin
 
 if TYPE_CHECKING:
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 Field = Callable[[Array], ArrayLike]
 LONGEST = 0.95  # of an arrow, in distances between neighbours
+SHAFT = 1.3  # the width of an arrow's shaft, in thin lines
+UNEVEN = 1e-6  # of the whole; matplotlib's own bound is 1e-5
 
 
-def arrows(axes: Axes, field: Field, x: ArrayLike, y: ArrayLike, *, color: str = FIRST, unit: bool = False) -> Axes:
+def arrows(axes: Axes, field: Field, x: ArrayLike, y: ArrayLike, *, color: str = DARK, unit: bool = False) -> Axes:
     """The vectors of a field at the places of a grid, as arrows in the units of the axes, the longest to its neighbour.
 
     Args:
         axes: what is drawn on.
         field: points (n, 2) -> vectors (n, 2).
         x, y: increasing places (m,) and (k,).
-        color: of the arrows; with `unit` they get darker shades of it the longer the vectors are.
-        unit: directions only, lengths as colours; a colour bar may be drawn of axes.collections[-1].
+        color: of the arrows; with `unit` the shade that those of the longest vectors get.
+        unit: directions only, lengths as colours; axes.collections[-1] is what a colour bar takes.
 
     Raises:
         ValueError: places that do not increase, or a field that answers with another shape or with no numbers.
@@ -37,16 +39,16 @@ def arrows(axes: Axes, field: Field, x: ArrayLike, y: ArrayLike, *, color: str =
     places = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
     vectors = answered("field", field(places), places.shape, finite=True)
     lengths = np.linalg.norm(vectors, axis=1)
-    if unit:
-        vectors = vectors / np.where(lengths > 0, lengths, 1.0)[:, None]
+    drawn = vectors / np.where(lengths > 0, lengths, 1.0)[:, None] if unit else vectors
+    longest = float(np.linalg.norm(drawn, axis=1).max())
     gap = min([float(np.diff(one).min()) for one in (across, up) if len(one) > 1], default=1.0)
-    longest = float(np.linalg.norm(vectors, axis=1).max())
     scale = longest / (LONGEST * gap) if longest > 0 else 1.0
-    how = {"angles": "xy", "scale_units": "xy", "scale": scale, "pivot": "tail"}
+    how: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": scale, "pivot": "tail"}
+    how |= {"units": "inches", "width": SHAFT * thin() / 72, "headwidth": 4.0, "headlength": 5.0}
     if unit:
-        axes.quiver(*places.T, *vectors.T, lengths, cmap=sequential(color), **how)
+        axes.quiver(*places.T, *drawn.T, lengths, cmap=sequential(color, palest=0.3), **how)
     else:
-        axes.quiver(*places.T, *vectors.T, color=color, **how)
+        axes.quiver(*places.T, *drawn.T, color=color, **how)
     return axes
 
 
@@ -71,7 +73,7 @@ def streamlines(
     places = np.stack(np.meshgrid(across, up), axis=-1)
     vectors = answered("field", field(places.reshape(-1, 2)), (places[..., 0].size, 2), finite=True)
     u, v = vectors.T.reshape(2, *places.shape[:2])
-    axes.streamplot(across, up, u, v, density=close, color=color, linewidth=thin())
+    axes.streamplot(across, up, u, v, density=close, color=color, linewidth=1.4 * thin(), arrowsize=0.8)
     return axes
 
 
@@ -85,7 +87,9 @@ def error_map(
     ceiling: float | None = None,
     label: str = "error",
 ) -> Axes:
-    """log10 |error| as an image with a colour bar: white for the smallest, dark for the largest.
+    """log10 |error| as an image with a colour bar, the darker the larger.
+
+    Colours span the errors; where there is a ceiling they span floor to ceiling, and maps can be compared.
 
     Args:
         axes: what is drawn on.
@@ -102,31 +106,26 @@ def error_map(
     across, up = (increasing(name, value) for name, value in (("x", x), ("y", y)))
     found = np.abs(real_array("error", error, ndim=(2,), finite=False))
     if found.shape != (len(up), len(across)):
-        raise ValueError(f"error must have shape {(len(up), len(across))} of y and x, got {found.shape}")
-    high = np.inf if ceiling is None else real_scalar("ceiling", ceiling)
+        raise ValueError(f"error must have shape {(len(up), len(across))}, a row for each y, got {found.shape}")
     low = real_scalar("floor", floor, low=0.0, open_low=True)
-    if not low < high:
+    high = np.inf if ceiling is None else real_scalar("ceiling", ceiling)
+    if low >= high:
         raise ValueError(f"ceiling must be above the floor {low}, got {high}")
     if np.isnan(found).any() or (ceiling is None and np.isinf(found).any()):
-        raise ValueError("error must be numbers, and finite where no ceiling is given, got nan or inf")
+        raise ValueError("error must hold numbers, finite ones where no ceiling is given, got nan or inf")
     logs = np.log10(np.clip(found, low, high))
-    top = max(float(logs.max()), float(logs.min()) + 1e-9)  # one colour for one number
+    least, most = (logs.min(), logs.max()) if ceiling is None else (np.log10(low), np.log10(high))
     image = axes.pcolormesh(
-        edges(across, axes.get_xscale()), edges(up, axes.get_yscale()), logs, cmap=sequential(),
-        vmin=logs.min(), vmax=top, rasterized=True,
-    )  # fmt: skip
-    bar = axes.figure.colorbar(image, ax=axes, label=label)
-    _decades(bar)
+        edges(across, axes.get_xscale()),
+        edges(up, axes.get_yscale()),
+        logs,
+        cmap=sequential(),
+        vmin=float(least),
+        vmax=float(max(most, least + 1e-9)),  # errors that are all the same have a colour too
+        rasterized=True,
+    )
+    _decades(axes.figure.colorbar(image, ax=axes, label=label), float(most - least))
     return axes
-
-
-def _decades(bar: Colorbar) -> None:
-    """Powers of ten as the ticks of a bar of logarithms."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    bar.locator = MaxNLocator(6, integer=True)
-    bar.formatter = FuncFormatter(lambda power, _: rf"$10^{{{power:.3g}}}$")
-    bar.update_ticks()
 
 
 def increasing(name: str, value: ArrayLike, least: int = 1) -> Array:
@@ -141,6 +140,16 @@ def increasing(name: str, value: ArrayLike, least: int = 1) -> Array:
     return places
 
 
+def edges(places: Array, scale: str = "linear") -> Array:
+    """The ends (m + 1,) of the cells around places (m,): middles between neighbours, on an axis of this `scale`."""
+    if scale == "log":
+        return np.asarray(np.exp(edges(np.log(places))))
+    if len(places) == 1:
+        return np.array([places[0] - 0.5, places[0] + 0.5])
+    middles = (places[1:] + places[:-1]) / 2
+    return np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])
+
+
 def _even(name: str, value: ArrayLike) -> Array:
     """Evenly spaced places, at least two.
 
@@ -149,17 +158,21 @@ def _even(name: str, value: ArrayLike) -> Array:
     """
     places = increasing(name, value, 2)
     even = np.linspace(places[0], places[-1], len(places))
-    # matplotlib's own bound on steps is 1e-5 of the whole
-    if np.abs(places - even).max() > 1e-6 * (places[-1] - places[0]):
+    if np.abs(places - even).max() > UNEVEN * (places[-1] - places[0]):
         raise ValueError(f"{name} must be evenly spaced, got {places}")
     return even
 
 
-def edges(places: Array, scale: str = "linear") -> Array:
-    """The ends of the cells around places (m,), shape (m + 1,): middles between neighbours, by the axis' scale."""
-    if scale == "log":
-        return np.exp(edges(np.log(places)))
-    if len(places) == 1:
-        return places + np.array([-0.5, 0.5])
-    middles = (places[1:] + places[:-1]) / 2
-    return np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])
+def _decades(bar: Colorbar, span: float) -> None:
+    """Ticks for a bar of logarithms that spans so many decades: powers of ten where it spans some."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    def said(power: float, _: object) -> str:
+        if abs(power - round(power)) < 1e-6:
+            return rf"$10^{{{round(power)}}}$"
+        digits, exponent = f"{10**power:.2e}".split("e")
+        return rf"${digits} \cdot 10^{{{int(exponent)}}}$"
+
+    bar.locator = MaxNLocator(6 if span >= 2 else 4, integer=span >= 2)
+    bar.formatter = FuncFormatter(said)
+    bar.update_ticks()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from refdiff.plotting.colours import FIRST, LAST
+from refdiff.plotting.styles import dot, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,15 +69,18 @@ def scores(axes: Axes, outcomes: Sequence[Scored]) -> Axes:
     tolerance = np.array([o.identity.tolerance for o in found])
     error = np.maximum([o.error for o in found], LEAST)
     control = np.maximum(np.array([o.control for o in found]) * tolerance, LEAST)
-    axes.hlines(rows, error, control, color="0.88", linewidth=1)
-    axes.plot(error, rows, "o", markersize=3, color=FIRST, label="worst error")
-    axes.plot(tolerance, rows, "|", markersize=4, color="black", label="tolerance")
-    axes.plot(control, rows, "x", markersize=3, color=LAST, label="negative control")
-    for kind in sorted({o.identity.evidence.name for o in found}):
-        mine = [row for row, o in zip(rows, found, strict=True) if o.identity.evidence.name == kind]
-        axes.text(1.6 * float(np.median(tolerance[mine])), float(np.mean(mine)), kind, va="center")
+    axes.hlines(rows, error, control, color="0.88", linewidth=thin())
+    axes.plot(error, rows, "o", markersize=1.5 * dot(), color=FIRST, label="worst error")
+    axes.plot(tolerance, rows, "|", markersize=2 * dot(), color="black", label="tolerance")
+    axes.plot(control, rows, "x", markersize=1.5 * dot(), color=LAST, label="negative control")
+    kinds = [o.identity.evidence.name for o in found]
+    middles = {kind: float(np.mean([row for row, one in enumerate(kinds) if one == kind])) for kind in kinds}
+    axes.set_yticks([*middles.values()], [*middles])
+    axes.tick_params(axis="y", length=0)
+    for row in range(1, len(found)):
+        if kinds[row] != kinds[row - 1]:
+            axes.axhline(row - 0.5, color="0.75", linewidth=thin())
     axes.set_xscale("log")
-    axes.set_yticks([])
     axes.set_xlabel("scaled error")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
     return axes

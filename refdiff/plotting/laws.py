@@ -41,6 +41,14 @@ def density(
 
     Raises:
         ValueError: a law in more dimensions or without a density, or masses that do not increase in (0, 1).
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> from refdiff import Gaussian
+        >>> from refdiff.plotting import density
+        >>> axes = Figure().subplots()
+        >>> density(axes, Gaussian([0.0, 0.0], 1.0), masses=(0.5, 0.9)) is axes
+        True
     """
     if law.dim not in (1, 2):
         raise ValueError(f"law must be on the line or the plane, got dimension {law.dim}")

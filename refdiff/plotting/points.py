@@ -52,7 +52,7 @@ def trajectories(
         points = _over_time(points, times)
     axes.add_collection(LineCollection(list(np.swapaxes(points, 0, 1)), colors=color, linewidths=thin(), alpha=alpha))
     for ends, shade in ((points[0], first), (points[-1], last)):
-        axes.plot(*ends.T, ".", color=shade, markersize=dot())
+        axes.plot(*ends.T, ".", color=shade, markersize=dot(), zorder=3)
     return axes
 
 
@@ -81,8 +81,8 @@ def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = Non
     axes.add_collection(
         LineCollection(list(np.stack([first[felt], second[felt]], axis=1)), colors=color, linewidths=widths.tolist())
     )
-    axes.plot(*first[felt].T, ".", color=FIRST, markersize=dot())
-    axes.plot(*second[felt].T, ".", color=LAST, markersize=dot())
+    axes.plot(*first[felt].T, ".", color=FIRST, markersize=dot(), zorder=3)
+    axes.plot(*second[felt].T, ".", color=LAST, markersize=dot(), zorder=3)
     return axes
 
 
@@ -164,7 +164,7 @@ def _segments(axes: Axes, mass: Array, first: Array, second: Array, color: str) 
     lines = LineCollection(list(ends), colors=shades.tolist(), linewidths=thin(), rasterized=len(i) > DENSE)
     axes.add_collection(lines)
     for one, shade in ((first, FIRST), (second, LAST)):
-        axes.plot(*one.T, ".", color=shade, markersize=dot())
+        axes.plot(*one.T, ".", color=shade, markersize=dot(), zorder=3)
     return axes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,9 +17,13 @@ from refdiff.samplers.order import fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = "osD^v<>ph*X"  # 11, and 7 colours: 77 pairs before one comes again
+MARKERS = "osD^v<>ph*X"
+DASHES = ("-", "--", ":")  # one for each round through the palette
 ROUNDING = 1e-12  # what `measure_order` takes for rounding
+FITTED = 4  # over so many numbers of steps, as by `measure_order`
 WIDE = 1.4  # a slope triangle spans at least this ratio of steps
+APART = 1.15  # ratio of neighbours whose ticks do not run into each other
+ABOVE = 2.0  # where a triangle ends, in errors beneath it
 
 
 def work_precision(axes: Axes, rows: Sequence[Measured]) -> Axes:
@@ -27,7 +31,8 @@ def work_precision(axes: Axes, rows: Sequence[Measured]) -> Axes:
 
     Args:
         axes: what is drawn on.
-        rows: distances of `refdiff.samplers.compare.work_precision`; those that are 0 or missing are left out.
+        rows: distances of `refdiff.samplers.compare.work_precision`; those that are 0, infinite or missing are left
+            out.
 
     Raises:
         ValueError: nothing to plot.
@@ -40,14 +45,8 @@ def work_precision(axes: Axes, rows: Sequence[Measured]) -> Axes:
         raise ValueError("rows must hold at least one distance above 0 to be plotted")
     # the legend from the worst to the best at the most evaluations, as the lines end on the right
     for i, name in enumerate(sorted(lines, key=lambda name: -lines[name][-1][1])):
-        nfe, errors = zip(*lines[name], strict=True)
-        color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
-        axes.loglog(nfe, errors, marker=marker, color=color, linestyle="-", label=name)
-    counts = sorted({nfe for line in lines.values() for nfe, _ in line})
-    _count_ticks(axes, counts)
-    axes.grid(alpha=0.25)
-    axes.set_xlabel("function evaluations")
-    axes.set_ylabel(r"$W_2$ to the exact law")
+        axes.loglog(*zip(*lines[name], strict=True), label=name, **_look(i, None))
+    _finish(axes, "function evaluations", r"$W_2$ to the exact law")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return axes
 
@@ -62,7 +61,7 @@ def convergence(
     color: str | None = None,
     floor: float = ROUNDING,
 ) -> Axes:
-    """Errors against numbers of steps, both on logarithmic axes, with a triangle error ~ steps^-order beneath.
+    """Errors against numbers of steps, both on logarithmic axes, with a triangle error ~ steps^-order above.
 
     Args:
         axes: what is drawn on.
@@ -71,56 +70,81 @@ def convergence(
         label: of the line in a legend.
         order: p of the triangle, "fit" for the one that `measure_order` finds in these errors, or None for no triangle.
         color: of the line; the next of the palette where left out.
-        floor: errors below it may be rounding and have no part in the fit.
+        floor: errors of this size and below may be rounding: they have no part in the fit, and no triangle.
 
     Raises:
         ValueError: shapes that do not fit, steps that are not above 0 or do not increase, a negative error, none above
-            0, or fewer than two above the floor for a fit.
+            0, an order that is neither a number nor "fit", or fewer than two errors above the floor for a fit.
     """
-    from matplotlib import rcParams
-
     counts, found = increasing("steps", steps), real_array("errors", errors, ndim=(1,))
-    if found.shape != counts.shape or (found < 0).any() or not (found > 0).any():
-        raise ValueError(f"errors must be {len(counts)} numbers >= 0, not all 0, got {found}")
+    if found.shape != counts.shape or (found < 0).any() or not found.any():
+        raise ValueError(f"errors must be {len(counts)} numbers >= 0 like steps, not all 0, got {found}")
     if counts[0] <= 0:
         raise ValueError(f"steps must be above 0, got {counts[0]}")
-    if order is not None and order != "fit":
-        order = real_scalar("order", order)
-    elif order == "fit":
-        order = fit(counts.tolist(), found.tolist(), real_scalar("floor", floor, low=0.0), 4).order
-    shade = color or PALETTE[len(axes.lines) % len(PALETTE)]
-    marker = MARKERS[len(axes.lines) % len(MARKERS)]
+    slope, said = _slope(counts, found, order, real_scalar("floor", floor, low=0.0))
     seen = found > 0
-    axes.loglog(counts[seen], found[seen], marker=marker, color=shade, linestyle="-", label=label or None)
-    if order is not None:
-        _triangle(axes, counts[seen], found[seen], float(order), shade, floor)
-    axes.grid(alpha=0.25, linewidth=rcParams["grid.linewidth"])
-    axes.set_xlabel("steps")
-    axes.set_ylabel("error")
+    (line,) = axes.loglog(counts[seen], found[seen], label=label or None, **_look(len(axes.lines), color))
+    if slope is not None:
+        _triangle(axes, counts[seen], found[seen], slope, said, line.get_color(), floor)
+    _finish(axes, "steps", "error")
     return axes
 
 
-def _triangle(axes: Axes, steps: Array, errors: Array, order: float, color: str, floor: float) -> None:
-    """A triangle of slope -order beneath the last errors that are no rounding; its sides are marked 1 and the order."""
+def _slope(steps: Array, errors: Array, order: float | str | None, floor: float) -> tuple[float | None, str]:
+    """The order of a triangle, and its name.
+
+    Raises:
+        ValueError: it is neither a number nor "fit", or fewer than two errors are above the floor for a fit.
+    """
+    if order is None:
+        return None, ""
+    if order != "fit":
+        if isinstance(order, str):
+            raise ValueError(f"order must be a number or 'fit', got {order!r}")
+        number = real_scalar("order", order)
+        return number, f"{number:g}"
+    if (usable := int((np.cumsum(errors <= floor) == 0).sum())) < 2:
+        raise ValueError(f"errors must have two above the floor {floor} before one below it for a fit, got {usable}")
+    found = fit(steps.tolist(), errors.tolist(), floor, FITTED).order
+    return found, f"{found:.2f}"
+
+
+def _triangle(axes: Axes, steps: Array, errors: Array, order: float, said: str, color: Any, floor: float) -> None:
+    """A triangle of slope -order above the last errors that are no rounding; its sides are marked 1 and the order."""
     from matplotlib import rcParams
 
     above = np.flatnonzero(errors > floor)
-    last = max(int(above[-1]) if above.size else len(steps) - 1, min(1, len(steps) - 1))
-    right = float(steps[last])
-    before = np.flatnonzero(steps <= right / WIDE)
+    last = int(above[-1]) if above.size else len(steps) - 1
+    before = np.flatnonzero(steps <= steps[last] / WIDE)
     first = int(before[-1]) if before.size else 0
-    left = float(steps[first]) if first != last else right / 2
+    left, right = float(steps[first]), float(steps[last])
+    if first == last:  # nothing to span: a single error has a triangle to its left
+        left = right / 2
     fall = (right / left) ** -order
-    high = 0.5 * min(float(errors[first]), float(errors[last]) / fall)
-    corners = [(left, high), (right, high * fall), (left, high * fall)]
-    axes.fill(*np.transpose(corners), facecolor=color, edgecolor=color, alpha=0.25, linewidth=0.0)
-    small = {"fontsize": 0.8 * rcParams["font.size"], "color": "0.2", "textcoords": "offset points"}
-    axes.annotate(f"{order:.3g}", (left, high * fall**0.5), (-3, 0), ha="right", va="center", **small)
-    axes.annotate("1", ((left * right) ** 0.5, high * fall), (0, -3), ha="center", va="top", **small)
+    high = ABOVE * float(max(errors[first] if first != last else 0.0, errors[last] / fall))
+    corners = [(left, high), (right, high * fall), (right, high)]
+    axes.fill(*np.transpose(corners), facecolor=color, alpha=0.25, linewidth=0.0)
+    words: dict[str, Any] = {"fontsize": 0.8 * rcParams["font.size"], "color": "0.2", "textcoords": "offset points"}
+    axes.annotate(said, (right, high * fall**0.5), (3, 0), ha="left", va="center", **words)
+    axes.annotate("1", ((left * right) ** 0.5, high), (0, 2), ha="center", va="bottom", **words)
 
 
-def _count_ticks(axes: Axes, counts: Sequence[int]) -> None:
-    """Ticks at the counts themselves, those left out that would run into the one before."""
-    shown = [n for i, n in enumerate(counts) if i == 0 or n / counts[i - 1] > 1.15]
-    axes.set_xticks(shown, [str(n) for n in shown])
+def _look(i: int, color: str | None) -> dict[str, Any]:
+    """Of the i-th line: colour and marker, which differ in grey too."""
+    rounds, place = divmod(i, len(PALETTE))
+    dashes = DASHES[rounds % len(DASHES)]
+    return {"color": color or PALETTE[place], "marker": MARKERS[i % len(MARKERS)], "linestyle": dashes}
+
+
+def _finish(axes: Axes, along: str, up: str) -> None:
+    """Ticks at the counts of all lines, but those that would run into the one before; a grid, and names."""
+    counts = sorted({float(n) for line in axes.lines for n in np.asarray(line.get_xdata(), dtype=float)})
+    shown: list[float] = []
+    for n in counts:
+        if not shown or n > APART * shown[-1]:
+            shown.append(n)
+    axes.set_xticks(shown, [f"{n:g}" for n in shown])
     axes.xaxis.minorticks_off()
+    axes.grid(alpha=0.25)
+    axes.set_xlabel(along)
+    axes.set_ylabel(up)

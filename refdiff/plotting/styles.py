@@ -25,7 +25,7 @@ MEDIA: dict[str, dict[str, Any]] = {
     "projector": {"font": 16.0, "line": 2.6, "marker": 9.0, "size": (9.0, 5.6), "dpi": 100},
 }
 # In print colours may be lost: lines differ by their dashes too.
-DASHES = (
+DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.5)),
     (0, (1, 1.2)),
@@ -36,7 +36,7 @@ DASHES = (
 )
 STROKES = (("major", 0.4), ("minor", 0.3))  # of ticks, in widths of lines
 # Text stays text in files, and files of the same picture are the same.
-TEXT = {"svg.fonttype": "none", "svg.hashsalt": "refdiff", "pdf.fonttype": 42, "ps.fonttype": 42}
+TEXT: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "refdiff", "pdf.fonttype": 42, "ps.fonttype": 42}
 UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
@@ -133,7 +133,7 @@ def save(figure: Figure, path: str | Path, *, dpi: float = 150.0) -> Path:
     return target
 
 
-def _settings(medium: str) -> dict[str, Any]:
+def _settings(medium: str) -> dict[Any, Any]:
     """matplotlib's settings for a medium."""
     from cycler import cycler
 
