@@ -46,6 +46,12 @@ def use(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: there is no such backend.
+
+    Examples:
+        >>> from refdiff import backends
+        >>> with backends.use("numpy"):
+        ...     print(backends.current())
+        numpy
     """
     token = _chosen.set(_known("name", name))
     try:

@@ -61,6 +61,11 @@ def philox(counter: ArrayLike, key: ArrayLike, rounds: int = ROUNDS) -> NDArray[
     Raises:
         TypeError: counter or key are no whole numbers.
         ValueError: they are no words in [0, 2^32), or their shapes do not fit.
+
+    Examples:
+        >>> from refdiff.random import philox
+        >>> print([f"{word:08x}" for word in philox([0, 0, 0, 0], [0, 0])])  # the published answer of Philox-4x32-10
+        ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     c, k = _words("counter", counter, 4), _words("key", key, 2)
     try:
@@ -97,7 +102,14 @@ def uniforms(seed: int | np.random.Generator, particles: ArrayLike | range, draw
 
 
 def normals(seed: int | np.random.Generator, particles: ArrayLike | range, draw: int, dim: int) -> Array:
-    """Unit normals, shape (n, d), for particles and dim as of `uniforms`; Numba and GPUs give them up to a few ulps."""
+    """Unit normals, shape (n, d), for particles and dim as of `uniforms`; Numba and GPUs give them up to a few ulps.
+
+    Examples:
+        >>> from refdiff.random import normals
+        >>> batch = normals(0, 100, draw=3, dim=2)
+        >>> print((normals(0, [17], draw=3, dim=2) == batch[17]).all())  # alone or among others
+        True
+    """
     if backends.on_device(particles):
         return _on_device("normals", seed, particles, draw, dim)  # type: ignore[no-any-return]
     if backends.current() == "numba":

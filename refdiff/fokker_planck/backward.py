@@ -86,6 +86,14 @@ def hitting_probability(
     Raises:
         TypeError: no FokkerPlanck.
         ValueError: sets of another shape, that meet or are empty, or cells from which no set and no wall is reached.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.fokker_planck import FokkerPlanck, Grid, hitting_probability
+        >>> cells = Grid(0.0, 5.0, 5)
+        >>> free = FokkerPlanck(cells, lambda x, t: 0 * x, lambda x, t: 1.0)  # Brownian motion: the ruin of a gambler
+        >>> print(hitting_probability(free, np.arange(5) == 4, np.arange(5) == 0).round(6) + 0.0)
+        [0.   0.25 0.5  0.75 1.  ]
     """
     inside = _cells(operator, "target", target)
     outside = np.zeros_like(inside) if avoided is None else _cells(operator, "avoided", avoided)

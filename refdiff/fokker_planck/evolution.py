@@ -86,6 +86,16 @@ def evolve(
         TypeError: no FokkerPlanck.
         ValueError: an unknown method, times that turn round, no step, a law that does not fit the grid, a density with
             negative values where the method is patankar, or another method where fluxes are limited.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian, VEPower
+        >>> from refdiff.fokker_planck import FokkerPlanck, Grid, evolve
+        >>> heat, cells = VEPower(power=0.5), Grid(-12.0, 12.0, 240)  # variance 1 + t
+        >>> found = evolve(FokkerPlanck.of(heat, cells), Gaussian([0.0], 1.0), [0.0, 3.0], step=0.05)
+        >>> x, p = cells.points, found.densities[-1]
+        >>> print(abs(cells.mass(p * x[:, 0] ** 2) - 4) < 0.01, found.drift < 1e-12)
+        True True
     """
     grid = known(operator).grid
     one_of("method", method, [*METHODS, EXPONENTIAL])

@@ -35,6 +35,12 @@ def grid_entropy(grid: Grid, density: ArrayLike) -> Array:
 
     Raises:
         ValueError: a shape that does not fit, or a negative density.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.fokker_planck import Grid, grid_entropy
+        >>> print(round(float(grid_entropy(Grid(0.0, 2.0, 8), np.full(8, 0.5))), 6))  # uniform on a length of 2: log 2
+        0.693147
     """
     p = _density(grid, "density", density)
     return np.asarray(-_sum(grid, xlogy(p, p)))

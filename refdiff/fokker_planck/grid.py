@@ -38,6 +38,13 @@ class Grid:
     Raises:
         TypeError: the numbers of cells are not whole.
         ValueError: more than two dimensions, a corner that is not above the other one, or too few cells.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.fokker_planck import Grid
+        >>> cells = Grid(-8.0, 8.0, 64)
+        >>> print(cells.spacing, round(float(cells.mass(cells.averages(Gaussian([0.0], 1.0)))), 9))
+        [0.25] 1.0
     """
 
     lower: Array

@@ -268,6 +268,14 @@ class FokkerPlanck:
         Args:
             t: the time, a scalar.
             to_data: whether time runs from noise to data: then d p / ds = A p in the elapsed time s.
+
+        Examples:
+            >>> from refdiff.fokker_planck import FokkerPlanck, Grid
+            >>> heat = FokkerPlanck(Grid(0.0, 3.0, 3), lambda x, t: 0 * x, lambda x, t: 2.0)  # d_t p = p''
+            >>> print(heat.matrix(0.0).toarray().round(6) + 0.0)
+            [[-1.  1.  0.]
+             [ 1. -2.  1.]
+             [ 0.  1. -1.]]
         """
         entries = [part for rates in self.rates(t, to_data=to_data) for part in self._entries(rates)]
         rows, columns, values = (np.concatenate(part) for part in zip(*entries, strict=True))

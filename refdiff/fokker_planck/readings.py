@@ -101,6 +101,15 @@ def stationary(operator: FokkerPlanck, t: float = 0.0) -> Array:
     Raises:
         TypeError: no FokkerPlanck.
         ValueError: a wall absorbs, or some cells are not reached from all others, so that none or several stay.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian
+        >>> from refdiff.fokker_planck import FokkerPlanck, Grid, stationary
+        >>> cells = Grid(-6.0, 6.0, 240)
+        >>> keeping = FokkerPlanck(cells, lambda x, t: -x, lambda x, t: 2.0)  # dx = -x dt + sqrt(2) dw
+        >>> print(abs(stationary(keeping) - cells.averages(Gaussian([0.0], 1.0))).max() < 1e-3)  # of second order
+        True
     """
     if "absorbing" in known(operator).boundary:
         raise ValueError(f"operator must keep the mass to have a stationary density, got boundary {operator.boundary}")

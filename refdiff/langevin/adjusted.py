@@ -218,6 +218,11 @@ def gaussian_acceptance(step_size: ArrayLike, dim: int) -> Array:
 
     Raises:
         ValueError: a step size is not positive.
+
+    Examples:
+        >>> from refdiff.langevin import gaussian_acceptance
+        >>> print(round(float(gaussian_acceptance(1.0, 2)), 6))  # a = 2, b = 1, and B is uniform: 2 / 3
+        0.666667
     """
     h = real_array("step_size", step_size)
     if not (h > 0).all():

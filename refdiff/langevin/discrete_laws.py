@@ -180,6 +180,13 @@ def unadjusted_step(
     Raises:
         TypeError: no Gaussian.
         ValueError: S is singular, or the preconditioner does not fit.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.langevin import unadjusted_step
+        >>> step = unadjusted_step(Gaussian([0.0], 1.0), 0.5)  # x <- x / 2 + N(0, 1): keeps the variance 1 / (1 - 1/4)
+        >>> print(step.stationary.cov().round(6))
+        [[1.333333]]
     """
     law, h = _gaussian(gaussian), real_scalar("step_size", step_size, low=0, open_low=True)
     moved, matrix = _pulled(law, preconditioner)
@@ -199,6 +206,13 @@ def largest_unadjusted_step(gaussian: GaussianMixture, preconditioner: Precondit
     Raises:
         TypeError: no Gaussian.
         ValueError: S is singular, or the preconditioner does not fit.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.langevin import largest_unadjusted_step
+        >>> law = Gaussian([0.0, 0.0], [1.0, 0.01])
+        >>> print(round(float(largest_unadjusted_step(law)), 6))  # twice the least variance
+        0.02
     """
     law = _gaussian(gaussian)
     mu = np.linalg.eigvals(_pulled(law, preconditioner)[0])
@@ -221,6 +235,13 @@ def kinetic_step(
     Raises:
         TypeError: no Gaussian.
         ValueError: S is singular, the scheme is none, or the kinetics do not fit.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.langevin import kinetic_step
+        >>> law = Gaussian([0.0], 1.0)  # BAOAB keeps the positions of Gaussian data, OBABO does not
+        >>> print([kinetic_step(law, 0.5, word).wasserstein < 1e-12 for word in ("BAOAB", "OBABO")])
+        [True, False]
     """
     law, h = _gaussian(gaussian), real_scalar("step_size", step_size, low=0, open_low=True)
     by = (kinetics or Kinetics()).fits(law.dim)

@@ -63,7 +63,14 @@ def relaxation_rates(law: GaussianMixture, count: int = 1, mobility: Mobility = 
 
 
 def spectral_gap(law: GaussianMixture, mobility: Mobility = 1.0) -> float:
-    """lambda_1 of -L for a `law` on the line and a `mobility` M (see `relaxation_rates`)."""
+    """lambda_1 of -L for a `law` on the line and a `mobility` M (see `relaxation_rates`).
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.langevin import spectral_gap
+        >>> print(round(float(spectral_gap(Gaussian([3.0], 4.0))), 9))  # 1 / variance
+        0.25
+    """
     return float(relaxation_rates(law, 1, mobility)[0])
 
 

@@ -89,6 +89,13 @@ def wells_of(law: GaussianMixture) -> Wells:
     Raises:
         TypeError: no law.
         ValueError: it is not on the line, has no density, or its modes are too narrow for their distance.
+
+    Examples:
+        >>> from refdiff import GaussianMixture
+        >>> from refdiff.langevin import wells_of
+        >>> wells = wells_of(GaussianMixture.isotropic([[-3.0], [3.0]], 1.0))
+        >>> print(wells.bottoms.round(2), wells.tops.round(6) + 0.0)
+        [-3.  3.] [0.]
     """
     std = stds(law)
     step = float(std.min()) / FINE

@@ -50,6 +50,15 @@ def mmd_squared(p: Compared, q: Compared, kernel: Kernel) -> Estimate:
             none.
         ValueError: dimensions differ, a sample has fewer than two points (of fewer than four the error is infinite), or
             is so far from another that a square of a distance is infinite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian
+        >>> from refdiff.metrics import gaussian_kernel, mmd_squared
+        >>> p, q = Gaussian([0.0], 0.5), Gaussian([2.0], 0.5)  # x - y is N(-2, 1), x - x' is N(0, 1)
+        >>> found = mmd_squared(p, q, gaussian_kernel(1.0))  # E k of N(m, 1) is e^(-m^2 / 4) / sqrt(2)
+        >>> np.allclose(found.value, np.sqrt(2) * (1 - np.exp(-1)))
+        True
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel, got {kernel!r}")
@@ -80,6 +89,12 @@ def energy_distance(p: Compared, q: Compared) -> Estimate:
 
     Returns:
         The error as of `mmd_squared`, whose kernel is -|x - y| here; arrays of CuPy are taken as there.
+
+    Examples:
+        >>> from refdiff import Empirical
+        >>> from refdiff.metrics import energy_distance
+        >>> print(round(float(energy_distance(Empirical([[0.0]]), Empirical([[3.0]])).value), 6))  # 2 |x - y|
+        6.0
     """
     return mmd_squared(p, q, DISTANCE)
 

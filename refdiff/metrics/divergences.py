@@ -52,6 +52,12 @@ def divergence(p: GaussianMixture, q: GaussianMixture, f: FDivergence | str, rou
         TypeError: p or q is no law, or no such route or f.
         ValueError: dimensions differ, the name is not known, a route is needed, a covariance is singular without being
             0, or it is not known whether the integral is finite (see `overlaps.bounding`).
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.metrics import divergence
+        >>> print(round(float(divergence(Gaussian([2.0], 1.0), Gaussian([0.0], 1.0), "kl").value), 6))  # |m - n|^2 / 2
+        2.0
     """
     same_space(p, q)
     f = NAMED[one_of("f", f, NAMED)] if isinstance(f, str) else f
@@ -86,6 +92,13 @@ def fisher_divergence(
         TypeError: p or q is no law, or no such route.
         ValueError: dimensions differ, the weight does not fit, a route is needed, or a covariance is singular without
             being 0.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.metrics import fisher_divergence
+        >>> found = fisher_divergence(Gaussian([2.0], 1.0), Gaussian([0.0], 1.0))  # scores are 2 apart
+        >>> print(round(float(found.value), 6))
+        4.0
     """
     same_space(p, q)
     w = operators.covariance("weight", weight)

@@ -129,6 +129,11 @@ def pair_field(force: Force | Kernel, x: ArrayLike, y: ArrayLike, weights: Array
         ValueError: shapes do not fit, a number is not finite, arrays are on different GPUs, float32 on a GPU cannot
             hold the scale of the force, or points are so near that the force is infinite, or so far apart that squares
             of distances are where it feels them.
+
+    Examples:
+        >>> from refdiff.metrics import inverse_power, pair_field
+        >>> print(pair_field(inverse_power(3), [[2.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]).round(6))  # (x - y) / r^3
+        [[0.25 0.   0.  ]]
     """
     if not isinstance(force, Force):
         if not isinstance(force, Kernel):

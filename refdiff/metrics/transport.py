@@ -49,6 +49,16 @@ def wasserstein(p: Compared, q: Compared, order: float = 2.0, route: Quadrature 
         TypeError: p or q is neither a law nor an array of real numbers, or the route is no Quadrature.
         ValueError: the order is below 1, dimensions differ, a route is needed, or in more than one dimension a law
             that is neither a Gaussian nor a point set (or there are too many points).
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.metrics import wasserstein
+        >>> found = wasserstein(Gaussian([3.0], 1.0), Gaussian([0.0], 25.0))  # sqrt(3^2 + (5 - 1)^2)
+        >>> print(round(float(found.value), 6))
+        5.0
+        >>> found = wasserstein([[0.0], [1.0]], [[3.0], [2.0]], order=1)  # of samples: 0 to 2, 1 to 3
+        >>> print(round(float(found.value), 6))
+        2.0
     """
     order = real_scalar("order", order, low=1.0)
     return _root(_power(*sides(p, q), order, route), order)

@@ -53,6 +53,14 @@ class BrownianPath:
 
     Raises:
         ValueError: times that are not monotonic, no motion, or so great a depth that draws run out.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.stochastic import BrownianPath
+        >>> path = BrownianPath(seed=0, times=[0.0, 1.0])
+        >>> coarse, fine = (path.values(np.linspace(0, 1, n), np.arange(5)) for n in (3, 9))
+        >>> np.allclose(coarse, fine[::4])  # the same path on both grids
+        True
     """
 
     seed: int | np.random.Generator

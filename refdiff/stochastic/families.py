@@ -35,6 +35,14 @@ def forward_equation(process: Process | Schedule, dim: int) -> StochasticEquatio
     Raises:
         TypeError: no process.
         ValueError: a process on another number of axes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import VPLinear
+        >>> from refdiff.stochastic import forward_equation
+        >>> equation = forward_equation(VPLinear(beta_min=2.0, beta_max=2.0), 1)  # dx = -beta x / 2 dt + sqrt(beta) dw
+        >>> print(equation.drift_at(np.array([[3.0]]), 0.5), round(float(equation.noise(0.5)), 6))
+        [[-3.]] 1.414214
     """
     process = AffineProcess(process) if isinstance(process, Schedule) else process
     if not isinstance(process, Process):
@@ -69,6 +77,17 @@ def marginal_family(
     Raises:
         TypeError: the model is no ExactModel.
         ValueError: stochasticity is negative.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.stochastic import marginal_family
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> flow, reversal = marginal_family(model, 0.0), marginal_family(model, 1.0)
+        >>> print(flow.drift_at(np.array([[10.0]]), 3.0))  # the probability flow: t x / (1 + t^2)
+        [[3.]]
+        >>> print(reversal.drift_at(np.array([[10.0]]), 3.0))  # -g^2 score, twice that
+        [[6.]]
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")

@@ -214,6 +214,14 @@ def linear_moments(
 
     Raises:
         ValueError: the equation is not linear, or its noise multiplies x and has more than two motions.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.stochastic import StochasticEquation, linear_moments
+        >>> equation = StochasticEquation(lambda x, t: -x, lambda t: np.sqrt(2), 1)
+        >>> mean, covariance = linear_moments(equation, "euler-maruyama", [0.0, 0.5, 1.0], [1.0], 0.0)
+        >>> print(mean.round(6), covariance.round(6))  # m <- m / 2, P <- P / 4 + 2 h, twice
+        [0.25] [[1.25]]
     """
     grid, (m, p) = monotonic("times", times), _start(equation, mean, covariance)
     chosen, (z, w) = METHODS[method], _nodes(equation)
@@ -250,6 +258,14 @@ def exact_moments(
         equation: b and G are affine in x.
         start, end: the times.
         mean, covariance: those of x at the start, (d,) and an operator on R^d.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.stochastic import StochasticEquation, exact_moments
+        >>> equation = StochasticEquation(lambda x, t: -x, lambda t: np.sqrt(2), 1)
+        >>> mean, covariance = exact_moments(equation, 0.0, np.log(2), [1.0], 0.0)
+        >>> print(mean.round(6), covariance.round(6))  # e^-t, 1 - e^-2t
+        [0.5] [[0.75]]
     """
     from scipy.integrate import solve_ivp  # late: it takes longer to import than all of this package
 

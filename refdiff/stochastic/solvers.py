@@ -118,6 +118,13 @@ def solve(
         TypeError: what is no equation or no path.
         ValueError: an unknown method, a kind of noise that it is not made for, a seed and a path or neither, a grid
             that is not monotonic, or points that do not stay finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.stochastic import StochasticEquation, solve
+        >>> equation = StochasticEquation(lambda x, t: -x, lambda t: 0.0, 1)  # no noise: Euler's method
+        >>> print(solve(equation, [[1.0]], [0.0, 0.5, 1.0], seed=0))  # (1 - h)^2
+        [[0.25]]
     """
     if not isinstance(equation, StochasticEquation):
         raise TypeError(f"equation must be a StochasticEquation, got {equation!r}")
