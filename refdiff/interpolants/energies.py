@@ -46,6 +46,14 @@ def conditional_energy(model: InterpolantModel, *, tolerance: float = 1e-9) -> E
     Raises:
         TypeError: the model is no InterpolantModel.
         ValueError: the integral is infinite, as along Brownian bridges.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.interpolants import InterpolantModel, conditional_energy, linear
+        >>> from refdiff.transport import independent
+        >>> model = InterpolantModel(independent(Gaussian([0.0], 1.0), Gaussian([3.0], 4.0)), linear())
+        >>> print(round(float(conditional_energy(model).value), 6))  # E |x_1 - x_0|^2
+        14.0
     """
     _model(model)
     refuse_endless(model.interpolant)

@@ -146,6 +146,12 @@ def brownian(epsilon: float, T: float = 1.0) -> ScalarInterpolant:
 
     Raises:
         ValueError: epsilon is negative, or T is not positive.
+
+    Examples:
+        >>> from refdiff.interpolants import brownian
+        >>> blend = brownian(2.0).at(0.25)  # variance eps t (1 - t)
+        >>> print(blend.first, blend.second, blend.noise)
+        0.75 0.25 0.375
     """
     e, end = real_scalar("epsilon", epsilon, low=0), real_scalar("T", T, low=0, open_low=True)
     return ScalarInterpolant(

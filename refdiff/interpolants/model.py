@@ -48,6 +48,15 @@ class InterpolantModel:
 
     Raises:
         TypeError: pairs is no PairLaw, or interpolant no Interpolant.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.interpolants import InterpolantModel, linear
+        >>> from refdiff.transport import independent
+        >>> model = InterpolantModel(independent(Gaussian([0.0], 1.0), Gaussian([3.0], 1.0)), linear())
+        >>> law = model.marginal(0.5)
+        >>> print(law.mean(), law.cov(), model.velocity([1.5], 0.5))  # at its mean all move alike: 3 - 0
+        [1.5] [[0.5]] [3.]
     """
 
     pairs: PairLaw

@@ -80,6 +80,14 @@ def account(given: MapCoupling | InterpolantModel | PairLaw, route: Route | None
     Raises:
         TypeError: given is none of these.
         ValueError: no route where one is needed, or what `rectify` refuses.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.interpolants import account
+        >>> from refdiff.transport import independent
+        >>> costs = account(independent(Gaussian([0.0], 1.0), Gaussian([3.0], 4.0)))
+        >>> print(round(costs.before.value, 6), round(costs.after.value, 6))  # 3^2 + 1 + 4, and W_2^2 = 3^2 + (2 - 1)^2
+        14.0 10.0
     """
     flow = _flow(given)
     after = displacement_cost(flow, route=route)

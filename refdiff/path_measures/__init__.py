@@ -1,4 +1,16 @@
-"""Laws of whole paths: likelihood ratios, divergences, reversals, bridges, costs; how far wrong scores lead."""
+"""Laws of whole paths: likelihood ratios, divergences, reversals, bridges, costs; how far wrong scores lead.
+
+Examples:
+    A score that is off by one at every time costs int g^2 |error|^2 / 2 dt over the paths:
+
+    >>> from refdiff import ExactModel, Gaussian, VEPower
+    >>> from refdiff.path_measures import AffineScore, path_kl
+    >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower(power=0.5, T=1.0))
+    >>> exact = AffineScore.exact(model)  # -(x - 0) / (1 + t)
+    >>> shifted = AffineScore(exact.precision, lambda t: 1.0 + t, 1)  # -(x - 1 - t) / (1 + t)
+    >>> print(round(path_kl(model, shifted).value, 6))
+    0.5
+"""
 
 from refdiff.path_measures.affine import AffineEquation, affine_forward, affine_reverse, forward_joint, reverse_joint
 from refdiff.path_measures.bridges import PinnedBridge, bridge_paths

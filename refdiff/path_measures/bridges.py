@@ -44,6 +44,14 @@ class PinnedBridge:
     Raises:
         TypeError: no process.
         ValueError: times or points that do not fit, or noise that does not reach every direction between them.
+
+    Examples:
+        >>> from refdiff import VEPower
+        >>> from refdiff.path_measures import PinnedBridge
+        >>> bridge = PinnedBridge(VEPower(power=0.5, T=1.0), [0.0], [1.0])  # Brownian motion from 0 to 1
+        >>> law = bridge.at(0.25)
+        >>> print(law.mean().round(6), law.cov().round(6))  # t, t (1 - t)
+        [0.25] [[0.1875]]
     """
 
     process: Process

@@ -113,6 +113,16 @@ def coupled_law(
         TypeError: the model is no ExactModel, or the score not affine.
         ValueError: data or a prior that are no Gaussians, dimensions that differ, times out of order, or a negative
             stochasticity.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.path_measures import AffineScore, coupled_law
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower(power=0.5, T=1.0))
+        >>> print(coupled_law(model, AffineScore.exact(model), stochasticity=1.0).wasserstein < 1e-7)
+        True
+        >>> far = coupled_law(model, AffineScore.exact(model), prior=Gaussian([1.0], 2.0))  # a start that is off by one
+        >>> print(round(far.wasserstein, 6))  # which the flow, x / sqrt(1 + t), takes to 1 / sqrt(2)
+        0.707107
     """
     first, last = interval(model, score, start, end)
     if not isinstance(score, AffineScore):

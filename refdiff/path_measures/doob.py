@@ -148,6 +148,13 @@ class EndLaw:
     Raises:
         TypeError: no process, or no law.
         ValueError: times or dimensions that do not fit.
+
+    Examples:
+        >>> from refdiff import Gaussian, VEPower
+        >>> from refdiff.path_measures import EndLaw
+        >>> foellmer = EndLaw(VEPower(power=0.5, T=1.0), Gaussian([1.0], 1.0), [0.0])  # from 0 to N(1, 1)
+        >>> print(foellmer.gradient([[0.7]], 0.5).round(6), foellmer.marginal(0.5).mean().round(6))  # 1 for all x
+        [[1.]] [0.5]
     """
 
     process: Process

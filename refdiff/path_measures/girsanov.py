@@ -125,6 +125,15 @@ def log_ratio(
     """log dP/dQ of paths (N + 1, ..., d) at times (N + 1,), shape (...): that of the two Euler-Maruyama chains.
 
     P is the law of the numerator, Q that of the denominator, both from the same start; see `girsanov`.
+
+    Examples:
+        >>> from refdiff.path_measures import log_ratio
+        >>> from refdiff.stochastic import StochasticEquation
+        >>> drifting = StochasticEquation(lambda x, t: 0 * x + 1, lambda t: 1.0, 1)  # dx = dt + dw
+        >>> free = StochasticEquation(lambda x, t: 0 * x, lambda t: 1.0, 1)
+        >>> path = [[0.0], [-1.0], [2.0]]
+        >>> print(log_ratio(drifting, free, path, [0.0, 0.5, 1.0]))  # x_1 - x_0 - 1/2, whatever lies between
+        1.5
     """
     return girsanov(numerator, denominator, paths, times).log_ratio
 

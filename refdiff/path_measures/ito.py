@@ -92,6 +92,15 @@ def generator(equation: StochasticEquation, function: Smooth, x: ArrayLike, t: f
         function: h.
         x: points of shape (..., d).
         t: one time.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.path_measures import Smooth, generator
+        >>> from refdiff.stochastic import StochasticEquation
+        >>> square = Smooth(lambda x, t: x[:, 0] ** 2, lambda x, t: 2 * x, lambda x, t: np.full((len(x), 1, 1), 2.0))
+        >>> free = StochasticEquation(lambda x, t: 0 * x, lambda t: 1.0, 1)
+        >>> print(generator(free, square, [[3.0]], 0.0))  # E w^2 grows by 1 per unit of time
+        [1.]
     """
     rows, restore = points("x", x, equation.dim)
     carried = (equation.drift_at(rows, t) * function.gradient_at(rows, t)).sum(axis=1)
@@ -137,6 +146,12 @@ def covariation(paths: ArrayLike, others: ArrayLike) -> Any:
 
     Raises:
         ValueError: shapes that differ, or have no steps.
+
+    Examples:
+        >>> from refdiff.path_measures import covariation
+        >>> path = [[0.0], [1.0], [-1.0]]
+        >>> print(covariation(path, path))  # 1^2 + 2^2
+        5.0
     """
     x, y = np.asarray(paths), np.asarray(others)
     if x.shape != y.shape or x.ndim < 2 or len(x) < 2:

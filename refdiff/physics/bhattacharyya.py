@@ -54,6 +54,13 @@ def bhattacharyya_distance(p: GaussianMixture, q: GaussianMixture, route: Route 
     Raises:
         TypeError: p or q is none of this library's laws, or route is none.
         ValueError: p and q differ in dimension or one has no density, or there is no route and no closed form.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.physics import bhattacharyya_distance
+        >>> found = bhattacharyya_distance(Gaussian([0.0], 1.0), Gaussian([2.0], 1.0))  # |m - n|^2 / 8
+        >>> print(round(float(found.value), 6))
+        0.5
     """
     _pair(p, q)
     if (log := _closed_log(p, q, route)) is not None:

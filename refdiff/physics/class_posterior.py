@@ -56,6 +56,14 @@ def class_posterior(laws: Sequence[GaussianMixture], x: ArrayLike, priors: Array
     Raises:
         TypeError: a law is none of this library's.
         ValueError: no class, laws of different dimensions or without a density, or priors that are none.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian
+        >>> from refdiff.physics import class_posterior
+        >>> found = class_posterior([Gaussian([-1.0], 1.0), Gaussian([1.0], 1.0)], [[0.5]])
+        >>> np.allclose(found[0, 1], 1 / (1 + np.exp(-1)))  # the logistic function of 2 x
+        True
     """
     logs = _logs(laws, priors)
     rows, restore = points("x", x, laws[0].dim)

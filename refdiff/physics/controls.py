@@ -83,6 +83,13 @@ def stopping_control(model: ExactModel, x: ArrayLike, t: float) -> Any:
     Raises:
         TypeError: the model is no ExactModel.
         ValueError: t is outside [0, T], or there is no density then.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.physics import stopping_control
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> print(stopping_control(model, [[10.0]], 3.0))  # minus the velocity t x / (1 + t^2)
+        [[-3.]]
     """
     return control(model, x, t, 0.0)
 

@@ -25,6 +25,12 @@ def diffusive_velocity(law: GaussianMixture, x: ArrayLike, diffusivity: ArrayLik
     Raises:
         TypeError: law is none of this library's.
         ValueError: the law has no density, or D is negative or of another dimension.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.physics import diffusive_velocity
+        >>> print(diffusive_velocity(Gaussian([0.0], 4.0), [[2.0]], 3.0))  # -D score = D x / variance
+        [[1.5]]
     """
     d = _diffusivity(law, diffusivity)
     rows, restore = points("x", x, law.dim)

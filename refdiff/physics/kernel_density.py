@@ -218,6 +218,14 @@ def optimal_bandwidth(law: GaussianMixture, count: int, shape: ArrayLike = 1.0, 
     Raises:
         TypeError: law is none of this library's.
         ValueError: p has no density, H_1 is singular or does not fit, N < 1, or no such criterion.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian
+        >>> from refdiff.physics import optimal_bandwidth
+        >>> h = optimal_bandwidth(Gaussian([0.0], 1.0), 100, criterion="amise")
+        >>> np.allclose(h, (4 / (3 * 100)) ** 0.2)  # Silverman's rule
+        True
     """
     h1, n, d = _kernel(law, shape), whole_number("count", count, low=1), law.dim
     one_of("criterion", criterion, CRITERIA)

@@ -113,6 +113,14 @@ def entropy_balance(
         TypeError: the model is no ExactModel, or route is none.
         ValueError: no density at t, no route for what is no Gaussian, a current outside the range of D (infinite
             production), or a stationary law that is not even under the parity.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.physics import entropy_balance
+        >>> heat = ExactModel(Gaussian([0.0], 1.0), VEPower(power=0.5))  # S = log(1 + t) / 2 + const, no heat
+        >>> found = entropy_balance(heat, 1.0)
+        >>> print(round(float(found.rate.value), 6), round(float(found.production.value), 6))
+        0.25 0.25
     """
     motion, law, near = _state(model, t)
     gap, n = _beyond_gaussian(model, t, law, near, route)

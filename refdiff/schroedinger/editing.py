@@ -69,6 +69,14 @@ def edit_channel(target: ExactModel, t: float, stochasticity: float = 0.0) -> Ch
     Raises:
         TypeError: the target is no ExactModel of Gaussian data.
         ValueError: a time outside [0, T], a negative k, or no density.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.schroedinger import edit_channel
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> edited = edit_channel(model, 1.0)  # noise of variance 1, then the flow's 1 / sqrt(2)
+        >>> print(edited.gain.round(6), edited.noise.round(6))
+        0.707107 0.5
     """
     law = _gaussian("target", target.distribution if isinstance(target, ExactModel) else target)
     now = real_scalar("t", t, low=0, high=target.process.T)

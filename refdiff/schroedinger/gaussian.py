@@ -63,6 +63,13 @@ class GaussianBridge:
     Raises:
         TypeError: p or q is no Gaussian, or process no reference.
         ValueError: dimensions that differ, numbers out of range, or noise that does not reach every direction by T.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.schroedinger import GaussianBridge
+        >>> bridge = GaussianBridge(Gaussian([0.0], 0.0), Gaussian([1.0], 1.0), 1.0)  # dx = dt + dw does it
+        >>> print(bridge.forward_drift([0.3], 0.5).round(6), round(float(bridge.cost), 6))  # int |drift|^2 / 2
+        [1.] 0.5
     """
 
     p: Gaussian

@@ -56,6 +56,13 @@ class MixtureBridge:
     Raises:
         TypeError: potentials or a reference that are none.
         ValueError: dimensions that differ, or an end that is none.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.schroedinger import MixtureBridge
+        >>> bridge = MixtureBridge(Gaussian([0.0], 1.0), Gaussian([0.0], 1.0), 1.0)
+        >>> print(bridge.marginal(0.0).cov().round(6))  # of N(x; 0, 1) N(x; 0, 1 + 1)
+        [[0.666667]]
     """
 
     first: Potential

@@ -87,6 +87,15 @@ def point_plan(
         TypeError: p or q is no law, or process no reference.
         ValueError: a law with variances, dimensions that differ, or noise that does not reach every direction by T.
         Unconverged: Sinkhorn stays above the tolerance.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Empirical
+        >>> from refdiff.schroedinger import point_plan
+        >>> ends = Empirical([[0.0], [1.0]])
+        >>> plan = point_plan(ends, ends, 0.5)  # Sinkhorn's plan for |x - y|^2 / 2 at eps = 0.5
+        >>> np.allclose(plan.coupling()[0, 0], 0.5 / (1 + np.exp(-1)))
+        True
     """
     for name, one in (("p", p), ("q", q)):
         _points(name, one)

@@ -14,6 +14,15 @@ Brenier             `check_map`, a `MapCheck`; `asymmetry`, `monge_ampere_residu
                     `optimal_potentials`, `c_transform`, `c_transform_of_points`; `PerturbedGaussian` a known map
 geometry            `least_velocity`, `kinetic_energy`, `exponential_map`, `generalized_geodesic`
 gradient flows      `FreeEnergy`: `flow`, and `step` of Jordan, Kinderlehrer and Otto
+
+Examples:
+    Points 0 and 1, of weight 1/2 each, to themselves: off the diagonal e^(-c / eps) = e^-1 of what is on it.
+
+    >>> import numpy as np
+    >>> from refdiff.transport import sinkhorn
+    >>> plan = sinkhorn([[0.0], [1.0]], [[0.0], [1.0]], 0.5)
+    >>> np.allclose(plan.coupling(), np.array([[1, np.exp(-1)], [np.exp(-1), 1]]) / (2 + 2 * np.exp(-1)))
+    True
 """
 
 from refdiff.transport.barycentres import Barycentre, gaussian_barycentre, line_barycentre, point_barycentre

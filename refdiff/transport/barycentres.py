@@ -81,6 +81,13 @@ def gaussian_barycentre(
     Raises:
         TypeError: a law is no Gaussian.
         ValueError: dimensions or weights do not fit, or the tolerance is not met.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.transport import gaussian_barycentre
+        >>> found = gaussian_barycentre([Gaussian([0.0], 1.0), Gaussian([2.0], 9.0)])
+        >>> print(found.law.mean().round(6), found.law.cov().round(6))  # the mean of standard deviations 1 and 3
+        [1.] [[4.]]
     """
     w = _checked(laws, weights)
     for law in laws:

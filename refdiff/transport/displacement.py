@@ -42,6 +42,13 @@ def displacement(p: GaussianMixture, q: GaussianMixture) -> Displacement | LineD
     Raises:
         TypeError: p or q is no law.
         ValueError: dimensions differ, or mixtures in more than one dimension, which have none in closed form.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.transport import displacement
+        >>> halfway = displacement(Gaussian([0.0], 1.0), Gaussian([2.0], 9.0)).marginal(0.5)
+        >>> print(halfway.mean().round(6), halfway.cov().round(6))  # means and standard deviations go in lines
+        [1.] [[4.]]
     """
     same_space(p, q)
     alike = (p.count == 1 and q.count == 1) or (is_points(p) and is_points(q))

@@ -85,6 +85,13 @@ class GaussianPlan:
     Raises:
         TypeError: p or q is no Gaussian, or channel no Channel.
         ValueError: dimensions that differ, a negative epsilon, or a singular N.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.transport import GaussianPlan
+        >>> plan = GaussianPlan(Gaussian([0.0], 1.0), Gaussian([0.0], 1.0), 1.5)  # correlation r: 1 - r^2 = eps r
+        >>> print(plan.pairs().cross_covariance().round(6))
+        [[0.5]]
     """
 
     p: Gaussian

@@ -46,6 +46,13 @@ def optimal_map(p: GaussianMixture, q: GaussianMixture) -> Channel:
     Raises:
         TypeError: p or q is no law, or no Gaussian (on the line `optimal_image` has maps of mixtures).
         ValueError: dimensions differ, or q varies in a direction in which p does not: no map spreads a point out.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.transport import optimal_map
+        >>> way = optimal_map(Gaussian([0.0], 1.0), Gaussian([3.0], 4.0))
+        >>> print(way.gain.round(6), way.offset.round(6))
+        2.0 [3.]
     """
     _gaussians(p, q)
     gain = _gain(p.covariances.operator(), q.covariances.operator(), p.dim)
@@ -76,6 +83,13 @@ def optimal_pairs(p: GaussianMixture, q: GaussianMixture) -> PairLaw:
         TypeError: p or q is no law.
         ValueError: dimensions differ, there are too many points, or there is no closed coupling: mixtures on the line
             have maps (`optimal_image`), which are no mixtures of pairs.
+
+    Examples:
+        >>> from refdiff import Empirical
+        >>> from refdiff.transport import optimal_pairs
+        >>> pairs = optimal_pairs(Empirical([[0.0], [1.0]]), Empirical([[3.0], [2.0]]))  # 0 to 2 and 1 to 3
+        >>> print(round(float(pairs.cost()), 6))
+        4.0
     """
     same_space(p, q)
     if is_points(p) and is_points(q):

@@ -202,6 +202,12 @@ def independent(p: GaussianMixture, q: GaussianMixture) -> PairLaw:
     Raises:
         TypeError: p or q is no law of this library's.
         ValueError: their dimensions differ.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.transport import independent
+        >>> print(round(float(independent(Gaussian([0.0], 1.0), Gaussian([2.0], 3.0)).cost()), 6))  # 2^2 + 1 + 3
+        8.0
     """
     _laws(p, q)
     return component_pairs(p, q, np.exp(np.add.outer(p.log_weights, q.log_weights)))
