@@ -64,7 +64,13 @@ class Sides:
     scale: ArrayLike | None = None
 
     def error(self) -> float:
-        """max |left - right| / scale; 0 where both sides are 0, inf where either is not a number or infinite."""
+        """max |left - right| / scale; 0 where both sides are 0, inf where either is not a number or infinite.
+
+        Examples:
+            >>> from refdiff.validation.identity import Sides
+            >>> print(Sides([1.0, 4.0], [1.0, 3.0]).error())  # relative to the largest entry
+            0.25
+        """
         left, right = np.asarray(self.left, dtype=float), np.asarray(self.right, dtype=float)
         with np.errstate(invalid="ignore"):
             difference = np.abs(left - right)

@@ -57,6 +57,14 @@ def run(chosen: Identity, cases: Iterable[Case], level: str = "default") -> Outc
 
     The control is tried on every case for its largest miss; at level quick only until a case rejects it. What a check
     does not itself give to another backend is done by NumPy: the identities prove the reference.
+
+    Examples:
+        >>> from refdiff.validation.cases import KINDS
+        >>> from refdiff.validation.runner import registry, run
+        >>> tweedie = registry()["Tweedie, first order"]
+        >>> found = run(tweedie, KINDS[tweedie.over]("quick", 0, None), level="quick")
+        >>> print(found.verdict, found.error < tweedie.tolerance, found.control > 100)
+        ok True True
     """
     with backends.use("numpy"):
         return _run(chosen, cases, level)

@@ -109,7 +109,16 @@ def fill_normals(
 
 
 def normals(seed: int, particles: NDArray[Word], draw: int, dim: int) -> NDArray[np.float64]:
-    """Unit normals (n, dim) of the particles (n,), one draw, in threads."""
+    """Unit normals (n, dim) of the particles (n,), one draw, in threads.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import random
+        >>> from refdiff.kernels.numba.philox import normals
+        >>> particles = np.arange(100, dtype=np.uint64)
+        >>> np.allclose(normals(0, particles, 3, 2), random.normals(0, 100, 3, 2))
+        True
+    """
     out = np.empty((len(particles), dim))
     if len(particles):
         blocks(fill_normals, -(-len(particles) // LANES), seed & 0xFFFFFFFF, seed >> 32, particles, draw, out)

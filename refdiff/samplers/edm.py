@@ -192,7 +192,7 @@ def edm_heun(
         >>> from refdiff import Gaussian, VEPower
         >>> from refdiff.samplers import propagate
         >>> from refdiff.samplers.edm import edm_heun
-        >>> law = propagate(edm_heun(VEPower(), [1.0, 0.5]), Gaussian([0.0], 0.0))  # D = 0: slopes are x / sigma, lines
+        >>> law = propagate(edm_heun(VEPower(), [1.0, 0.5]), Gaussian([0.0], 0.0))  # all data at 0: flows are lines
         >>> print(law.output.cov().round(6))  # exact: sigma^2
         [[0.25]]
     """

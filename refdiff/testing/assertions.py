@@ -45,6 +45,12 @@ def assert_identity(identity: Identity | str, subject: Any, *, s: float | None =
         AssertionError: it applies and does not hold.
         ValueError: no identity has this name.
         TypeError: the identity does not speak about subjects of this type.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VPLinear
+        >>> from refdiff.testing import assert_identity
+        >>> assert_identity("Tweedie, first order", ExactModel(Gaussian([0.7], 0.25), VPLinear()))
+        True
     """
     chosen = _registered(identity) if isinstance(identity, str) else identity
     case = _case(chosen.over, subject, s, t)
@@ -129,6 +135,17 @@ def assert_score(
 
     Raises:
         AssertionError: it is not; the message names the worst point and likely slips.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VPLinear
+        >>> from refdiff.testing import assert_score
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VPLinear())  # p_t = N(0, 1)
+        >>> assert_score(lambda x, t: -x, model, times=[0.1, 0.5])
+        >>> try:
+        ...     assert_score(lambda x, t: x, model, times=0.5)
+        ... except AssertionError as error:
+        ...     print(str(error).splitlines()[-1].strip())
+        your result matches minus the score grad log p_t
     """
     _law_of(model)
     _compare("score", score, model, times, seed, n, rtol, 0.0)

@@ -42,6 +42,22 @@ def assert_sampler(
         AssertionError: something is wrong; the message has every finding as a sentence.
         ValueError: no such protocol, family or option, the sampler cannot be called like this, or nothing about it
             could be examined.
+
+    Examples:
+        >>> from refdiff.testing import assert_sampler
+        >>> def euler(model, x, sigmas):
+        ...     for s, t in zip(sigmas[:-1], sigmas[1:]):
+        ...         x = x + (t - s) * (x - model(x, s)) / s
+        ...     return x
+        >>> claims = {"protocol": "plain", "family": "edm-euler", "claim": {"process": "ve-levels"}, "steps": [3]}
+        >>> assert_sampler(euler, **claims)
+        >>> def late(model, x, sigmas):  # tells its model half of the level
+        ...     return euler(lambda x, s: model(x, s / 2), x, sigmas)
+        >>> try:
+        ...     assert_sampler(late, **claims)
+        ... except AssertionError as error:
+        ...     print("told level" in str(error))
+        True
     """
     # the audits stand on the library, so only a call may reach up to them, never an import of it
     from refdiff.validation.audits.audit import examine, silence

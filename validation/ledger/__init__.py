@@ -58,7 +58,13 @@ def notes() -> list[dict[str, str]]:
 
 
 def rows() -> list[Row]:
-    """One row an item, in the order of the index."""
+    """One row an item, in the order of the index.
+
+    Examples:
+        >>> from refdiff.validation.ledger import rows
+        >>> print(len(rows()), rows()[0].id)
+        835 RDX-01
+    """
     from refdiff.validation.runner import registry
 
     checks, refutations = defaultdict(list), defaultdict(list)
