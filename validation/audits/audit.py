@@ -27,8 +27,9 @@ from refdiff.validation.audits.checks import Check, common
 from refdiff.validation.audits.findings import Finding, Verdict, not_applicable
 from refdiff.validation.audits.protocols.protocol import Protocol, protocols
 from refdiff.validation.audits.scripts import reproduced
+from refdiff.validation.audits.sources import Source, method_of, source_of
 from refdiff.validation.audits.subject import Sampler, Subject
-from refdiff.validation.audits.targets import Target, installed
+from refdiff.validation.audits.targets import Target, audited, installed
 from refdiff.validation.parallel import spread
 
 # folders of refdiff's own code (validation/ need not lie in the package's), and what it stands on: errors that come
@@ -46,6 +47,8 @@ class Result:
         findings: in the order of the checks, with details of plain values.
         steps: the numbers of steps with which it was made.
         seconds: from start to end, on the clock.
+        audited, method: the code that was audited, and that of the method that it is compared with; None where there
+            is none, or no place of it is known.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Result:
     findings: tuple[Finding, ...]
     steps: tuple[int, ...]
     seconds: float
+    audited: Source | None = None
+    method: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
     chosen = [one for one in checks(protocol) if questions is None or any(map(questions.search, names(one)))]
     with silence():
         found = reproduced(examine([_counted(subject, steps)], protocol, chosen, quick=quick))
+        method = _method(subject, steps)
     library = subject.library or protocol.library or ""
     return Result(
         name=unit.name,
@@ -122,6 +128,8 @@ def result(unit: Unit, quick: bool = False, questions: re.Pattern[str] | None = 
         findings=tuple(_plain(replace(one, about=unit.target.about)) for one in found),
         steps=tuple(sorted(steps)),
         seconds=time.perf_counter() - start,
+        audited=source_of(audited(unit.target)),
+        method=method,
     )
 
 
@@ -199,6 +207,17 @@ def _counted(subject: Subject, steps: set[int]) -> Subject:
         return made
 
     return replace(subject, build=build)
+
+
+def _method(subject: Subject, steps: Iterable[int]) -> Source | None:
+    """The claimed method, from the first number of steps with which the sampler can be made."""
+    for count in sorted(steps):
+        try:
+            claim = subject.build(count).claim
+        except (Exception, SystemExit):  # told by the checks
+            continue
+        return None if claim is None else method_of(claim)
+    return None
 
 
 @contextmanager

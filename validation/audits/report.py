@@ -244,6 +244,8 @@ def _subject(result: Result, baseline: Baseline) -> dict[str, Any]:
         "options": finite(plain(result.options)),
         "steps": list(result.steps),
         "seconds": round(result.seconds, 3),
+        "audited": result.audited and result.audited._asdict(),
+        "method": result.method and result.method._asdict(),
         "findings": [_finding(one, baseline) for one in result.findings],
     }
 

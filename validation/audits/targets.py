@@ -179,6 +179,14 @@ def _home(protocol: Protocol, member: str) -> str:
     raise BadTarget(f"{library}:{member} is a part of the protocol's own and takes no options or family")
 
 
+def audited(target: Target) -> Any:
+    """The class or function that a target names, None for a part of the protocol's own."""
+    try:
+        return load(target.where or _home(protocols()[target.protocol], target.member), target.member)
+    except (Exception, SystemExit):  # it is not there, or its library raises what it likes when it is looked for
+        return None
+
+
 # ---------------------------------------------------------------------- callables
 
 

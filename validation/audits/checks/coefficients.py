@@ -19,6 +19,7 @@ from refdiff.validation.audits.scripts import exception, impulse
 from refdiff.validation.audits.steps import Comparison, Mismatch
 from refdiff.validation.audits.subject import Subject
 from refdiff.validation.audits.told import Told
+from refdiff.validation.audits.weights import weights
 
 QUESTION = "coefficients"
 RULE = (
@@ -76,6 +77,7 @@ def _compared(name: str, found: Read, place: str) -> Finding:
         steps=[(step.stage, step.error, step.bound) for step in comparison.steps],
         source=found.claim.source,
         conventions=list(found.claim.conventions),
+        **({"weights": weights(comparison)} if comparison.wrong else {}),
     )
     if known is None:
         return finding

@@ -249,7 +249,8 @@ def _fallen(subject: Subject, sweep: tuple[int, ...], errors: list[Errors], mine
     if foreign[-1] > FLAT * foreign[-2] and errors[-1].method < FLAT * errors[-2].method:
         text += f"; the error stagnates at {foreign[-1]:.3g}, the method's is {errors[-1].method:.3g}"
     return judged(subject.name, ORDER, mine.order - found.order, bound, text, rule=ORDER_RULE, place="sweep",
-                  counts=sweep, errors=foreign, method=[e.method for e in errors])  # fmt: skip
+                  counts=sweep, errors=foreign, method=[e.method for e in errors],
+                  orders=(found.order, mine.order))  # fmt: skip
 
 
 def _on_span(subject: Subject, steps: int) -> Read:
