@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import contents
 import typeset
 
-HOUSE = read("refdiff", "kernels", "validation")
+HOUSE = read("refdiff", "kernels")
 PIECES = [
     *typeset.WORDS,
     *typeset.SIGNS,
