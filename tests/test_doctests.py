@@ -8,6 +8,7 @@ import ast
 import doctest
 import re
 from dataclasses import dataclass
+from importlib import import_module
 
 import pytest
 from house import ROOT, Module, read
@@ -91,14 +92,21 @@ def test_examples_stand_where_pages_find_them_and_show_what_they_stand_under(nam
 
 
 def packages(readme):
-    """The packages of README's table of what is inside."""
+    """The packages of README's table of what is inside, each with the names that are said to be in it."""
     table = readme.partition("\n## What is inside\n")[2].partition("\n## ")[0]
-    return re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.]+)` \|(.*)", table, re.MULTILINE)
+    return {name: re.findall(r"`(\w+)`", said) for name, said in rows}
 
 
 def without(names, shown):
     """Packages of these names under which no docstring has an example."""
     return [name for name in names if not any(f"{one}.".startswith(f"{name}.") for one in shown)]
+
+
+def unused(names, shown):
+    """Those of the names that no example uses."""
+    sources = "\n".join(example.source for one in shown for example in one.examples)
+    return [name for name in names if not re.search(rf"\b{name}\b", sources)]
 
 
 README = packages((ROOT / "README.md").read_text(encoding="utf-8"))
@@ -107,6 +115,12 @@ README = packages((ROOT / "README.md").read_text(encoding="utf-8"))
 def test_every_package_that_readme_lists_has_examples():
     assert len(README) > 20
     assert not without(README, SHOWN)
+
+
+@pytest.mark.parametrize("name", README)
+def test_what_readme_names_in_a_package_is_used_in_examples(name):
+    package = import_module(name)
+    assert not unused([one for one in README[name] if callable(getattr(package, one, None))], SHOWN.values())
 
 
 # ---------------------------------------------------------------------- the tests themselves
@@ -160,10 +174,15 @@ def test_a_wrong_number_is_shown_beside_the_right_one():
 
 
 def test_a_package_without_examples_is_named():
-    readme = "\n## What is inside\n\n| where | what |\n|---|---|\n| `a.b` | x |\n| `a.c` | `a.d` |\n\n## More\n`a.e`"
-    assert packages(readme) == ["a.b", "a.c"]
+    readme = "\n## What is inside\n\n| where | what |\n|---|---|\n| `a.b` | x |\n| `a.c` | `d` |\n\n## More\n`a.e`"
+    assert packages(readme) == {"a.b": [], "a.c": ["d"]}
     assert without(["a.b", "a.c"], {"a.b.f", "a.cc.g"}) == ["a.c"]
     assert not without(["a.b", "a.c"], {"a.b.f", "a.c"})
+
+
+def test_a_name_that_no_example_uses_is_named():
+    shown = [one for one in docstrings(Module("module", GOOD)) if one.examples]
+    assert unused(["double", "doubled"], shown) == ["doubled"]
 
 
 def test_examples_take_no_names_from_their_module():

@@ -52,6 +52,11 @@ def cdf(law: GaussianMixture, x: ArrayLike, *, upper: bool = False) -> Array:
     """F(x) = P(X <= x), or 1 - F(x) with `upper`, of a law on the line at points x (..., 1), shape (...).
 
     Both keep their digits where they are small, as `log_cdf` does where they underflow.
+
+    Examples:
+        >>> from refdiff.distributions import Gaussian, cdf
+        >>> print(cdf(Gaussian([0.0], 1.0), [[0.0], [1.96]]).round(3))
+        [0.5   0.975]
     """
     found = np.exp(log_cdf(law, real_array("x", x), upper=upper))
     return np.asarray(precise_as(x, found))

@@ -110,6 +110,14 @@ def adjoint(
         TypeError: the field is no ParametricField.
         ValueError: an unknown way to take states, a tolerance too small, or an answer of the wrong shape.
         RuntimeError: the solver finds no step short enough.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.dynamics import adjoint, linear_field
+        >>> decay = linear_field([[-1.0]], [0.0])  # x(t) = e^(wt) x + (e^(wt) - 1) b / w at w = -1, b = 0
+        >>> found = adjoint(decay, [[2.0]], 0.0, np.log(2), terminal=np.ones_like)  # of x(log 2): in x, and in w and b
+        >>> print(found.point.round(6), found.parameters.round(6))  # e^-t, then t e^-t x and 1 - e^-t
+        [[0.5]] [[0.693147 0.5     ]]
     """
     check_field(field)
     one_of("states", states, ("stored", "again"))

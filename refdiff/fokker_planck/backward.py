@@ -113,6 +113,15 @@ def mean_hitting_time(operator: FokkerPlanck, target: ArrayLike | None = None, t
     Raises:
         TypeError: no FokkerPlanck.
         ValueError: a set of another shape, or cells from which it is never reached.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff.fokker_planck import FokkerPlanck, Grid, mean_hitting_time
+        >>> cells = Grid(0.0, 5.0, 5)
+        >>> free = FokkerPlanck(cells, lambda x, t: 0 * x, lambda x, t: 1.0)  # a walk with steps at the rate 1
+        >>> ends = np.array([True, False, False, False, True])
+        >>> print(mean_hitting_time(free, ends).round(6) + 0.0)  # i (n - i)
+        [0. 3. 4. 3. 0.]
     """
     found = (
         np.zeros(_operator(operator).grid.shape, dtype=bool) if target is None else _cells(operator, "target", target)

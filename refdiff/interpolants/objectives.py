@@ -122,6 +122,14 @@ def matching_gap(
     Raises:
         TypeError: the model is no InterpolantModel.
         ValueError: as of `conditional_loss`.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.interpolants import InterpolantModel, linear, matching_gap
+        >>> from refdiff.transport import independent
+        >>> model = InterpolantModel(independent(Gaussian([0.0], 1.0), Gaussian([3.0], 1.0)), linear())
+        >>> print(round(float(matching_gap(model, 0.5).value), 6))  # x_t says nothing of x_1 - x_0
+        2.0
     """
     found, d = _regression(model, t, target), model.dim
     parts = _parts(model, found, t, target, given)

@@ -212,6 +212,14 @@ def reflow(given: MapCoupling | PairLaw) -> StraightFlow:
     Raises:
         TypeError: given is neither.
         ValueError: what `rectify` refuses.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.interpolants import rectify, reflow
+        >>> from refdiff.transport import independent
+        >>> straight = reflow(rectify(independent(Gaussian([0.0], 1.0), Gaussian([3.0], 4.0))))
+        >>> print(straight.forward([[1.0]], 0.5).round(6), straight.velocity([[3.0]], 0.5).round(6))  # from 1 to 5
+        [[3.]] [[4.]]
     """
     coupling = rectify(given) if isinstance(given, PairLaw) else given
     if not isinstance(coupling, MapCoupling):

@@ -87,6 +87,13 @@ def relaxation_times(model: ExactModel, times: ArrayLike, mobility: float = 1.0)
 
     Raises:
         TypeError: no model.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.langevin import relaxation_times
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower())
+        >>> print(relaxation_times(model, [0.0, 2.0]).round(6))  # the variance 1 + sigma^2
+        [1. 5.]
     """
     if not isinstance(model, ExactModel):
         raise TypeError(f"model must be an ExactModel, got {model!r}")

@@ -52,6 +52,13 @@ def optimal_coupling(p: GaussianMixture, q: GaussianMixture, order: float) -> Co
 
     Raises:
         ValueError: in more than one dimension there are more pairs of points than can be held.
+
+    Examples:
+        >>> from refdiff import Empirical
+        >>> from refdiff.metrics.couplings import optimal_coupling
+        >>> found = optimal_coupling(Empirical([[0.0], [1.0]]), Empirical([[3.0], [2.0]]), 2.0)
+        >>> print(found.rows, found.columns, round(found.cost, 6))  # 0 to 2 and 1 to 3
+        [0 1] [1 0] 4.0
     """
     (x, a), (y, b) = weighted_points(p), weighted_points(q)
     if x.shape[1] == 1:

@@ -62,6 +62,13 @@ def mean_squared_error(
     Raises:
         TypeError: the model is no ExactModel.
         ValueError: the data are not Gaussian and there is no route.
+
+    Examples:
+        >>> from refdiff import ExactModel, FlowMatching, Gaussian
+        >>> from refdiff.objectives import mean_squared_error
+        >>> model = ExactModel(Gaussian([0.0], 1.0), FlowMatching())
+        >>> print(round(float(mean_squared_error(model, 0.5).value), 6))  # 1 / (1 + snr)
+        0.5
     """
     errors, restore = _errors(model, x0, route)
     values, slack = estimate(*errors.weighted(real_scalar("t", t, low=0, high=model.process.T), np.ones(())))

@@ -111,6 +111,13 @@ class FeynmanKac:
     Raises:
         TypeError: no equation, or no Quadratic.
         ValueError: times out of order, dimensions that do not fit, or an expectation that is infinite.
+
+    Examples:
+        >>> from refdiff.path_measures import AffineEquation, FeynmanKac, Quadratic
+        >>> free = AffineEquation(lambda t: 0.0, lambda t: 0.0, lambda t: 1.0, 1)
+        >>> mean = FeynmanKac(free, Quadratic([[0.0]]), Quadratic([[0.0]], [1.0]), 0.0, 1.0)  # E e^w = e^(x + 1/2)
+        >>> print(mean.log_h([[2.0]], 0.0).round(6), mean.gradient([[2.0]], 0.0).round(6))
+        [2.5] [[1.]]
     """
 
     equation: AffineEquation

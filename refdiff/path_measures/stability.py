@@ -159,6 +159,14 @@ def wasserstein_bound(
         ValueError: times out of order, dimensions that differ, a negative stochasticity, a metric that is not positive
             definite, no route where one is needed, a prior whose distance has no closed form, or rates that vary on
             all scales.
+
+    Examples:
+        >>> from refdiff import ExactModel, Gaussian, VEPower
+        >>> from refdiff.path_measures import AffineScore, wasserstein_bound
+        >>> model = ExactModel(Gaussian([0.0], 1.0), VEPower(power=0.5, T=1.0))
+        >>> found = wasserstein_bound(model, AffineScore.exact(model), prior=0.1)  # x / sqrt(1 + t)
+        >>> print(round(found.value, 6))
+        0.070711
     """
     first, last = interval(model, score, start, end)
     pull, tol = _pull(stochasticity), real_scalar("tolerance", tolerance, low=0, high=1, open_low=True)

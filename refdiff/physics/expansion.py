@@ -60,6 +60,11 @@ def point_velocity(x: ArrayLike, t: float, start: ArrayLike = 0.0) -> Array:
 
     Raises:
         ValueError: t is not positive, or x_0 has another dimension.
+
+    Examples:
+        >>> from refdiff.physics import point_velocity
+        >>> print(point_velocity([[6.0]], 1.5))  # x / (2 t)
+        [[2.]]
     """
     origin, rows, restore = _origin(x, start)
     return restore((rows - origin) / (2 * real_scalar("t", t, low=0, open_low=True)))

@@ -48,6 +48,11 @@ def density_estimate(sample: ArrayLike, kernel: ArrayLike, weights: ArrayLike | 
 
     Raises:
         ValueError: a negative weight or H, or shapes that do not fit.
+
+    Examples:
+        >>> from refdiff.physics import density_estimate
+        >>> print(density_estimate([[0.0], [2.0]], 0.25).cov())  # 1 of the points, and the kernel's
+        [[1.25]]
     """
     return Empirical(sample, weights).convolve(kernel)
 

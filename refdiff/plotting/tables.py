@@ -38,6 +38,15 @@ def tableau(axes: Axes, table: Tableau, part: str = "outputs") -> Axes:
 
     Raises:
         ValueError: an unknown part, or noise of a deterministic table.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> from refdiff import FlowMatching
+        >>> from refdiff.plotting import tableau
+        >>> from refdiff.samplers.ddim import ddim
+        >>> axes = tableau(Figure().subplots(), ddim(FlowMatching(), [1.0, 0.5, 0.25]))  # 0.5 D0, then 0.25 D0 + 0.5 D1
+        >>> print([float(text.get_text()) for text in axes.texts])
+        [0.5, 0.25, 0.5]
     """
     one_of("part", part, PARTS)
     if part == "noise" and not table.stochastic:

@@ -254,6 +254,14 @@ class Chain:
 
         Raises:
             ValueError: indices in another order, or the law of x_j given x_h is singular although that of x_i is not.
+
+        Examples:
+            >>> from refdiff import Channel
+            >>> from refdiff.processes import Chain
+            >>> walk = Chain([Channel(noise=1.0), Channel(noise=1.0)])  # a random walk of two steps
+            >>> found = walk.bridge(1, 2)  # x_1 given x_2 and x_0: their mean, and half of a step's variance
+            >>> print(found.of_end, found.of_start, found.noise)
+            0.5 0.5 0.5
         """
         h, i, j = self._ordered(h=h, i=i, j=j)
         if i == j:

@@ -172,6 +172,13 @@ def positions(law: GaussianMixture) -> GaussianMixture:
     Raises:
         TypeError: the law is none: of points (..., 2 d) the positions are x[..., :d].
         ValueError: an odd number of axes.
+
+    Examples:
+        >>> from refdiff import Gaussian
+        >>> from refdiff.processes import positions, with_velocity
+        >>> law = with_velocity(Gaussian([1.0], 2.0), variance=0.25)
+        >>> print(law.cov().diagonal(), positions(law).mean())
+        [2.   0.25] [1.]
     """
     _check_law(law)
     if law.dim % 2:
@@ -198,6 +205,14 @@ def variance_preserving(noise: Coefficient, T: float = 1.0, *, noise_rate: Coeff
     Raises:
         TypeError: noise_rate is no function.
         ValueError: shapes that do not fit, numbers that are not finite, or noise_rate beside a matrix.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Gaussian
+        >>> from refdiff.processes import variance_preserving
+        >>> process = variance_preserving([[1.0, 0.0], [2.0, 1.0]])
+        >>> np.allclose(process.kernel(0.7).push(Gaussian([0.0, 0.0], 1.0)).cov(), np.eye(2))
+        True
     """
     if not callable(noise):
         if noise_rate is not None:

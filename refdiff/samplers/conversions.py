@@ -50,6 +50,15 @@ def to_coordinate(tableau: Tableau, coordinate: str) -> Tableau:
 
     Raises:
         ValueError: a stage lies where the new coordinate is infinite (alpha = 0, or sigma = 0).
+
+    Examples:
+        >>> from refdiff import VPLinear
+        >>> from refdiff.samplers import families, to_coordinate
+        >>> process = VPLinear()
+        >>> table = families()["ddim"](process, [1.0, 0.5, 0.1])
+        >>> moved = to_coordinate(table, "x/alpha")  # the same sampler, told otherwise
+        >>> to_coordinate(moved, "x").close(table)
+        True
     """
     one_of("coordinate", coordinate, COORDINATES)
     if coordinate == tableau.coordinate:

@@ -44,6 +44,16 @@ def load(path: str | Path) -> Tableau:
 
     Raises:
         ValueError: another ending, or a file that is no such table.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from refdiff import VPLinear
+        >>> from refdiff.samplers import families, load, save
+        >>> table = families()["dpmpp-2m"](VPLinear(), [1.0, 0.5, 0.1])
+        >>> with TemporaryDirectory() as folder:
+        ...     save(table, f"{folder}/table.json")
+        ...     print(load(f"{folder}/table.json").difference(table))  # bit by bit
+        0.0
     """
     target = _ending(path)
     try:

@@ -249,7 +249,7 @@ class Tableau:
                 (one.outputs[k][mine[:-1]], two.outputs[l][theirs[:-1]]),
                 (one.noise[k], two.noise[l]),
             ]
-            size = max(np.abs(part).max(initial=0.0) for pair in pairs for part in pair)
+            size = max(float(np.abs(part).max(initial=0.0)) for pair in pairs for part in pair)
             gap = max(float(np.abs(np.subtract(a, b)).max(initial=0.0)) for a, b in pairs)
             worst = max(worst, gap / size if size else gap)
         return worst

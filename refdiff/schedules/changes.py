@@ -105,6 +105,14 @@ class Transformed(Schedule):
     Raises:
         TypeError: base is no schedule, or clock or scale no function.
         ValueError: T is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import FlowMatching, Transformed
+        >>> squared = Transformed(FlowMatching(), lambda t: (t**2, 2 * t, 2 + 0 * t))  # tau = t^2
+        >>> c = squared.coefficients(0.5)
+        >>> print(c.alpha, c.sigma, c.dsigma)
+        0.75 0.25 1.0
     """
 
     base: Schedule

@@ -244,6 +244,13 @@ class Trigonometric(Schedule):
 
     Raises:
         ValueError: sigma_d is not positive, or T is not pi/2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from refdiff import Trigonometric
+        >>> c = Trigonometric(sigma_d=0.5).coefficients(np.pi / 3)
+        >>> print(round(float(c.alpha), 6), round(float(c.sigma**2), 6))  # 1/2, (1/4) (3/4)
+        0.5 0.1875
     """
 
     sigma_d: float = 1.0

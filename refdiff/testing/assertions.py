@@ -123,6 +123,17 @@ def assert_denoiser(
 
     Raises:
         AssertionError: it is not; the message names the worst point and likely slips.
+
+    Examples:
+        >>> from refdiff import ExactModel, FlowMatching, Gaussian
+        >>> from refdiff.testing import assert_denoiser
+        >>> model = ExactModel(Gaussian([0.0], 1.0), FlowMatching())
+        >>> assert_denoiser(lambda x, t: (1 - t) * x / ((1 - t) ** 2 + t**2), model, times=[0.1, 0.9])
+        >>> try:  # with 1 - t for t
+        ...     assert_denoiser(lambda x, t: t * x / ((1 - t) ** 2 + t**2), model, times=0.1)
+        ... except AssertionError as error:
+        ...     print(str(error).splitlines()[-1].strip())
+        your result matches the denoiser with t reversed (T - t in place of t)
     """
     spread = float(np.sqrt(np.diagonal(_law_of(model).cov()).max()))
     _compare("denoiser", denoiser, model, times, seed, n, rtol, spread)

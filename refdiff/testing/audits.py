@@ -119,6 +119,17 @@ def audit(
     Raises:
         ValueError: no such library, member, callable, protocol, family or option, or it is not installed; the message
             says what is there.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from refdiff.testing import audit
+        >>> with TemporaryDirectory() as folder:
+        ...     mine = Path(folder, "mine.py")  # one step, whatever its grid
+        ...     _ = mine.write_text("def jump(model, x, sigmas): return model(x, sigmas[0])")
+        ...     found = audit(f"{mine}:jump", protocol="plain", family="edm-euler", quick=True)
+        >>> print([one.question for one in found.wrong])
+        ['coefficients', 'order']
     """
     # the audits stand on the library, so only a call may reach up to them, never an import of it
     from refdiff.validation.audits.asking import BadTarget
