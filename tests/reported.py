@@ -1,12 +1,13 @@
 """Outcomes that no check made, and runs of them: what tests of the report tell of; and the tags of a page."""
 
+import random
 from html.parser import HTMLParser
 
 import numpy as np
 
 from refdiff.validation import report
 from refdiff.validation.identity import ROUNDING, Identity, Sides
-from refdiff.validation.runner import Outcome
+from refdiff.validation.runner import Outcome, registry
 
 
 def outcome(name="a = b", error=1e-15, control=1e12, cases=3, raised="", topic="letters", formula="a = b"):
@@ -43,10 +44,34 @@ OVERSHOT = outcome("control is infinite", control=np.inf)
 EVERY_KIND = (GOOD, FAILED, BLIND, BROKEN, ENDLESS, IDLE, OVERSHOT)
 
 
+def everything(seed=0):
+    """A made-up run of the registry, where one in twenty fails, is blind, breaks or applies nowhere; and one more."""
+    draw = random.Random(seed)
+
+    def one(known):
+        kind = draw.random()
+        error, control = known.tolerance * 10 ** -draw.uniform(0.2, 5), 10 ** draw.uniform(2.1, 14)
+        if kind < 0.01:
+            return Outcome(known, 50 * known.tolerance, "draw <b>3</b>", control, 4, 0.1)
+        if kind < 0.02:
+            return Outcome(known, error, "draw 3", 7.0, 4, 0.1)
+        if kind < 0.03:
+            return Outcome(known, np.inf, "draw 3", 0.0, 4, 0.1, "ValueError('x must be <finite>')")
+        if kind < 0.05:
+            return Outcome(known, 0.0, "", 0.0, 0, 0.0)
+        return Outcome(known, error, "draw 3", control, 4, 0.1)
+
+    made = [one(known) for known in registry().values()]
+    return run(*made, outcome(NASTY, topic=f"of {NASTY}"), data=f"{NASTY}.npy: 3 points")
+
+
+NASTY = "</script><script>alert('&amp; \"x\"')</script>"
+
+
 class Page(HTMLParser):
     """Tags with their attributes, and whether they close in the order they opened."""
 
-    EMPTY = frozenset(("meta", "rect", "line", "path", "circle", "br"))
+    EMPTY = frozenset(("meta", "br", "wbr", "input"))  # others close, or end in />
 
     def __init__(self, text):
         super().__init__()

@@ -24,6 +24,9 @@
   // what all rows of a group share may stand once, at the group
   const told = (element, field) => element.closest(`[data-${field}]`)?.dataset[field] ?? "";
 
+  // all of it, too: a name may have a bar
+  const values = (text) => [text, ...text.split("|")];
+
   // of a row: data-text and what is marked as searched; all of it where it has neither
   const searched = (row) => {
     const marked = [...row.querySelectorAll("[data-searched]")].map((one) => one.textContent);
@@ -42,7 +45,7 @@
         weight: Number(element.dataset.weight ?? 1),
         values: Object.fromEntries(this.fields.map(({ dataset: { field } }) => [
           field,
-          field === "text" ? plain(searched(element)) : told(element, field).split("|"),
+          field === "text" ? plain(searched(element)) : values(told(element, field)),
         ])),
       }));
       const known = new Map(this.rows.map((row) => [row.element, row]));
@@ -93,6 +96,16 @@
 
     read(said) { for (const field of this.fields) field.value = said.get(field.name) ?? ""; }
   }
+
+  // ---------------------------------------------------------------- formulas: is an index below its line?
+  const unlowered = () => {
+    const probe = document.createElement("div");
+    probe.innerHTML = "<math><msub><mi>x</mi><mi>x</mi></msub></math>";
+    document.body.append(probe);
+    const [base, index] = [...probe.querySelectorAll("mi")].map((one) => one.getBoundingClientRect());
+    probe.remove();
+    return index.bottom - base.bottom < 0.05 * base.height;
+  };
 
   // ---------------------------------------------------------------- code, coloured lightly when it is first seen
   const TOKENS = new RegExp([
@@ -159,6 +172,7 @@
       });
     }
     lists = [...document.querySelectorAll("form[data-filters]")].map((form) => new List(form));
+    root.classList.toggle("no-math-font", unlowered());
     if (innerWidth < NARROW) for (const contents of document.querySelectorAll("details[data-contents]")) contents.open = false;
     for (const list of lists) {
       list.form.addEventListener("input", changed);

@@ -59,10 +59,10 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
-def anchors(names: Iterable[str]) -> dict[str, str]:
-    """A page-wide id for each of these names: its letters and digits, with a number where two would be the same."""
+def anchors(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
+    """An id for each of these names: its letters and digits, with a number where it is reserved or another name's."""
     found: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = set(reserved)
     for name in dict.fromkeys(names):
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
         one, count = plain, 1
@@ -77,12 +77,15 @@ def anchors(names: Iterable[str]) -> dict[str, str]:
 def formula(latex: str) -> Any:
     """Some latex as MathML markup; as it stands, in <code>, where the converter does not know it."""
     from latex2mathml.converter import convert
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     known = latex
     for pattern, replacement in UNKNOWN.items():
         known = re.sub(pattern, replacement, known)
     try:
-        return Markup(convert(known, display="block"))
+        written = convert(known, display="block")
     except Exception:  # the converter has no common base for its errors
         return Markup("<code>{}</code>").format(latex)
+    # in a page of HTML neither the namespace nor numbers in place of letters are needed
+    written = written.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    return Markup(re.sub(r"&#x([0-9A-F]+);", lambda found: str(escape(chr(int(found[1], 16)))), written))

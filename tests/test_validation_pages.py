@@ -1,0 +1,60 @@
+"""What pages share: templates that escape, places for names, formulas as MathML."""
+
+import re
+from html import unescape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reported import Page
+
+from refdiff.validation import pages
+from refdiff.validation.runner import registry
+
+
+def test_names_have_places_of_their_own():
+    names = ["A b", "a  B!", "a-b", "main", "σ", "λ", "A b"]
+    found = pages.anchors(names, ["main"])
+    assert found == {"A b": "a-b", "a  B!": "a-b-2", "a-b": "a-b-3", "main": "main-2", "σ": "x", "λ": "x-2"}
+
+
+@given(st.lists(st.text(max_size=8)), st.sets(st.sampled_from(["a", "x", "0"])))
+def test_places_are_words_of_an_address_and_never_shared(names, reserved):
+    found = pages.anchors(names, reserved)
+    assert set(found) == set(names)
+    assert len({*found.values(), *reserved}) == len(found) + len(reserved)
+    assert all(re.fullmatch("[a-z0-9-]+", one) for one in found.values())
+
+
+def test_a_template_that_is_nowhere_is_an_error():
+    with pytest.raises(Exception, match=r"nowhere\.html"):
+        pages.rendered("nowhere.html", [], {})
+
+
+def test_the_base_is_a_page():
+    found = Page(pages.rendered("pages.html", [], {}))
+    assert found.open == []
+    assert {"style", "script", "main", "h1", "button"} <= {tag for tag, _ in found.tags}
+
+
+# ---------------------------------------------------------------------- formulas
+
+
+def test_a_formula_that_cannot_be_converted_is_shown_as_it_is():
+    assert str(pages.formula(r"\left( <b>")).startswith("<code>")
+    assert "<b>" not in str(pages.formula(r"\left( <b>"))
+
+
+def test_every_formula_of_the_registry_becomes_mathml_without_unknown_commands():
+    found = {one.name: pages.formula(one.formula) for one in registry().values()}
+    assert [name for name, markup in found.items() if "\\" in markup or "<code" in markup] == []
+
+
+@pytest.mark.parametrize("latex", ["a < b", "a & b", "a > \\alpha", r"\bar x \leq \text{\"no\"}"])
+def test_shorter_markup_says_the_same(latex):
+    from latex2mathml.converter import convert
+
+    shorter, full = str(pages.formula(latex)), convert(latex, display="block")
+    assert len(shorter) < len(full)
+    assert Page(shorter).words == Page(full).words
+    assert unescape(re.sub(' xmlns="[^"]*"', "", full)) == unescape(shorter)
