@@ -44,7 +44,7 @@ _TO_LAB = np.array(
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB's primaries
 WHITE = np.array([1.0, 0.0, 0.0])
 SHADE = np.array([0.5, 0.6, 0.6])  # what a colour is multiplied by in OKLab, to be its dark shade
-_ENTRIES = 256  # of a map: one for every level of a channel of eight bits
+_ENTRIES = 257  # of a map: one for every level of a channel of eight bits, odd to have a middle
 # the arms of the diverging map: (L, chroma) where they bend and end, in hues (degrees) of the palette's first two
 _BEND, _END, _HUES = (0.65, 0.12), (0.38, 0.09), (244.0, 47.5)
 

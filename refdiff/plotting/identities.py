@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from refdiff.arguments import Array
 from refdiff.plotting.colours import FIRST, LAST
 from refdiff.plotting.styles import dot, thin
 
@@ -55,32 +56,52 @@ class Scored(Protocol):
 def scores(axes: Axes, outcomes: Sequence[Scored]) -> Axes:
     """The error, the tolerance and the negative control of every identity, a row each, by kind of evidence.
 
+    An error above its tolerance has a square around it; an infinite one, of a check that broke, is drawn at the end.
+
     Args:
         axes: what is drawn on.
         outcomes: of identities, as `refdiff.validation.runner.run_all` gives them.
 
     Raises:
-        ValueError: no outcomes.
+        ValueError: no outcomes, an error that is no number, or a tolerance that is not above 0.
     """
     found = sorted(outcomes, key=lambda o: (o.identity.evidence.name, o.identity.tolerance, o.error))
-    if not found:
-        raise ValueError("outcomes must hold at least one, got none")
+    error, tolerance, control = _numbers(found)
     rows = np.arange(len(found))
-    tolerance = np.array([o.identity.tolerance for o in found])
-    error = np.maximum([o.error for o in found], LEAST)
-    control = np.maximum(np.array([o.control for o in found]) * tolerance, LEAST)
+    failed = error > tolerance
     axes.hlines(rows, error, control, color="0.88", linewidth=thin())
     axes.plot(error, rows, "o", markersize=1.5 * dot(), color=FIRST, label="worst error")
     axes.plot(tolerance, rows, "|", markersize=2 * dot(), color="black", label="tolerance")
     axes.plot(control, rows, "x", markersize=1.5 * dot(), color=LAST, label="negative control")
-    kinds = [o.identity.evidence.name for o in found]
-    middles = {kind: float(np.mean([row for row, one in enumerate(kinds) if one == kind])) for kind in kinds}
-    axes.set_yticks([*middles.values()], [*middles])
+    if failed.any():
+        axes.plot(
+            error[failed], rows[failed], "s", markersize=4 * dot(), color="black", fillstyle="none", label="failed"
+        )
+    kinds = np.array([o.identity.evidence.name for o in found])
+    names = sorted(set(kinds.tolist()))
+    axes.set_yticks([float(rows[kinds == name].mean()) for name in names], names)
     axes.tick_params(axis="y", length=0)
-    for row in range(1, len(found)):
-        if kinds[row] != kinds[row - 1]:
-            axes.axhline(row - 0.5, color="0.75", linewidth=thin())
+    axes.hlines(np.flatnonzero(kinds[1:] != kinds[:-1]) + 0.5, LEAST, control.max(), color="0.6", linewidth=thin())
     axes.set_xscale("log")
     axes.set_xlabel("scaled error")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
     return axes
+
+
+def _numbers(found: Sequence[Scored]) -> tuple[Array, Array, Array]:
+    """Errors, tolerances and controls, each (n,), such as a logarithmic axis can show.
+
+    Raises:
+        ValueError: none, an error that is no number, or a tolerance that is not above 0.
+    """
+    if not found:
+        raise ValueError("outcomes must hold at least one, got none")
+    columns = [(o.error, o.identity.tolerance, o.control * o.identity.tolerance) for o in found]
+    error, tolerance, control = np.array(columns, dtype=np.float64).T
+    if np.isnan(error).any() or np.isnan(control).any():
+        raise ValueError("outcomes must hold errors that are numbers, got nan")
+    if not (tolerance > 0).all():
+        raise ValueError(f"outcomes must have tolerances above 0, got {tolerance.min()}")
+    known = np.concatenate([error, control, tolerance])
+    end = 10.0 * float(known[np.isfinite(known)].max())
+    return np.clip(error, LEAST, end), tolerance, np.clip(control, LEAST, end)

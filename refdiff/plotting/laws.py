@@ -1,4 +1,4 @@
-"""Pictures of laws: regions of highest density in the plane, a density in time on the line."""
+"""Pictures of laws: regions of highest density in the plane and on the line, and a density in time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, answered, real_array, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.plotting.colours import FIRST, sequential
+from refdiff.plotting.fields import increasing
+from refdiff.plotting.styles import thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
 MASSES = (0.5, 0.8, 0.95)
+MOST = 20_000  # places of a curve
 REACH = 4.0  # standard deviations of a component beyond its mean: 6e-5 of it are outside
 
 
@@ -62,10 +65,10 @@ def density(
     peak = logs.max()
     levels = _levels(np.exp(logs - peak), held)
     if not filled:
-        axes.contour(x, y, np.exp(logs - peak), levels=levels, colors=color, linewidths=0.8)
+        axes.contour(x, y, np.exp(logs - peak), levels=levels, colors=color, linewidths=1.2 * thin())
         return axes
-    for level, shade in zip(levels, np.linspace(0.18, 0.45, len(levels)), strict=True):
-        axes.contourf(x, y, np.exp(logs - peak), levels=[level, 1.0], colors=[color], alpha=float(shade))
+    for level, shade in zip(levels, _shades(len(levels)), strict=True):
+        axes.contourf(x, y, np.exp(logs - peak), levels=[level, 1.0], colors=[color], alpha=shade)
     return axes
 
 
@@ -87,16 +90,14 @@ def density_in_time(
         cmap: the colours, or matplotlib's name of them; `sequential` where left out.
 
     Raises:
-        ValueError: times or x do not increase, or log_density answers with another shape.
+        ValueError: times or x do not increase, or log_density answers with another shape, or with nan or inf.
     """
-    when, where = (real_array(name, value, ndim=(1,)) for name, value in (("times", times), ("x", x)))
-    for name, steps in (("times", when), ("x", where)):
-        if len(steps) < 2 or (np.diff(steps) <= 0).any():
-            raise ValueError(f"{name} must be two or more that increase, got {steps}")
-    logs = [answered("log_density", log_density(where[:, None], t), where.shape) for t in when.tolist()]
-    axes.pcolormesh(
-        when, where, np.exp(0.5 * np.array(logs).T), cmap=cmap or sequential(), shading="gouraud", rasterized=True
-    )
+    when, where = (increasing(name, value, 2) for name, value in (("times", times), ("x", x)))
+    logs = np.array([answered("log_density", log_density(where[:, None], t), where.shape) for t in when.tolist()])
+    if not (logs < np.inf).all():
+        raise ValueError("log_density must answer with numbers or -inf, got nan or inf")
+    shades = np.exp(0.5 * logs.T)
+    axes.pcolormesh(when, where, shades, cmap=cmap or sequential(), shading="gouraud", rasterized=True)
     axes.set_xlabel("t")
     axes.set_ylabel("x")
     return axes
@@ -108,27 +109,47 @@ def _curve(axes: Axes, law: GaussianMixture, masses: Array, color: str, cells: i
     heights = np.exp(law.logpdf(x[:, None]))
     axes.plot(x, heights, color=color, linestyle="-")
     if filled:
-        middles = (heights[1:] + heights[:-1]) / 2
-        levels = _levels(middles, masses, np.diff(x))
-        for level, shade in zip(levels, np.linspace(0.18, 0.45, len(levels)), strict=True):
-            axes.fill_between(x, heights, where=heights >= level, color=color, alpha=float(shade), linewidth=0)
+        levels = _levels((heights[1:] + heights[:-1]) / 2, masses, np.diff(x))
+        for level, shade in zip(levels, _shades(len(levels)), strict=True):
+            places, tops = _cut(x, heights, float(level))
+            axes.fill_between(places, tops, where=(tops >= level).tolist(), color=color, alpha=shade, linewidth=0)
     axes.set_xlabel("x")
+    axes.set_ylabel("density")
     return axes
+
+
+def _shades(count: int) -> list[float]:
+    """How opaque regions are that lie on top of each other, the largest first."""
+    return [float(shade) for shade in np.linspace(0.18, 0.45, count)]
+
+
+def _cut(x: Array, heights: Array, level: float) -> tuple[Array, Array]:
+    """A curve with the places added where it crosses a level."""
+    k = np.flatnonzero((heights[1:] > level) != (heights[:-1] > level))
+    crossings = x[k] + (level - heights[k]) / (heights[k + 1] - heights[k]) * (x[k + 1] - x[k])
+    places, tops = np.insert(x, k + 1, crossings), np.insert(heights, k + 1, level)
+    return places, tops
 
 
 def _around(law: GaussianMixture) -> Array:
     """Places on the line around every component, fine in its own standard deviations."""
-    deviation = np.sqrt(np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2)[:, 0])
-    felt = law.weights > 0
-    return (law.means[felt] + deviation[felt, None] * np.linspace(-REACH, REACH, 81)).ravel()
+    means, deviations = _components(law, 0)
+    # 1/80 of a deviation, on which the densest component has 0.5 % of its mass; coarser where there are many
+    count = int(np.clip(MOST // len(means), 33, 80 * 2 * REACH + 1))
+    return (means[:, None] + deviations[:, None] * np.linspace(-REACH, REACH, count)).ravel()
 
 
 def _reach(law: GaussianMixture, axis: int, cells: int) -> Array:
     """Places (cells,) along an axis that reach beyond every component."""
-    deviation = np.sqrt(np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2)[:, axis])
+    means, deviations = _components(law, axis)
+    return np.linspace((means - REACH * deviations).min(), (means + REACH * deviations).max(), cells)
+
+
+def _components(law: GaussianMixture, axis: int) -> tuple[Array, Array]:
+    """Means and standard deviations along an axis, each (k,), of the components that weigh anything."""
+    deviations = np.sqrt(np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2)[:, axis])
     felt = law.weights > 0
-    low, high = law.means[:, axis] - REACH * deviation, law.means[:, axis] + REACH * deviation
-    return np.linspace(low[felt].min(), high[felt].max(), cells)
+    return law.means[felt, axis], np.broadcast_to(deviations, law.weights.shape)[felt]
 
 
 def _levels(heights: Array, masses: Array, sizes: Array | float = 1.0) -> Array:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FAINTEST = 1 / 255  # of the largest mass: what is less opaque is not seen
-DENSE = 2000  # segments, more of which are an image in a vector file
+DENSE = 50_000  # points of lines, more of which are an image in a vector file: some 1 MB of .svg
 
 
 def trajectories(
@@ -46,11 +46,13 @@ def trajectories(
     from matplotlib.collections import LineCollection
 
     points = real_array("paths", paths, ndim=(3,))
-    if points.shape[-1] not in (1, 2) or len(points) == 0:
-        raise ValueError(f"paths must have shape (m, n, 1) or (m, n, 2), got {points.shape}")
+    if points.shape[-1] not in (1, 2) or points.size == 0:
+        raise ValueError(f"paths must have shape (m, n, 1) or (m, n, 2) with m, n >= 1, got {points.shape}")
     if points.shape[-1] == 1:
         points = _over_time(points, times)
-    axes.add_collection(LineCollection(list(np.swapaxes(points, 0, 1)), colors=color, linewidths=thin(), alpha=alpha))
+    curves = list(np.swapaxes(points, 0, 1))
+    dense = points.size > 2 * DENSE
+    axes.add_collection(LineCollection(curves, colors=color, linewidths=thin(), alpha=alpha, rasterized=dense))
     for ends, shade in ((points[0], first), (points[-1], last)):
         axes.plot(*ends.T, ".", color=shade, markersize=dot(), zorder=3)
     return axes
@@ -66,18 +68,16 @@ def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = Non
         color: of the segments.
 
     Raises:
-        ValueError: shapes that do not fit, or a negative mass.
+        ValueError: shapes that do not fit, a negative mass, or no mass at all.
     """
     from matplotlib.collections import LineCollection
 
     first, second = (real_array(name, value, ndim=(2,)) for name, value in (("x", x), ("y", y)))
     if first.shape != second.shape or first.shape[1] != 2:
         raise ValueError(f"x and y must have one shape (n, 2), got {first.shape} and {second.shape}")
-    mass = np.ones(len(first)) if masses is None else real_array("masses", masses, ndim=(1,))
-    if mass.shape != first.shape[:1] or (mass < 0).any():
-        raise ValueError(f"masses must be {len(first)} numbers >= 0, got {mass}")
+    mass = _felt(np.ones(len(first)) if masses is None else masses, first.shape[:1])
     felt = mass > 0
-    widths = thin() * mass[felt] / mass.max(initial=1e-300)
+    widths = thin() * mass[felt] / mass.max()
     axes.add_collection(
         LineCollection(list(np.stack([first[felt], second[felt]], axis=1)), colors=color, linewidths=widths.tolist())
     )
@@ -98,17 +98,18 @@ def plan(axes: Axes, masses: ArrayLike, x: ArrayLike, y: ArrayLike, *, color: st
     Raises:
         ValueError: shapes that do not fit, a negative mass, no mass at all, or two points at one place of the line.
     """
-    mass = real_array("masses", masses, ndim=(2,))
     first, second = (real_array(name, value, ndim=(1, 2)) for name, value in (("x", x), ("y", y)))
     first, second = (one[:, None] if one.ndim == 1 else one for one in (first, second))
     if first.shape[1] != second.shape[1] or first.shape[1] not in (1, 2):
         raise ValueError(f"x and y must be on the line or in the plane, got shapes {first.shape} and {second.shape}")
-    if mass.shape != (len(first), len(second)) or (mass < 0).any() or not (mass > 0).any():
-        raise ValueError(f"masses must be {len(first)} x {len(second)} numbers >= 0, not all 0, got {mass}")
+    mass = _felt(masses, (len(first), len(second)))
     if first.shape[1] == 2:
         return _segments(axes, mass, first, second, color)
     orders = [np.argsort(one[:, 0]) for one in (first, second)]
-    across, up = (increasing(name, one[o, 0]) for name, one, o in zip("xy", (first, second), orders, strict=True))
+    across, up = first[orders[0], 0], second[orders[1], 0]
+    for name, places in (("x", across), ("y", up)):
+        if (np.diff(places) == 0).any():
+            raise ValueError(f"{name} must be distinct on the line, got {places[1:][np.diff(places) == 0][0]} twice")
     shown = mass[np.ix_(*orders)].T
     axes.pcolormesh(edges(across), edges(up), shown, cmap=sequential(color), vmin=0.0, rasterized=True)
     axes.set_xlabel("x")
@@ -151,6 +152,20 @@ def carried_grid(
     return axes
 
 
+def _felt(value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Masses of this shape, none negative and not all 0.
+
+    Raises:
+        ValueError: another shape, a negative mass or none at all.
+    """
+    mass = real_array("masses", value)
+    if mass.shape != shape:
+        raise ValueError(f"masses must have shape {shape}, got {mass.shape}")
+    if (mass < 0).any() or not mass.any():
+        raise ValueError(f"masses must be >= 0 and not all 0, got a least one of {mass.min(initial=0.0)}")
+    return mass
+
+
 def _segments(axes: Axes, mass: Array, first: Array, second: Array, color: str) -> Axes:
     """A segment for every mass of a plan in the plane."""
     from matplotlib.collections import LineCollection
@@ -161,7 +176,7 @@ def _segments(axes: Axes, mass: Array, first: Array, second: Array, color: str) 
     order = np.argsort(opaque)  # the heaviest on top
     shades = np.concatenate([np.broadcast_to(to_rgb(color), (len(i), 3)), opaque[:, None]], axis=1)[order]
     ends = np.stack([first[i], second[j]], axis=1)[order]
-    lines = LineCollection(list(ends), colors=shades.tolist(), linewidths=thin(), rasterized=len(i) > DENSE)
+    lines = LineCollection(list(ends), colors=shades.tolist(), linewidths=thin(), rasterized=2 * len(i) > DENSE)
     axes.add_collection(lines)
     for one, shade in ((first, FIRST), (second, LAST)):
         axes.plot(*one.T, ".", color=shade, markersize=dot(), zorder=3)

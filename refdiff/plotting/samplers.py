@@ -75,6 +75,15 @@ def convergence(
     Raises:
         ValueError: shapes that do not fit, steps that are not above 0 or do not increase, a negative error, none above
             0, an order that is neither a number nor "fit", or fewer than two errors above the floor for a fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from matplotlib.figure import Figure
+        >>> from refdiff.plotting import convergence
+        >>> steps = np.array([4, 8, 16, 32, 64])
+        >>> axes = convergence(Figure().subplots(), steps, 3 / steps**2, order="fit")
+        >>> print([text.get_text() for text in axes.texts])  # the sides of the triangle: 2 down for 1 along
+        ['2.00', '1']
     """
     counts, found = increasing("steps", steps), real_array("errors", errors, ndim=(1,))
     if found.shape != counts.shape or (found < 0).any() or not found.any():
@@ -122,11 +131,12 @@ def _triangle(axes: Axes, steps: Array, errors: Array, order: float, said: str, 
         left = right / 2
     fall = (right / left) ** -order
     high = ABOVE * float(max(errors[first] if first != last else 0.0, errors[last] / fall))
-    corners = [(left, high), (right, high * fall), (right, high)]
-    axes.fill(*np.transpose(corners), facecolor=color, alpha=0.25, linewidth=0.0)
+    top, upright = (high, right) if fall <= 1 else (high * fall, left)
+    axes.fill(*np.transpose([(left, high), (right, high * fall), (upright, top)]), facecolor=color, alpha=0.25, lw=0.0)
     words: dict[str, Any] = {"fontsize": 0.8 * rcParams["font.size"], "color": "0.2", "textcoords": "offset points"}
-    axes.annotate(said, (right, high * fall**0.5), (3, 0), ha="left", va="center", **words)
-    axes.annotate("1", ((left * right) ** 0.5, high), (0, 2), ha="center", va="bottom", **words)
+    aside, side = (3, "left") if fall <= 1 else (-3, "right")
+    axes.annotate(said, (upright, high * fall**0.5), (aside, 0), ha=side, va="center", **words)
+    axes.annotate("1", ((left * right) ** 0.5, top), (0, 2), ha="center", va="bottom", **words)
 
 
 def _look(i: int, color: str | None) -> dict[str, Any]:
