@@ -1,61 +1,188 @@
 r"""What an audit found, as one HTML page that stands alone: pictures are inline SVG, nothing is fetched.
 
-Two kinds of pictures, with logarithmic axes:
-
-    steps   how far every step is from the claimed one, in units of what rounding may leave
-    work    error against numbers of steps, where an order is a slope; dotted, the claimed method's own error
+The verdict comes first, then who is asked what as a matrix, then every finding: what is wrong and what is a convention
+with its numbers, pictures and program, what is ok and what is not applicable in a line each, by sets of options.
 """
 
 from __future__ import annotations
 
-import datetime
 import math
-from collections.abc import Mapping, Sequence
-from importlib import resources
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+from refdiff.samplers.families import families
+from refdiff.validation.audits import pictures
+from refdiff.validation.audits.audit import Result, checks, names
 from refdiff.validation.audits.findings import Finding, Verdict, worst
+from refdiff.validation.audits.protocols.protocol import protocols
 from refdiff.validation.audits.report import SHORT, Line, Run
-from refdiff.validation.report import brief, environment
+from refdiff.validation.audits.sources import Source
+from refdiff.validation.pages import anchors, rendered
+from refdiff.validation.report import brief
 
-WIDTH, HEIGHT = 300.0, 170.0  # of the plane of a picture, in pixels
-COLOURS = 6  # of curves in one picture; more are told apart by nothing
+SPEAKING = (Verdict.WRONG, Verdict.CONVENTION)  # what is told at length
+SYMBOLS = {"wrong": "✗", "known": "⊗", "convention": "≈", "ok": "✓", "n/a": "–"}
+MANY = 10_000  # findings: of more, what is ok is told without its sentence, so that the page stays at some 3 MB
+IDS = ("main", "findings", "findings-none", "overview", "fixed", "methods", "questions")  # of the template's own
 
 
 class Cell(NamedTuple):
-    """A question about a class: the worst verdict, and on how many sets of options it is so."""
+    """A question about a class: the worst verdict, on how many sets of options it is so, and whether it is known."""
 
     verdict: Verdict
     those: int
     total: int
+    known: bool
+
+    @property
+    def label(self) -> str:
+        """The verdict in a word."""
+        return "known" if self.known else SHORT[self.verdict]
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is told of a class or function.
+
+    Attributes:
+        name: its name.
+        lines: what is wrong, then what is known, then conventions; those of one sentence together.
+        rest: for every set of options its findings that are in no line, those alike in one row.
+        results: the sets of options.
+    """
+
+    name: str
+    lines: list[list[Line]]
+    rest: list[tuple[Result, list[Row]]]
+    results: list[Result]
+
+    @cached_property
+    def verdict(self) -> str:
+        """The worst of all, in a word."""
+        return (
+            self.lines[0][0].label if self.lines else SHORT[worst(one.finding for _, rows in self.rest for one in rows)]
+        )
+
+    @property
+    def counts(self) -> str:
+        """How many findings ended how, in words."""
+        return _counted(one.verdict for result in self.results for one in result.findings)
+
+    @property
+    def quiet(self) -> str:
+        """What is in `rest`, in words."""
+        return _counted(row.finding.verdict for _, rows in self.rest for row in rows for _ in range(row.places))
+
+    @property
+    def audited(self) -> list[Source]:
+        """Where the audited code is."""
+        return list(dict.fromkeys(one.audited for one in self.results if one.audited))
+
+    @property
+    def methods(self) -> list[Source]:
+        """What it is compared with."""
+        return list(dict.fromkeys(one.method for one in self.results if one.method))
+
+    @property
+    def work(self) -> dict[str, Any] | None:
+        """The work-precision picture, the wrong curves first."""
+        said = ((about(result), one) for result in self.results for one in result.findings)
+        return pictures.work(sorted(pictures.curves(said), key=lambda one: not one.wrong))
 
 
 def page(run: Run) -> str:
     """The HTML page."""
-    import jinja2
-
-    known = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    known.filters.update(brief=brief, short=SHORT.__getitem__)
-    template = known.from_string(resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    return template.render(
+    told = sorted(members(run), key=lambda one: list(SYMBOLS).index(one.verdict))
+    asked = questions(run)
+    pairs = {f"{one.name} {question}" for one in told for question in asked}
+    known = methods(run)
+    words = {one.__name__: one for one in (about, camel, parts, share, times)}
+    return rendered(
+        "report.html",
+        [__package__],
+        {**words, "short": SHORT.__getitem__},
         run=run,
-        environment=environment(),
-        date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        questions=list(dict.fromkeys(one.question for one in run.findings)),
-        matrix=matrix(run),
-        members={member: lines for member, lines in run.lines.items() if any(map(_speaks, lines))},
-        quiet=[member for member, lines in run.lines.items() if not any(map(_speaks, lines))],
-        findings_of=findings_of,
-        steps=steps,
-        work=work,
         V=Verdict,
-        width=WIDTH,
-        height=HEIGHT,
+        symbols=SYMBOLS,
+        members=told,
+        matrix=matrix(run),
+        questions=asked,
+        ids=anchors([*(one.name for one in told), *sorted(pairs), *(f"method {name}" for name in known)], IDS),
+        descriptions=descriptions(run),
+        rules=rules(run),
+        fields=fields(run),
+        methods=known,
+        shown=shown,
+        state=state,
+        first=once(),
+        terse=len(run.findings) > MANY,
+        pictures=pictures,
     )
 
 
-def _speaks(line: Line) -> bool:
-    return line.worst.verdict in (Verdict.WRONG, Verdict.CONVENTION)
+def members(run: Run) -> Iterator[Member]:
+    """What is told of every class, in the order of the run."""
+    order, rank = questions(run), ("wrong", "known", "convention")
+    for name, lines in run.lines.items():
+        same: dict[tuple[int, int, str], list[Line]] = {}
+        for one in lines:
+            if one.worst.verdict in SPEAKING:
+                key = rank.index(one.label), order.index(one.question), one.text
+                same.setdefault(key, []).append(one)
+        told = [same[key] for key in sorted(same, key=lambda key: key[:2])]
+        spoken = {id(f) for group in told for line in group for f in findings_of(line)}
+        results = [one for one in run.results if one.member == name]
+        rest = [(one, list(rows(f for f in one.findings if id(f) not in spoken))) for one in results]
+        yield Member(name, told, [(one, those) for one, those in rest if those], results)
+
+
+def once() -> Callable[[str], bool]:
+    """Whether a word comes for the first time: an id stands on one element."""
+    said: set[str] = set()
+
+    def first(word: str) -> bool:
+        new = word not in said
+        said.add(word)
+        return new
+
+    return first
+
+
+class Row(NamedTuple):
+    """The findings of one question, set of options and verdict, by the one nearest to its bound."""
+
+    finding: Finding
+    places: int
+
+    @property
+    def label(self) -> str:
+        """The verdict in a word."""
+        return SHORT[self.finding.verdict]
+
+
+def rows(findings: Iterable[Finding]) -> Iterator[Row]:
+    """Findings that are alike as rows."""
+    found: dict[tuple[str, Verdict], list[Finding]] = {}
+    for one in findings:
+        found.setdefault((one.question, one.verdict), []).append(one)
+    for those in found.values():
+        yield Row(max(those, key=share), len(those))
+
+
+def shown(line: Line) -> list[Finding]:
+    """The findings of a line, that first which is shown at length: of few weights, where it is about weights."""
+
+    def size(one: Finding) -> float:
+        told = one.details.get("weights")
+        return len(told["columns"]) if isinstance(told, dict) else math.inf
+
+    found = findings_of(line)
+    first = min([line.worst, *found], key=size)
+    return [first, *(one for one in found if one is not first)]
 
 
 def matrix(run: Run) -> dict[str, dict[str, Cell]]:
@@ -68,8 +195,8 @@ def matrix(run: Run) -> dict[str, dict[str, Cell]]:
         found[member] = {}
         for question, of_question in row.items():
             verdict = worst(one.worst for one in of_question)
-            count = sum(one.worst.verdict is verdict for one in of_question)
-            found[member][question] = Cell(verdict, count, len(of_question))
+            those = [one for one in of_question if one.worst.verdict is verdict]
+            found[member][question] = Cell(verdict, len(those), len(of_question), all(one.known for one in those))
     return found
 
 
@@ -78,108 +205,123 @@ def findings_of(line: Line) -> list[Finding]:
     return [one for one in line.result.findings if one.question == line.question and one.verdict is line.worst.verdict]
 
 
-# ---------------------------------------------------------------------- pictures
+def questions(run: Run) -> list[str]:
+    """All questions, those first where something is wrong."""
+    ranks, found = list(Verdict), dict[str, int]()
+    for one in run.findings:
+        rank = ranks.index(one.verdict)
+        found[one.question] = min(rank, found.get(one.question, rank))
+    return sorted(found, key=found.__getitem__)
 
 
-class Axis(NamedTuple):
-    """A logarithmic axis over whole decades: numbers to pixels, and its ticks (pixel, label)."""
-
-    low: float
-    high: float
-    length: float
-
-    def at(self, value: float) -> float:
-        """Where a number is; what lies beyond is at the end."""
-        power = math.log10(value) if value > 0 and math.isfinite(value) else (self.low if value <= 0 else self.high)
-        return round(self.length * (min(max(power, self.low), self.high) - self.low) / (self.high - self.low), 1)
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """At most six decades with their labels."""
-        every = max(1, math.ceil((self.high - self.low) / 6))
-        return [(self.at(10.0**p), f"1e{p}") for p in range(math.ceil(self.low), math.floor(self.high) + 1, every)]
+# ---------------------------------------------------------------------- what can be chosen
 
 
-def axis(values: Sequence[float], length: float) -> Axis:
-    """The decades that hold all positive finite values."""
-    powers = [math.log10(v) for v in values if v > 0 and math.isfinite(v)] or [0.0]
-    low, high = math.floor(min(powers)), math.ceil(max(powers))
-    return Axis(low, max(high, low + 1), length)
-
-
-def steps(finding: Finding) -> dict[str, Any] | None:
-    """The picture of a finding's steps: bars of error over bound, and the line at 1."""
-    found = finding.details.get("steps")
-    if not isinstance(found, list) or not found or not all(isinstance(s, list) and len(s) == 3 for s in found):
-        return None
-    ratios = [(int(stage), _number(error) / (_number(bound) or 1.0)) for stage, error, bound in found]
-    y = axis([1e-2, 10.0, *(ratio for _, ratio in ratios)], HEIGHT / 2)
-    wide = WIDTH / len(ratios)
-    bars = [
-        {
-            "x": round(i * wide + 0.1 * wide, 2), "wide": round(0.8 * wide, 2), "tall": y.at(ratio),
-            "wrong": not ratio <= 1, "title": f"stage {stage}: {brief(ratio)} times what rounding may leave",
-        }
-        for i, (stage, ratio) in enumerate(ratios)
-    ]  # fmt: skip
-    return {
-        "bars": bars,
-        "one": y.at(1.0),
-        "ticks": y.ticks,
-        "height": HEIGHT / 2,
-        "first": ratios[0][0],
-        "last": ratios[-1][0],
+def fields(run: Run) -> list[tuple[str, str, list[tuple[str, str, int]]]]:
+    """The filters: (key, label, choices with how many findings each has); those with one choice are left out."""
+    pairs = [(result, one) for result in run.results for one in result.findings]
+    said = {
+        ("library", "library"): Counter(result.library for result, _ in pairs if result.library),
+        ("name", "name"): Counter(result.member for result, _ in pairs),
+        ("question", "question"): Counter(one.question for _, one in pairs),
+        ("verdict", "verdict"): Counter(SHORT[one.verdict] for _, one in pairs),
+        ("state", "baseline"): Counter(filter(None, (state(run, one) for _, one in pairs))),
+        ("set", "options"): Counter(result.name for result, _ in pairs),
     }
-
-
-def work(lines: Sequence[Line]) -> dict[str, Any] | None:
-    """The work-precision picture of a class: one curve for each set of options, the wrong ones first."""
-    curves: dict[str, Curve] = {}
-    for line in sorted(lines, key=lambda one: one.worst.verdict is not Verdict.WRONG):
-        for one in line.result.findings:
-            if one.question == line.question and (points := curve(one.details, "errors")):
-                name = line.result.name.removeprefix(line.result.member).strip("()") or "default"
-                curves.setdefault(name, Curve(one.verdict is Verdict.WRONG, points, curve(one.details, "method")))
-    if not curves:
-        return None
-    chosen = dict(list(curves.items())[:COLOURS])
-    every = [point for one in chosen.values() for point in (*one.points, *one.method)]
-    counts = sorted({n for n, _ in every})
-    x = Axis(math.log10(counts[0]) - 0.05, math.log10(counts[-1]) + 0.05, WIDTH)
-    y = axis([e for _, e in every], HEIGHT)
-
-    def placed(points: list[tuple[float, float]]) -> str:
-        return " ".join(f"{x.at(n)},{round(HEIGHT - y.at(e), 1)}" for n, e in points)
-
-    drawn = [
-        {"name": name, "wrong": one.wrong, "points": placed(one.points), "method": placed(one.method)}
-        for name, one in chosen.items()
+    order = list(SHORT.values())
+    said["verdict", "verdict"] = Counter({one: n for one in order if (n := said["verdict", "verdict"][one])})
+    alone = run.baseline.known or len(said["state", "baseline"]) > 1
+    return [
+        (key, label, [(value, value, count) for value, count in counts.items()])
+        for (key, label), counts in said.items()
+        if len(counts) > 1 or key in ("name", "question", "verdict") or (key == "state" and alone and counts)
     ]
-    return {
-        "curves": drawn,
-        "x": [(x.at(n), f"{n:g}") for n in counts[-6:]],
-        "y": [(round(HEIGHT - at, 1), label) for at, label in y.ticks],
-        "left_out": len(curves) - len(chosen),
-    }
 
 
-class Curve(NamedTuple):
-    """Errors over numbers of steps, and those of the claimed method on the same grids."""
-
-    wrong: bool
-    points: list[tuple[float, float]]
-    method: list[tuple[float, float]]
-
-
-def curve(details: Mapping[str, Any], whose: str) -> list[tuple[float, float]]:
-    """(steps, error) of a finding that has measured errors over several numbers of steps."""
-    counts, errors = (details.get(name) for name in ("counts", whose))
-    if not isinstance(counts, list) or not isinstance(errors, list) or len(counts) != len(errors):
-        return []
-    pairs = [(_number(n), _number(e)) for n, e in zip(counts, errors, strict=True)]
-    pairs = [(n, e) for n, e in pairs if n > 0 and e > 0 and math.isfinite(e)]
-    return pairs if len(pairs) > 1 else []
+def state(run: Run, finding: Finding) -> str:
+    """Whether a wrong finding is known to the baseline; "" for others."""
+    if finding.verdict is not Verdict.WRONG:
+        return ""
+    return "known" if finding.key in run.baseline.known else "new"
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.inf
+# ---------------------------------------------------------------------- words
+
+
+def _counted(verdicts: Iterable[Verdict]) -> str:
+    said = Counter(SHORT[one] for one in verdicts)
+    return ", ".join(f"{said[name]} {name}" for name in SHORT.values() if said[name])
+
+
+def descriptions(run: Run) -> dict[str, str]:
+    """What is asked under a question, by the checks of this name."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(one.protocol for one in run.results):
+        for check in checks(protocols()[name]) if name in protocols() else ():
+            text = (check.__doc__ or "").strip().partition("\n")[0]
+            for known in names(check):
+                found.setdefault(known, text)
+    return found
+
+
+def rules(run: Run) -> dict[str, list[str]]:
+    """What the bounds of every question follow from."""
+    found: dict[str, dict[str, None]] = {}
+    for one in run.findings:
+        found.setdefault(one.question, {}).update({one.rule: None} if one.rule else {})
+    return {question: list(those) for question, those in found.items()}
+
+
+class Method(NamedTuple):
+    """A claimed method: its code, the members that are compared with it, and what refdiff calls it."""
+
+    source: Source
+    members: list[str]
+    families: str
+    sources: str
+
+
+def methods(run: Run) -> dict[str, Method]:
+    """The methods that were compared with, by name."""
+    found: dict[str, Method] = {}
+    for source in dict.fromkeys(one.method for one in run.results if one.method):
+        own = [f for f in families().values() if f"{f.build.__module__}:{f.build.__qualname__}" == source.name]
+        of = dict.fromkeys(one.member for one in run.results if one.method == source)
+        listed = ", ".join(f.name + (f" (order {f.order:g})" if f.order is not None else "") for f in own)
+        found[source.name] = Method(source, list(of), listed, "; ".join(dict.fromkeys(f.source for f in own)))
+    return found
+
+
+def about(result: Result) -> str:
+    """The options of a set, in words."""
+    return result.name.removeprefix(result.member).strip("()") or "as it is"
+
+
+def camel(name: str) -> Any:
+    """A name that may be broken before its capitals."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z0-9])(?=[A-Z])", name))
+
+
+def times(finding: Finding) -> str:
+    """A number in units of its bound, in words; "" where it has none."""
+    number, bound = finding.number, finding.bound
+    if number is None or not bound or not math.isfinite(number):
+        return ""
+    ratio = number / bound
+    return f"{brief(ratio)} times the bound" if ratio > 1 else f"{brief(ratio)} of the bound"
+
+
+def share(finding: Finding) -> int:
+    """Where a number is between nothing (a 10000th of its bound, or less) and its bound, in percent of the decades."""
+    number, bound = finding.number, finding.bound
+    if number is None or not bound or number <= 0:
+        return 0
+    ratio = number / bound
+    return round(100 * min(max(1 + math.log10(ratio) / 4, 0.0), 1.0)) if math.isfinite(ratio) else 100
+
+
+def parts(text: str) -> Sequence[str]:
+    """A long sentence by its semicolons."""
+    return [one.strip() for one in text.split("; ") if one.strip()]

@@ -97,6 +97,17 @@ class Curve(NamedTuple):
     claimed: float | None
 
 
+class Drawn(NamedTuple):
+    """A curve in a picture: as `Curve`, with its points as SVG takes them."""
+
+    name: str
+    wrong: bool
+    points: str
+    method: str
+    found: float | None
+    claimed: float | None
+
+
 def curves(findings: Iterable[tuple[str, Finding]]) -> list[Curve]:
     """One curve for each named finding that has measured errors; of one name, the first."""
     known: dict[str, Curve] = {}
@@ -134,7 +145,9 @@ def work(drawn: Sequence[Curve]) -> dict[str, Any] | None:
         return " ".join(f"{x.at(n)},{round(HEIGHT - y.at(e), 1)}" for n, e in points)
 
     return {
-        "curves": [one._replace(points=placed(one.points), method=placed(one.method)) for one in chosen],
+        "curves": [
+            Drawn(one.name, one.wrong, placed(one.points), placed(one.method), one.found, one.claimed) for one in chosen
+        ],
         "triangle": placed(corners),
         "label": (x.at(corners[0][0]), round(HEIGHT - y.at(math.sqrt(corners[0][1] * corners[1][1])), 1))
         if corners
