@@ -2,6 +2,7 @@
 
 import pytest
 from browser import Visits
+from seen import assert_readable, contrast, contrasts
 
 pytestmark = pytest.mark.browser
 QUIET = "<!DOCTYPE html><html lang='en'><title>quiet</title><p>nothing</p></html>"
@@ -24,3 +25,12 @@ def test_what_no_page_may_do_is_noticed(chromium, tmp_path, what):
     visits = Visits(chromium, tmp_path)
     visits.open(QUIET.replace("<p>", f"{markup}<p>")).wait_for_load_state("networkidle")
     assert any(said in one for one in visits.complaints), visits.complaints
+
+
+def test_contrasts_are_those_of_the_standard(visits):
+    assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
+    assert contrast("rgb(119, 119, 119)", "rgb(255, 255, 255)") == pytest.approx(4.48, abs=0.005)  # the known near miss
+    page = visits.open(QUIET.replace("<p>", "<style>body { background: #fff }</style><p style='color: #777'>"))
+    with pytest.raises(AssertionError):
+        assert_readable(contrasts(page, "p"))
+    assert_readable(contrasts(page, "body"))

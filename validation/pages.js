@@ -104,7 +104,7 @@
     document.body.append(probe);
     const [base, index] = [...probe.querySelectorAll("mi")].map((one) => one.getBoundingClientRect());
     probe.remove();
-    return index.bottom - base.bottom < 0.05 * base.height;
+    return index.bottom - base.bottom < 0.2 * base.height;
   };
 
   // ---------------------------------------------------------------- code, coloured lightly when it is first seen
