@@ -124,7 +124,7 @@ def identities_index() -> str:
     ]
     for kind in kinds:
         used = sum(one.evidence is kind for group in groups.values() for one in group)
-        out.append(f"| {kind.name} | {kind.tolerance:g} | {used} | {kind.rule} |")
+        out.append(f"| {kind.name} | {kind.tolerance:g} | {used} | {_ascii(kind.rule)} |")
     out += ["", "| topic | identities |", "|---|---:|"]
     out += [f"| [{plain(topic)}]({slug(topic)}.md) | {len(group)} |" for topic, group in groups.items()]
     return "\n".join(out) + "\n"

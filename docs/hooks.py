@@ -40,7 +40,8 @@ def navigation() -> list[Any]:
     for name in contents.order():
         inner = [one for one in contents.pages() if one.startswith(name + ".")]
         if inner:
-            reference.append({name: [f"reference/{one}.md" for one in (name, *inner)]})
+            within = [{one.removeprefix(name + "."): f"reference/{one}.md"} for one in inner]
+            reference.append({name: [{name: f"reference/{name}.md"}, *within]})
         else:
             reference.append({name: f"reference/{name}.md"})
     topics = [{topic: f"identities/{chapters.slug(topic)}.md"} for topic in chapters.topics()]

@@ -40,13 +40,14 @@ PREFIXES: dict[str, Callable[[str], str]] = {
     "ascii:": lambda text: f'<span class="formula">{typeset.line(text)}</span>',
 }
 
+QUOTED = re.compile(r"(^|\n)>(?=[ =])")
 THIN = '<mspace width="0.1667em"/>'
 # a letter or sign with what it is lowered or raised by, a Greek name, a sign: what is a formula also amid prose
 GREEK = "|".join(sorted(typeset.GREEK, key=len, reverse=True))
 SHIFTS = r"(?:[_^](?:\{[^{}\n]*\}|\([^()\n]*\)|[+-]?[A-Za-z0-9]+|[+*-](?!\w)))"
 AMID_PROSE = (
     rf"(?<![\w`.*/-])(?:(?:[A-Za-z]|int|sum|prod|[a-z]+(?=\^)|{GREEK}){SHIFTS}+'*(?!\w)|(?:[A-Za-z]|{GREEK})\*(?=[\s,.;:)\]=]|$)"
-    rf"|(?:{GREEK})(?:'+|\b)(?![_\w])|sqrt(?=\()|grad(?=\s))|(?<=\s)(?:->|<-|<=|>=|!=)(?=\s)"
+    rf"|(?:{GREEK})(?:'+|\b)(?![_\w])|sqrt(?=\()|grad(?=\s))|(?<=\()\*[a-z]\w*|(?<=\s)(?:->|<-|<=|>=|!=)(?=\s)"
 )
 
 Found = tuple[str | None, int | None, int | None]
@@ -94,9 +95,12 @@ class _Formulas(BlockProcessor):
         self.md, self.resolve = md, resolve
 
     def test(self, parent: Element, block: str) -> bool:  # noqa: ARG002
-        return block.startswith("    ") or in_columns(block)
+        return block.startswith("    ") or in_columns(block) or bool(QUOTED.search(block) and _scope(self.md))
 
     def run(self, parent: Element, blocks: list[str]) -> bool | None:
+        if QUOTED.search(blocks[0]) and not blocks[0].startswith("    ") and _scope(self.md):
+            blocks[0] = QUOTED.sub(r"\1\\>", blocks[0])  # docstrings quote nobody: a number is > 0
+            return False
         if not blocks[0].startswith("    "):
             self._put(parent, blocks.pop(0))
             return None
@@ -149,7 +153,7 @@ class _Signs(InlineProcessor):
         scope = _scope(self.md)
         if not scope or ("_" in m[0] and self.resolve(m[0], scope)):
             return None, None, None
-        html = f'<span class="formula">{typeset.line(m[0])}</span>'
+        html = m[0] if m[0].startswith("*") else f'<span class="formula">{typeset.line(m[0])}</span>'
         return self.md.htmlStash.store(html), m.start(0), m.end(0)
 
 

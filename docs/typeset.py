@@ -23,7 +23,8 @@ WORDS = GREEK | LARGE | {"grad": "∇", "sqrt": "√", "infinity": "∞"}
 # longest first; -- and --- are no minus signs, and `-` between words is a hyphen
 SIGNS = {"...": "…", "<->": "↔", "+-": "±", "->": "→", "<-": "←", "<=": "≤", ">=": "≥", "!=": "≠", "=>": "⇒", "||": "‖"}
 SIGNS |= {"<<": "≪", ">>": "≫", "~": "∼", "*": "∗", "-": "−", "'''": "‴", "''": "″", "'": "′"}
-BACK = {glyph: word for word, glyph in (WORDS | SIGNS).items()}
+HATS = {"hat": "\u0302", "bar": "\u0304"}  # above a Greek letter, or above x, y and z: Psihat, xbar
+BACK = {glyph: word for word, glyph in (WORDS | SIGNS | HATS).items()}
 FUNCTIONS = {
     "log",
     "exp",
@@ -57,6 +58,7 @@ TOKEN = re.compile(
 )
 NEAR = 60  # characters on each side that say what a sign is: longer than words are
 SHIFTED, UNDER = re.compile(ATOM), re.compile(r"_[A-Za-z0-9]+")
+HATTED = rf"({'|'.join(GREEK)}|[xyz](?=hat|bar))(hat|bar)?"
 SHORT = 2  # letters of a subscript that is indices, and no word: x_ij, but x_end
 
 
@@ -151,8 +153,9 @@ def _plain(text: str, at: int, kind: str, token: str) -> str:
 def _word(token: str, before: str, after: str) -> str:
     if token in LARGE and re.match(r"s?\s+[a-z]{2,}\b(?!_)", after) and not _is_formula(after.split()[0]):
         return token  # the sum of two laws
-    if token in GREEK:
-        return f"<i>{GREEK[token]}</i>"
+    hat = re.fullmatch(HATTED, token)
+    if hat:
+        return f"<i>{GREEK.get(hat[1], hat[1])}{HATS.get(hat[2], '')}</i>"
     if token in WORDS:
         return WORDS[token]
     if len(token) == 1:
@@ -249,7 +252,15 @@ def _columns(lines: list[str]) -> list[list[int]]:
     out = []
     for i, row in enumerate(lines):
         beside = set().union(*(wide[j] for j in (i - 1, i + 1) if 0 <= j < len(lines)))
-        narrow = {place for place in beside if re.match(r"\S \S", row[max(place - 2, 0) : place + 1])}
+        narrow = {place for place in beside if _begins(row, place, lines[max(i - 1, 0) : i + 2])}
         first = {len(row) - len(row.lstrip())} if row.strip() else set()
         out.append(sorted(first | wide[i] | narrow))
     return out
+
+
+def _begins(row: str, place: int, near: list[str]) -> bool:
+    """Whether a cell begins after one space: with the sign of a neighbour's, or after a label that fills its column."""
+    if not re.match(r"\S \S", row[max(place - 2, 0) : place + 1]):
+        return False
+    alike = any(other[place : place + 1] == row[place] for other in near if other is not row)
+    return (alike and row[place] in "=~<>+-:") or ("  " not in row[:place].strip() and prose(row[:place]))
