@@ -226,7 +226,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     for number, cell in enumerate(cells):
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            out.append(_mathematics(text))
+            out.append(marked(text))
         elif cell["cell_type"] == "code" and text.strip():
             tags = cell.get("metadata", {}).get("tags", [])
             code = f"```python\n{text.rstrip()}\n```"
@@ -247,7 +247,7 @@ def title(path: Path) -> str:
     return found[1] if found else path.stem
 
 
-def _mathematics(text: str) -> str:
+def marked(text: str) -> str:
     """LaTeX between dollars as code that `markup` makes MathML of; what is code already stays as it is."""
     parts = re.split(r"(```.*?```|`[^`\n]+`)", text, flags=re.DOTALL)
     for i in range(0, len(parts), 2):

@@ -7,7 +7,6 @@ formula: LaTeX becomes MathML, so that no script is needed to read it.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
 from html import escape
@@ -18,22 +17,10 @@ import typeset
 from markdown import Extension, Markdown
 from markdown.blockprocessors import BlockProcessor
 from markdown.inlinepatterns import InlineProcessor
+from recognise import FORMULA, amid_prose, in_columns, is_program, is_python
 
 # before Markdown's own: of blocks 'code' has 80; of inline patterns 'backtick' 190
 BEFORE_CODE, BEFORE_BACKTICKS, AFTER_BACKTICKS = 85, 195, 187
-COMMAND = re.compile(r"(?:\$ |>>> |pip |python3? |refdiff |(?:from \w[\w.]* )?import \w|@\w+\()")
-CODE = (
-    ast.Import,
-    ast.ImportFrom,
-    ast.FunctionDef,
-    ast.ClassDef,
-    ast.For,
-    ast.With,
-    ast.Return,
-    ast.keyword,
-    ast.Lambda,
-)
-
 PREFIXES: dict[str, Callable[[str], str]] = {
     "tex:": lambda text: latex(text),
     "display:": lambda text: latex(text, display=True),
@@ -42,36 +29,8 @@ PREFIXES: dict[str, Callable[[str], str]] = {
 
 QUOTED = re.compile(r"(^|\n)>(?=[ =])")
 THIN = '<mspace width="0.1667em"/>'
-# a letter or sign with what it is lowered or raised by, a Greek name, a sign: what is a formula also amid prose
-GREEK = "|".join(sorted(typeset.GREEK, key=len, reverse=True))
-SHIFTS = r"(?:[_^](?:\{[^{}\n]*\}|\([^()\n]*\)|[+-]?[A-Za-z0-9]+|[+*-](?!\w)))"
-AMID_PROSE = (
-    rf"(?<![\w`.*/-])(?:(?:[A-Za-z]|int|sum|prod|[a-z]+(?=\^)|{GREEK}){SHIFTS}+'*(?!\w)|(?:[A-Za-z]|{GREEK})\*(?=[\s,.;:)\]=]|$)"
-    rf"|(?:{GREEK})(?:'+|\b)(?![_\w])|sqrt(?=\()|grad(?=\s))|(?<=\()\*[a-z]\w*|(?<=\s)(?:->|<-|<=|>=|!=)(?=\s)"
-)
-
 Found = tuple[str | None, int | None, int | None]
 Resolve = Callable[[str, str], str | None]
-
-
-def is_program(text: str) -> bool:
-    """Whether an indented block is Python or a command, and no formula or list in columns."""
-    if any(COMMAND.match(row) for row in text.splitlines()):
-        return True
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:
-        return False
-    return any(isinstance(node, CODE) for node in ast.walk(tree))
-
-
-def in_columns(text: str) -> bool:
-    """Whether a paragraph is a list in columns: a cell of all of its lines begins at the same place, after a gap."""
-    rows = text.split("\n")
-    if len(rows) < 2 or rows[0].startswith((" ", "|", "-", "*", "#", "<", ">")):
-        return False
-    begins = [{match.end() for match in re.finditer(r"(?:^ +|  +)(?=\S)", row)} for row in rows]
-    return bool(set.intersection(*begins))
 
 
 def latex(text: str, display: bool = False) -> str:
@@ -146,14 +105,14 @@ class _Signs(InlineProcessor):
     """Formulas amid the prose of docstrings."""
 
     def __init__(self, md: Markdown, resolve: Resolve) -> None:
-        super().__init__(AMID_PROSE, md)
+        super().__init__(FORMULA.pattern, md)
         self.resolve = resolve
 
     def handleMatch(self, m: re.Match[str], data: str) -> Found:  # type: ignore[override] # noqa: ARG002
         scope = _scope(self.md)
         if not scope or ("_" in m[0] and self.resolve(m[0], scope)):
             return None, None, None
-        html = m[0] if m[0].startswith("*") else f'<span class="formula">{typeset.line(m[0])}</span>'
+        html = f'<span class="formula">{amid_prose(m[0])}</span>'
         return self.md.htmlStash.store(html), m.start(0), m.end(0)
 
 
@@ -184,11 +143,7 @@ def _highlighted(text: str) -> str:
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonConsoleLexer, PythonLexer, TextLexer
 
-    try:
-        ast.parse(text)
-        lexer = PythonLexer
-    except SyntaxError:
-        lexer = PythonConsoleLexer if text.startswith(">>>") else TextLexer
+    lexer = PythonConsoleLexer if text.startswith(">>>") else PythonLexer if is_python(text) else TextLexer
     return f'<div class="highlight">{highlight(text, lexer(), HtmlFormatter(wrapcode=True))}</div>'
 
 

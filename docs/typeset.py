@@ -173,6 +173,8 @@ def _sign(token: str, before: str, after: str) -> str:
         words = [len(one) > 1 and not _is_formula(one) for one in (left, right)]
         if any(words):
             return "-"
+    if token == "*" and re.search(r"[\w)\]}]$", before):
+        return token  # x* is no product, and the star is a raised one
     if token == "'" and _ends_in_word(before):
         return "'"  # the kernel's, the kernels'
     if token == "'" and not re.search(r"[\w)\]}'>*]$", before):

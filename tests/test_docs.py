@@ -1,6 +1,7 @@
 """The pages of the reference: formulas say what docstrings say, and nothing public is left out."""
 
 import ast
+import json
 import re
 import sys
 
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(ROOT / "docs"))
+import chapters
 import contents
+import recognise
 import typeset
 
 HOUSE = read("refdiff", "kernels")
@@ -100,6 +103,102 @@ def test_columns_stand_under_each_other():
     rows = [re.findall(r'colspan="(\d+)"', row) for row in html.split("</tr>")[:-1]]
     assert [sum(map(int, row)) for row in rows] == [4, 4, 4, 4]  # a gap, and cells from columns 0, 6 and 8
     assert rows[0] == rows[1] == ["1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from p_t to sigma, at x_0 = x", ["p_t", "sigma", "x_0"]),
+        ("(a / b)^2 - e^(-h) and eps* -> x*", ["^2", "-", "e^(-h)", "eps*", "->", "x*"]),
+        ("a well-known name_of_it, two_moons, W2, *said* or (n, d)", []),
+        ("shape (*cells, d) or (*cells)", ["*cells", "*cells"]),
+        ("`x_t`, alphas, beta_table.linear", []),
+    ],
+)
+def test_formulas_are_found_amid_prose_and_names_of_programs_are_none(text, found):
+    assert recognise.FORMULA.findall(text) == found
+
+
+def test_a_power_of_a_bracket_and_an_unpacked_tuple_are_set_as_what_they_are():
+    assert recognise.amid_prose("^2") == "<sup>2</sup>"
+    assert recognise.amid_prose("*cells") == "*cells"
+
+
+@pytest.mark.parametrize(
+    "text", [">>> x\n1", "pip install x", "f(\n    x,\n    y=1,\n)", "for t in times:\n    x = t", "@given(x)"]
+)
+def test_programs_are_no_formulas(text):
+    assert recognise.is_program(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["x_t = a + b", "N(m, S) -> N(A m, S)", "S = 1\nT = f(x)", "numpy    NumPy everywhere"]
+)
+def test_formulas_and_lists_are_no_programs(text):
+    assert not recognise.is_program(text)
+
+
+def test_paragraphs_with_columns_are_lists_and_others_are_prose():
+    assert recognise.in_columns("flow maps    `flow` and\n             `path`\nclosed       others")
+    assert not recognise.in_columns("Two spaces.  They end\na sentence here.")
+    assert not recognise.in_columns("one line    alone")
+
+
+def test_sections_have_a_row_for_each_name():
+    text = "Sum.\n\nArgs:\n    a, b: two\n        numbers.   c: one.\n    d: x.   e: y.\n\nReturns:\n    p, q: as they are."
+    rows = [
+        "    a: two",
+        "        numbers.   c: one.",
+        "    b: two",
+        "        numbers.   c: one.",
+        "    d: x.",
+        "    e: y.",
+    ]
+    assert recognise.rows(text).split("\n")[3:9] == rows
+    assert recognise.rows(text).endswith("p, q: as they are.")
+
+
+def test_formulas_of_notebooks_are_marked_and_what_is_code_stays():
+    text = "At $x_t$, `$HOME` and\n$$\na\n= b\n$$\ncosts $5 or 6$ more.\n```\n$y$\n```"
+    said = "At `tex:x_t`, `$HOME` and\n`display:a = b`\ncosts `tex:5 or 6` more.\n```\n$y$\n```"
+    assert chapters.marked(text) == said
+
+
+def test_a_notebook_shows_its_cells_outputs_and_pictures(tmp_path):
+    picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo=", "text/plain": ["<Figure>"]}}
+    cells = [
+        {"cell_type": "markdown", "source": ["# A title\n", "of $x$"]},
+        {"cell_type": "code", "source": ["f(x)"], "outputs": [{"output_type": "stream", "text": ["1\n"]}, picture]},
+        {"cell_type": "code", "source": ["answer"], "metadata": {"tags": ["solution"]}, "outputs": []},
+    ]
+    path = tmp_path / "01_a.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    text, files = chapters.notebook(path)
+    assert chapters.title(path) == "A title"
+    for piece in ("of `tex:x`", "```python\nf(x)\n```", "\n1\n", "(01_a-1-1.png)", '??? note "Solution"'):
+        assert piece in text
+    assert files == {"01_a-1-1.png": bytes.fromhex("89504e470d0a1a0a")}
+
+
+def test_every_identity_and_every_item_is_on_a_page():
+    topics = chapters.topics()
+    pages = {topic: chapters.identities_page(topic) for topic in topics}
+    assert len({chapters.slug(topic) for topic in topics}) == len(topics)
+    items = chapters.items_page()
+    for topic, group in topics.items():
+        anchors = {f"{{ #{chapters.slug(one.name)} }}" for one in group}
+        assert len(anchors) == len(group)
+        assert all(anchor in pages[topic] for anchor in anchors)
+        assert all(f'id="{item.lower()}"' in items for one in group for item in one.covers)
+
+
+def test_every_command_and_option_is_on_the_page_of_commands():
+    from refdiff.cli import main
+
+    text = chapters.commands()
+    for name, command in main.commands.items():
+        assert f"### refdiff {name}\n" in text
+        assert all(one.opts[0] in text for one in command.params if one.opts[0].startswith("--") and not one.hidden)
 
 
 def test_every_public_name_is_on_a_page():
