@@ -30,6 +30,15 @@ def test_the_page_is_whole_and_fetches_nothing(shown):
     assert not any("url(" in words or "@import" in words for words in shown.words)
 
 
+def test_a_finding_says_its_place_where_its_sentence_does_not():
+    found = result(
+        "A()", finding("A()", "q", W, "2 steps: off", place="2 steps"), finding("A()", "r", W, "off", place="x=3")
+    )
+    html = page.page(run((found,)))
+    assert '<p class="facts">x=3</p>' in html
+    assert '<p class="facts">2 steps</p>' not in html
+
+
 def test_every_link_leads_to_one_place_or_to_a_choice(shown):
     ids = Counter(attrs["id"] for _, attrs in shown.tags if "id" in attrs)
     assert set(ids.values()) == {1}
@@ -100,14 +109,14 @@ def test_at_length_is_the_finding_of_the_fewest_weights_and_one_sentence_of_many
     assert [same[0].question for same in told.lines] == ["coefficients", "order", "end"]
 
 
-def test_a_baseline_can_be_chosen_by_where_there_is_one():
-    assert "state" in [key for key, *_ in page.fields(run(baseline=known(some()[1].findings[0])))]
-    assert "state" not in [key for key, *_ in page.fields(run())]
-    assert page.fields(run())[2] == (
-        "verdict",
-        "verdict",
-        [("wrong", "wrong", 3), ("convention", "convention", 2), ("ok", "ok", 4), ("n/a", "n/a", 1)],
-    )
+def test_what_links_ask_for_can_be_chosen_also_where_no_finding_has_it():
+    with_baseline = {key: choices for key, _, choices in page.fields(run(baseline=known(some()[1].findings[0])))}
+    assert with_baseline["state"] == [("new", "new", 2), ("known", "known", 1)]
+    fields = {key: choices for key, _, choices in page.fields(run(some()[:1]))}
+    assert [(name, count) for name, _, count in fields["verdict"]] == [
+        ("wrong", 0), ("convention", 0), ("ok", 1), ("n/a", 1),
+    ]  # fmt: skip
+    assert list(fields) == ["name", "question", "verdict"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -218,23 +218,25 @@ def questions(run: Run) -> list[str]:
 
 
 def fields(run: Run) -> list[tuple[str, str, list[tuple[str, str, int]]]]:
-    """The filters: (key, label, choices with how many findings each has); those with one choice are left out."""
+    """The filters: (key, label, choices with how many findings each has); what leaves no choice is left out.
+
+    Every verdict can be chosen, and both states where there is a baseline: links ask for them.
+    """
     pairs = [(result, one) for result in run.results for one in result.findings]
-    said = {
-        ("library", "library"): Counter(result.library for result, _ in pairs if result.library),
-        ("name", "name"): Counter(result.member for result, _ in pairs),
-        ("question", "question"): Counter(one.question for _, one in pairs),
-        ("verdict", "verdict"): Counter(SHORT[one.verdict] for _, one in pairs),
-        ("state", "baseline"): Counter(filter(None, (state(run, one) for _, one in pairs))),
-        ("set", "options"): Counter(result.name for result, _ in pairs),
-    }
-    order = list(SHORT.values())
-    said["verdict", "verdict"] = Counter({one: n for one in order if (n := said["verdict", "verdict"][one])})
-    alone = run.baseline.known or len(said["state", "baseline"]) > 1
+    verdicts = Counter(SHORT[one.verdict] for _, one in pairs)
+    states = Counter(state(run, one) for _, one in pairs) if run.baseline.known else {}
+    said: list[tuple[str, str, Mapping[str, int]]] = [
+        ("library", "library", Counter(result.library for result, _ in pairs if result.library)),
+        ("name", "name", Counter(result.member for result, _ in pairs)),
+        ("question", "question", Counter(one.question for _, one in pairs)),
+        ("verdict", "verdict", {one: verdicts[one] for one in SHORT.values()}),
+        ("state", "baseline", {one: states[one] for one in ("new", "known")} if states else {}),
+        ("set", "options", Counter(result.name for result, _ in pairs)),
+    ]
     return [
         (key, label, [(value, value, count) for value, count in counts.items()])
-        for (key, label), counts in said.items()
-        if len(counts) > 1 or key in ("name", "question", "verdict") or (key == "state" and alone and counts)
+        for key, label, counts in said
+        if len(counts) > 1 or key in ("name", "question")
     ]
 
 

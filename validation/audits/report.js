@@ -2,8 +2,11 @@
 // Programs go to the clipboard; where a page may not write there, they are selected.
 for (const button of document.querySelectorAll("button.copy")) {
   const program = button.nextElementSibling;
+  const say = (word) => {
+    button.dataset.done = button.textContent = word;
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
   button.addEventListener("click", async () => {
-    const say = (word) => { button.textContent = word; setTimeout(() => { button.textContent = "Copy"; }, 2000); };
     try {
       await navigator.clipboard.writeText(program.textContent);
       say("Copied");
