@@ -23,7 +23,7 @@ from refdiff.distributions import grid, monotone_map, ring
 from refdiff.dynamics import path
 from refdiff.expectations import MonteCarlo
 from refdiff.interpolants import InterpolantModel, account, linear, rectify, reflow
-from refdiff.plotting import density, density_in_time, pairs, trajectories
+from refdiff.plotting import PALETTE, density, density_in_time, pairs, save, style, trajectories
 from refdiff.schroedinger import MixtureBridge
 from refdiff.transport import independent, optimal_pairs
 
@@ -38,9 +38,10 @@ def in_the_plane(axes: np.ndarray) -> None:
     bridge = MixtureBridge(grid(2, 2.0, 0.35), outer, EPSILON)
     p, q = bridge.marginal(0.0), bridge.marginal(1.0)
     for one in axes:
-        density(one, p, color="#0072b2")
-        density(one, q, color="#d55e00")
-        one.set(aspect="equal", xticks=[], yticks=[])
+        density(one, p, color=PALETTE[0])
+        density(one, q, color=PALETTE[1])
+        one.set(aspect="equal")
+        one.set_axis_off()
     model = InterpolantModel(independent(p, q), linear())
     trajectories(axes[0], path(model.field(), p.sample(150, 0), TIMES, **LOOSE).x)
     best = optimal_pairs(Empirical(p.sample(150, 1)), Empirical(q.sample(150, 2)))
@@ -76,7 +77,7 @@ def on_the_line(axes: np.ndarray) -> None:
     )
     for one, (log_density, paths) in zip(axes, ways, strict=True):
         density_in_time(one, log_density, TIMES, x)
-        trajectories(one, paths, TIMES, color="#d55e00", first="0.2", last="0.2", alpha=0.9)
+        trajectories(one, paths, TIMES, color=PALETTE[1], first="0.2", last="0.2", alpha=0.9)
         one.set(ylim=(x[0], x[-1]), xlim=(0, 1))
 
 
@@ -90,31 +91,34 @@ def straightened(axes: np.ndarray) -> None:
     curves = path(flow.model.field(), starts, TIMES, **LOOSE).x
     lines = np.stack([reflow(flow).forward(starts, t) for t in (0.0, 1.0)])
     for one, paths, title in zip(axes, (curves, lines), ("rectified flow", "... and once more"), strict=False):
-        density(one, p, color="#0072b2")
-        density(one, q, color="#d55e00")
+        density(one, p, color=PALETTE[0])
+        density(one, q, color=PALETTE[1])
         trajectories(one, paths)
-        one.set(aspect="equal", xticks=[], yticks=[], title=title)
+        one.set(aspect="equal", title=title)
+        one.set_axis_off()
     costs = account(flow, MonteCarlo(400, 1))
     parts = {"after": costs.after, "S": costs.straightness, "V": costs.variance}
     axes[2].bar("before", costs.before.value, color="0.4", width=0.7)
     floor = 0.0
-    for (name, part), color in zip(parts.items(), ("#0072b2", "#d55e00", "#882255"), strict=True):
+    for (name, part), color in zip(parts.items(), (PALETTE[0], PALETTE[1], "#882255"), strict=True):
         axes[2].bar("after + S + V", part.value, bottom=floor, color=color, width=0.7)
         axes[2].text(1, floor + part.value / 2, f"{name}  {part.value:.2f}", ha="center", va="center", color="white")
         floor += float(part.value)
     axes[2].text(0, costs.before.value / 2, f"{costs.before.value:.2f}", ha="center", va="center", color="white")
     axes[2].set(title=r"$E\,|x_1 - x_0|^2$", yticks=[], xlim=(-0.6, 1.6))
+    axes[2].spines["left"].set_visible(False)
 
 
 def main(target: Path) -> None:
     """Draw all panels into `target`."""
-    figure, axes = plt.subplots(3, 3, figsize=(11, 10.2), layout="constrained", height_ratios=[1.05, 1.0, 0.85])
-    in_the_plane(axes[0])
-    on_the_line(axes[1])
-    straightened(axes[2])
-    for one, title in zip(axes[0], ("flow matching", "optimal transport", "Schroedinger bridge"), strict=True):
-        one.set_title(title)
-    figure.savefig(target, dpi=100)
+    with style():
+        figure, axes = plt.subplots(3, 3, figsize=(11, 10.2), height_ratios=[1.05, 1.0, 0.85])
+        in_the_plane(axes[0])
+        on_the_line(axes[1])
+        straightened(axes[2])
+        for one, title in zip(axes[0], ("flow matching", "optimal transport", "Schroedinger bridge"), strict=True):
+            one.set_title(title)
+        save(figure, target, dpi=100)
 
 
 if __name__ == "__main__":

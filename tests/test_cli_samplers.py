@@ -1,6 +1,7 @@
 """`refdiff samplers` and `refdiff compare` as their users meet them."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from refdiff import Gaussian, VEGeometric, VPCosine, VPLinear
 from refdiff.cli import main
-from refdiff.samplers.compare import default_span, work_precision
+from refdiff.samplers.compare import Measured, default_span, work_precision
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.families import families
 from refdiff.samplers.propagation import propagate
@@ -71,6 +72,27 @@ def test_a_comparison_is_drawn(tmp_path):
     refdiff("compare", "ddim", "dpmpp-2m", "--law", "mixture", "--steps", "5,10", "--plot", tmp_path / "wp.png")
     assert (tmp_path / "wp.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert [path.name for path in tmp_path.iterdir()] == ["wp.png"]
+
+
+def test_a_drawn_comparison_says_what_is_compared_and_leaves_matplotlib_as_it_was(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    refdiff("compare", "ddim", "dpmpp-2m", "--steps", "5,10", "--plot", tmp_path / "wp.svg")
+    words = re.findall(r"<text[^>]*>(.*?)</text>", (tmp_path / "wp.svg").read_text())
+    assert {"ddim", "dpmpp-2m", "5", "10", "function evaluations"} <= set(words)
+    assert "gaussian data, process vp-linear, grid uniform-log-snr" in words
+    assert "edm-heun" not in words
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_comparison_without_distances_is_not_drawn_and_says_so(tmp_path, monkeypatch):
+    rows = [Measured("ddim", 5, 0, None, "no table here")]
+    monkeypatch.setattr("refdiff.samplers.compare.work_precision", lambda *_, **__: rows)
+    result = refdiff("compare", "ddim", "--steps", "5", "--plot", tmp_path / "wp.svg")
+    assert result.exit_code == 1
+    assert "was not drawn: rows must hold at least one distance above 0" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_points_of_ones_own_stand_for_a_gaussian(tmp_path):

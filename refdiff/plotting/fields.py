@@ -73,7 +73,7 @@ def streamlines(
     places = np.stack(np.meshgrid(across, up), axis=-1)
     vectors = answered("field", field(places.reshape(-1, 2)), (places[..., 0].size, 2), finite=True)
     u, v = vectors.T.reshape(2, *places.shape[:2])
-    axes.streamplot(across, up, u, v, density=close, color=color, linewidth=1.4 * thin(), arrowsize=0.8)
+    axes.streamplot(across, up, u, v, density=close, color=color, linewidth=1.4 * thin(), arrowsize=thin())
     return axes
 
 

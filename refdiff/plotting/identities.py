@@ -65,6 +65,8 @@ def scores(axes: Axes, outcomes: Sequence[Scored]) -> Axes:
     Raises:
         ValueError: no outcomes, an error that is no number, or a tolerance that is not above 0.
     """
+    from matplotlib import rcParams
+
     found = sorted(outcomes, key=lambda o: (o.identity.evidence.name, o.identity.tolerance, o.error))
     error, tolerance, control = _numbers(found)
     rows = np.arange(len(found))
@@ -84,7 +86,9 @@ def scores(axes: Axes, outcomes: Sequence[Scored]) -> Axes:
     axes.hlines(np.flatnonzero(kinds[1:] != kinds[:-1]) + 0.5, LEAST, control.max(), color="0.6", linewidth=thin())
     axes.set_xscale("log")
     axes.set_xlabel("scaled error")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
+    # beneath the ticks and the name of the axis, whatever its height
+    beneath = 3.2 * rcParams["font.size"] * axes.figure.dpi / 72 / axes.get_window_extent().height
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -beneath), ncols=4, frameon=False)
     return axes
 
 

@@ -19,7 +19,7 @@ DECADES = 3  # colours are logarithmic over so many below the largest weight, li
 NAME = (2.8, 1.3)  # the room of a name such as y_10, across and up, in sizes of its font
 DIGITS = (3, 2, 1)
 MINUS = "\N{MINUS SIGN}"
-SMALLEST = 5.0  # points, of a number that can be read
+SMALLEST, LEAST = 5.0, 0.5  # a number can be read if it has so many points, and this part of the size of words
 WIDTH = 0.66  # of a digit, in sizes of its font (0.64 in matplotlib's own)
 ROOM = 0.8  # the part of a cell that a number may fill: layouts make axes smaller when they are drawn
 
@@ -120,11 +120,14 @@ def _signed_decades(bar: Colorbar, peak: float, signed: bool) -> None:
 
 def _write(axes: Axes, cells: Array, colors: Array) -> None:
     """The numbers that are not 0, in a size in which all fit, each with as many digits as fit; or else signs."""
+    from matplotlib import rcParams
+
     wide, tall = ROOM * _cell(axes, *cells.shape)
     places = np.argwhere(cells != 0).tolist()
+    smallest = max(SMALLEST, LEAST * float(rcParams["font.size"]))
     longest = {n: max((len(_short(cells[k, j], n)) for k, j in places), default=1) for n in (1, 2)}
-    size = min(_small(), 0.8 * tall, max(wide / (WIDTH * longest[2]), SMALLEST))
-    if size < SMALLEST:
+    size = min(_small(), 0.8 * tall, max(wide / (WIDTH * longest[2]), smallest))
+    if size < smallest:
         return
     for k, j in places:
         texts = [_short(cells[k, j], n) for n in DIGITS] if size * WIDTH * longest[1] <= wide else []
