@@ -153,6 +153,6 @@ def test_a_run_of_real_results_makes_a_page(monkeypatch):
     shown = Page(page.page(found))
     assert shown.open == []
     assert sum(int(one.get("data-weight", 1)) for one in rows(shown)) == len(found.findings)
-    assert any(attrs.get("class") == "bar over" for _, attrs in shown.tags)
+    assert any(attrs.get("class") == "stage over" for _, attrs in shown.tags)
     assert [attrs.get("class") for attrs in shown.named("figure")].count("weights") == 2
     assert {one.method.name for one in found.results} == {"refdiff.samplers.edm:edm_euler"}

@@ -116,6 +116,6 @@ def test_the_page_draws_all_of_them():
     html = page.page(run())
     assert html.count('<polyline class="curve') == 5  # at length; in the overview of two sets, the method of one
     assert html.count("<polygon") == 2
-    assert len(re.findall(r'<rect class="bar( over)?"', html)) == 0  # of the place that is told at length
+    assert len(re.findall(r'<rect class="stage( over)?"', html)) == 0  # of the place that is told at length
     assert html.count('<figure class="weights">') == 1
     assert len(re.findall(r'<td class="[pn][1-5]"', html)) == 4 + 3 + 2

@@ -171,6 +171,7 @@ def test_without_javascript_all_can_be_read(visits):
     shown = visits.open(page.page(run()), javascript=False)
     assert not shown.is_visible(".bar")
     assert not shown.is_visible(".copy")
+    assert shown.locator("svg polyline").count() > 0
     for i in range(shown.locator("#findings details > summary").count()):
         summary = shown.locator("#findings details > summary").nth(i)
         if summary.locator("xpath=..").get_attribute("open") is None:
@@ -186,7 +187,7 @@ def test_printed_what_is_wrong_is_open(visits):
     assert not shown.is_visible("#a-coefficients .said")
     shown.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert shown.is_visible("#a-coefficients .said")
-    assert not shown.is_visible(".bar")
+    assert not shown.is_visible("form.bar")
 
 
 @pytest.mark.parametrize(
@@ -221,3 +222,21 @@ def test_nothing_is_shown_of_what_nothing_is(visits):
     assert seen(shown) == Counter()
     shown.locator(".tile").nth(2).click()
     assert seen(shown) == told(found, verdict="ok")
+
+
+@pytest.mark.parametrize("where", ["on paper", "without JavaScript"])
+def test_pictures_are_drawn_everywhere(visits, where):
+    told = some()[1].findings
+    html = page.page(run((result("A(x=1)", told[0], told[2]),)))
+    shown = visits.open(html, javascript=where == "on paper")
+    shown.emulate_media(media="print" if where == "on paper" else None)
+    for i in range(2):
+        shown.locator(".line > summary").nth(i).click()
+    # an error of 0 is no bar
+    for kind, drawn in {
+        "rect.stage": [False, True, True],
+        ".line polyline": [True] * 2,
+        ".line polygon": [True],
+    }.items():
+        parts = shown.locator(kind)
+        assert [parts.nth(i).is_visible() for i in range(parts.count())] == drawn

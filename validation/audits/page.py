@@ -325,5 +325,6 @@ def share(finding: Finding) -> int:
 
 
 def parts(text: str) -> Sequence[str]:
-    """A long sentence by its semicolons."""
-    return [one.strip() for one in text.split("; ") if one.strip()]
+    """A sentence by its semicolons, where it has more than one."""
+    found = [one.strip() for one in text.split("; ") if one.strip()]
+    return found if len(found) > 2 else [text]

@@ -36,7 +36,7 @@ from refdiff.validation.audits.protocols.diffusers.claims.products import (
 from refdiff.validation.audits.protocols.diffusers.playing import Made
 from refdiff.validation.audits.subject import Sampler, Variant
 
-INDEPENDENT = "eta is taken, and not used: the sampler is the same for all of them"
+INDEPENDENT = "takes eta and does not use it: the sampler is the same for all of them"
 
 
 def step(eta: float) -> Rule:
