@@ -213,7 +213,7 @@ left.axhline(prior, color="0.7", ls=":", label="variance of the data")
 left.set(xlabel="t", ylabel="$E\\,|x_0 - D(x_t)|^2$", title="What is left open of a point on the line")
 left.legend()
 right.plot(levels, exact / affine, color=BLUE)
-print(f"At t = {levels[(exact / affine).argmin()]:.2f} the affine one errs {(affine / exact).max():.1f} times more.")
+print(f"At t = {levels[(exact / affine).argmin()]:.2f} the affine one errs {(affine / exact).max():.1f} times as much.")
 right.set(xlabel="t", ylim=(0, 1.05), title="Exact over affine: what the shape of the law is worth")
 plt.show()
 

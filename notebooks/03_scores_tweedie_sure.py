@@ -128,7 +128,7 @@ plt.show()
 # They differ by constants: denoising minus explicit is $\tfrac{1}{2\sigma^4}\mathbb E\operatorname{tr}
 # \operatorname{Cov}[x_0\mid x]$, so its minimum is not 0 and says nothing about quality by itself; explicit minus
 # implicit is $\tfrac12\mathbb E\lVert\nabla\log p_\sigma\rVert^2$, by Stein's identity. In terms of an energy
-# $E = -\log p$ the trace has a minus sign, which one text loses: with it, the loss has no minimum at the data.
+# $E = -\log p$ the trace has a minus sign, which one text loses: that loss has no minimum at the data.
 # The candidates are scores of the same data at a wrong level of noise $\sigma'$.
 
 # %%
