@@ -1,6 +1,7 @@
 """Pages in a headless Chromium without a network: what tests marked browser look through.
 
-The environment variable REFDIFF_CHROMIUM names the executable; without it, a Chromium or Chrome on the PATH is taken.
+The environment variable REFDIFF_CHROMIUM names the executable; without it, a Chromium or Chrome on the PATH is taken,
+or else the one that `playwright install chromium` has put where playwright finds it.
 """
 
 import importlib.util
@@ -16,9 +17,17 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+@cache
 def executable():
     """The Chromium to run, or nothing."""
-    return shutil.which(os.environ.get("REFDIFF_CHROMIUM") or next(filter(shutil.which, NAMES), "") or NAMES[0])
+    if asked := os.environ.get("REFDIFF_CHROMIUM"):
+        return shutil.which(asked)
+    if found := next(filter(None, map(shutil.which, NAMES)), None):
+        return found
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        return shutil.which(playwright.chromium.executable_path)
 
 
 @cache
