@@ -156,3 +156,13 @@ def test_a_run_of_real_results_makes_a_page(monkeypatch):
     assert any(attrs.get("class") == "stage over" for _, attrs in shown.tags)
     assert [attrs.get("class") for attrs in shown.named("figure")].count("weights") == 2
     assert {one.method.name for one in found.results} == {"refdiff.samplers.edm:edm_euler"}
+
+
+def test_of_very_many_findings_what_is_ok_is_told_in_numbers(monkeypatch):
+    assert "2 steps: right" not in page.page(run())  # the nearest to its bound speaks for two
+    assert "3 steps: right" in page.page(run())
+    monkeypatch.setattr(page, "MANY", 3)
+    html = page.page(run())
+    assert "3 steps: right" not in html
+    assert "1e-8 of 1e-6" in html
+    assert all(text in html for text in ("5 steps: large", "no noise in the last step", "<b>law</b> no noise"))
