@@ -130,7 +130,7 @@ for axes, t in zip(panels, times, strict=True):
     if t == 0.35:
         at_mean = np.exp(belief.logpdf(belief.mean()) - belief.logpdf(LOOK).max())
     weights = ", ".join(f"{r:.2f}" for r in belief.weights)
-    axes.set(title=f"t = {t}\n$r$ = {weights}", xlabel="$x_0$", xlim=(-2.8, 3.2))
+    axes.set(title=f"t = {t}\n$r$ = {weights}", xlabel="$x_0$", ylabel="", xlim=(-2.8, 3.2))
 panels[0].set_ylabel("$p(x_0 \\mid x_t = 0.15)$")
 panels[-1].legend(loc="upper right")
 assert at_mean < 1e-2
