@@ -191,7 +191,7 @@ assert abs(slopes["upwind"] - 1) < 0.1 and abs(slopes["without 1/2"]) < 0.01
 
 fig, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
 for (name, e), color in zip(errors.items(), plotting.PALETTE, strict=False):
-    order = {"by hand": 2, "upwind": 1}.get(name)
+    order = {"evolve": 2, "upwind": 1}.get(name)
     plotting.convergence(axes, cells, e, label=name, order=order, color=color)
 axes.set_xticks(cells, cells)
 axes.minorticks_off()
@@ -249,7 +249,7 @@ for axes, t, p in zip(several, spun.times, spun.densities, strict=True):
     flux = probability_current(plane, p, plane.points @ turn.T, 2.0)
     axes.pcolormesh(plane.centres(0), plane.centres(1), np.sqrt(np.maximum(p.T, 0)), cmap="Blues", rasterized=True)
     at, shown = (field[2::5, 2::5].reshape(-1, 2).T for field in (plane.points, flux))
-    axes.quiver(*at, *shown, scale=5 * abs(shown).max(), width=0.008)  # the longest a fifth of the picture
+    axes.quiver(*at, *shown, scale=5 * abs(shown).max(), width=0.008, pivot="mid")  # the longest a fifth of the picture
     axes.set(title=f"t = {t:.1f}", aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
 fig.suptitle("Density and its current: at t = 6 the density stands still, the current does not")
 plt.show()
