@@ -21,8 +21,8 @@ GREEK = dict(zip(LOWER.split(), "αβγδϵζηθκλμνξπρστφχψωε", 
 LARGE = {"int": "∫", "oint": "∮", "sum": "∑", "prod": "∏"}
 WORDS = GREEK | LARGE | {"grad": "∇", "sqrt": "√", "infinity": "∞"}
 # longest first; -- and --- are no minus signs, and `-` between words is a hyphen
-SIGNS = {"...": "…", "<->": "↔", "+-": "±", "->": "→", "<-": "←", "<=": "≤", ">=": "≥", "!=": "≠", "=>": "⇒", "||": "‖"}
-SIGNS |= {"<<": "≪", ">>": "≫", "~": "∼", "*": "∗", "-": "−", "'''": "‴", "''": "″", "'": "′"}
+SIGNS = {"...": "…", "<=>": "⇔", "<->": "↔", "+-": "±", "->": "→", "<-": "←", "<=": "≤", ">=": "≥", "!=": "≠"}
+SIGNS |= {"=>": "⇒", "||": "‖", "<<": "≪", ">>": "≫", "~": "∼", "*": "∗", "-": "−", "'''": "‴", "''": "″", "'": "′"}
 HATS = {"hat": "\u0302", "bar": "\u0304"}  # above a Greek letter, or above x, y and z: Psihat, xbar
 BACK = {glyph: word for word, glyph in (WORDS | SIGNS | HATS).items()}
 FUNCTIONS = {
@@ -51,14 +51,16 @@ TOKEN = re.compile(
     r"|(?P<dashes>--+[a-z-]*)"
     r"|(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
     r"|(?P<name>[a-z]{2,}(?:_[a-z]{2,})+\b(?:\(\))?)"
+    rf"|(?P<hatted>\b(?:{'|'.join(GREEK)}|[A-Za-z])\^(?=[\s)\],;:_|]|$))"
     r"|(?P<word>[A-Za-z]+)"
     rf"|(?P<shift>[_^](?=[{{(]|{ATOM}))"
-    r"|(?P<sign>\.\.\.|<->|\+-|->|<-|<=|>=|!=|=>|\|\||<<|>>|'''|''|['~*-])"
+    r"|(?P<sign>\.\.\.|<=>|<->|\+-|->|<-|<=|>=|!=|=>|\|\||<<|>>|'''|''|['~*-])"
     r"|(?P<other>[\s\S])"
 )
 NEAR = 60  # characters on each side that say what a sign is: longer than words are
 SHIFTED, UNDER = re.compile(ATOM), re.compile(r"_[A-Za-z0-9]+")
 HATTED = rf"({'|'.join(GREEK)}|[xyz](?=hat|bar))(hat|bar)?"
+DIFFERENTIAL = rf"d([A-Zac-hj-np-z]|{'|'.join(GREEK)})"  # dx, dtheta; no do, di, db
 SHORT = 2  # letters of a subscript that is indices, and no word: x_ij, but x_end
 
 
@@ -74,8 +76,9 @@ def line(text: str) -> str:
             html, at = _shifted(text, at)
             out.append(html)
             continue
-        if kind == "name" and token.split("_")[0] in WORDS:  # sigma_max is a Greek letter with a subscript
-            kind, token = "word", token.split("_")[0]
+        base, _, under = token.partition("_")
+        if kind == "name" and (base in WORDS or (base in FUNCTIONS and len(under) <= SHORT)):  # sigma_max, max_jk
+            kind, token = "word", base
         out.append(_plain(text, at, kind, token))
         at += len(token)
     return "".join(out)
@@ -141,6 +144,8 @@ def _plain(text: str, at: int, kind: str, token: str) -> str:
         return f"<code>{escape(token[1:-1], quote=False)}</code>"
     if kind in ("file", "name", "dashes"):
         return f"<tt>{escape(token)}</tt>"
+    if kind == "hatted":
+        return f'<i>{GREEK.get(token[:-1], token[:-1])}<span class="hat">{HATS["hat"]}</span></i>'
     if kind == "word":
         return _word(token, before, after)
     if kind == "sign":
@@ -151,7 +156,7 @@ def _plain(text: str, at: int, kind: str, token: str) -> str:
 
 
 def _word(token: str, before: str, after: str) -> str:
-    if token in LARGE and re.match(r"s?\s+[a-z]{2,}\b(?!_)", after) and not _is_formula(after.split()[0]):
+    if token == "sum" and re.match(r"\s+[a-z]{2,}\b(?!_)", after) and not _is_formula(after.split()[0]):
         return token  # the sum of two laws
     hat = re.fullmatch(HATTED, token)
     if hat:
@@ -161,9 +166,9 @@ def _word(token: str, before: str, after: str) -> str:
     if len(token) == 1:
         article = token == "a" and re.match(r" [a-z]{2,}\b(?![_^(])", after) and not _is_formula(after.split()[0])
         return token if article or (_ends_in_word(before) and after[:1] != "_" and token in "s") else f"<i>{token}</i>"
-    differential = re.fullmatch(r"(d)([A-Za-z]|" + "|".join(GREEK) + ")", token)
-    if differential and (token not in {"do", "di"}):
-        return f"<i>d</i>{_word(differential[2], 'd', '')}"
+    differential = re.fullmatch(DIFFERENTIAL, token)
+    if differential:
+        return f"<i>d</i>{_word(differential[1], 'd', '')}"
     return token
 
 
@@ -189,7 +194,8 @@ def _ends_in_word(before: str) -> bool:
 
 
 def _is_formula(word: str) -> bool:
-    return re.split(r"[_^(\[,;:]", word)[0] in WORDS.keys() | FUNCTIONS
+    word = re.split(r"[_^(\[,;:']", word)[0]
+    return word in WORDS.keys() | FUNCTIONS or re.fullmatch(DIFFERENTIAL, word) is not None
 
 
 class _Reader(HTMLParser):
@@ -216,6 +222,9 @@ class _Reader(HTMLParser):
         self.out.append("`" * (tag == "code") + "}" * (kind == "braced"))
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1][1] == "hat":
+            self.out.append("^")
+            return
         literal = any(tag in ("tt", "code") or kind == "as-is" for tag, kind in self.open)
         self.out.append(data if literal else "".join(BACK.get(one, one) for one in data))
 
