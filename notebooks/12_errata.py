@@ -176,18 +176,8 @@ for column, last in enumerate((1, 0)):
         kept[:, column] = fixed * sigma**2 + 0.81**counts * (kept[:, column] - fixed * sigma**2)
 told("PODA-331", "variance / sigma_1^2 in the end", fixed, *kept[-1, ::-1] / levels[0] ** 2, within=1e-8)
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3), layout="constrained")
-drawn(
-    left,
-    when,
-    *np.transpose(off) + 1e-17,
-    "error of the mean of $x_{t-1}$ given $x_t = 1$",
-    "t",
-    xscale="log",
-    yscale="log",
-)
-drawn(
-    right, counts, *kept.T, "variance after annealing", "steps at each level", np.full(100, fixed / 100), yscale="log"
-)
+drawn(left, when, *np.transpose(off) + 1e-17, "error of DDPM's mean at $x_t = 1$", "t", xscale="log", yscale="log")
+drawn(right, counts, *kept.T, "variance after annealing", "steps a level", np.full(100, fixed / 100), yscale="log")
 right.legend()
 plt.show()
 
