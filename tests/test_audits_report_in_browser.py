@@ -190,9 +190,24 @@ def test_printed_what_is_wrong_is_open(visits):
     assert not shown.is_visible("form.bar")
 
 
-@pytest.mark.parametrize(
-    "found", [run(), run(some()[:1]), run((result("A()", finding("A()", "law", NA)),)), run((), 2)]
-)
+WIDE = {
+    "rows": ["evaluation 1", "output"],
+    "columns": [f"answer {n}" for n in range(1, 31)],
+    "found": [[1.0] * 30] * 2,
+    "claimed": [[0.5] * 30] * 2,
+    "left_out": [0, 0],
+}
+PHONE = {
+    "of all kinds": run(),
+    "of what is ok": run(some()[:1]),
+    "of nothing": run((result("A()", finding("A()", "law", NA)),)),
+    "interrupted at once": run((), 2),
+    "of many weights": run((result("A()", finding("A()", "coefficients", W, weights=WIDE)),)),
+    "of long words": run((result("x" * 90, finding("x" * 90, "y" * 90, W, "z" * 90), member="x" * 90),)),
+}
+
+
+@pytest.mark.parametrize("found", PHONE.values(), ids=PHONE)
 def test_a_phone_scrolls_no_page_sideways(visits, found):
     shown = visits.open(page.page(found), width=360, height=700)
     shown.evaluate(SEEN)
