@@ -300,22 +300,20 @@ def solution(model, x, sigmas):
 given = attempt or solution
 
 
-def audit(sampler):
-    """AssertionError with what is wrong."""
+def wrong(sampler):
+    """What the audit says, nothing where all is right."""
     try:
         assert_sampler(sampler, protocol="k-diffusion", family="dpmpp-2m", quick=True)
-    except (ValueError, TypeError, NotLinear) as error:
-        raise AssertionError(f"it cannot be read: {error}") from None
+    except (AssertionError, ValueError, TypeError, NotLinear) as error:
+        return str(error)
+    return ""
 
 
 def inverted(model, x, sigmas):  # the tempting one: r upside down
     return two_m(model, x, sigmas, ratio=lambda h, before: before / h)
 
 
-audit(given)
-try:
-    audit(inverted)
-except AssertionError as error:
-    print("With r upside down the audit says:\n" + "\n".join(line[:230] for line in str(error).splitlines()[:3]))
-else:
-    raise AssertionError("the audit must reject r upside down")
+found, mistaken = wrong(given), wrong(inverted)
+assert not found, found
+assert "coefficients" in mistaken
+print("With r upside down the audit says:\n" + "\n".join(line[:230] for line in mistaken.splitlines()[:3]))
