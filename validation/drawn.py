@@ -17,19 +17,14 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 SIZE = (9.4, 4.0)  # inches, at 72 to the inch: as wide as the page's column, so that letters keep their size
-# what matplotlib writes, and what stands for it on the page
-COLOURS = {
-    "#000000": "currentColor",
-    "#bfbfbf": "var(--edge)",
-    "#e0e0e0": "var(--shade)",
-    "#0072b2": "var(--blue)",
-    "#d55e00": "var(--orange)",
-}
+# what matplotlib writes, and what stands for it on the page; greys by how light they are
+COLOURS = {"#0072b2": "var(--blue)", "#d55e00": "var(--orange)"}
+DARK, LIGHT = 0x40, 0xC8
 
 
 def summary(outcomes: Sequence[Outcome]) -> Markup | None:
     """The errors, tolerances and controls of the outcomes that ran; None without matplotlib or without any."""
-    ran = [one for one in outcomes if one.verdict != "n/a" and math.isfinite(one.error)]
+    ran = [one for one in outcomes if one.verdict != "n/a" and math.isfinite(one.error) and not math.isnan(one.control)]
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -57,9 +52,16 @@ def _fitted(svg: str) -> str:
     svg = re.sub(r'(href="#|url\(#)', r"\1scores-", svg)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r"(?<=\d\.\d)\d+", "", re.sub(r"\n\s*", "\n", svg))  # a tenth of a point is less than a pixel
-    for written, meant in COLOURS.items():
-        svg = svg.replace(written, meant)
+    svg = re.sub(r"#[0-9a-f]{6}\b", _of_the_page, svg)
     return re.sub(r'<g([^>]*)>\n((?:<use [^>]*style="([^"]*)"/>\n)(?:<use [^>]*style="\3"/>\n)+)</g>', _told_once, svg)
+
+
+def _of_the_page(found: re.Match[str]) -> str:
+    """A colour of the page for one of the drawing; letters' for what is neither known nor a grey."""
+    written = found[0]
+    if written[1:3] == written[3:5] == written[5:7] and (grey := int(written[1:3], 16)) > DARK:
+        return "var(--shade)" if grey >= LIGHT else "var(--edge)"
+    return COLOURS.get(written, "currentColor")
 
 
 def _told_once(found: re.Match[str]) -> str:

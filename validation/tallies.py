@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from refdiff.validation import ledger
 from refdiff.validation.identity import REJECTION, Evidence
@@ -47,7 +47,8 @@ def states_of(one: Outcome) -> list[str]:
     return [STATES[one.verdict], *["refutes"] * bool(one.identity.refutes)]
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True)
+class Kind:
     """What the identities of one kind of evidence scored.
 
     Attributes:
@@ -79,7 +80,8 @@ def kinds(outcomes: Sequence[Outcome]) -> list[Kind]:
     return [row(evidence, found[evidence]) for evidence in sorted(found, key=lambda kind: kind.tolerance)]
 
 
-class Text(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Text:
     """One of the source texts.
 
     Attributes:
