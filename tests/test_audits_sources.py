@@ -12,6 +12,7 @@ import refdiff
 from refdiff.samplers import conversions
 from refdiff.samplers.ddim import ddim
 from refdiff.samplers.families import families
+from refdiff.samplers.recorder import Recorder
 from refdiff.samplers.times import karras
 from refdiff.schedules import VPLinear
 from refdiff.validation.audits.levels import EXPLODING
@@ -64,6 +65,17 @@ def test_classes_and_functions_are_where_their_line_defines_them(thing):
     found = source_of(thing)
     assert found.title == thing.__qualname__
     assert written(found).startswith((f"def {thing.__name__}(", f"class {thing.__name__}(", "@dataclass"))
+
+
+def test_a_table_that_no_family_makes_is_of_the_function_that_finishes_it():
+    def own(grid):
+        rec = Recorder("own", EXPLODING, grid, "denoiser")
+        return rec.finish(rec.start)
+
+    found = method_of(claim(lambda grid: own(grid)))
+    assert found.title.endswith("finishes_it.own")
+    file, _, line = found.place.partition(":")  # of a module in no package: beside it
+    assert "def own(grid):" in linecache.getline(str(Path(__file__).parent / file), int(line))
 
 
 def test_what_has_no_source_has_no_place():

@@ -31,8 +31,8 @@ class Source(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The name without its module."""
-        return self.name.rpartition(":")[2]
+        """The name without its module, and of a function within another without what Python puts between them."""
+        return self.name.rpartition(":")[2].replace(".<locals>", "")
 
     @property
     def text(self) -> str:
