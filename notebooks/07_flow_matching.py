@@ -220,6 +220,9 @@ plt.show()
 # *Rectifying* replaces the pairs $(x_0, x_1)$ by $(z_0, z_1)$, the ends of the flow; joining *these* by lines and
 # averaging again is **reflow**: $z_t = (1-t)z_0 + t z_1$, $v = \mathbb E[z_1 - z_0\mid z_t]$. The ends are now a
 # function of each other, so there is nothing left to average wherever the new lines do not cross.
+#
+# Euler's method follows a line of even speed exactly, in one step. Before reflow its error falls like $1/n$; after it
+# there is none but that of the map it was made from (a point half way has to be traced back to its start, up to 1e-8).
 
 # %%
 p = GaussianMixture.isotropic([[-2.0, -1.0], [-2.0, 1.0]], 0.09, [0.6, 0.4])
@@ -249,6 +252,19 @@ for (name, part), color in zip(parts.items(), (BLUE, ORANGE, "#882255")):
 panels[3].set(title="$\\mathbb{E}\\,|x_1 - x_0|^2$")
 plt.show()
 assert abs(costs.residual) < 5 * costs.error  # before - ends - bends - crossings, of 400 draws
+
+steps, route = np.array([1, 2, 4, 8, 16, 32, 64]), MonteCarlo(100, 2)
+before = np.array([np.sqrt(euler_error(flow, int(n), route).value) for n in steps])
+after = np.array([np.sqrt(euler_error(again, int(n), route).value) for n in steps[:3]])
+fig, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+plotting.convergence(axes, steps, before, label="rectified flow", order=1, color=BLUE)
+plotting.convergence(axes, steps[:3], after, label="after one reflow", color=ORANGE)
+axes.set(title="Euler's error, root of $\\mathbb{E}\\,|\\hat z_1 - z_1|^2$", xlabel="steps", ylabel="error")
+axes.legend()
+plt.show()
+rate = np.log2(before[-2] / before[-1])
+print(f"one step: {before[0]:.2f} before, {after[0]:.0e} after; order before: {rate:.2f}")
+assert 0.9 < rate < 1.1 and after.max() < 1e-5  # the map is known to 1e-7, its inverse by Newton's steps
 
 # %% [markdown]
 # The account is exact: what rectifying saves of the cost went into bends,
@@ -299,26 +315,6 @@ panels[2].legend(loc="upper left")
 plt.show()
 print("at {:.0f} degrees: pairs {:.3f}, flow {:.3f}, optimal {:.3f}".format(np.degrees(angles[19]), *excess[19]))
 assert excess[0, 1] - excess[0, 2] < 1e-12 < excess[19, 1] - excess[19, 2]
-
-# %% [markdown]
-# ## What straightness is worth
-#
-# Euler's method follows a line of even speed exactly, in one step. Before reflow its error falls like $1/n$; after it
-# there is none but that of the map it was made from (a point half way has to be traced back to its start, up to 1e-8).
-
-# %%
-steps, route = np.array([1, 2, 4, 8, 16, 32, 64]), MonteCarlo(100, 2)
-before = np.array([np.sqrt(euler_error(flow, int(n), route).value) for n in steps])
-after = np.array([np.sqrt(euler_error(again, int(n), route).value) for n in steps[:3]])
-fig, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
-plotting.convergence(axes, steps, before, label="rectified flow", order=1, color=BLUE)
-plotting.convergence(axes, steps[:3], after, label="after one reflow", color=ORANGE)
-axes.set(title="Euler's error, root of $\\mathbb{E}\\,|\\hat z_1 - z_1|^2$", xlabel="steps", ylabel="error")
-axes.legend()
-plt.show()
-rate = np.log2(before[-2] / before[-1])
-print(f"one step: {before[0]:.2f} before, {after[0]:.0e} after; order before: {rate:.2f}")
-assert 0.9 < rate < 1.1 and after.max() < 1e-5  # the map is known to 1e-7, its inverse by Newton's steps
 
 # %% [markdown]
 # ## Exercise: a velocity from a denoiser

@@ -112,6 +112,10 @@ print(f"W2^2 = {W2:.4f}; the flow of independent pairs spends {np.trapezoid(mean
 #
 # $$f_i = -\varepsilon\log\sum_j b_j\, e^{(g_j - c_{ij})/\varepsilon},\qquad
 # g_j = -\varepsilon\log\sum_i a_i\, e^{(f_i - c_{ij})/\varepsilon}.$$
+#
+# The plan closes in on the graph of the optimal map (orange), and Sinkhorn's turns become slow: each leaves $s_2^2$ of
+# the error, with $s_2$ the second singular value of $\gamma_{ij}/\sqrt{a_ib_j}$, the correlation that the plan leaves
+# between $x$ and $y$ (the first is 1). As $\varepsilon\to0$ it tends to 1.
 
 # %%
 one = GaussianMixture.isotropic([[-1.0], [1.0]], 0.08, [0.4, 0.6])
@@ -142,12 +146,6 @@ for axes, eps in zip(panels, (2.0, 0.2, 0.02, 0.002)):
 panels[0].set_ylabel("y")
 plt.show()
 
-# %% [markdown]
-# The plan closes in on the graph of the optimal map (orange), and Sinkhorn's turns become slow: each leaves $s_2^2$ of
-# the error, with $s_2$ the second singular value of $\gamma_{ij}/\sqrt{a_ib_j}$, the correlation that the plan leaves
-# between $x$ and $y$ (the first is 1). As $\varepsilon\to0$ it tends to 1.
-
-# %%
 fig, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 for eps, color in zip((2.0, 0.5, 0.2, 0.1), (BLUE, GREEN, ORANGE, PURPLE)):
     plan = ot.sinkhorn(Empirical(X, a), Empirical(Y, b), eps, tolerance=1e-13)
@@ -199,7 +197,11 @@ plt.show()
 # Of all processes from $p$ to $q$ the one nearest to $\sqrt\varepsilon\,w$ (in KL of paths) has these pairs
 # $\gamma_\varepsilon$ of ends, joined by Brownian bridges. It is Markov:
 # $dx = \varepsilon\nabla\log\Psi_t\,dt + \sqrt\varepsilon\,dw$, with $p_t = \Psi_t\hat\Psi_t$. For two sets of points
-# all is a finite sum:
+# all is a finite sum.
+#
+# With mixtures for potentials both ends are mixtures too, exactly: a test for solvers. We run Euler-Maruyama with the
+# drift $\varepsilon\nabla\log\Psi$ and look whether it arrives; and check the drift against its meaning,
+# $\mathbb E[\frac{x_1 - x}{1-t}\mid x_t = x]$.
 
 # %%
 points, other = Empirical(ring(3, 0.7, 0.25).sample(40, 7)), Empirical(ring(7, 2.2, 0.12).sample(40, 8))
@@ -214,12 +216,6 @@ for axes in panels:
     axes.set(aspect="equal", xticks=[], yticks=[], xlim=(-3, 3), ylim=(-3, 3))
 plt.show()
 
-# %% [markdown]
-# With mixtures for potentials both ends are mixtures too, exactly: a test for solvers. We run Euler-Maruyama with the
-# drift $\varepsilon\nabla\log\Psi$ and look whether it arrives; and check the drift against its meaning,
-# $\mathbb E[\frac{x_1 - x}{1-t}\mid x_t = x]$.
-
-# %%
 bridge = MixtureBridge(
     GaussianMixture.isotropic([[-1.0], [1.0]], 0.05),
     GaussianMixture.isotropic([[-2.5], [0.0], [2.5]], 0.05, [3.0, 1.0, 3.0]),
@@ -245,12 +241,16 @@ print(f"energy distance to the law at t = 1: {arrived.value:.1e} +- {arrived.err
 assert arrived.value < 6 * arrived.error < stopped.value  # six standard errors: steps of 1/200 are not seen by them
 
 # %% [markdown]
-# ## Finding a bridge: two fixed-point iterations
+# ## Finding a bridge, and both limits
 #
 # **Proportional fitting** (IPF, Sinkhorn in continuous time) mends one end at a time and ruins the other; a cycle
 # leaves $r^2$ of errors of means and $r^4$ of covariances, $r$ the correlation of the ends. **Markovian fitting** (IMF,
 # DSBM) keeps both ends right and mends the process in between: its rate is never above 0.104 on the line, whatever
 # $\varepsilon$.
+#
+# With $\varepsilon\to0$ the ends become a map, with $\varepsilon\to\infty$ independent, $r\approx st/\varepsilon$. The
+# cost $\mathrm{KL}(P\Vert R)$ itself *diverges* for $\varepsilon\to0$ (a map's paths are impossible without noise);
+# what tends to $W_2^2$ is $2\varepsilon\,\mathrm{KL}$. A text that leaves out the factor loses the limit.
 
 # %%
 start, end = Gaussian([-1.0], 1.0), Gaussian([1.5], 0.25)
@@ -269,14 +269,6 @@ axes.set(title="KL to the bridge", xlabel="cycles", xlim=(-0.5, 20.5), ylim=(1e-
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
-# %% [markdown]
-# ## Both limits
-#
-# With $\varepsilon\to0$ the ends become a map, with $\varepsilon\to\infty$ independent, $r\approx st/\varepsilon$. The
-# cost $\mathrm{KL}(P\Vert R)$ itself *diverges* for $\varepsilon\to0$ (a map's paths are impossible without noise);
-# what tends to $W_2^2$ is $2\varepsilon\,\mathrm{KL}$. A text that leaves out the factor loses the limit.
-
-# %%
 eps_line = np.geomspace(1e-4, 1e2, 25)
 bridges = [GaussianBridge(start, end, e) for e in eps_line]
 correlation = np.array([one.pairs.cross_covariance()[0, 0] / 0.5 for one in bridges])

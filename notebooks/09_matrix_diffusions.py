@@ -42,6 +42,11 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#882255"
 # For constant coefficients one matrix exponential of twice the size has both (Van Loan). CLD with one position $x$ and
 # one velocity $v$: $F = \beta\begin{pmatrix}0 & 1/M\\ -1 & -\Gamma/M\end{pmatrix}$,
 # $D = \operatorname{diag}(0, 2\Gamma\beta)$, $\Gamma^2 = 4M$.
+#
+# Data at $x = \pm1$, velocities $\mathcal N(0, M)$. Noise falls on the velocities, which push the positions, so that
+# these stay *smooth* curves, unlike those of a diffusion that is driven itself. Both $x$ and $v$ forget, and all ends
+# at $\mathcal N(0, 1)\times\mathcal N(0, M)$. Orange: a noised point; blue: the probability flow back to the data,
+# which circles, as a pendulum does.
 
 # %%
 langevin = critically_damped_langevin(1)  # beta = 4, M = 1/4
@@ -62,15 +67,6 @@ for t in (1e-3, 0.1, 1.0):
     assert np.allclose(U, kernel.gain, rtol=0, atol=slack) and np.allclose(Sigma, kernel.noise, rtol=0, atol=slack)
 print("Sigma at t = 0.001:", np.array2string(langevin.kernel(1e-3).noise, precision=2).replace("\n", ""))
 
-# %% [markdown]
-# ## Phase space
-#
-# Data at $x = \pm1$, velocities $\mathcal N(0, M)$. Noise falls on the velocities, which push the positions, so that
-# these stay *smooth* curves, unlike those of a diffusion that is driven itself. Both $x$ and $v$ forget, and all ends
-# at $\mathcal N(0, 1)\times\mathcal N(0, M)$. Orange: a noised point; blue: the probability flow back to the data,
-# which circles, as a pendulum does.
-
-# %%
 line = GaussianMixture.isotropic([[-1.0], [1.0]], 0.01, [0.4, 0.6])
 model = ExactModel(with_velocity(line, 0.25), langevin)
 rng, grid = np.random.default_rng(0), np.linspace(0, 1, 201)
@@ -139,6 +135,10 @@ plt.show()
 # The note *DDIM Redux* prints $U_t\left[V_tU_t^{-1} - V_sU_s^{-1}\right]$. The two agree where all matrices commute:
 # for every scalar schedule, and for axes that do not turn. Elsewhere the printed step is wrong even for one point, and
 # more steps do not help: the error is added up, not averaged out.
+#
+# Titles below say what one printed step misses by for data of one point, where the right one is exact. refdiff's `ddim`
+# and `matrix_deis` have the step without any $V$, $x_t = U_tD + \Psi(t,s)(x_s - U_sD)$ with the denoiser $D$, and,
+# second figure, polynomials of higher degree through the newest evaluations.
 
 # %%
 bent = np.random.default_rng(3).standard_normal((4, 3, 3))
@@ -190,12 +190,6 @@ panels[0].set_ylabel("error of four points")
 panels[0].legend()
 plt.show()
 
-# %% [markdown]
-# (In the title: what one printed step misses by for data of one point, where the right one is exact.) refdiff's `ddim`
-# and `matrix_deis` have the step without any $V$, $x_t = U_tD + \Psi(t,s)(x_s - U_sD)$ with the denoiser $D$, and
-# polynomials of higher degree through the newest evaluations:
-
-# %%
 few = ExactModel(with_velocity(Gaussian([0.5], 0.2), 0.25), langevin)
 fig, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
 for degree, color in ((0, BLUE), (1, GREEN), (2, PURPLE)):
