@@ -73,6 +73,11 @@ def test_arrows_are_in_units_of_the_axes_and_the_longest_reaches_its_neighbour()
     assert_allclose(quiver.get_offsets(), places)
 
 
+def test_arrows_between_uneven_places_do_not_reach_over_the_nearest():
+    quiver = arrows(axes(), score, [-2.0, 0.0, 0.1], [-1.0, 1.0]).collections[0]
+    assert (np.hypot(quiver.U, quiver.V) / quiver.scale).max() == pytest.approx(LONGEST * 0.1)
+
+
 def test_lengths_of_unit_arrows_are_colours():
     places = np.stack(np.meshgrid(X, Y), axis=-1).reshape(-1, 2)
     quiver = arrows(axes(), score, X, Y, unit=True).collections[0]
@@ -179,6 +184,16 @@ def test_colour_bars_name_powers_of_ten():
     assert words == [rf"$10^{{{round(power)}}}$" for power in bar.get_ticks()]
 
 
+def test_colour_bars_of_less_than_two_decades_name_numbers():
+    drawn = error_map(axes(), np.linspace(2e-3, 5e-3, 63).reshape(7, 9), X, Y)
+    drawn.figure.draw_without_rendering()
+    bar = image(drawn).colorbar
+    words = [tick.get_text() for tick in bar.ax.get_yticklabels()]
+    numbers = [float(word.strip("$").replace(r" \cdot 10^{", "e").replace("}", "")) for word in words]
+    assert len(words) > 2
+    assert_allclose(numbers, 10 ** np.asarray(bar.get_ticks()), rtol=0.005)  # of three digits
+
+
 def test_cells_end_in_the_middle_between_places_on_the_scale_of_the_axis():
     assert_allclose(edges(np.array([0.0, 1.0, 3.0])), [-0.5, 0.5, 2.0, 4.0])
     assert_allclose(edges(np.array([1.0, 100.0]), "log"), [0.1, 10.0, 1000.0])
@@ -214,7 +229,10 @@ def test_single_precision_is_enough():
         (lambda: error_map(axes(), ERRORS * np.nan, X, Y), "error must hold numbers"),
         (lambda: error_map(axes(), ERRORS * np.nan, X, Y, ceiling=1.0), "error must hold numbers"),
         (lambda: error_map(axes(), ERRORS * np.inf, X, Y), "finite ones where no ceiling is given"),
+        (lambda: error_map(axes(), np.where(ERRORS > 0.1, np.nan, ERRORS), X, Y), "error must hold numbers"),
+        (lambda: error_map(axes(), np.where(ERRORS > 0.1, np.inf, ERRORS), X, Y), "error must hold numbers"),
         (lambda: error_map(axes(), ERRORS, X, Y, floor=0.0), "floor must lie in"),
+        (lambda: error_map(axes(), ERRORS, X, Y, floor=0.1, ceiling=0.1), "ceiling must be above the floor 0.1"),
         (
             lambda: error_map(axes(), ERRORS, X, Y, floor=1.0, ceiling=0.1),
             "ceiling must be above the floor 1.0",

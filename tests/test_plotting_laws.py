@@ -9,8 +9,8 @@ from scipy.special import ndtri
 
 from refdiff import Empirical, Gaussian, GaussianMixture
 from refdiff.distributions import cdf, random_mixture
-from refdiff.plotting import density, density_in_time
-from refdiff.plotting.laws import _levels
+from refdiff.plotting import density, density_in_time, sequential
+from refdiff.plotting.laws import _cut, _levels
 
 MASSES = (0.5, 0.8, 0.95)
 LINE = GaussianMixture.isotropic([[-2.0], [0.0], [1.0]], [0.3, 1e-4, 0.2], [0.4, 0.2, 0.4])  # one of them narrow
@@ -30,6 +30,31 @@ def test_the_regions_of_a_gaussian_are_its_ellipses():
         distances.append((away * np.linalg.solve(law.cov(), away.T).T).sum(axis=1).mean())
     # a mass m of a Gaussian in the plane is where the squared distance is below -2 log(1 - m); cells are 1/50 wide
     assert_allclose(sorted(distances), -2 * np.log1p(-np.array(MASSES)), rtol=0.02)
+
+
+def test_shaded_regions_end_where_lines_are_drawn():
+    law = Gaussian([1.0, -2.0], [[2.0, 0.6], [0.6, 0.5]])
+    regions = density(axes(), law, masses=MASSES, cells=400).collections
+    found = []
+    for region in regions:
+        (curve,) = (part for path in region.get_paths() for part in path.to_polygons())
+        away = curve - law.mean()
+        found.append((away * np.linalg.solve(law.cov(), away.T).T).sum(axis=1))
+    for distances, mass in zip(found, MASSES[::-1], strict=True):
+        assert_allclose(distances, -2 * np.log1p(-mass), rtol=0.03)  # cells are 1/50 wide
+
+
+def test_components_of_no_weight_take_no_room():
+    law = GaussianMixture.isotropic([[0.0, 0.0], [100.0, 100.0]], 1.0, [1.0, 0.0])
+    assert density(axes(), law).get_xlim()[1] < 10
+    drawn = density(axes(), GaussianMixture.isotropic([[0.0], [100.0]], 1.0, [1.0, 0.0]))
+    assert drawn.get_xlim()[1] < 10
+
+
+def test_a_curve_is_cut_where_it_crosses_a_level():
+    places, tops = _cut(np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 0.0]), 0.5)
+    assert_allclose(places, [0.0, 0.25, 1.0, 2.5, 3.0])
+    assert_allclose(tops, [0.0, 0.5, 2.0, 0.5, 0.0])
 
 
 @pytest.mark.statistical
@@ -110,6 +135,17 @@ def test_densities_in_time_are_drawn_at_their_times_and_places():
     for k, law in enumerate(laws.values()):
         exact = np.exp(-((x - law.mean()) ** 2) / (2 * law.cov()[0, 0])) / np.sqrt(2 * np.pi * law.cov()[0, 0])
         assert_allclose(heights[:, k] ** 2, exact, rtol=1e-12)
+
+
+def test_colours_of_a_density_in_time_are_those_asked_for():
+    def drawn(**options):
+        return (
+            density_in_time(axes(), lambda x, t: -(x[:, 0] ** 2), [0, 1], [0, 1], **options).collections[0].get_cmap()
+        )
+
+    assert drawn() == sequential()
+    assert drawn(cmap="viridis").name == "viridis"
+    assert drawn(cmap=sequential("#009e73")) == sequential("#009e73")
 
 
 def test_a_density_may_be_zero():

@@ -57,6 +57,10 @@ def test_pairs_are_segments_as_thick_as_their_masses():
     assert_array_equal(np.array(segments.get_segments()), np.stack(PATHS[:2], axis=1)[[0, 2]])
     widths = segments.get_linewidths()
     assert_allclose(widths[0], 2 * widths[1])
+    alike = pairs(axes(), PATHS[0], PATHS[1], [5.0, 0.0, 2.5]).collections[0]
+    assert_allclose(alike.get_linewidths(), widths)  # of the largest mass, whatever the unit
+    for dots, ends in zip(drawn.lines, PATHS[:2], strict=True):
+        assert_array_equal(dots.get_xydata(), ends[[0, 2]])
 
 
 def test_segments_of_a_plan_are_as_opaque_as_their_masses():
@@ -67,6 +71,8 @@ def test_segments_of_a_plan_are_as_opaque_as_their_masses():
     assert found.keys() == {ends for ends, mass in masses.items() if mass > FAINTEST * PLAN.max()}
     assert_allclose([found[ends] for ends in found], [masses[ends] / PLAN.max() for ends in found])
     assert (np.diff(segments.get_colors()[:, 3]) >= 0).all()  # the heaviest on top
+    for dots, ends in zip(plan(axes(), PLAN, X, Y).lines, (X, Y), strict=True):
+        assert_array_equal(dots.get_xydata(), ends)
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])

@@ -50,6 +50,18 @@ def test_a_triangle_has_the_slope_it_states_whatever_the_errors(order):
     assert slope(triangle) != pytest.approx(order + 0.01)
 
 
+@pytest.mark.parametrize("order", [2, -1])
+def test_sides_of_a_triangle_are_marked_in_their_middles(order):
+    drawn = convergence(axes(), STEPS, STEPS ** -float(order), order=order)
+    corners = drawn.patches[0].get_xy()[:3]
+    (left, right), (low, high) = ((np.min(c), np.max(c)) for c in corners.T)
+    side = right if order > 0 else left
+    rise, run = drawn.texts
+    assert_allclose(rise.xy, (side, np.sqrt(low * high)))
+    assert_allclose(run.xy, (np.sqrt(left * right), high))
+    assert [rise.get_ha(), run.get_va()] == ["left" if order > 0 else "right", "bottom"]
+
+
 def test_a_fitted_triangle_has_the_slope_of_the_errors():
     drawn = convergence(axes(), STEPS, 5.0 * STEPS**-2.25, order="fit")
     assert slope(drawn.patches[0]) == pytest.approx(2.25, abs=1e-9)  # a power law is what is fitted
@@ -149,6 +161,7 @@ def test_work_precision_draws_what_compare_measures():
         (lambda: convergence(axes(), [1, 2], [1.0, 1.0], order=np.inf), "order must be finite"),
         (lambda: convergence(axes(), [1, 2], [1.0, 1.0], floor=-1.0), "floor must lie in"),
         (lambda: convergence(axes(), [1, 2], [1e-15, 1e-16], order="fit"), "errors must have two above the floor"),
+        (lambda: convergence(axes(), [1, 2, 4], [0.1, 0.0, 0.1], order="fit"), "errors must have two above the floor"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(call, message):

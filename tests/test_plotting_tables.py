@@ -99,6 +99,19 @@ def test_opposite_weights_have_opposite_colours_and_nothing_is_white():
     assert (np.diff(shades) < 0).all()  # over four decades
 
 
+@pytest.mark.parametrize("name", ["dpmpp-3m", "dpm-solver-2"])  # one answers the data, one the noise: below 0
+def test_colour_bars_name_powers_of_ten_up_to_the_largest_weight(name):
+    drawn = tableau(axes(), families()[name](PROCESS, grid(6)))
+    (image,), peak = drawn.images, np.abs(cells(drawn)).max()
+    assert image.norm.vmax == peak
+    ticks = image.colorbar.get_ticks()
+    said = [label.get_text().strip("$").replace("}", "") for label in image.colorbar.ax.get_yticklabels()]
+    assert_allclose(ticks, [0.0 if one == "0" else float(one.replace("10^{", "1e")) for one in said])
+    assert_allclose(ticks, -ticks[::-1])
+    assert peak / 10 < ticks[-1] <= peak
+    assert len(ticks) in (5, 7)  # 0, and two or three decades each way
+
+
 @pytest.mark.parametrize("medium", MEDIA)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2)])
 @pytest.mark.parametrize("layout", ["constrained", None])
