@@ -12,14 +12,14 @@ CODE = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.For, ast.With, ast.Retu
 
 # a letter, Greek or not, and what it is lowered or raised by; x*, and (*cells, d), but no *word*; a sign between spaces
 GREEK = "|".join(sorted(typeset.GREEK, key=len, reverse=True))
-GROUP = r"\{[^{}\n]*\}|\([^()\n]*\)"
+GROUP = r"\{[^{}\n]*\}|\((?:[^()\n]|\([^()\n]*\))*\)"
 SHIFTS = rf"(?:[_^](?:{GROUP}|[+-]?[A-Za-z0-9]+|[+*-](?!\w)))+"
 FORMULA = re.compile(
-    r"(?<![\w`.*/-])(?:"
+    r"(?<![\w`.*/])(?<!\w-)(?:"
     rf"(?:[A-Za-z]|int|sum|prod|[a-z]+(?=\^)|{GREEK}){SHIFTS}'*(?!\.?\w)"
     rf"|(?:[A-Za-z]|{GREEK})\*(?=[\s,.;:)\]=]|$)"
     rf"|(?:{GREEK})(?:'+|\b)(?![_\w])"
-    r"|sqrt(?=\()|grad(?=\s))"
+    rf"|sqrt(?=\()|grad(?=\s)|(?:int|sum)(?=\s(?:[A-Za-z]|{GREEK})[_^(]))"
     rf"|(?<=[)\]|])\^(?:{GROUP}|[+-]?[A-Za-z0-9]+)"
     r"|(?<=\()\*[a-z]\w*"
     r"|(?<=\s)(?:->|<-|<=|>=|!=|-)(?=\s)"

@@ -116,6 +116,7 @@ def test_columns_stand_under_each_other():
         ("from p_t to sigma, at x_0 = x", ["p_t", "sigma", "x_0"]),
         ("(a / b)^2 - e^(-h) and eps* -> x*", ["^2", "-", "e^(-h)", "eps*", "->", "x*"]),
         ("a well-known name_of_it, two_moons, W2, *said* or (n, d)", []),
+        ("-P^-1 int g^2 (a)^((1 + k)/2), self-x_t", ["P^-1", "int", "g^2", "^((1 + k)/2)"]),
         ("shape (*cells, d) or (*cells)", ["*cells", "*cells"]),
         ("`x_t`, alphas, beta_table.linear", []),
     ],
