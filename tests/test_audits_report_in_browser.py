@@ -10,6 +10,7 @@ from seen import READABLE, SCHEMES, assert_within
 
 from refdiff.validation.audits import page
 from refdiff.validation.audits.report import as_json
+from refdiff.validation.audits.sources import Source
 
 pytestmark = pytest.mark.browser
 SHORT = {"wrong": "wrong", "differs by convention": "convention", "ok": "ok", "not applicable": "n/a"}
@@ -197,20 +198,23 @@ WIDE = {
     "claimed": [[0.5] * 30] * 2,
     "left_out": [0, 0],
 }
+LONG = Source(f"m{'.m' * 45}:f", f"{'m/' * 45}m.py:1")
 PHONE = {
     "of all kinds": run(),
     "of what is ok": run(some()[:1]),
     "of nothing": run((result("A()", finding("A()", "law", NA)),)),
     "interrupted at once": run((), 2),
     "of many weights": run((result("A()", finding("A()", "coefficients", W, weights=WIDE)),)),
-    "of long words": run((result("x" * 90, finding("x" * 90, "y" * 90, W, "z" * 90), member="x" * 90),)),
+    "of long words": run(
+        (result("x" * 90, finding("x" * 90, "y" * 90, W, "z" * 90), member="x" * 90, audited=LONG, method=LONG),)
+    ),
 }
 
 
 @pytest.mark.parametrize("found", PHONE.values(), ids=PHONE)
 def test_a_phone_scrolls_no_page_sideways(visits, found):
     shown = visits.open(page.page(found), width=360, height=700)
-    shown.evaluate(SEEN)
+    shown.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert_within(shown)
     shown.add_style_tag(content=".lead { width: 361px; }")
     with pytest.raises(AssertionError):
