@@ -64,6 +64,39 @@ def test_a_weight_off_by_a_hundredth_is_found_at_its_step(name: str) -> None:
         assert "1 of" in found[0].text
 
 
+def multistep(model, x, times, power=1):  # type: ignore[no-untyped-def]
+    """DPM-Solver++(2M) as its paper has it; the ratio of steps upside down with power -1."""
+    before = None
+    for s, t in pairwise(times.tolist()):
+        a, b = VPLinear().coefficients(s), VPLinear().coefficients(t)
+        now = model(x, s)
+        with np.errstate(divide="ignore"):
+            h = np.log(b.alpha / b.sigma) - np.log(a.alpha / a.sigma)
+        blend = now
+        if before is not None and np.isfinite(h):
+            r = (before[1] / h) ** power
+            blend = now + (now - before[0]) / (2 * r)
+        before = now, h
+        x = b.sigma / a.sigma * x - b.alpha * np.expm1(-h) * blend
+    return x
+
+
+def test_a_ratio_of_steps_upside_down_is_found() -> None:
+    for power, verdict in ((1, Verdict.OK), (-1, Verdict.WRONG)):
+        found = verdicts(PLAIN(partial(multistep, power=power), Request(family="dpmpp-2m")), (5,))
+        assert [one.verdict for one in found] == [verdict], found[0].text
+
+
+@pytest.mark.parametrize("name", ["ddim", "deis-tab2", "edm-heun", "dpmpp-2m", None])
+def test_no_two_steps_of_a_grid_are_equal(name: str | None) -> None:
+    family, ratio = name and families()[name], lambda t: float(np.exp(-VPLinear().log_snr(t)))
+    clocks = {"t": float, "log_snr": VPLinear().log_snr, "rho": ratio, "angle": lambda t: np.arctan(ratio(t))}
+    clock = clocks[family.clock if family else "t"]
+    steps = np.abs(np.diff([clock(t) for t in plain.grid_of(VPLinear(), family, 6, clean=False).tolist()]))
+    assert (np.diff(steps) < 0).all()
+    assert 1.5 < steps[0] / steps[-1] < 2  # from 4/3 to 2/3, of which half a step is cut at both ends
+
+
 def test_a_normal_of_another_size_is_found() -> None:
     subject = PLAIN(sampler("ddpm", partial(broken, part="noise", factor=2.0)), Request(family="ddpm"))
     assert "normal" in verdicts(subject, (5,))[0].text

@@ -1,4 +1,4 @@
-r"""Functions of times: f(model, x, times), model(x, t), in NumPy, torch or JAX, on the grid of the claimed family.
+r"""Functions of times: f(model, x, times), model(x, t), in NumPy, torch or JAX, on a grid for the claimed family.
 
     plain     the model answers what the family asks for: the denoiser, the noise, the score, a velocity
     impulse   refdiff's own form f(model, x, normal), with times of its own that it tells the model
@@ -27,19 +27,29 @@ from refdiff.validation.audits.protocols.arrays import Edge, edge_of, to_numpy
 from refdiff.validation.audits.protocols.protocol import Protocol, Request
 from refdiff.validation.audits.subject import Sampler, Subject
 
-# lambda at the two ends of a grid: sigma / alpha from 20 down to 0.06, where nothing is near a limit; no equal steps
-# lead to a level of 1, at which options switch
+# lambda at the two ends of a grid: sigma / alpha from 20 down to 0.06, where nothing is near a limit; no steps lead to
+# a level of 1, at which options switch
 SPAN = (-3.0, 2.83)
+# Steps shrink from 4/3 of their mean to 2/3: where all are equal, a ratio of steps upside down is still 1.
+UNEVEN = 1 / 3
+FINE = 256  # places for a step
 
 
 def grid_of(process: Schedule, family: Family | None, steps: int, *, clean: bool = True) -> Array:
-    """Equal steps in the family's clock, or in t where nothing is claimed; to sigma = 0 where it may, with `clean`."""
+    """Shrinking steps in the family's clock, or t where nothing is claimed; to sigma = 0 where it may, with `clean`."""
     start, end = (float(process.time_of_log_snr(lam)) for lam in SPAN)
     if family is None:
-        return np.linspace(start, end, steps + 1)
+        return shrinking(np.linspace(start, end, FINE * steps + 1))
     if not clean or not family.ends_clean or steps == 1:
-        return family.grid(process, steps, start, end)
-    return np.append(family.grid(process, steps - 1, start, end), 0.0)
+        return shrinking(family.grid(process, FINE * steps, start, end))
+    return np.append(shrinking(family.grid(process, FINE * (steps - 1), start, end)), 0.0)
+
+
+def shrinking(fine: Array) -> Array:
+    """Of places in equal steps, FINE for each, a grid whose steps shrink smoothly: errors on it have their order."""
+    count = (len(fine) - 1) // FINE
+    u = np.linspace(0.0, 1.0, count + 1)
+    return fine[np.rint((len(fine) - 1) * (u + UNEVEN * np.sin(np.pi * u) / np.pi)).astype(int)]
 
 
 def play(
