@@ -23,7 +23,7 @@ def console() -> Console:
     """stdout, as text without markup; 120 columns wide where it is not a terminal that says its width."""
     from rich.console import Console
 
-    found = Console(markup=False, emoji=False, highlight=False)
+    found = Console(markup=False, emoji=False, highlight=False, force_jupyter=False)
     if not found.is_terminal and "COLUMNS" not in os.environ:
         found.width = 120
     return found
