@@ -1,7 +1,7 @@
 r"""DPM-Solver and UniPC: model_fn(x, t) = eps, and a noise schedule object with marginal_alpha, marginal_std,
 marginal_lambda and inverse_lambda.
 
-    a function     f(model_fn, x, noise_schedule, times, **options), on equal steps of the family's clock, sigma > 0
+    a function     f(model_fn, x, noise_schedule, times, **options), on shrinking steps of the family's clock, sigma > 0
     a class        kind(model_fn, noise_schedule, **options).sample(x, steps=..., skip_type=..., **options)
 
 A class makes its grid itself, of `skip_type`: from t_start = T to t_end = 1e-3 in time_uniform (equal in t),
