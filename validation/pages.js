@@ -1,5 +1,6 @@
 "use strict";
-// Filters, colours and keys of a page that also works without them. The address keeps what is chosen: #text=...&topic=...
+// Filters, colours and keys of a page that also works without them. The address keeps what is chosen, as
+// #text=...&topic=...
 (() => {
   const root = document.documentElement;
   root.classList.add("js");
@@ -88,7 +89,7 @@
       const [shown, all] = [sum(visible(this.rows)), sum(this.rows)];
       if (this.none) this.none.hidden = shown > 0;
       const output = this.form.querySelector("[data-count]");
-      output.textContent = shown === all ? `${all} ${output.dataset.count}` : `${shown} of ${all} ${output.dataset.count}`;
+      output.textContent = `${shown === all ? all : `${shown} of ${all}`} ${output.dataset.count}`;
       this.form.classList.toggle("chosen", this.chosen);
     }
 
@@ -111,7 +112,7 @@
   const TOKENS = new RegExp([
     /(?<string>"""[^]*?"""|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')/,
     /(?<comment>#.*)/,
-    /(?<word>\b(?:def|return|yield|from|import|for|in|if|elif|else|while|with|as|not|and|or|is|lambda|raise|try|except|None|True|False)\b)/,
+    /(?<word>\b(?:def|return|yield|from|import|for|in|if|elif|else|while|with|as|not|and|or|is|lambda|raise|try|except)\b)/,
     /(?<wrong>\bwrong\b)/,
   ].map((one) => one.source).join("|"), "g");
   const colour = (code) => {
@@ -173,7 +174,7 @@
     }
     lists = [...document.querySelectorAll("form[data-filters]")].map((form) => new List(form));
     root.classList.toggle("no-math-font", unlowered());
-    if (innerWidth < NARROW) for (const contents of document.querySelectorAll("details[data-contents]")) contents.open = false;
+    for (const contents of document.querySelectorAll("details[data-contents]")) contents.open = innerWidth >= NARROW;
     for (const list of lists) {
       list.form.addEventListener("input", changed);
       list.form.addEventListener("submit", (event) => event.preventDefault());
