@@ -112,7 +112,7 @@
   const TOKENS = new RegExp([
     /(?<string>"""[^]*?"""|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')/,
     /(?<comment>#.*)/,
-    /(?<word>\b(?:def|return|yield|from|import|for|in|if|elif|else|while|with|as|not|and|or|is|lambda|raise|try|except)\b)/,
+    /(?<word>\b(?:def|return|yield|from|import|for|in|if|elif|else|while|with|as|not|and|or|is|lambda|raise)\b)/,
     /(?<wrong>\bwrong\b)/,
   ].map((one) => one.source).join("|"), "g");
   const colour = (code) => {
