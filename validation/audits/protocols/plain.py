@@ -49,7 +49,8 @@ def shrinking(fine: Array) -> Array:
     """Of places in equal steps, FINE for each, a grid whose steps shrink smoothly: errors on it have their order."""
     count = (len(fine) - 1) // FINE
     u = np.linspace(0.0, 1.0, count + 1)
-    return fine[np.rint((len(fine) - 1) * (u + UNEVEN * np.sin(np.pi * u) / np.pi)).astype(int)]
+    places = (len(fine) - 1) * (u + UNEVEN * np.sin(np.pi * u) / np.pi)
+    return np.asarray(fine[np.rint(places).astype(int)])
 
 
 def play(
