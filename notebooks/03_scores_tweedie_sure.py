@@ -313,7 +313,7 @@ assert np.isclose(last_variance(ten[:-1]), 0.167**2, rtol=1e-2)  # the printed l
 attempt = None  # your turn: a function of (x, cleaned, jacobian, C) that returns SURE, shape (n,)
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(x, cleaned, jacobian, C):
     # |D - x_0|^2 = |D - x|^2 + 2 (D - x).xi + |xi|^2, whose second term is 2 tr C (J - I) on average
     return ((cleaned - x) ** 2).sum(axis=-1) + 2 * np.einsum("ij,nji->n", C, jacobian) - np.trace(C)

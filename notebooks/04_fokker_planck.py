@@ -312,7 +312,7 @@ plt.show()
 # %% tags=["exercise"]
 attempt = None  # your turn: a function of (x, h, p, b, D) that returns d_t p at x
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 
 
 def solution(x, h, p, b, D):

@@ -317,7 +317,7 @@ plt.show()
 # %% tags=["exercise"]
 attempt = None  # your turn: a function of (velocity, score, g2, k) that returns the drift
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 
 
 def solution(velocity, score, g2, k):

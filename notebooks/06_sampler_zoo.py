@@ -310,7 +310,7 @@ print(f"variance after one step: exact law {exact.output.cov().item():.5f}, 100 
 # %% tags=["exercise"]
 attempt = None  # your turn: a function of (model, x, levels) that returns x at the last level
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 
 
 def solution(model, x, levels):

@@ -327,7 +327,7 @@ assert excess[0, 1] - excess[0, 2] < 1e-12 < excess[19, 1] - excess[19, 2]
 attempt = None  # your turn: a function of (D, x, t) that returns velocities (n, d)
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(D, x, t):
     return (D - x) / (1 - t)
 

@@ -299,7 +299,7 @@ assert abs(scaled[0] - exact - 1e-4 * np.log(2)) < 1e-7  # entropies differ by l
 attempt = None  # your turn: a function of (C, eps) that returns masses (n, m)
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(C, eps):
     (n, m), g = C.shape, np.zeros(C.shape[1])
     for now in (*np.geomspace(C.max(), eps, 12)[:-1], eps):

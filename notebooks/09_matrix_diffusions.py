@@ -305,7 +305,7 @@ plt.show()
 attempt = None  # your turn: a function of (x, clean, process, s, t) that returns points (n, d)
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(x, clean, process, s, t):
     rest = x - clean @ process.kernel(s).gain.T
     return clean @ process.kernel(t).gain.T + rest @ process.noise_channel(s, t).gain.T

@@ -310,7 +310,7 @@ print(f"bits of the density without its unit: {bits_per_dimension(-(mass @ shade
 attempt = None  # your turn: a function of (log_density, d, levels, low, high) that returns bits per dimension
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(log_density, d, levels, low, high):
     width = (high - low) / levels
     return -log_density / (d * np.log(2)) - np.log2(width)

@@ -310,7 +310,7 @@ display(Markdown(table))
 attempt = None  # your turn: a function of a list of printings that returns the index of the right one
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(printings):
     def wrong(printing, x0=0.7):
         kappa, lam = printing(0.9, 0.4, 0.5, 0.8, 0.3)

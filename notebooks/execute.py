@@ -84,8 +84,7 @@ def executed(source: Path) -> nbformat.NotebookNode:
     )
     for index, cell in enumerate(book.cells):
         cell.id = f"cell-{index + 1:02}"
-        for name in ("execution", "lines_to_next_cell"):  # the clock of the run, and how the source is spaced
-            cell.metadata.pop(name, None)
+        cell.metadata.pop("execution", None)  # the clock of the run
         for output in cell.get("outputs", ()):
             if output.get("name") == "stderr":
                 raise ValueError(f"cell {index + 1} writes to stderr: {output['text']}")
