@@ -84,3 +84,18 @@ def test_every_cell_has_run_in_order_and_says_nothing_of_the_machine(source):
     printed = json.dumps([output.get("text", output.get("data", {}).get("text/plain", "")) for output in found])
     assert not re.search(r"/(home|root|tmp|work|usr)/|site-packages", printed)
     assert re.search(r"/(home|root|tmp|work|usr)/", "/usr/lib")
+
+
+def body(text):
+    """A source without its head, of which Jupytext writes more than a reader needs."""
+    return text.partition("\n# ---\n")[2]
+
+
+@EACH
+def test_jupyter_opens_a_pair_whichever_was_written_last(source):
+    # Jupytext refuses a notebook that is newer than its source where it would write another source
+    text = source.read_text(encoding="utf-8")
+    book = jupytext.read(source.with_suffix(".ipynb"))
+    assert body(jupytext.writes(book, fmt="py:percent")) == body(text)
+    book.cells[-1].source += "\n0"
+    assert body(jupytext.writes(book, fmt="py:percent")) != body(text)
