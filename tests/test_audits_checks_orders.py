@@ -141,3 +141,17 @@ def test_an_order_needs_several_numbers_of_steps():
     one = Subject("few", lambda steps: of_family("ddim", steps=steps), steps=(4, 8))
     (found,) = order(one, False)
     assert found.verdict is Verdict.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"), [("LEAST", 9.0, "does not fall as a power"), ("ABOVE", 1e300, "above the floor")]
+)
+def test_errors_that_say_nothing_of_an_order_are_measured_all_the_same(name, value, said, monkeypatch):
+    one = with_grids("ddim")
+    (judged,) = order(one, True)
+    monkeypatch.setattr(orders, name, value)
+    (found,) = order(one, True)
+    assert found.verdict is Verdict.NOT_APPLICABLE
+    assert said in found.text
+    assert found.details == {key: value for key, value in judged.details.items() if key != "orders"}
+    assert len(found.details["errors"]) == len(found.details["method"]) == len(orders.SWEEP_QUICK)

@@ -1,5 +1,9 @@
 """The tools for foreign implementations: strategies give what they promise, assertions tell right from wrong."""
 
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -300,3 +304,25 @@ def test_unknown_identities_and_times_out_of_order_are_refused():
         testing.assert_identity("Tweedie first order", MODEL)
     with pytest.raises(ValueError, match="s and t must satisfy"):
         testing.assert_identity("Tweedie, first order", MODEL, s=0.5, t=0.4)
+
+
+WITHOUT = """
+import sys
+sys.modules["hypothesis"] = None  # as where it is not installed
+from refdiff.testing import assert_denoiser, assert_sampler, audit
+import refdiff.testing
+try:
+    from refdiff.testing import models
+except ImportError as error:
+    print(error)
+try:
+    refdiff.testing.laws
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_only_strategies_need_hypothesis():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"strategies .* need hypothesis: install .*\nmodule .* no attribute 'laws'\n", done.stdout)
+    assert set(testing.__all__) <= set(dir(testing))

@@ -16,24 +16,31 @@ known slip that would have produced exactly these numbers.
 
 A sampler is right when every weight of every step is that of the family it claims to be: `assert_sampler`. `audit` puts
 it, or a class of a library, to all questions of `refdiff audit`, and returns what was found with its error curves.
+
+Strategies are imported when they are first used: only they need hypothesis.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from refdiff.testing.assertions import assert_denoiser, assert_identity, assert_score
 from refdiff.testing.audits import Audit, ErrorCurve, audit
 from refdiff.testing.samplers import assert_sampler
-from refdiff.testing.strategies import (
-    KINDS,
-    WITH_DENSITY,
-    beta_tables,
-    covariances,
-    distributions,
-    matrix_processes,
-    models,
-    points,
-    processes,
-    schedules,
-    times,
-)
+
+if TYPE_CHECKING:
+    from refdiff.testing.strategies import (
+        KINDS,
+        WITH_DENSITY,
+        beta_tables,
+        covariances,
+        distributions,
+        matrix_processes,
+        models,
+        points,
+        processes,
+        schedules,
+        times,
+    )
 
 __all__ = [
     "KINDS",
@@ -55,3 +62,13 @@ __all__ = [
     "schedules",
     "times",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("refdiff.testing.strategies"), name)
+    raise AttributeError(f"module 'refdiff.testing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

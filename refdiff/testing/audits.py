@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from refdiff import files
-from refdiff.arguments import Array, whole_number
+from refdiff.arguments import Array, one_of, whole_number
 
 if TYPE_CHECKING:
     from refdiff.validation.audits.findings import Finding
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 
 class ErrorCurve(NamedTuple):
-    """Errors at the end of a deterministic sampler, fed by the exact model, against the exact flow.
+    """How far from the exact answer a sampler ends that is fed by the exact model.
+
+    Of a deterministic sampler: the largest distance of a coordinate from the exact flow, for some points of a mixture,
+    in units of their size. Of a stochastic one: the Wasserstein distance W2 of the exact law of its output from the
+    exact law, for Gaussian data, in units of the data's size.
 
     Attributes:
         steps: numbers of steps, shape (n,).
-        errors: the sampler's own, in units of the points' size, shape (n,).
+        errors: the sampler's own, shape (n,).
         method: those of the method it claims to be, on the same grids, shape (n,).
     """
 
@@ -56,7 +60,7 @@ class Audit:
 
     @property
     def curves(self) -> dict[str, ErrorCurve]:
-        """The error curve of every set of options of which one was measured, by its name."""
+        """The error curve of every set of options of which one was measured, by its name; see `curve`."""
         from refdiff.validation.audits.pictures import curve
 
         found: dict[str, ErrorCurve] = {}
@@ -67,6 +71,23 @@ class Audit:
                 columns = (np.array([n, errors[n], method[n]]) for n in both)
                 found.setdefault(one.subject, ErrorCurve(*np.stack(list(columns), axis=1)))
         return found
+
+    @property
+    def curve(self) -> ErrorCurve:
+        """The error curve, where one was measured.
+
+        Raises:
+            ValueError: none was measured, for the reasons that the message says, or several were: see `curves`.
+        """
+        from refdiff.validation.audits.checks.orders import ORDER
+
+        found = self.curves
+        if len(found) == 1:
+            return found.popitem()[1]
+        if found:
+            raise ValueError(f"curve must be the only one, got {len(found)}: choose one of curves, {', '.join(found)}")
+        why = dict.fromkeys(f"{one.subject}: {one.text}" for one in self.findings if one.question == ORDER)
+        raise ValueError(f"no error curve was measured; {'; '.join(why) or 'nothing was asked that measures one'}")
 
     def save(self, path: str | Path) -> None:
         """Write the page of `refdiff audit --html`.
@@ -114,11 +135,17 @@ def audit(
         claim: options of the family.
         dtype: number type of the points.
         quick: fewer numbers of steps and sets of options.
-        jobs: processes at work; more than 1 only where the caller's module can be imported.
+        jobs: processes at work. Each of them imports the main module: more than 1 asks, in a script, for a call that
+            stands under `if __name__ == "__main__":`.
+
+    Returns:
+        What was found, about every set of options. An interrupt ends it without any of that; `refdiff audit` writes
+        what was found by then.
 
     Raises:
-        ValueError: no such library, member, callable, protocol, family or option, or it is not installed; the message
-            says what is there.
+        TypeError: target is no text, or options or claim no table of names and values.
+        ValueError: no such library, member, callable, protocol, family, option or dtype, or it is not installed; the
+            message says what is there.
 
     Examples:
         >>> from pathlib import Path
@@ -137,6 +164,12 @@ def audit(
     from refdiff.validation.audits.report import Run
     from refdiff.validation.audits.targets import find
 
+    if not isinstance(target, str):
+        raise TypeError(f'target must be text, such as "diffusers:DDIMScheduler", got {target!r}')
+    for name, given in (("options", options), ("claim", claim)):
+        if not (given is None or isinstance(given, Mapping)):
+            raise TypeError(f"{name} must be a table of names and values, got {given!r}")
+    one_of("dtype", dtype, ("float64", "float32"))
     workers = whole_number("jobs", jobs, low=1)
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of foreign code
     start = time.perf_counter()

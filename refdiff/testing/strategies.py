@@ -17,7 +17,7 @@ try:
     from hypothesis.extra.numpy import arrays
 except ImportError as missing:
     raise ImportError(
-        "refdiff.testing needs hypothesis: install refdiff with its test extra, refdiff[test]"
+        "strategies of refdiff.testing need hypothesis: install refdiff with its test extra, refdiff[test]"
     ) from missing
 
 from refdiff.arguments import Array, real_scalar, whole_number

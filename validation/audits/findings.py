@@ -83,9 +83,9 @@ def judged(
     return Finding(subject, question, verdict, text, number, bound, place, rule, script, MappingProxyType(details))
 
 
-def not_applicable(subject: str, question: str, why: str) -> Finding:
-    """There is nothing to examine."""
-    return Finding(subject, question, Verdict.NOT_APPLICABLE, why)
+def not_applicable(subject: str, question: str, why: str, **details: Any) -> Finding:
+    """There is nothing to examine, or to judge of what was measured."""
+    return Finding(subject, question, Verdict.NOT_APPLICABLE, why, details=MappingProxyType(details))
 
 
 def convention(subject: str, question: str, name: str, *, place: str = "", **details: Any) -> Finding:

@@ -216,10 +216,11 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
         yield _unread(subject, why)
         return
     pairs, rounding = [one.errors for one in runs], runs[-1].rounding()
+    curve = {"counts": sweep, "errors": [e.foreign for e in pairs], "method": [e.method for e in pairs]}
     try:
         mine = fit(sweep, [e.method for e in pairs], ABOVE * rounding, 4)
     except ValueError as why:  # too few errors above rounding
-        yield not_applicable(subject.name, ORDER, str(why))
+        yield not_applicable(subject.name, ORDER, str(why), **curve)
         return
     least = min(e.method for n, e in zip(sweep, pairs, strict=True) if n in mine.window)
     # what rounding does to the logarithm of the least error moves a fit over four doublings by at most four times that
@@ -227,9 +228,9 @@ def order(subject: Subject, quick: bool) -> Iterator[Finding]:
     if mine.order < LEAST or bound > 1:
         listed = ", ".join(f"{e.method:.3g} at {n}" for n, e in zip(sweep, pairs, strict=True))
         text = f"on its grids the method's own error does not fall as a power of the steps: {listed}"
-        yield not_applicable(subject.name, ORDER, text)
+        yield not_applicable(subject.name, ORDER, text, **curve)
         return
-    yield _fallen(subject, sweep, pairs, mine, bound)
+    yield _fallen(subject, curve, mine, bound)
 
 
 def _unread(subject: Subject, why: Unreadable) -> Finding:
@@ -238,19 +239,18 @@ def _unread(subject: Subject, why: Unreadable) -> Finding:
     return Finding(subject.name, ORDER, verdict, str(why), place="sweep")
 
 
-def _fallen(subject: Subject, sweep: tuple[int, ...], errors: list[Errors], mine: Order, bound: float) -> Finding:
-    foreign = [e.foreign for e in errors]
+def _fallen(subject: Subject, curve: dict[str, Any], mine: Order, bound: float) -> Finding:
+    sweep, foreign, method = (curve[name] for name in ("counts", "errors", "method"))
     claim = _on_span(subject, sweep[0]).claim
     meant = f" (order {claim.order:g} is meant)" if claim.order is not None else ""
     # over the same counts as the method's
     taken = [(n, e) for n, e in zip(sweep, foreign, strict=True) if n in mine.window]
     found = fit([n for n, _ in taken], [max(e, 1e-300) for _, e in taken], 0.0, len(taken))
     text = f"errors fall with order {found.order:.2f}, the method's on the same grids with {mine.order:.2f}{meant}"
-    if foreign[-1] > FLAT * foreign[-2] and errors[-1].method < FLAT * errors[-2].method:
-        text += f"; the error stagnates at {foreign[-1]:.3g}, the method's is {errors[-1].method:.3g}"
+    if foreign[-1] > FLAT * foreign[-2] and method[-1] < FLAT * method[-2]:
+        text += f"; the error stagnates at {foreign[-1]:.3g}, the method's is {method[-1]:.3g}"
     return judged(subject.name, ORDER, mine.order - found.order, bound, text, rule=ORDER_RULE, place="sweep",
-                  counts=sweep, errors=foreign, method=[e.method for e in errors],
-                  orders=(found.order, mine.order))  # fmt: skip
+                  **curve, orders=(found.order, mine.order))  # fmt: skip
 
 
 def _on_span(subject: Subject, steps: int) -> Read:
