@@ -28,7 +28,6 @@ PREFIXES: dict[str, Callable[[str], str]] = {
 }
 
 QUOTED = re.compile(r"(^|\n)>(?=[ =])")
-THIN = '<mspace width="0.1667em"/>'
 Found = tuple[str | None, int | None, int | None]
 Resolve = Callable[[str, str], str | None]
 
@@ -37,13 +36,7 @@ def latex(text: str, display: bool = False) -> str:
     """LaTeX as MathML."""
     from refdiff.validation.pages import formula
 
-    html = str(formula(text))
-    # the converter gives names of functions no space, which a reader needs where no bracket follows
-    html = re.sub(r"(<m([io])[^>]*>(?:log|exp|det|tr|div|min|max|sin|cos|tanh|Var|Cov)</m\2>)(?!<mo[^>]*>[(\[])",
-                  rf"\1{THIN}", html)  # fmt: skip
-    # as an operator the sign of a norm hangs where a font has no room for it
-    html = re.sub("<mo[^>]*>‖</mo>", '<mi mathvariant="normal">‖</mi>', html)
-    return html if display else html.replace('display="block"', 'display="inline"', 1)
+    return str(formula(text, inline=not display))
 
 
 class _Formulas(BlockProcessor):

@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,38 @@ def test_a_formula_that_cannot_be_converted_is_shown_as_it_is():
 def test_every_formula_of_the_registry_becomes_mathml_without_unknown_commands():
     found = {one.name: pages.formula(one.formula) for one in registry().values()}
     assert [name for name, markup in found.items() if "\\" in markup or "<code" in markup] == []
+
+
+def assert_well_formed(markup):
+    """Every element has as many children as it can draw."""
+    counts = {"msub": 2, "msup": 2, "munder": 2, "mover": 2, "mfrac": 2, "msubsup": 3, "munderover": 3}
+    for one in ElementTree.fromstring(str(markup)).iter():
+        assert len(one) == counts.get(one.tag, len(one)), ElementTree.tostring(one)
+
+
+def test_no_script_or_fraction_has_parts_that_are_not_drawn():
+    for one in registry().values():
+        assert_well_formed(pages.formula(one.formula))
+    with pytest.raises(AssertionError):
+        assert_well_formed('<msub><mo>log</mo><mspace width="0.1667em"/><mn>2</mn></msub>')
+
+
+@pytest.mark.parametrize(
+    ("latex", "markup"),
+    [
+        (r"\log_2 x", '<msub><mo lspace="0" rspace="0.1667em">log</mo><mn>2</mn></msub><mi>x</mi>'),
+        (r"\max_i x", '<msub><mo lspace="0" rspace="0.1667em">max</mo><mi>i</mi></msub>'),
+        (r"\operatorname{Var}_p(x)", '<msub><mo lspace="0" rspace="0">Var</mo><mi>p</mi></msub><mo stretchy="false">('),
+        (r"\log\left(x\right)", '<mo lspace="0" rspace="0">log</mo>'),
+        ("x = -4", '<mo>=</mo><mo form="prefix">−</mo><mn>4</mn>'),
+        ("(x) - |y| - 4", '<mo stretchy="false">)</mo><mo>−</mo>'),
+        (r"|x|-4", "<mo>−</mo>"),
+        (r"\|x\|", '<mi mathvariant="normal">‖</mi><mi>x</mi><mi mathvariant="normal">‖</mi>'),
+    ],
+)
+def test_names_signs_and_norms_have_the_room_that_tex_gives_them(latex, markup):
+    assert markup in pages.formula(latex)
+    assert 'display="inline"' in pages.formula(latex, inline=True)
 
 
 @pytest.mark.parametrize("latex", ["a < b", "a & b", "a > \\alpha", r"\bar x \leq \text{\"no\"}"])

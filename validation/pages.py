@@ -12,11 +12,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any
+from xml.etree import ElementTree
 
 from refdiff.validation.report import brief, environment
 
 # Commands that the converter does not know, and what says the same.
 UNKNOWN = {r"\\[bB]igg?[lr]?(?=\\\|)": "", r"\\arg(?![a-z])": r"\\operatorname{arg}"}
+# Elements whose first child carries the others.
+SCRIPTS = ("msub", "msup", "msubsup", "munder", "mover", "munderover")
+OPEN, CLOSE, SIGNS = ("(", "["), (")", "]", "|", "}", "!"), ("+", "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}")
 
 
 def rendered(name: str, packages: Iterable[str], filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
@@ -74,18 +78,52 @@ def anchors(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str
     return found
 
 
-def formula(latex: str) -> Any:
-    """Some latex as MathML markup; as it stands, in <code>, where the converter does not know it."""
+def formula(latex: str, *, inline: bool = False) -> Any:
+    """Some latex as MathML markup; as it stands, in <code>, where the converter does not know it.
+
+    Args:
+        latex: the formula.
+        inline: within a line of text, and not in a line of its own.
+    """
     from latex2mathml.converter import convert
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     known = latex
     for pattern, replacement in UNKNOWN.items():
         known = re.sub(pattern, replacement, known)
     try:
-        written = convert(known, display="block")
+        written = convert(known, display="inline" if inline else "block")
     except Exception:  # the converter has no common base for its errors
         return Markup("<code>{}</code>").format(latex)
-    # in a page of HTML neither the namespace nor numbers in place of letters are needed
-    written = written.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
-    return Markup(re.sub(r"&#x([0-9A-F]+);", lambda found: str(escape(chr(int(found[1], 16)))), written))
+    # in a page of HTML the namespace, which would be in every name, is not needed
+    written = re.sub(r"&(?!#?\w+;)", "&amp;", re.sub(' xmlns="[^"]*"', "", written, count=1))
+    tree = ElementTree.fromstring(written)
+    for row in tree.iter():
+        for before, child, after in zip([None, *row], row, [*row[1:], None], strict=False):
+            if row.tag not in SCRIPTS:  # of which the row outside has seen the base
+                _set_function(child, after)
+            if child.text in SIGNS and before is not None and before.tag == "mo" and before.text not in CLOSE:
+                child.set("form", "prefix")  # x = -4, which is no difference
+            if (
+                child.text == "\N{DOUBLE VERTICAL LINE}"
+                and "minsize" not in child.attrib
+                and "form" not in child.attrib
+            ):
+                # as an operator the sign of a norm hangs where a font has no room for it
+                child.tag, child.attrib = "mi", {"mathvariant": "normal"}
+    return Markup(ElementTree.tostring(tree, encoding="unicode"))
+
+
+def _set_function(child: ElementTree.Element, after: ElementTree.Element | None) -> None:
+    """Give the name of a function, with the scripts that it carries, room before what is no bracket."""
+    sign = _first(child, SCRIPTS)
+    name = sign.text or ""
+    if sign.tag in ("mi", "mo") and len(name) > 1 and name.isalpha():
+        bare = after is None or _first(after, (*SCRIPTS, "mrow")).text in (*OPEN, *CLOSE, ",")
+        sign.tag, sign.attrib = "mo", {"lspace": "0", "rspace": "0" if bare else "0.1667em"}
+
+
+def _first(one: ElementTree.Element, inside: tuple[str, ...]) -> ElementTree.Element:
+    while one.tag in inside and len(one):
+        one = one[0]
+    return one
