@@ -87,6 +87,17 @@ def test_a_wrong_corrector_is_named_though_its_state_is_never_shown(corrected):
     assert found[0].number == corrected // 2
 
 
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
+def test_a_wrong_hidden_state_hides_no_later_step_that_is_less_wrong(dtype):
+    """Grids that are off by a rounding start from the hidden state that the sampler has, too."""
+    first, second = scaled("outputs", 4, 0, 0.5), scaled("outputs", 6, 0, 1.01)
+    found = compare(of_family("unipc-2", steps=8, mutate=lambda table: second(first(table)), dtype=dtype))
+    right = compare(of_family("unipc-2", steps=8, dtype=dtype))
+    assert [s.stage for s in found.wrong] == [4, 6]
+    for one, other in zip(found.steps, right.steps, strict=True):
+        assert one.bound < 2 * other.bound, one.stage  # of numbers of nearly the same size
+
+
 def test_a_wrong_predictor_after_a_hidden_state_is_not_blamed_on_that_state():
     found = wrong("unipc-3", scaled("outputs", 7, 3, 0.5), steps=8)
     assert [s.stage for s in found] == [7]

@@ -11,8 +11,9 @@ earlier step does not show again. Two things cannot be seen, and are read both w
     a stage that is never evaluated   as the table makes it, or as the next seen stage needs it to be
     a state that is off by a factor   is so itself, or is only shown to the network so
 
-Of these readings the one with the fewest wrong steps is taken. Normals are compared up to their signs, which no law
-knows, and those of weight zero everywhere are left out.
+Of these readings the one with the fewest wrong steps is taken; of several, one whose first wrong step has the fewest
+terms that the method does not use there, and of those one that finds it in a stage that is never evaluated. Normals are
+compared up to their signs, which no law knows, and those of weight zero everywhere are left out.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def compare(sampler: Sampler, claim: Claim | None = None, heard: Heard | None = 
     if first.wrong:  # a state that is never seen, or only shown, may be what is wrong
         hidden = [False, True] if len(rows) < table.stages else [False]
         readings += [replace(first, synced=s, shown=f) for s, f in list(product(hidden, [True, False])) if s or f]
-    best = min(readings, key=lambda r: (len(r.wrong), -sum(f.factor is not None for f in r.found)))
+    least = min((len(r.wrong), -r.factors) for r in readings)
+    best = min((r for r in readings if (len(r.wrong), -r.factors) == least), key=lambda r: (r.foreign, not r.synced))
     turn = None
     if first.wrong and columns:  # its normals may be other combinations of the table's
         rotated, turn = _rotated(first, heard.draws)

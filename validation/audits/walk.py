@@ -6,9 +6,10 @@ With the sampler's own earlier rows in the place of the claimed ones, what is le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -75,6 +76,20 @@ class Reading:
         """The stages that are off."""
         return [f for f in self.found if not f.error <= f.bound]
 
+    @property
+    def factors(self) -> int:
+        """How many stages are only shown wrongly."""
+        return sum(f.factor is not None for f in self.found)
+
+    @cached_property
+    def foreign(self) -> float:
+        """How many terms that the method does not use there the first wrong stage has; infinite where none make it."""
+        first = next((f for f in self.wrong if f.factor is None), None)
+        if first is None:
+            return 0.0
+        explained = self._explained(first)
+        return math.inf if explained is None else float(len(explained.extra))
+
     def turns(self, table: Tableau) -> dict[int, tuple[float, float]]:
         """What outputs of a table are in terms of states and answers."""
         if id(table) not in self.turned:
@@ -123,6 +138,10 @@ class Reading:
                 h, w = max(through)
                 was = self.known[h]
                 self.known[h] = was + (row - right) / w
+                # read from this row, by the moved tables too, and as exactly as the rest of the row is known
+                for other, hidden, made in zip(self.moved, self.others, moved, strict=True):
+                    hidden[h] = hidden[h] + (row - made) / dict(terms_of(other, k))[Term("y", h)]
+                self.slack[h] = rounding / abs(w) - self.slack[h]
                 found = replace(found, stage=h, row=self.known[h], right=was, size=size / abs(w))
                 unseen.discard(h)
             if self.shown and not found.error <= found.bound and self.table.evaluated[k] and found.stage == k:
