@@ -15,7 +15,7 @@
 # views leave open (which prediction, which variance, how many steps) cost exactly.
 
 # %%
-from itertools import pairwise
+from itertools import pairwise, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,24 +51,22 @@ model = ExactModel(LINE, VPLinear())
 # $$\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,\mathcal N(0, I)\big) + \mathbb E[-\log p(x_0\mid x_1)] + \sum_{t=2}^T
 # \mathbb E\,\mathrm{KL}\big(q(x_{t-1}\mid x_t, x_0)\,\|\,p(x_{t-1}\mid x_t)\big).$$
 #
-# The sum starts at 2. Some texts print it from 1: that term is the divergence of a point from a Gaussian, infinite.
-# With an exact denoiser the terms are $\tfrac12(\mathrm{SNR}_{t-1}-\mathrm{SNR}_t)\,\mathbb E\lVert x_0 - D\rVert^2$.
+# The sum starts at 2: from 1, as some texts print it, it has the divergence of a point from a Gaussian, infinite. Its
+# terms with $\tilde\beta_t$ are $\tfrac12(\mathrm{SNR}_{t-1}-\mathrm{SNR}_t)\,\mathbb E\lVert x_0 - D\rVert^2$.
 #
 # How far the bound is from the entropy depends on the number of steps and on the variance of the kernels. For
 # Gaussian data of standard deviation 1/2 everything is closed: *small* is $\tilde\beta_t$, *large* is $\beta_t$,
 # *matched* is $\tilde\beta_t + A^2\,\mathbb E\operatorname{Var}[x_0\mid x_t]$, the best constant.
 
 # %%
-i, x0, xt = 300, 0.7, -1.2
-steps = linear()
+i, x0, xt, steps = 300, 0.7, -1.2, linear()
 q, bar = steps.posterior(), steps.alpha_bar[i - 2]
 forward = ExactModel(Gaussian([0.0], 1.0), steps).process.channel(i - 1, i)
 back = forward.reverse(Gaussian([np.sqrt(bar) * x0], 1 - bar))  # Bayes' rule, with x_{i-1} given x_0 for the prior
 printed = q.of_x0[i - 1] * x0 + q.of_xt[i - 1] * xt
 assert np.allclose([back.gain * xt + back.offset[0], back.noise], [printed, q.variance[i - 1]], rtol=1e-12)  # rounding
 assert not np.isclose(back.noise, steps.betas[i - 1], rtol=1e-4)
-grid = np.linspace(0.02, 1.0, 50)
-fine = Quadrature(1e-8)
+grid, fine = np.linspace(0.02, 1.0, 50), Quadrature(1e-8)
 bound = variational_bound(model, grid, route=fine)
 nats = expectation(LINE, lambda x: -LINE.logpdf(x), fine).value  # the entropy of the data: no bound is below
 print(f"prior {bound.prior:.5f} + reconstruction {bound.reconstruction:.4f} + steps {bound.diffusion:.4f}"
@@ -79,17 +77,14 @@ left = [expectation(model.marginal(t), lambda x, t=t: model.posterior_covariance
 assert np.allclose(bound.steps, -0.5 * np.diff(ratio) * left[1:], rtol=1e-7)  # two quadratures of tolerance 1e-8
 assert not np.allclose(bound.steps, -0.5 * np.diff(ratio) * left[:-1], rtol=1e-2)  # the error of the wrong end
 counts = np.unique(np.geomspace(5, 640, 12).astype(int))
-half = ExactModel(Gaussian([0.0], 0.25), VPLinear())
+half, kinds = ExactModel(Gaussian([0.0], 0.25), VPLinear()), ("large", "small", "matched")
 
 
 def excess(model, n, variances, least, route=None):
     return variational_bound(model, np.linspace(0.01, 1, n), variances=variances, route=route).total - least
 
 
-gap = {
-    name: np.array([excess(half, n, name, entropy(half.distribution)) for n in counts])
-    for name in ("large", "small", "matched")
-}
+gap = {name: np.array([excess(half, n, name, entropy(half.distribution)) for n in counts]) for name in kinds}
 mixed = np.array([excess(model, n, "matched", nats, Quadrature(1e-6)) for n in counts[:7]])
 prior = kl_divergence(half.marginal(1.0), standard_prior(half.process, 1))
 assert np.allclose(gap["matched"], prior, rtol=0, atol=1e-11)  # only the prior is wrong; sums of 640 terms
@@ -101,14 +96,17 @@ plotting.convergence(axes, counts[:7], mixed, label="three modes, matched", colo
 axes.set(ylabel="bound minus entropy, nats", title=f"What Gaussian kernels cost (Gaussian data, matched: {prior:.0e})")
 axes.legend()
 plt.show()
+print(f"with 640 steps small costs {gap['small'][-1]:.3f} nats, large {gap['large'][-1]:.4f}")
 
 # %% [markdown]
+# The matched variance costs Gaussian data nothing, in however few steps; at 640 small still costs fifty times large.
+#
 # ## Second view: regression on noise is score matching
 #
 # Under the bound each step is a weighted $\lVert\varepsilon-\hat\varepsilon(x_t)\rVert^2$. Least squares finds
 # conditional means, and $\mathbb E[\varepsilon\mid x_t] = -\sigma_t\nabla\log p_t(x_t)$ for any data. So whoever
 # regresses the noise on the noisy point learns the score, without a density in sight. Here a "network" that is
-# constant on 60 bins sees 40 000 pairs. Its optimum is known too: on a bin $[a, b]$ it is
+# constant on 60 bins sees 40 000 pairs at t = 0.12. Its optimum is known too: on a bin $[a, b]$ it is
 # $-\sigma_t\,\frac{p_t(b)-p_t(a)}{P_t(b)-P_t(a)}$.
 
 # %%
@@ -116,7 +114,7 @@ t, rng = 0.12, np.random.default_rng(0)
 c, pt = model.process.coefficients(t), model.marginal(t)
 noise = rng.standard_normal((40_000, 1))
 x = c.alpha * LINE.sample(len(noise), rng) + c.sigma * noise
-edges = np.linspace(-2.6, 2.9, 61)
+edges, look = np.linspace(-2.6, 2.9, 61), np.linspace(-2.6, 2.9, 400)[:, None]
 bins = [noise[(a <= x) & (x < b)] for a, b in pairwise(edges)]
 fitted, error = np.array([(e.mean(), e.std() / np.sqrt(len(e))) for e in bins]).T
 optimum = -c.sigma * np.diff(np.exp(pt.logpdf(edges[:, None]))) / np.diff(cdf(pt, edges[:, None]))
@@ -125,10 +123,8 @@ assert abs((fitted + optimum) / error).max() > 50  # the sign is not free
 fig, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 axes.plot(x[:3000, 0], noise[:3000, 0], ".", color="0.75", ms=2, label="pairs $(x_t, \\varepsilon)$", rasterized=True)
 axes.stairs(fitted, edges, color=ORANGE, lw=2, label="least squares on bins", baseline=None)
-look = np.linspace(-2.6, 2.9, 400)[:, None]
 axes.plot(look, model.noise(look, t), color=BLUE, label=r"$-\sigma_t\nabla\log p_t$")
-axes.set(xlabel="$x_t$", ylabel=r"$\varepsilon$", xlim=(-2.6, 2.9), ylim=(-3.4, 4.6))
-axes.set_title(f"Learning the score from noise, t = {t}")
+axes.set(xlabel="$x_t$", ylabel=r"$\varepsilon$", xlim=(-2.6, 2.9), ylim=(-3.4, 4.6), title="Learning the score")
 axes.legend(loc="upper left", ncols=3, markerscale=4)
 plt.show()
 
@@ -137,7 +133,8 @@ plt.show()
 #
 # Small steps back follow $\mathrm dx = [f x - g^2\nabla\log p_t]\,\mathrm dt + g\,\mathrm d\bar w$; the same
 # densities are carried without noise by $\dot x = f x - \tfrac12 g^2\nabla\log p_t$. DDPM's sampler is the algorithm
-# of Ho et al. in four lines; as a `Tableau` it is the same table of numbers, and the probability flow is `path`.
+# of Ho et al. in four lines; as a `Tableau` it is one table of numbers, and the probability flow is `path`. Both run
+# from right to left here, and from the same 24 points.
 
 # %%
 steps = linear(200, 5e-4, 0.1)  # a fifth of the steps, five times the betas
@@ -149,32 +146,32 @@ for i in range(200, 0, -1):
     walk.append(mean + np.sqrt(beta[i] * (1 - bar[i - 1]) / (1 - bar[i])) * z[200 - i])
 table = run(ddpm(steps, np.arange(200.0, -1, -1)), learnt, walk[0], normals=z[:199])  # the last step adds none
 assert np.allclose(walk[-1], table, rtol=0, atol=1e-9)  # 200 steps of rounding, which the flow may magnify a little
+large = run(ddpm(steps, np.arange(200.0, -1, -1), variance="beta"), learnt, walk[0], normals=z[:199])
+assert not np.allclose(walk[-1], large, rtol=0, atol=1e-3)
 smooth = path(learnt, walk[0], np.linspace(200, 0, 51), rtol=1e-5, atol=1e-7).x
 fig, panels = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
 for axes, lines, name in zip(panels, (np.stack(walk), smooth), ("DDPM", "probability flow"), strict=True):
     plotting.density_in_time(axes, learnt.log_density, np.linspace(0, 200, 101), np.linspace(-3.5, 3.5, 141))
-    plotting.trajectories(axes, lines, np.linspace(200, 0, len(lines)), alpha=0.7)
+    plotting.trajectories(axes, lines, np.linspace(200, 0, len(lines)), alpha=0.4)
     axes.set(title=f"{name}: the same marginals", xlabel="step")
 plt.show()
 
 # %% [markdown]
 # ## Five predictions, one piece of knowledge
 #
-# With $x = \alpha D + \sigma\hat\varepsilon$ any prediction gives the others: $s = -\hat\varepsilon/\sigma$,
+# As $x = \alpha D + \sigma\hat\varepsilon$, any prediction gives the others: $s = -\hat\varepsilon/\sigma$,
 # $u = \alpha'D + \sigma'\hat\varepsilon$ (velocity), $v = \alpha\hat\varepsilon - \sigma D$. (A well-known diagram of
 # these conversions prints $u = \alpha D + \sigma\hat\varepsilon$ in its caption; that is $x$ itself.) What differs is
 # how an *error* of the prediction arrives in $D$: multiplied by a factor that depends on the level of noise.
 
 # %%
 x = model.sample(50, 0.4, 4)
-for source in PREDICTIONS:
-    for target in PREDICTIONS:
-        got = convert(model.predict(x, 0.4, source), x, 0.4, VPLinear(), source, target)
-        assert np.allclose(got, model.predict(x, 0.4, target), rtol=0, atol=1e-10)  # quotients of numbers near 1
+for source, target in product(PREDICTIONS, repeat=2):
+    got = convert(model.predict(x, 0.4, source), x, 0.4, VPLinear(), source, target)
+    assert np.allclose(got, model.predict(x, 0.4, target), rtol=0, atol=1e-10)  # quotients of numbers near 1
 c = model.process.coefficients(0.4)
 misprint = c.alpha * model.denoiser(x, 0.4) + c.sigma * model.noise(x, 0.4)
 assert np.allclose(misprint, x) and not np.allclose(misprint, model.velocity(x, 0.4))
-
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 top, east, low, west = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
 for a, b, label, formula in (
@@ -190,7 +187,7 @@ for a, b, label, formula in (
 names = ("denoiser\n$D$", "noise\n$\\hat\\varepsilon$", "score\n$s$", "velocity\n$u$")
 for spot, name in zip((top, east, low, west), names, strict=True):
     left.text(*spot, name, ha="center", va="center", bbox={"boxstyle": "round,pad=0.4", "fc": "white", "ec": BLUE})
-left.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.3), title="Each two determine the rest")
+left.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.3), title="With x and t, each determines the rest")
 left.axis("off")
 clock = np.linspace(0.001, 1, 1000)
 c = VPLinear().coefficients(clock)
@@ -208,17 +205,16 @@ plt.show()
 # Near pure noise an error of $\hat\varepsilon$ arrives in $D$ some 150 times larger, near the data hardly at all; the
 # factor of $v$ is $\sigma$, which is small near the data and at most 1.
 #
-# ## What the variance of the kernel costs, without a sample
+# ## What the variance of the kernel costs: $\sigma = 0$ is not DDIM
 #
-# The mean of a step is right whatever the data. Its variance is exact only where $\tilde\beta_t$ is (a point), where
-# $\beta_t$ is (unit normal data), or where it is matched. `propagate` carries Gaussian data through every stage.
-#
-# ## $\sigma = 0$ in DDPM's kernel is not DDIM
+# The mean of a step is right whatever the data. Its variance is right where it is matched: that is $\tilde\beta_t$ for
+# data that are one point, $\beta_t$ for unit normal data. `propagate` gives the law of the output for Gaussian data.
 #
 # DDIM is what remains when no noise is added *and* the mean is changed to keep the marginals. Leaving out the noise
 # alone iterates conditional means, and for Gaussian data, where these are affine, the tower rule
 # $\mathbb E[\,\mathbb E[x_0\mid x_1]\mid x_T] = \mathbb E[x_0\mid x_T]$ makes of them one evaluation of the denoiser
-# at pure noise, however many steps are taken: $s^2\alpha_T/\sqrt{V_T}$ in place of the standard deviation $s$.
+# at pure noise, however many steps are taken: the standard deviation is $s^2\alpha_T/\sqrt{\alpha_T^2s^2+\sigma_T^2}$
+# in place of $s$. On a ring, where they are not affine, points find the clusters but gather at their inner edges.
 
 # %%
 steps, normal = linear(), Gaussian([0.0], 0.25)
@@ -263,12 +259,13 @@ plt.show()
 # ## How Gaussian is a step back?
 #
 # The bound's other assumption is the shape of the kernel. $q(x_s\mid x_t)$ is the mixture `channel(s, t).posterior`;
-# the best Gaussian has its mean and variance. For long steps they have little in common, which is why few-step
-# samplers learn other kernels, against a discriminator whose best game is worth $-\log 4 + 2\,\mathrm{JSD}$.
+# the best Gaussian (orange) has its mean and variance. After long steps it bridges gaps between modes, which is why
+# few-step samplers learn other kernels, against a discriminator whose best game is worth $-\log 4+2\,\mathrm{JSD}$.
+# For short steps the JSD is the squared skewness over 48, and the skewness is of order $h^{3/2}$.
 
 # %%
 t, y = 0.5, np.array([0.3])
-spans = np.geomspace(0.01, 0.45, 12)
+spans, line = np.geomspace(0.01, 0.45, 12), np.linspace(-5, 5, 4001)[:, None]
 likely = [np.array([v]) for v in model.sample(24, t, 7)[:, 0]]
 
 
@@ -277,18 +274,22 @@ def kernels(h, y):
     return exact, Gaussian(exact.mean(), exact.cov())
 
 
-apart = np.array([np.mean([divergence(*kernels(h, v), "js", Quadrature(1e-6)).value for v in likely]) for h in spans])
-short = [divergence(*kernels(h, y), "js", Quadrature(1e-6)).value for h in (0.005, 0.0025)]
-slope = np.log2(short[0] / short[1])
-assert abs(slope - 3) < 0.15  # a skewness of order h^(3/2), squared, and what h = 0.005 adds to it
-print(f"JSD falls as h^{slope:.2f} for short steps; at h = 0.45 it is {apart[-1]:.2f}")
-exact, gaussian = kernels(0.4, y)
-line = np.linspace(-5, 5, 4001)[:, None]
-p, g = np.exp(exact.logpdf(line)), np.exp(gaussian.logpdf(line))
+def jsd(h, y):
+    return divergence(*kernels(h, y), "js", Quadrature(1e-6)).value
+
+
+def skewness(p, g):
+    return np.exp(p.logpdf(line)) @ ((line - g.mean()) / np.sqrt(g.cov()))[:, 0] ** 3 * (line[1, 0] - line[0, 0])
+
+
+apart = np.array([np.mean([jsd(h, v) for v in likely]) for h in spans])
+ratio = [48 * jsd(h, y) / skewness(*kernels(h, y)) ** 2 for h in (0.002, 0.001, 0.0005)]
+assert abs(2 * ratio[2] - ratio[1] - 1) < 1e-3  # 1.012 is 1 + 25 h; without that, a hundredth of it is left
+print("JSD over skewness^2 / 48:", *(f"{r:.3f}" for r in ratio), f"at small h; at h = 0.45 the JSD is {apart[-1]:.2f}")
+p, g = (np.exp(law.logpdf(line)) for law in kernels(0.4, y))
 best = p / (p + g)  # the optimal discriminator
 game = (p * np.log(best) + g * np.log(1 - best)).sum() * (line[1, 0] - line[0, 0])
-jsd = divergence(exact, gaussian, "js", Quadrature(1e-9)).value
-assert np.isclose(game, -np.log(4) + 2 * jsd, rtol=0, atol=1e-8)  # a grid of what is smooth, and a lattice
+assert np.isclose(game, -np.log(4) + 2 * jsd(0.4, y), rtol=0, atol=2e-6)  # twice what the lattice of the JSD allows
 fig, panels = plt.subplots(1, 4, figsize=(12, 3.1), layout="constrained", width_ratios=(1, 1, 1, 1.5))
 for axes, h in zip(panels, (0.1, 0.3, 0.45), strict=False):
     exact, gaussian = kernels(h, y)
@@ -312,7 +313,7 @@ plt.show()
 attempt = None  # your turn: a function of (bar_s, bar_t) that returns (A, B, variance)
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(bar_s, bar_t):
     beta = 1 - bar_t / bar_s  # of the jump
     parts = np.sqrt(bar_s) * beta, np.sqrt(1 - beta) * (1 - bar_s), beta * (1 - bar_s)
@@ -330,18 +331,17 @@ def truth(t, s):
 
 
 def of_the_table(bar_s, bar_t):  # the tempting mistake: beta_t of one step
-    i = int(np.abs(table.alpha_bar - bar_t).argmin())
-    beta = table.betas[i]
+    beta = table.betas[np.abs(table.alpha_bar - bar_t).argmin()]
     return np.array([np.sqrt(bar_s) * beta, np.sqrt(1 - beta) * (1 - bar_s), beta * (1 - bar_s)]) / (1 - bar_t)
 
 
 def close(function):  # 1 - alpha_bar is above 0.002 here: subtraction leaves 13 digits
-    bars = [(table.alpha_bar[s - 1], table.alpha_bar[t - 1]) for t, s in jumps]
-    pairs = zip(bars, jumps, strict=True)
-    return all(np.allclose(function(*bar), truth(*jump), rtol=1e-9, atol=0) for bar, jump in pairs)
+    found = [np.array(function(table.alpha_bar[s - 1], table.alpha_bar[t - 1]), float).squeeze() for t, s in jumps]
+    right = [truth(t, s) for t, s in jumps]
+    return {f.shape for f in found} == {(3,)} and np.allclose(found, right, rtol=1e-9, atol=0)
 
 
-assert close(given), "not the posterior: the jump's own beta is 1 - bar_t / bar_s"
+assert close(given), "not the (A, B, variance) of the posterior: the jump's own beta is 1 - bar_t / bar_s"
 assert not close(of_the_table)
 print("right on", ", ".join(f"{t} -> {s}" for t, s in jumps))
 
