@@ -62,7 +62,7 @@ def tables() -> Figure:
     """Weights of outputs in every stage of two samplers on one grid."""
     process = VPLinear()
     grid = times.uniform_log_snr(process, 5, end=1e-2)
-    figure, several = plt.subplots(1, 2, figsize=SIZE, layout="constrained", width_ratios=[5, 8])
+    figure, several = plt.subplots(1, 2, figsize=SIZE, layout="constrained")
     for axes, name in zip(several, ("dpmpp-3m", "unipc-3"), strict=True):
         plotting.tableau(axes, families()[name](process, grid))
         axes.set_title(name)
@@ -119,7 +119,7 @@ def main(folder: Path) -> None:
     with plotting.style("screen"):
         for draw in (marginals, score, tables, orders, plans, errors):
             figure = draw()
-            plotting.save(figure, folder / f"{draw.__name__}.png", dpi=110)
+            plotting.save(figure, folder / f"{draw.__name__}.png", dpi=110, colors=256)
             plt.close(figure)
 
 
