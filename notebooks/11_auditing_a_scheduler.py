@@ -244,8 +244,8 @@ for setting, clean in (({"solver_order": 3}, True), ({"solver_type": "bh1"}, Fal
 #
 # A table read back is a table: everything of notebook 06 applies to it. `propagate` gives the exact law of the released
 # scheduler's output for Gaussian data, without a single sample. Here for the data above, as run, and it puts the
-# finding in its place: on the default grid repaired and released are within a tenth of each other. The first step and
-# the grid decide; equal steps in $\lambda$ gain more than an order does.
+# finding in its place: on the default grid repaired and released are within a tenth of each other. The grid decides:
+# equal steps in $\lambda$ gain more than an order does.
 
 # %%
 steps = [5, 8, 10, 12, 16, 20, 25]
