@@ -6,7 +6,7 @@ import pytest
 from refdiff import ExactModel, FlowMatching, VPLinear, operators
 from refdiff.distributions import random_mixture
 from refdiff.processes import AffineProcess, critically_damped_langevin
-from refdiff.stochastic import forward_equation, marginal_family, solve
+from refdiff.stochastic import StochasticEquation, forward_equation, marginal_family, solve
 
 DIM = 2
 LAW = random_mixture(DIM, 3, 5)
@@ -73,3 +73,17 @@ def test_what_is_no_model_or_no_process_is_refused():
         forward_equation(LAW, 2)
     with pytest.raises(ValueError, match="dim must be the process's number of axes 2, got 3"):
         forward_equation(PROCESSES["Langevin"], 3)
+
+
+@pytest.mark.parametrize("noise", [lambda t: 1.0, lambda x, t: 0.5 * x], ids=["additive", "of x"])
+def test_points_may_be_lists_and_have_a_shape(noise):
+    equation = StochasticEquation(lambda x, t: -x, noise, 2, additive=noise.__code__.co_argcount == 1)
+    listed = POINTS.tolist()
+    for asked in (equation.drift_at, equation.noise_at, equation.covariance_rate):
+        np.testing.assert_array_equal(asked(listed, 0.5), asked(POINTS, 0.5))
+    for wrong in (POINTS[0], POINTS[:, :1], 1.0):
+        with pytest.raises(ValueError, match=r"x must have shape \(n, 2\), got \("):
+            equation.drift_at(wrong, 0.5)
+        if not equation.additive:
+            with pytest.raises(ValueError, match=r"x must have shape \(n, 2\), got \("):
+                equation.noise_at(wrong, 0.5)

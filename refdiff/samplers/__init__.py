@@ -23,6 +23,18 @@ Examples:
     [[0.1]] 0.683772
     >>> print(times.uniform_log_snr(VEPower(), 2, start=80.0, end=0.2).round(6))  # a geometric mean
     [80.   4.   0.2]
+
+    An algorithm that runs on a `Recorder` becomes its table: this one is DDIM.
+
+    >>> from refdiff.samplers import Recorder
+    >>> grid = [3.0, 2.0, 1.0]
+    >>> mine = Recorder("mine", VEPower(), grid)
+    >>> x = mine.start
+    >>> for s, t in mine.steps:
+    ...     denoised = mine.evaluate(x, s)
+    ...     x = t.alpha * denoised + t.sigma / s.sigma * (x - s.alpha * denoised)
+    >>> print(mine.finish(x).close(ddim(VEPower(), grid), 1e-12))
+    True
 """
 
 from refdiff.samplers.compare import work_precision

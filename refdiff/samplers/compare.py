@@ -8,7 +8,7 @@ The start is drawn from the exact p_t at the first time, so that all of the dist
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,8 +93,8 @@ def work_precision(
     grid: str = "uniform-log-snr",
     start: float | None = None,
     end: float | None = None,
-) -> Iterable[Measured]:
-    """Every sampler on the same grids, one after the other.
+) -> Iterator[Measured]:
+    """Every sampler on the same grids, one after the other: each is measured when its row is asked for.
 
     Args:
         samplers: families by name.
@@ -102,6 +102,9 @@ def work_precision(
         steps: numbers of steps, at least 1.
         grid: the name of a time grid (`times.GRIDS`).
         start, end: its ends; `default_span` unless given.
+
+    Returns:
+        An iterator, to be gone through once: `list` keeps the rows.
 
     Raises:
         ValueError: a number of steps below 1, a mixture in more dimensions, or what `grid_times` refuses.

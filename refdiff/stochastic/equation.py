@@ -57,22 +57,24 @@ class StochasticEquation:
             if not (callable(given) or (optional and given is None)):
                 raise TypeError(f"{name} must be a function, got {given!r}")
 
-    def drift_at(self, x: Array, t: float) -> Array:
+    def drift_at(self, x: ArrayLike, t: float) -> Array:
         """b at points x (n, d), shape (n, d).
 
         Raises:
-            ValueError: the answer has another shape, or is not finite.
+            ValueError: x is not of this shape, or the answer has another one or is not finite.
         """
+        x = self._points(x)
         return answered(f"drift at t = {t}", self.drift(x, t), x.shape, finite=True)
 
-    def noise_at(self, x: Array, t: float) -> Array:
+    def noise_at(self, x: ArrayLike, t: float) -> Array:
         """G at points x (n, d): an operator where the noise is additive, else (n, d) or (n, d, m).
 
         Raises:
-            ValueError: the answer does not fit d and m, or is not finite.
+            ValueError: x is not of this shape where it matters, or the answer does not fit d and m or is not finite.
         """
         if self.additive:
             return self._operator(self.noise(t), t)  # type: ignore[call-arg, arg-type]
+        x = self._points(x)
         found = np.asarray(self.noise(x, t))  # type: ignore[call-arg, arg-type]
         diagonal = found.ndim == 2 and self.motions == self.dim
         return answered(f"noise at t = {t}", found, x.shape if diagonal else (*x.shape, self.motions), finite=True)
@@ -126,6 +128,12 @@ class StochasticEquation:
         if self.additive:
             return g @ g.T if g.ndim == 2 else g * g
         return g * g if g.ndim == 2 else np.einsum("nik,njk->nij", g, g)
+
+    def _points(self, x: ArrayLike) -> Array:
+        points = np.asarray(x)
+        if points.ndim != 2 or points.shape[1] != self.dim:
+            raise ValueError(f"x must have shape (n, {self.dim}), got {points.shape}")
+        return points
 
     def _operator(self, value: ArrayLike, t: float) -> Operator:
         g = operators.operator(f"noise at t = {t}", value)
