@@ -78,8 +78,9 @@ plt.show()
 # ## The shortest way
 #
 # Moving along $x_t = (1-t)x + tT(x)$ at even speed is the shortest way from $p$ to $q$ (McCann). Its kinetic energy
-# $\mathbb E\lVert v_t\rVert^2$ is $W_2^2$ at every $t$, and no flow spends less (Benamou and Brenier). The flow of
-# independent pairs spends more, and unevenly. A mean of densities, $(1-t)p + tq$, moves nothing at all: it fades.
+# $\mathbb E\lVert v_t\rVert^2$ is $W_2^2$ at every $t$, and no flow spends less in all (Benamou and Brenier). The flow
+# of independent pairs spends more, if less at its end. A mean of densities, $(1-t)p + tq$, moves nothing at all: it
+# fades.
 
 # %%
 way, flow = ot.displacement(p, q), InterpolantModel(ot.independent(p, q), linear())
@@ -153,21 +154,22 @@ for eps, color in zip((2.0, 0.5, 0.2, 0.1), (BLUE, GREEN, ORANGE, PURPLE)):
     errors = turns(C, eps, 120)[1]
     kept = errors > 1e-12
     label, last = f"$\\varepsilon$ = {eps}, rate {s[1] ** 2:.4f}", np.flatnonzero(kept)[-1]
-    axes.semilogy(np.arange(120)[kept], errors[kept], color=color, label=label)
-    axes.semilogy([0, last], errors[last] * s[1] ** (2 * np.array([-last, 0])), color="k", lw=0.8, ls=":")
+    axes.semilogy(np.arange(120)[kept][::3], errors[kept][::3], "o", ms=3.5, color=color, label=label)
+    axes.semilogy([0, last], errors[last] * s[1] ** (2 * np.array([-last, 0])), color=color, lw=0.8)
     found = (errors[last] / errors[last // 2]) ** (1 / (last - last // 2))
     assert abs(s[0] - 1) < 1e-10 and abs(found - s[1] ** 2) < 0.02 * (1 - s[1] ** 2) + 1e-3  # the faster ones fade
-axes.set(title="Sinkhorn's error of the columns; dotted: its rate, from the plan itself", xlabel="turns")
+axes.set(title="Sinkhorn's error of the columns; lines: the rate $s_2^2$ of the plan", xlabel="turns")
 axes.legend()
 plt.show()
 
 # %% [markdown]
 # ## What the entropy distorts
 #
-# The cost $V_\varepsilon$ is above $\frac12W_2^2$ by $\frac d2\varepsilon\log\frac1\varepsilon$ and more, even between
-# equal laws, and the mean partner $\mathbb E[y\mid x]$ of a point is drawn inwards: a map fitted to it makes a law that
-# is too narrow. Sinkhorn's divergence $V_\varepsilon(p,q) - \frac12V_\varepsilon(p,p) - \frac12V_\varepsilon(q,q)$
-# takes the first order away: its error is of order $\varepsilon^2$.
+# The cost $V_\varepsilon$ is above $\frac12W_2^2$ by $\frac d2\varepsilon\log\frac1{2\pi\varepsilon} +
+# \frac\varepsilon2(H_p + H_q)$, up to $O(\varepsilon^2)$, with the entropies $H$, even between equal laws; and the mean
+# partner $\mathbb E[y\mid x]$ of a point is drawn inwards: a map fitted to it makes a law that is too narrow.
+# Sinkhorn's divergence $V_\varepsilon(p,q) - \frac12V_\varepsilon(p,p) - \frac12V_\varepsilon(q,q)$ takes the first
+# order away: its error is of order $\varepsilon^2$.
 
 # %%
 eps_line = 10.0 ** -np.arange(0, 3.5, 0.5)
@@ -179,6 +181,9 @@ plotting.convergence(left, 1 / eps_line, debiased, label="Sinkhorn's divergence"
 left.set(title="error against $W_2^2 / 2$", xlabel="$1/\\varepsilon$", xticks=[1, 10, 100, 1000])
 left.legend()
 assert abs(np.log10(debiased[-3] / debiased[-1]) - 2) < 0.02  # the next power is the fourth
+entropies = sum(0.5 * np.log(np.linalg.det(2 * np.pi * np.e * law.cov())) for law in (p, q))
+first = eps_line * (0.5 * entropies - np.log(2 * np.pi * eps_line))
+assert abs(np.log10((raw - first)[-3] / (raw - first)[-1]) - 2) < 0.05  # what the expansion leaves is of order eps^2
 ends, begin = ring(6, 2.0, 0.15).sample(150, 5), Gaussian([0.0, 0.0], 0.3).sample(150, 6)
 right.plot(*ends.T, ".", color=ORANGE, ms=4, label="q")
 spreads = [np.trace(np.cov(ends.T))]
@@ -322,19 +327,21 @@ def naive(C, eps):  # Sinkhorn in masses, as it is usually printed
         return u[:, None] * K * v
 
 
-def right_plan(masses, C, eps):
-    if np.shape(masses) != C.shape or not np.isfinite(masses).all() or not (masses > 0).all():
-        return False
-    ends = [np.abs(masses.sum(axis=k) - 1 / C.shape[1 - k]).max() < 1e-6 for k in (0, 1)]
+def fault(masses, C, eps):
+    if np.shape(masses) != C.shape or not np.isfinite(masses).all() or not np.all(np.asarray(masses) > 0):
+        return f"masses are not {C.shape} positive numbers"
+    if any(np.abs(np.sum(masses, axis=k) - 1 / C.shape[1 - k]).max() >= 1e-6 for k in (0, 1)):
+        return "rows do not sum to 1 / n, or columns not to 1 / m: more turns?"
     cross = np.log(masses) + C / eps  # a sum f_i + g_j: its mixed differences vanish, up to rounding of C / eps
-    return all(ends) and np.abs(cross - cross[:1] - cross[:, :1] + cross[0, 0]).max() < 1e-9 * C.max() / eps
+    mixed = np.abs(cross - cross[:1] - cross[:, :1] + cross[0, 0]).max()
+    return "" if mixed < 1e-9 * C.max() / eps else "the marginals are right, the form exp((f + g - C) / eps) is not"
 
 
 rng = np.random.default_rng(13)
 C = 0.5 * (np.linspace(-1, 1, 12)[:, None] - np.linspace(2, 4.5, 15) + 0.1 * rng.standard_normal((12, 15))) ** 2
 for eps in (1.0, 0.05, 5e-3):
-    assert right_plan(given(C, eps), C, eps), f"eps = {eps}: wrong marginals, or not a_i b_j exp((f + g - C) / eps)"
-assert right_plan(naive(C, 1.0), C, 1.0) and not right_plan(naive(C, 5e-3), C, 5e-3)  # it has underflowed
+    assert not (wrong := fault(given(C, eps), C, eps)), f"eps = {eps}: {wrong}"
+assert not fault(naive(C, 1.0), C, 1.0) and fault(naive(C, 5e-3), C, 5e-3)  # it has underflowed
 
 # %% [markdown]
 # **Sources.** The Principles of Diffusion Models, 7.2-7.4 (PODB-70..92, figures 7.1-7.3; the factor $2\varepsilon$ is

@@ -66,8 +66,8 @@ def drawn(axes, x, printed, corrected, title, xlabel, truth=None, **options):
 # x_0 = \frac{x_t - \sigma\sqrt{1-\bar\alpha}\,\varepsilon}{\sqrt{\bar\alpha}} .$$
 #
 # **A kernel density estimate** (PHY-97) with $k_h = \frac1{\sqrt{2\pi}\,h}e^{-(x-x')^2/2h}$ for
-# $\frac1{\sqrt{2\pi}\,h}e^{-(x-x')^2/2h^2}$ has the mass $h^{-1/2}$, and bandwidths that are chosen by likelihood come
-# out too small. Both are right at $\sigma = 1$ and $h = 1$, where one tests first. *Habit: test at a value that is not
+# $\frac1{\sqrt{2\pi}\,h}e^{-(x-x')^2/2h^2}$ has the mass $h^{-1/2}$, so that a likelihood prefers kernels that are too
+# narrow. Both are right at $\sigma = 1$ and $h = 1$, where one tests first. *Habit: test at a value that is not
 # 1.*
 
 # %%
@@ -96,9 +96,9 @@ plt.show()
 # $dx = -[\dots]\,dt + \lambda g\,dw$ "with $dt < 0$": one sign too many, and the sampler runs *away* from the data.
 #
 # **Reflow** (PODB-49) joins $(z_0, z_1)$ by $z_t = (1-t)z_0 + tz_1$, with the target $z_1 - z_0$, and follows it from
-# $z_0$. Printed, twice: $z_t = tz_0 + (1-t)z_1$ with the same target. Variances come out right, so that centred data
-# show nothing; means are off by a quarter here. *Habit: test with a mean that is not 0, and with more than one value of
-# each parameter.*
+# $z_0$. Printed, twice: $z_t = tz_0 + (1-t)z_1$ with the same target. For independent pairs, with which it begins,
+# variances come out right, so that centred data show nothing; means are off by a quarter here. *Habit: test with a mean
+# that is not 0, and with more than one value of each parameter.*
 
 # %%
 vp = AffineProcess(VPLinear(beta_max=4.0))
@@ -134,7 +134,7 @@ def landed(mean, swapped, std=0.5):
 
 means = np.linspace(-2, 2, 9)
 reached = np.array([[landed(m, swapped) for swapped in (True, False)] for m in means])
-told("PODB-49", "mean of the reflow to N(2, 1/4)", 2.0, reached[-1, 1], reached[-1, 0], within=1e-8)  # RK4, 200 steps
+told("PODB-49", "mean of reflow's first flow to N(2, 1/4)", 2.0, reached[-1, 1], reached[-1, 0], within=1e-8)  # RK4, 200 steps
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3), layout="constrained")
 drawn(left, amounts, *found.T, "variance at the data's end", "$\\lambda$", np.full(16, noised(0.01)), yscale="log")
 drawn(right, means, *reached.T, "mean that reflow leads to", "mean of the target", means)
@@ -190,7 +190,7 @@ plt.show()
 # $\frac12\nabla\!\cdot(p\,\nabla\!\cdot D)$, is a drift. It vanishes for the noise of the usual models, and returns
 # with noise that is learnt or lives on positive data.
 #
-# **The way back from an end point** (RDX-17), called exact for every linear SDE in its introduction:
+# **The way back from an end point** (RDX-17), which its introduction calls exact for every linear SDE:
 # $x(t) = U_tx_0 + V_tV_T^{-1}x(T)$, for $x(t) = U_tx_0 + V_tV_T^{-1}\left[x(T) - U_Tx_0\right]$. The missing term is
 # small when hardly any signal is left, and never nothing: encoding and decoding do not meet. *Habit: put both sides at
 # an end, here $t = T$.*
@@ -223,8 +223,8 @@ plt.show()
 # ## What does not follow
 #
 # **"DDIM is DDPM without noise"** (DMI-23). Setting the variance of DDPM's kernel to 0 keeps its mean, which is not
-# DDIM's; the noise that it counts on is missing, and all points fall on $\mathbb E[x_0\mid x_T]$, however many steps
-# are taken.
+# DDIM's; the noise that it counts on is missing, and the spread is lost. For Gaussian data each point falls on
+# $\mathbb E[x_0\mid x_T]$, however many steps are taken.
 #
 # **"The prior is the law of the end"** (TOPB-56): $W_2(p_T, q_T) = 0$ is said to hold in practice. At a finite $T$ data
 # of mean $m$ end at $\alpha_Tm$; a sampler that starts at $\mathcal N(0, 1)$ brings the error back to the data,
@@ -260,11 +260,11 @@ plt.show()
 # ## The numbers, refdiff's own checks of the same ten, and all the others
 #
 # Each of these items is an identity of `refdiff validate`, whose *negative control* is the printed formula: the check
-# has to hold for the corrected form, and to miss by at least a hundred tolerances for the printed one. "Rejected by"
-# says by how many. The second table counts all of them: the ledger says of each of the 835 items of the five texts what
-# became of it. An item is *refuted* where some printed form in it fails, be it a sign, a claim, or a cell of a table;
-# that the text around it is sound, and right elsewhere, is the rule. Whether a slip is the author's or came with the
-# conversion to text files cannot always be told.
+# has to hold for the corrected form ("error": what is left), and to miss by at least a hundred tolerances for the
+# printed one ("rejected by": by how many). The second table counts all of them: the ledger says of each of the 835
+# items of the five texts what became of it. An item is *refuted* where some printed form in it fails, be it a sign, a
+# claim, or a cell of a table; that the text around it is sound, and right elsewhere, is the rule. Whether a slip is the
+# author's or came with the conversion to text files cannot always be told.
 
 
 # %%
@@ -324,9 +324,9 @@ def solution(printings):
 given = attempt or solution
 
 
-printings = right, swapped, squared = (
+printings = right, shifted, squared = (
     lambda a_s, s_s, a_t, s_t, w: (k := np.sqrt(s_s**2 - w**2) / s_t, a_s - a_t * k),
-    lambda a_s, s_s, a_t, s_t, w: ((k := np.sqrt(s_s**2 - w**2)) / s_s, a_s - a_t * k / s_t**2),  # another denominator
+    lambda a_s, s_s, a_t, s_t, w: (k := np.sqrt(s_s**2 - w**2) / s_t, a_s - k),  # a lost a_t: the right variance
     lambda a_s, s_s, a_t, s_t, w: (k := np.sqrt(max(s_s**2 - w, 0.0)) / s_t, a_s - a_t * k),  # w taken for a variance
 )
 
