@@ -22,19 +22,9 @@ from refdiff import Channel, ExactModel, Gaussian, GaussianMixture, VPLinear, pl
 from refdiff.distributions import cdf, entropy, kl_divergence, random_mixture, ring
 from refdiff.dynamics import log_likelihood, trace_variance, volume_matrix
 from refdiff.expectations import MonteCarlo, Quadrature, expectation
-from refdiff.objectives import (
-    bits_per_dimension,
-    continuous_loss,
-    dequantized,
-    discrete_loss,
-    importance_sampling,
-    level_spacing,
-    level_values,
-    log_mean_exp,
-    posterior_step,
-    standard_prior,
-    variational_bound,
-)  # fmt: skip
+from refdiff.objectives import continuous_loss, discrete_loss, posterior_step, standard_prior, variational_bound
+from refdiff.objectives.importance import importance_sampling, log_mean_exp
+from refdiff.objectives.units import bits_per_dimension, dequantized, level_spacing, level_values
 
 plotting.use_style()
 BLUE, ORANGE, GREEN, PINK = plotting.PALETTE[:4]
@@ -53,7 +43,8 @@ exact = law.logpdf(x)
 # Both are one differential equation for $(x, \delta)$; the method of Runge and Kutta below is all it takes, and its
 # error is that of the steps, of fourth order. `log_likelihood` chooses the steps for a tolerance. With
 # $\mathcal N(0, I)$ in place of $p_T$ one has the density of the *generator*, off by
-# $\log\mathcal N(x_T) - \log p_T(x_T)$ at every point.
+# $\log\mathcal N(x_T) - \log p_T(x_T)$ at every point. Errors are largest where several modes are
+# equally near, at the centre above all: there the flow parts.
 
 
 # %%
@@ -114,10 +105,11 @@ for kind, shift, color in (("gaussian", -0.15, ORANGE), ("rademacher", 0.15, BLU
     known = np.sqrt(trace_variance(matrices, kind, 64))
     score = (found.log_likelihood - truth) / known
     assert abs(score).max() < 4.5  # 20 unit normals; 1e-5 of the flow is nothing beside
-    # the spread of 64 forms, nearly chi-squared, is known to 9%: four and a half of these
-    assert np.allclose(found.standard_error, known, rtol=0.4)
+    # the spread of 64 forms is known to 23% at worst (one chi-squared), that of ten points to 7%: 4.5 of these
+    assert abs((found.standard_error / known).mean() - 1) < 0.33
+    assert (found.standard_error / np.sqrt(trace_variance(matrices, kind, 16))).mean() < 0.67  # of 16 probes
     label = f"{kind}: standard error {known.mean():.2f} nats"
-    axes.errorbar(np.arange(10) + shift, found.log_likelihood - truth, known, fmt="o", color=color, ms=4, label=label)
+    axes.errorbar(np.arange(10) + shift, score * known, known, fmt="o", color=color, ms=4, label=label)
     assert abs((found.log_prior - truth) / known).max() > 10  # without the volume
 axes.axhline(0, color="0.6", ls=":")
 axes.set(xlabel="data point", ylabel="error of log p, nats", title="64 probes, exact standard errors", xticks=range(10))
@@ -167,12 +159,13 @@ def even(n):  # n equal steps of log SNR
 
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-for name, times in (("equal steps of t", lambda n: np.linspace(first, 1, n + 1)), ("equal steps of log SNR", even)):
+for name, times, order in (("t", lambda n: np.linspace(first, 1, n + 1), 1), ("log SNR", even, None)):
     sums = np.array([discrete_loss(line, times(n), route=Quadrature(1e-6)).value for n in sizes])
-    plotting.convergence(left, sizes, sums - limit, label=name, order=1)
+    plotting.convergence(left, sizes, sums - limit, label=f"equal steps of {name}", order=order)
+    assert abs(np.log2((sums - limit)[-2] / (sums - limit)[-1]) - 1) < 0.25  # an order is reached as steps tend to 0
 left.set(ylabel="discrete minus continuous, nats", title="What finitely many steps cost")
 left.legend()
-spots = np.linspace(-1.9, 1.9, 27)[:, None]
+spots = np.linspace(-1.9, 1.9, 49)[:, None]
 for n, color in ((10, PINK), (40, ORANGE), (160, BLUE)):
     bound = variational_bound(line, even(n), spots, route=Quadrature(1e-5)).total
     right.plot(spots, -bound, color=color, label=f"bound, {n} steps")
@@ -187,8 +180,9 @@ plt.show()
 # Draw noising paths from $x_0$ and weigh them by the reverse chain,
 # $w = p(x_T)\prod p(x_{i-1}\mid x_i)\,/\,\prod q(x_i\mid x_{i-1})$: $\mathbb E\,w = p(x_0)$ of the *chain*, and
 # $\mathbb E\log w$ is minus its bound. With exact reverse kernels every single weight is $p(x_0)$. With Gaussian ones
-# the logarithm of the mean of $n$ weights climbs from the bound to the truth as $n$ grows, always from below on
-# average. (With the printed variance $\tilde\beta_1 = 0$ of the last step no weight is defined: a decoder is needed.)
+# the logarithm of the mean of $n$ weights climbs from the bound to $\log p$ of the chain as $n$ grows, always from
+# below on average. (With the printed variance $\tilde\beta_1 = 0$ of the last step no weight is defined: a decoder is
+# needed.)
 
 # %%
 times = np.geomspace(0.01, 1.0, 16)
@@ -218,7 +212,7 @@ axes.plot(groups, [some.mean() for some in logs], "o-", color=BLUE, label="their
 axes.axhline(target, color="k", ls="--", label="log p of the chain, exactly")
 axes.axhline(true, color="0.6", ls=":", label="log p of the data")
 axes.axhline(elbo, color=ORANGE, label="minus the bound, exactly")
-axes.set(xscale="log", xlabel="paths n", ylabel="nats", title="From the bound to the likelihood, 15 steps")
+axes.set(xscale="log", xlabel="paths n", ylabel="nats", title="From the bound to the likelihood in 16 steps")
 axes.legend(loc="lower right")
 plt.show()
 
@@ -227,8 +221,9 @@ plt.show()
 #
 # The same 40 points of the ring, by all three. Cost is evaluations of the network per point (for the flow with its
 # exact divergence as many again, or $d$ products); the bound is its mean, by 100 draws. The flow gains digits. The
-# bound gains a factor of two or three for every doubling, and with a decoder five times too wide it never comes
-# closer than 0.8 nats. Importance sampling buys the rest dearly, and only what the chain itself has.
+# bound gains a factor of two or three for every doubling, and with a decoder five times too wide it stays above the
+# $\tfrac d2(\log 5-1+\tfrac15) = 0.81$ nats of the decoder alone. Drawing 64 paths gains a factor of three to five on
+# the bound, for 64 times its evaluations.
 
 
 # %%
@@ -258,7 +253,7 @@ axes.set(xlabel="evaluations for a point", ylabel="median error, nats", title="T
 axes.legend()
 plt.show()
 assert curves["flow, adaptive"][-1][1] < 1e-6 < 1e-3 < curves["bound"][-1][1]
-assert curves["bound, wide decoder"][-1][1] > 0.5
+assert curves["bound, wide decoder"][-1][1] > np.log(5) - 0.8
 
 # %% [markdown]
 # ## Bits per dimension
@@ -331,7 +326,8 @@ def close(function):
         truth = -np.log2(mass).sum(axis=1) / d  # independent axes: the masses of the cells multiply
         nats = bell.logpdf(y[..., None]).sum(axis=1)
         # a cell holds its width times the density in its middle, but for width^2 p'' / 24 p < 1e-3
-        if not np.allclose(function(nats, d, levels, low, high), truth, rtol=0, atol=1e-3):
+        found = np.array(function(nats, d, levels, low, high), float)
+        if found.shape != truth.shape or not np.allclose(found, truth, rtol=0, atol=1e-3):
             return False
     return True
 
@@ -340,7 +336,7 @@ def per_level(log_density, d, levels, low, high):  # the tempting mistakes: the 
     return -log_density / (d * np.log(2)) - np.log2((high - low) / (levels - 1))
 
 
-assert close(given), "not the bits of the levels: nats to bits, per dimension, less log2 of the width of a cell"
+assert close(given), "not bits of levels, shape (n,): nats to bits, per dimension, less log2 of the width of a cell"
 assert not close(per_level)
 assert not close(lambda log_density, d, levels, low, high: -log_density / (d * np.log(2)))
 print("right for", len(cases), "kinds of images")
