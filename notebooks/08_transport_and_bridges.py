@@ -210,7 +210,7 @@ plt.show()
 
 # %%
 points, other = Empirical(ring(3, 0.7, 0.25).sample(40, 7)), Empirical(ring(7, 2.2, 0.12).sample(40, 8))
-fig, panels = plt.subplots(1, 4, figsize=(12, 3.3), layout="constrained", sharex=True, sharey=True)
+fig, panels = plt.subplots(1, 4, figsize=(10.5, 2.9), layout="constrained", sharex=True, sharey=True)
 for axes, eps in zip(panels, (1.0, 0.1, 0.01)):
     plotting.trajectories(axes, point_bridge(points, other, eps).sample(np.linspace(0, 1, 101), 40, 9))
     axes.set_title(f"$\\varepsilon$ = {eps}")
@@ -233,7 +233,7 @@ assert not np.allclose(bridge.velocity(where, 0.6), meant, atol=1e-2)  # the flo
 
 made = solve(bridge.equation(), bridge.marginal(0.0).sample(4000, 11), np.linspace(0, 1, 201), seed=12, trajectory=True)
 arrived, stopped = (energy_distance(made[-1], bridge.marginal(t)) for t in (1.0, 0.9))
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", width_ratios=(3, 2))
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained", width_ratios=(3, 2))
 plotting.density_in_time(left, bridge.log_density, np.linspace(0, 1, 121), np.linspace(-3.6, 3.6, 240))
 plotting.trajectories(left, made[:, :25], np.linspace(0, 1, 201), color=ORANGE, alpha=0.8)
 left.set(title="$p_t$ of the bridge, and solutions of its equation", ylim=(-3.6, 3.6))
@@ -270,7 +270,7 @@ for eps, color in ((2.0, BLUE), (0.5, ORANGE), (0.1, PURPLE)):
     seen = by_cycle[by_cycle > 1e-9]  # KL is quadratic in the error of means: a cycle leaves r^4
     assert np.isclose(fitted.mean_rates[0], r**2, rtol=1e-12) and abs(seen[-1] / seen[-2] - r**4) < 0.02
     assert markov.rates.max() < 0.1039
-axes.set(title="KL to the bridge", xlabel="cycles", xlim=(-0.5, 20.5), ylim=(1e-14, 100))
+axes.set(title="KL to the bridge", xlabel="cycles", xlim=(-0.5, 20.5), xticks=range(0, 21, 5), ylim=(1e-14, 100))
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
