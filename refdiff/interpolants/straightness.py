@@ -7,7 +7,7 @@ With lines between the pairs, dx_t/dt = x_1 - x_0, both are what the cost falls 
 
     E |x_1 - x_0|^2  =  int E |v|^2 dt + V,       int E |v|^2 dt  =  E |z_1 - z_0|^2 + S
 
-and so over all rectifications sum_k (S_k + V_k) = cost_0 - cost_K+1, min S_k <= cost_0 / (K + 1), k = 0..K. For other
+and so over all rectifications sum_k (S_k + V_k) = cost_0 - cost_{K+1}, min S_k <= cost_0 / (K + 1), k = 0..K. For other
 convex costs c two steps of Jensen's inequality remain,
 
     E c(z_1 - z_0) = E c(int v dt) <= int E c(v(x_t, t)) dt <= E c(x_1 - x_0)

@@ -1,8 +1,8 @@
 r"""One step back in time: Bayes' rule, its exponent completed to a square, and the kernel to first order.
 
-    exactly            p(x_t | x_t+dt) = p(x_t+dt | x_t) p(x_t) / p(x_t+dt)
-    expanded           log p_t+dt(x + dx) = log p_t + dx . s + dt d_t log p + dx . H dx / 2 + O(dt^(3/2))
-    to first order     p(x_t | x_t+dt) = N(x - [f - g^2 s] dt, g^2 dt) + O(dt^2),   s = grad log p_t
+    exactly            p(x_t | x_{t+dt}) = p(x_{t+dt} | x_t) p(x_t) / p(x_{t+dt})
+    expanded           log p_{t+dt}(x + dx) = log p_t + dx . s + dt d_t log p + dx . H dx / 2 + O(dt^(3/2))
+    to first order     p(x_t | x_{t+dt}) = N(x - [f - g^2 s] dt, g^2 dt) + O(dt^2),   s = grad log p_t
     Gaussian data      A = 1 / v + a^2 / r^2,  B = m / v + a x' / r^2:   N(B / A, 1 / A),   a = 1 + f dt, r^2 = g^2 dt
 
 The exact side conditions the law at t on the channel from t to t + dt. |dx|^2 is of the order of dt, so that the

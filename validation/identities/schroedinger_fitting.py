@@ -225,7 +225,7 @@ def eulers_chain(case: Case, wrong: bool) -> list[Sides]:
     most=1,
 )
 def fixed_noise(case: Case, wrong: bool) -> list[Sides]:
-    """A chain of E[x_k | x_k+1] with the noise of the reference, after many cycles, against its fixed point."""
+    """A chain of E[x_k | x_{k+1}] with the noise of the reference, after many cycles, against its fixed point."""
     rng, epsilon, steps = case.rng, 0.9, 3
     s, t = (float(v) for v in rng.uniform(0.4, 1.0, 2))
     p, q = Gaussian([0.2], s), Gaussian([-0.4], t)

@@ -2,7 +2,7 @@ r"""Wiener increments, and the small steps they drive: DDPM's step, Langevin's s
 
 independent increments   Cov(w_s, w_t) = min(s, t);   w_s | w_r, w_t is a Brownian bridge
 Ito's isometry           E |int psi dw|^2 = E int |psi|_F^2 dt for psi that does not know the increment ahead
-DDPM against Euler       E[x_t-h | x_t] - [x - (f x - g^2 s) h] = h^2 [(f^2 + f') x - (g^2)' s] / 2 + O(h^3)
+DDPM against Euler       E[x_{t-h} | x_t] - [x - (f x - g^2 s) h] = h^2 [(f^2 + f') x - (g^2)' s] / 2 + O(h^3)
                          sigma_{t|t-h}^2 - g^2 h                = h^2 [f g^2 - (g^2)' / 2]          + O(h^3)
 Langevin                 x + eta s_sigma(x) + sqrt(2 eta) z settles at P (1 - eta / 2P)^-1 with P = S + sigma^2:
                          two biases, from the noise level and from the step
