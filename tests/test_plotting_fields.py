@@ -175,6 +175,27 @@ def test_errors_that_are_all_the_same_are_one_colour(error):
     assert len(np.unique(image(drawn).to_rgba(image(drawn).get_array()).reshape(-1, 4), axis=0)) == 1
 
 
+@pytest.mark.parametrize(
+    ("errors", "ends"),
+    [
+        ([1e-3, 1e-2], "neither"),
+        ([1e-5, 1e-2], "min"),
+        ([1e-3, np.inf], "max"),
+        ([0.0, 20.0], "both"),
+        ([1e-4, 1.0], "neither"),
+    ],
+)
+def test_colour_bars_are_pointed_where_errors_are_beyond_them(errors, ends):
+    assert image(error_map(axes(), [errors], [0, 1], [0], floor=1e-4, ceiling=1.0)).colorbar.extend == ends
+
+
+@pytest.mark.parametrize(("error", "name"), [(0.0, "$10^{-16}$"), (1e-5, "$10^{-5}$")])
+def test_colour_bars_of_one_error_name_it_once(error, name):
+    drawn = error_map(axes(), [[error, error]], [0.0, 1.0], [2.0])
+    drawn.figure.draw_without_rendering()
+    assert [tick.get_text() for tick in image(drawn).colorbar.ax.get_yticklabels()] == [name]
+
+
 def test_colour_bars_name_powers_of_ten():
     drawn = error_map(axes(), ERRORS, X, Y, label="off by")
     drawn.figure.draw_without_rendering()
@@ -236,6 +257,10 @@ def test_single_precision_is_enough():
         (
             lambda: error_map(axes(), ERRORS, X, Y, floor=1.0, ceiling=0.1),
             "ceiling must be above the floor 1.0",
+        ),
+        (
+            lambda: error_map(Figure().add_subplot(xscale="log"), ERRORS, X, Y),
+            "x must be above 0 on a logarithmic axis, got -2.0",
         ),
         (lambda: error_map(axes(), ERRORS, X, [0, np.nan]), "y must be finite"),
     ],

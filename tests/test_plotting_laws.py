@@ -10,7 +10,7 @@ from scipy.special import ndtri
 from refdiff import Empirical, Gaussian, GaussianMixture
 from refdiff.distributions import cdf, random_mixture
 from refdiff.plotting import density, density_in_time, sequential
-from refdiff.plotting.laws import _cut, _levels
+from refdiff.plotting.laws import FINE, _cut, _levels
 
 MASSES = (0.5, 0.8, 0.95)
 LINE = GaussianMixture.isotropic([[-2.0], [0.0], [1.0]], [0.3, 1e-4, 0.2], [0.4, 0.2, 0.4])  # one of them narrow
@@ -70,6 +70,39 @@ def test_regions_in_the_plane_hold_their_masses(mass):
     error = 5 * np.sqrt(mass * (1 - mass) / count) + 4 * 6e-5 + 1e-4
     assert abs(inside.mean() - mass) < error
     assert abs(inside.mean() - (mass - 0.05)) > error
+
+
+@pytest.mark.parametrize(
+    "covariance", [[[1e-4, 0.0], [0.0, 1e-4]], [[1.0, 0.9], [0.9, 1.0]]], ids=["small", "oblique"]
+)
+def test_narrow_components_in_the_plane_are_not_missed(covariance):
+    law = GaussianMixture.full([[-20.03, 0.0], [10.0, 1.02]], [covariance, covariance])
+    drawn = density(axes(), law, masses=MASSES, filled=False).collections[0]
+    for path, mass in zip(drawn.get_paths(), MASSES[::-1], strict=True):
+        curves = path.to_polygons()
+        assert len(curves) == 2
+        for curve in curves:
+            (mean,) = (one for one in law.means if np.linalg.norm(one - curve.mean(axis=0)) < 2.0)
+            away = curve - mean
+            distances = (away * np.linalg.solve(covariance, away.T).T).sum(axis=1)
+            # a level is that of a place, and up to 8 of one height are within together
+            assert abs(-np.expm1(-distances.mean() / 2) - mass) < 8 / (2 * np.pi * FINE**2)
+
+
+def test_a_region_smaller_than_a_cell_is_drawn_as_nothing():
+    drawn = density(axes(), Gaussian([0.0, 0.0], 1.0), masses=[1e-9])
+    drawn.figure.draw_without_rendering()
+
+
+def test_what_is_no_law_is_said():
+    with pytest.raises(TypeError, match="law must be a GaussianMixture, got list"):
+        density(axes(), [0.0])
+
+
+def test_no_density_is_white_over_time():
+    (image,) = density_in_time(axes(), lambda x, t: 0 * x[:, 0] + t, [0.0, 1.0], [0.0, 1.0]).collections
+    assert_allclose(image.to_rgba([0.0])[0, :3], 1.0, atol=1e-6)
+    assert image.to_rgba([1.0])[0, 0] < 0.9  # the least here, which is not 0
 
 
 def shaded(drawn):
@@ -168,6 +201,8 @@ def test_a_density_may_be_zero():
         (lambda: density(axes(), Gaussian([0.0, 0.0], 1.0), cells=1), "cells must be at least 2"),
         (lambda: density(axes(), Empirical([[0.0, 0.0], [1.0, 1.0]])), "has no density"),
         (lambda: density(axes(), Empirical([[0.0], [1.0]])), "has no density"),
+        (lambda: density(axes(), Gaussian([0.0, 0.0], [[1, 1 - 1e-6], [1 - 1e-6, 1]])), "too narrow for 200 cells"),
+        (lambda: density_in_time(axes(), lambda x, t: 1e4 + x[:, 0], [0, 1], [0, 1]), "below 1000.0 or -inf, got 1"),
         (lambda: density_in_time(axes(), lambda x, t: x[:, 0], [0.0], [0, 1]), "times must be 2 or more"),
         (lambda: density_in_time(axes(), lambda x, t: x[:, 0], [0, 1], [1, 0]), "x must be 2 or more that increase"),
         (lambda: density_in_time(axes(), lambda x, t: x, [0, 1], [0, 1]), "log_density must answer with shape"),

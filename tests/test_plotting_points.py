@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from refdiff import Empirical, Gaussian
 from refdiff.plotting import carried_grid, pairs, plan, trajectories
 from refdiff.plotting.colours import luminance
-from refdiff.plotting.points import DENSE, FAINTEST
+from refdiff.plotting.points import DENSE, FAINTEST, SEVERAL
 from refdiff.transport import optimal_map, sinkhorn
 
 GENERATOR = np.random.default_rng(0)
@@ -44,11 +44,13 @@ def test_a_path_of_one_time_is_its_point():
 
 def test_many_points_are_an_image_in_vector_files_and_few_are_lines():
     rough = GENERATOR.standard_normal((DENSE // 10 + 1, 10, 2))
-    assert trajectories(axes(), rough).collections[0].get_rasterized()
-    assert not trajectories(axes(), PATHS).collections[0].get_rasterized()
-    masses = np.ones((200, 200))
-    assert plan(axes(), masses, rough[:200, 0], rough[:200, 1]).collections[0].get_rasterized()
-    assert not plan(axes(), PLAN, X, Y).collections[0].get_rasterized()
+    many, ends = GENERATOR.standard_normal((2, SEVERAL + 1, 2)), GENERATOR.standard_normal((2, 200, 2))
+    dense = [trajectories(axes(), rough), trajectories(axes(), many), pairs(axes(), *many)]
+    dense.append(plan(axes(), np.ones((200, 200)), *ends))
+    few = [trajectories(axes(), PATHS), pairs(axes(), *PATHS[:2]), plan(axes(), PLAN, X, Y)]
+    assert all(drawn.collections[0].get_rasterized() for drawn in dense)
+    assert all(drawn.lines[0].get_rasterized() and drawn.lines[1].get_rasterized() for drawn in dense[1:3])
+    assert not any(artist.get_rasterized() for drawn in few for artist in (*drawn.collections, *drawn.lines))
 
 
 def test_pairs_are_segments_as_thick_as_their_masses():

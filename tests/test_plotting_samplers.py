@@ -146,6 +146,24 @@ def test_work_precision_draws_what_compare_measures():
     assert_allclose(line.get_xydata(), [[row.nfe, row.wasserstein] for row in rows])
 
 
+def test_infinite_errors_are_left_out_and_have_no_part_in_the_order():
+    errors = np.where(STEPS < 20, np.inf, 1.0 / STEPS**2)
+    drawn = convergence(axes(), STEPS, errors, order="fit")
+    assert_allclose(drawn.lines[0].get_xdata(), STEPS[STEPS >= 20])
+    assert words(drawn) == ["2.00", "1"]
+
+
+def test_ticks_are_counts_of_steps_beside_lines_across_the_axes():
+    def shown(name):
+        drawn = axes()
+        if name:
+            getattr(drawn, name)(1e-3)  # spans 0 to 1 in parts of the axes, which are no steps
+        return convergence(drawn, STEPS, 1.0 / STEPS).get_xticks()
+
+    assert_allclose(shown("axhline"), STEPS)
+    assert_allclose(shown(None), STEPS)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -154,7 +172,8 @@ def test_work_precision_draws_what_compare_measures():
         (lambda: convergence(axes(), [1, 2], [1.0]), r"errors must be 2 numbers >= 0 like steps"),
         (lambda: convergence(axes(), [1, 2], [1.0, -1.0]), "errors must be 2 numbers >= 0"),
         (lambda: convergence(axes(), [1, 2], [0.0, 0.0]), "not all 0"),
-        (lambda: convergence(axes(), [1, 2], [1.0, np.nan]), "errors must be finite"),
+        (lambda: convergence(axes(), [1, 2], [1.0, np.nan]), "errors must be 2 numbers >= 0"),
+        (lambda: convergence(axes(), [1, 2], [np.inf, 0.0]), "not all 0 or inf"),
         (lambda: convergence(axes(), [2, 1], [1.0, 1.0]), "steps must be 1 or more that increase"),
         (lambda: convergence(axes(), [0, 1], [1.0, 1.0]), "steps must be above 0, got 0.0"),
         (lambda: convergence(axes(), [1, 2], [1.0, 1.0], order="two"), "order must be a number or 'fit', got 'two'"),

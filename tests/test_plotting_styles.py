@@ -5,12 +5,14 @@ import re
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from numpy.testing import assert_allclose
 
 from refdiff.plotting import PALETTE, drawable, save, style, trajectories, use_style
 from refdiff.plotting.colours import luminance
-from refdiff.plotting.styles import MEDIA
+from refdiff.plotting.styles import MEDIA, thin
 
 
 def picture(label="a label of t"):
@@ -75,6 +77,33 @@ def test_words_have_contrast(medium):
             assert (paper + 0.05) / (float(luminance(to_rgb(settings[name]))) + 0.05) >= 7  # WCAG 2.2 AAA
 
 
+def test_a_style_holds_within_a_dark_one(tmp_path):
+    def drawn(name):
+        figure = Figure()
+        axes = figure.subplots()
+        axes.set_title("title")
+        axes.axhline(0.5)
+        axes.bar([0.0], [1.0], hatch="/")
+        axes.legend(axes.plot([0.0, 1.0]), ["line"])
+        axes.grid(True)
+        return save(figure, tmp_path / name).read_bytes()
+
+    with style():
+        light = drawn("light.png")
+    with pyplot.style.context("dark_background"):
+        with style():
+            assert drawn("both.png") == light
+        assert drawn("dark.png") != light
+
+
+def test_few_lines_are_as_thick_as_one_and_many_half_as_thick():
+    with matplotlib.rc_context({"lines.linewidth": 3.0}):
+        assert_allclose([thin(n) for n in (1, 16, 36, 64, 10**6)], [3.0, 3.0, 2.0, 1.5, 1.5])
+        for count in (4, 36):
+            (curves,) = trajectories(Figure().subplots(), np.zeros((2, count, 2))).collections
+            assert_allclose(curves.get_linewidths(), thin(count))
+
+
 def test_text_in_files_is_text(tmp_path):
     svg = save(picture(), tmp_path / "p.svg").read_text()
     assert re.search(r"<text[^>]*>a label of t</text>", svg)
@@ -112,6 +141,20 @@ def test_dpi_are_the_dots_of_an_inch(tmp_path):
     assert imread(save(figure, tmp_path / "p.png", dpi=50)).shape[:2] == (50, 100)
 
 
+def test_few_colours_are_near_those_of_all_in_fewer_bytes(tmp_path):
+    from matplotlib.image import imread
+
+    figure = Figure()
+    figure.subplots().imshow(np.add.outer(np.arange(60.0), np.arange(50.0) ** 2))
+    whole, few, one = (save(figure, tmp_path / f"{n}.png", colors=n) for n in (None, 256, 2))
+    pixels = [imread(path)[..., :3] for path in (whole, few, one)]
+    assert few.stat().st_size < 0.6 * whole.stat().st_size
+    # median cut: the map has 256 colours itself, and the edges of letters are greys
+    assert np.abs(pixels[1] - pixels[0]).mean() < 1 / 255
+    assert np.abs(pixels[2] - pixels[0]).mean() > 10 / 255
+    assert len(np.unique(pixels[1].reshape(-1, 3), axis=0)) <= 256
+
+
 def test_saving_leaves_the_settings(tmp_path):
     before = dict(matplotlib.rcParams)
     save(picture(), tmp_path / "p.svg")
@@ -125,6 +168,8 @@ def test_saving_leaves_the_settings(tmp_path):
         (lambda path: save(Figure(), path / "p.xyz"), "path must end in one of"),
         (lambda path: save(Figure(), path / "p"), "path must end in one of"),
         (lambda path: save(Figure(), path / "p.png", dpi=0), "dpi must lie in"),
+        (lambda path: save(Figure(), path / "p.png", colors=257), "colors must be in 1..256, got 257"),
+        (lambda path: save(Figure(), path / "p.svg", colors=8), "colors must be left out"),
         (lambda path: drawable("p.docx"), r"must end in one of .*\.pdf.*got 'p.docx'"),
     ],
 )

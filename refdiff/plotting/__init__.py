@@ -1,5 +1,7 @@
 """Pictures, for matplotlib (pip install 'refdiff[plot]'): each is drawn on axes that are given, which it returns.
 
+Default colours are for light paper, as every `style` has.
+
 laws        `density` on the line and in the plane, `density_in_time` on the line
 fields      `arrows` and `streamlines` of a vector field, `error_map` of its errors
 points      `trajectories` of a flow or an equation, `pairs` of a coupling, an entropic `plan`, a `carried_grid`

@@ -29,7 +29,7 @@ def arrows(axes: Axes, field: Field, x: ArrayLike, y: ArrayLike, *, color: str =
         axes: what is drawn on.
         field: points (n, 2) -> vectors (n, 2).
         x, y: increasing places (m,) and (k,).
-        color: of the arrows; with `unit` the shade that those of the longest vectors get.
+        color: of the arrows; with `unit` those of `sequential(color)`, the darkest for the longest vectors.
         unit: directions only, lengths as colours; axes.collections[-1] is what a colour bar takes.
 
     Raises:
@@ -89,7 +89,8 @@ def error_map(
 ) -> Axes:
     """log10 |error| as an image with a colour bar, the darker the larger.
 
-    Colours span the errors; where there is a ceiling they span floor to ceiling, and maps can be compared.
+    Colours span the errors; where there is a ceiling they span floor to ceiling, and maps can be compared. The
+    colour bar ends in a point where some errors are beyond it.
 
     Args:
         axes: what is drawn on.
@@ -101,12 +102,15 @@ def error_map(
 
     Raises:
         ValueError: shapes that do not fit, an error that is no number, or infinite where there is no ceiling; a floor
-            that is not in (0, ceiling).
+            that is not in (0, ceiling), or places that are not above 0 on a logarithmic axis.
     """
     across, up = (increasing(name, value) for name, value in (("x", x), ("y", y)))
     found = np.abs(real_array("error", error, ndim=(2,), finite=False))
     if found.shape != (len(up), len(across)):
         raise ValueError(f"error must have shape {(len(up), len(across))}, a row for each y, got {found.shape}")
+    for name, places, scale in (("x", across, axes.get_xscale()), ("y", up, axes.get_yscale())):
+        if scale == "log" and places[0] <= 0:
+            raise ValueError(f"{name} must be above 0 on a logarithmic axis, got {places[0]}")
     low = real_scalar("floor", floor, low=0.0, open_low=True)
     high = np.inf if ceiling is None else real_scalar("ceiling", ceiling)
     if low >= high:
@@ -124,7 +128,8 @@ def error_map(
         vmax=float(max(most, least + 1e-9)),  # errors that are all the same have a colour too
         rasterized=True,
     )
-    _decades(axes.figure.colorbar(image, ax=axes, label=label), float(most - least))
+    beyond = ("neither", "min", "max", "both")[int((found < low).any()) + 2 * int((found > high).any())]
+    _decades(axes.figure.colorbar(image, ax=axes, label=label, extend=beyond), float(least), float(most))
     return axes
 
 
@@ -163,9 +168,9 @@ def _even(name: str, value: ArrayLike) -> Array:
     return even
 
 
-def _decades(bar: Colorbar, span: float) -> None:
-    """Ticks for a bar of logarithms that spans so many decades: powers of ten where it spans some."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+def _decades(bar: Colorbar, low: float, high: float) -> None:
+    """Ticks for a bar of logarithms from low to high: powers of ten where it spans some."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     def said(power: float, _: object) -> str:
         if abs(power - round(power)) < 1e-6:
@@ -173,6 +178,7 @@ def _decades(bar: Colorbar, span: float) -> None:
         digits, exponent = f"{10**power:.2e}".split("e")
         return rf"${digits} \cdot 10^{{{int(exponent)}}}$"
 
-    bar.locator = MaxNLocator(6 if span >= 2 else 4, integer=span >= 2)
+    span, alike = high - low, FixedLocator([low])  # of errors that are all the same
+    bar.locator = MaxNLocator(6 if span >= 2 else 4, integer=span >= 2) if span > 0 else alike
     bar.formatter = FuncFormatter(said)
     bar.update_ticks()

@@ -14,7 +14,7 @@ from refdiff.plotting.styles import dot, thin
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST = 1e-17  # what smaller errors are drawn as: half the spacing of numbers at 0.1
+LEAST = 1e-17  # what smaller errors are drawn as: numbers at 0.1 are 1.4e-17 apart
 
 
 class Kind(Protocol):
@@ -57,6 +57,7 @@ def scores(axes: Axes, outcomes: Sequence[Scored]) -> Axes:
     """The error, the tolerance and the negative control of every identity, a row each, by kind of evidence.
 
     An error above its tolerance has a square around it; an infinite one, of a check that broke, is drawn at the end.
+    The legend is beneath the axes, where a constrained layout, as `style` has it, makes room.
 
     Args:
         axes: what is drawn on.
@@ -69,16 +70,15 @@ def scores(axes: Axes, outcomes: Sequence[Scored]) -> Axes:
 
     found = sorted(outcomes, key=lambda o: (o.identity.evidence.name, o.identity.tolerance, o.error))
     error, tolerance, control = _numbers(found)
+    ink = rcParams["text.color"]
     rows = np.arange(len(found))
     failed = error > tolerance
     axes.hlines(rows, error, control, color="0.88", linewidth=thin())
     axes.plot(error, rows, "o", markersize=1.5 * dot(), color=FIRST, label="worst error")
-    axes.plot(tolerance, rows, "|", markersize=2 * dot(), color="black", label="tolerance")
+    axes.plot(tolerance, rows, "|", markersize=2 * dot(), color=ink, label="tolerance")
     axes.plot(control, rows, "x", markersize=1.5 * dot(), color=LAST, label="negative control")
     if failed.any():
-        axes.plot(
-            error[failed], rows[failed], "s", markersize=4 * dot(), color="black", fillstyle="none", label="failed"
-        )
+        axes.plot(error[failed], rows[failed], "s", markersize=4 * dot(), color=ink, fillstyle="none", label="failed")
     kinds = np.array([o.identity.evidence.name for o in found])
     names = sorted(set(kinds.tolist()))
     axes.set_yticks([float(rows[kinds == name].mean()) for name in names], names)

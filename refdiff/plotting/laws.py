@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from refdiff.arguments import Array, answered, real_array, whole_number
 from refdiff.distributions import GaussianMixture
 from refdiff.plotting.colours import FIRST, sequential
-from refdiff.plotting.fields import increasing
+from refdiff.plotting.fields import edges, increasing
 from refdiff.plotting.styles import thin
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MASSES = (0.5, 0.8, 0.95)
 MOST = 20_000  # places of a curve
+CELLS = 4_000_000  # of the plane, some seconds
+FINE = 8.0  # cells on a deviation of a component: each has up to 1 / (2 pi FINE^2) = 0.25 % of its mass
+LARGEST = 1000.0  # of log p, whose square root is a number still
 REACH = 4.0  # standard deviations of a component beyond its mean: 6e-5 of it are outside
 
 
@@ -39,11 +42,13 @@ def density(
         law: a law on R or R^2 with a density.
         masses: the masses of the regions, increasing in (0, 1).
         color: of all of them, paler for larger masses.
-        cells: of the grid along each axis.
+        cells: of the grid along each axis, beside finer ones around components that are narrow.
         filled: shaded, or lines; on the line the curve alone.
 
     Raises:
-        ValueError: a law in more dimensions or without a density, or masses that do not increase in (0, 1).
+        TypeError: no such law.
+        ValueError: a law in more dimensions or without a density, or masses that do not increase in (0, 1);
+            in the plane, components so many and narrow that they need more than four million cells.
 
     Examples:
         >>> from matplotlib.figure import Figure
@@ -53,6 +58,8 @@ def density(
         >>> density(axes, Gaussian([0.0, 0.0], 1.0), masses=(0.5, 0.9)) is axes
         True
     """
+    if not isinstance(law, GaussianMixture):
+        raise TypeError(f"law must be a GaussianMixture, got {type(law).__name__}")
     if law.dim not in (1, 2):
         raise ValueError(f"law must be on the line or the plane, got dimension {law.dim}")
     held = real_array("masses", masses, ndim=(1,))
@@ -60,15 +67,15 @@ def density(
         raise ValueError(f"masses must increase in (0, 1), got {list(masses)}")
     if law.dim == 1:
         return _curve(axes, law, held, color, whole_number("cells", cells, low=2), filled)
-    x, y = (_reach(law, axis, whole_number("cells", cells, low=2)) for axis in (0, 1))
+    x, y = _plane(law, whole_number("cells", cells, low=2))
     logs = law.logpdf(np.stack(np.meshgrid(x, y), axis=-1))
-    peak = logs.max()
-    levels = _levels(np.exp(logs - peak), held)
+    heights = np.exp(logs - logs.max())
+    levels = _levels(heights, held, np.outer(np.diff(edges(y)), np.diff(edges(x))))
     if not filled:
-        axes.contour(x, y, np.exp(logs - peak), levels=levels, colors=color, linewidths=1.2 * thin())
+        axes.contour(x, y, heights, levels=levels, colors=color, linewidths=1.2 * thin())
         return axes
     for level, shade in zip(levels, _shades(len(levels)), strict=True):
-        axes.contourf(x, y, np.exp(logs - peak), levels=[level, 1.0], colors=[color], alpha=shade)
+        axes.contourf(x, y, heights, levels=[level, 2.0], colors=[color], alpha=shade)
     return axes
 
 
@@ -90,14 +97,15 @@ def density_in_time(
         cmap: the colours, or matplotlib's name of them; `sequential` where left out.
 
     Raises:
-        ValueError: times or x do not increase, or log_density answers with another shape, or with nan or inf.
+        ValueError: times or x do not increase, or log_density answers with another shape, or with nan or inf, or with
+            more than 1000.
     """
     when, where = (increasing(name, value, 2) for name, value in (("times", times), ("x", x)))
     logs = np.array([answered("log_density", log_density(where[:, None], t), where.shape) for t in when.tolist()])
-    if not (logs < np.inf).all():
-        raise ValueError("log_density must answer with numbers or -inf, got nan or inf")
+    if not (logs < LARGEST).all():
+        raise ValueError(f"log_density must answer with numbers below {LARGEST} or -inf, got {logs.max()}")
     shades = np.exp(0.5 * logs.T)
-    axes.pcolormesh(when, where, shades, cmap=cmap or sequential(), shading="gouraud", rasterized=True)
+    axes.pcolormesh(when, where, shades, cmap=cmap or sequential(), shading="gouraud", vmin=0.0, rasterized=True)
     axes.set_xlabel("t")
     axes.set_ylabel("x")
     return axes
@@ -133,7 +141,7 @@ def _cut(x: Array, heights: Array, level: float) -> tuple[Array, Array]:
 
 def _around(law: GaussianMixture) -> Array:
     """Places on the line around every component, fine in its own standard deviations."""
-    means, deviations = _components(law, 0)
+    means, deviations, _ = _components(law, 0)
     # 1/80 of a deviation, on which the densest component has 0.5 % of its mass; coarser where there are many
     count = int(np.clip(MOST // len(means), 33, 80 * 2 * REACH + 1))
     return (means[:, None] + deviations[:, None] * np.linspace(-REACH, REACH, count)).ravel()
@@ -141,15 +149,47 @@ def _around(law: GaussianMixture) -> Array:
 
 def _reach(law: GaussianMixture, axis: int, cells: int) -> Array:
     """Places (cells,) along an axis that reach beyond every component."""
-    means, deviations = _components(law, axis)
+    means, deviations, _ = _components(law, axis)
     return np.linspace((means - REACH * deviations).min(), (means + REACH * deviations).max(), cells)
 
 
-def _components(law: GaussianMixture, axis: int) -> tuple[Array, Array]:
-    """Means and standard deviations along an axis, each (k,), of the components that weigh anything."""
-    deviations = np.sqrt(np.diagonal(law.covariances.dense(law.dim), axis1=1, axis2=2)[:, axis])
+def _plane(law: GaussianMixture, cells: int) -> tuple[Array, Array]:
+    """Places along both axes, finer around components that even ones would miss or draw as corners.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    found = []
+    for axis in (0, 1):
+        even = _reach(law, axis, cells)
+        means, deviations, narrowest = _components(law, axis)
+        missed = (narrowest > 0) & (narrowest < FINE * (even[1] - even[0]))  # without a density where it is 0
+        counts = np.ceil(2 * REACH * FINE * deviations[missed] / narrowest[missed]) + 1
+        if counts.sum() > CELLS:
+            raise ValueError(_too_narrow(counts.sum(), cells))
+        near = zip(means[missed], deviations[missed], counts.astype(int).tolist(), strict=True)
+        found.append(np.unique(np.concatenate([even, *(m + s * np.linspace(-REACH, REACH, n) for m, s, n in near)])))
+    x, y = found
+    if x.size * y.size > max(CELLS, cells**2):
+        raise ValueError(_too_narrow(x.size * y.size, cells))
+    return x, y
+
+
+def _too_narrow(needed: float, cells: int) -> str:
+    """Of the cells that are needed where so many along each axis are too wide."""
+    return f"law has components too narrow for {cells} cells along each axis: {needed:.0f} are needed around them"
+
+
+def _components(law: GaussianMixture, axis: int) -> tuple[Array, Array, Array]:
+    """Means and standard deviations along an axis, and the least in any direction, of components that weigh anything.
+
+    Each has shape (k,).
+    """
+    covariances = law.covariances.dense(law.dim)
     felt = law.weights > 0
-    return law.means[felt, axis], np.broadcast_to(deviations, law.weights.shape)[felt]
+    variances = (np.diagonal(covariances, axis1=1, axis2=2)[:, axis], np.linalg.eigvalsh(covariances)[:, 0])
+    along, least = (np.broadcast_to(np.sqrt(np.maximum(one, 0.0)), felt.shape)[felt] for one in variances)
+    return law.means[felt, axis], along, least
 
 
 def _levels(heights: Array, masses: Array, sizes: Array | float = 1.0) -> Array:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAINTEST = 1 / 255  # of the largest mass: what is less opaque is not seen
 DENSE = 50_000  # points of lines, more of which are an image in a vector file: some 1 MB of .svg
+SEVERAL = 5_000  # the same of lines and of dots
 
 
 def trajectories(
@@ -32,10 +33,13 @@ def trajectories(
 ) -> Axes:
     """Curves in the plane, or on the line over time, with a dot where each begins and ends.
 
+    Points are joined by straight lines: paths of an equation with noise are as rough as their times are fine. A few
+    curves are as thick as the style's lines, many are thinner.
+
     Args:
         axes: what is drawn on.
         paths: points at m times, shape (m, n, 2), or (m, n, 1) on the line.
-        times: of the points on the line, shape (m,).
+        times: of the points on the line, shape (m,), its horizontal axis; in the plane they are not used.
         color: of the curves.
         first, last: the colours of the dots.
         alpha: how opaque curves are.
@@ -51,10 +55,10 @@ def trajectories(
     if points.shape[-1] == 1:
         points = _over_time(points, times)
     curves = list(np.swapaxes(points, 0, 1))
-    dense = points.size > 2 * DENSE
-    axes.add_collection(LineCollection(curves, colors=color, linewidths=thin(), alpha=alpha, rasterized=dense))
-    for ends, shade in ((points[0], first), (points[-1], last)):
-        axes.plot(*ends.T, ".", color=shade, markersize=dot(), zorder=3)
+    width, dense = thin(len(curves)), points.size > 2 * DENSE or len(curves) > SEVERAL
+    axes.add_collection(LineCollection(curves, colors=color, linewidths=width, alpha=alpha, rasterized=dense))
+    _dots(axes, points[0], first)
+    _dots(axes, points[-1], last)
     return axes
 
 
@@ -78,11 +82,10 @@ def pairs(axes: Axes, x: ArrayLike, y: ArrayLike, masses: ArrayLike | None = Non
     mass = _felt(np.ones(len(first)) if masses is None else masses, first.shape[:1])
     felt = mass > 0
     widths = thin() * mass[felt] / mass.max()
-    axes.add_collection(
-        LineCollection(list(np.stack([first[felt], second[felt]], axis=1)), colors=color, linewidths=widths.tolist())
-    )
-    axes.plot(*first[felt].T, ".", color=FIRST, markersize=dot(), zorder=3)
-    axes.plot(*second[felt].T, ".", color=LAST, markersize=dot(), zorder=3)
+    ends, dense = np.stack([first[felt], second[felt]], axis=1), len(widths) > SEVERAL
+    axes.add_collection(LineCollection(list(ends), colors=color, linewidths=widths.tolist(), rasterized=dense))
+    _dots(axes, ends[:, 0], FIRST)
+    _dots(axes, ends[:, 1], LAST)
     return axes
 
 
@@ -93,7 +96,7 @@ def plan(axes: Axes, masses: ArrayLike, x: ArrayLike, y: ArrayLike, *, color: st
         axes: what is drawn on.
         masses: between x_i and y_j, shape (n, m).
         x, y: the points, (n,) and (m,) or (n, 1) and (m, 1) on the line, (n, 2) and (m, 2) in the plane.
-        color: of the largest mass.
+        color: of the segments; the heat map has the colours of `sequential(color)`, white where there is no mass.
 
     Raises:
         ValueError: shapes that do not fit, a negative mass, no mass at all, or two points at one place of the line.
@@ -176,11 +179,16 @@ def _segments(axes: Axes, mass: Array, first: Array, second: Array, color: str) 
     order = np.argsort(opaque)  # the heaviest on top
     shades = np.concatenate([np.broadcast_to(to_rgb(color), (len(i), 3)), opaque[:, None]], axis=1)[order]
     ends = np.stack([first[i], second[j]], axis=1)[order]
-    lines = LineCollection(list(ends), colors=shades.tolist(), linewidths=thin(), rasterized=2 * len(i) > DENSE)
+    lines = LineCollection(list(ends), colors=shades.tolist(), linewidths=thin(), rasterized=len(i) > SEVERAL)
     axes.add_collection(lines)
-    for one, shade in ((first, FIRST), (second, LAST)):
-        axes.plot(*one.T, ".", color=shade, markersize=dot(), zorder=3)
+    _dots(axes, first, FIRST)
+    _dots(axes, second, LAST)
     return axes
+
+
+def _dots(axes: Axes, places: Array, color: str) -> None:
+    """Dots at places (n, 2), above lines."""
+    axes.plot(*places.T, ".", color=color, markersize=dot(), zorder=3, rasterized=len(places) > SEVERAL)
 
 
 def _over_time(points: Array, times: ArrayLike | None) -> Array:

@@ -29,6 +29,8 @@ ABOVE = 2.0  # where a triangle ends, in errors beneath it
 def work_precision(axes: Axes, rows: Sequence[Measured]) -> Axes:
     """W2 against evaluations, both on logarithmic axes, one line for each sampler.
 
+    The legend is to the right of the axes, where a constrained layout, as `style` has it, makes room.
+
     Args:
         axes: what is drawn on.
         rows: distances of `refdiff.samplers.compare.work_precision`; those that are 0, infinite or missing are left
@@ -66,7 +68,7 @@ def convergence(
     Args:
         axes: what is drawn on.
         steps: numbers of steps, increasing, shape (n,).
-        errors: shape (n,); those that are 0 are left out.
+        errors: shape (n,), inf where a sampler diverges; those that are 0 or inf are left out.
         label: of the line in a legend.
         order: p of the triangle, "fit" for the one that `measure_order` finds in these errors, or None for no triangle.
         color: of the line; the next of the palette where left out.
@@ -74,7 +76,8 @@ def convergence(
 
     Raises:
         ValueError: shapes that do not fit, steps that are not above 0 or do not increase, a negative error, none above
-            0, an order that is neither a number nor "fit", or fewer than two errors above the floor for a fit.
+            0 and finite, an order that is neither a number nor "fit", or fewer than two errors above the floor for a
+            fit.
 
     Examples:
         >>> import numpy as np
@@ -85,13 +88,13 @@ def convergence(
         >>> print([text.get_text() for text in axes.texts])  # the sides of the triangle: 2 down for 1 along
         ['2.00', '1']
     """
-    counts, found = increasing("steps", steps), real_array("errors", errors, ndim=(1,))
-    if found.shape != counts.shape or (found < 0).any() or not found.any():
-        raise ValueError(f"errors must be {len(counts)} numbers >= 0 like steps, not all 0, got {found}")
+    counts, found = increasing("steps", steps), real_array("errors", errors, ndim=(1,), finite=False)
+    seen = (found > 0) & (found < np.inf)
+    if found.shape != counts.shape or not (found >= 0).all() or not seen.any():
+        raise ValueError(f"errors must be {len(counts)} numbers >= 0 like steps, not all 0 or inf, got {found}")
     if counts[0] <= 0:
         raise ValueError(f"steps must be above 0, got {counts[0]}")
-    slope, said = _slope(counts, found, order, real_scalar("floor", floor, low=0.0))
-    seen = found > 0
+    slope, said = _slope(counts[found < np.inf], found[found < np.inf], order, real_scalar("floor", floor, low=0.0))
     (line,) = axes.loglog(counts[seen], found[seen], label=label or None, **_look(len(axes.lines), color))
     if slope is not None:
         _triangle(axes, counts[seen], found[seen], slope, said, line.get_color(), floor)
@@ -133,7 +136,7 @@ def _triangle(axes: Axes, steps: Array, errors: Array, order: float, said: str, 
     high = ABOVE * float(max(errors[first] if first != last else 0.0, errors[last] / fall))
     top, upright = (high, right) if fall <= 1 else (high * fall, left)
     axes.fill(*np.transpose([(left, high), (right, high * fall), (upright, top)]), facecolor=color, alpha=0.25, lw=0.0)
-    words: dict[str, Any] = {"fontsize": 0.8 * rcParams["font.size"], "color": "0.2", "textcoords": "offset points"}
+    words: dict[str, Any] = {"fontsize": 0.8 * rcParams["font.size"], "textcoords": "offset points"}
     aside, side = (3, "left") if fall <= 1 else (-3, "right")
     axes.annotate(said, (upright, high * fall**0.5), (aside, 0), ha=side, va="center", **words)
     axes.annotate("1", ((left * right) ** 0.5, top), (0, 2), ha="center", va="bottom", **words)
@@ -148,7 +151,8 @@ def _look(i: int, color: str | None) -> dict[str, Any]:
 
 def _finish(axes: Axes, along: str, up: str) -> None:
     """Ticks at the counts of all lines, but those that would run into the one before; a grid, and names."""
-    counts = sorted({float(n) for line in axes.lines for n in np.asarray(line.get_xdata(), dtype=float)})
+    lines = [line for line in axes.lines if line.get_transform() is axes.transData]  # axhline spans 0 to 1 of the axes
+    counts = sorted({float(n) for line in lines for n in np.asarray(line.get_xdata(), dtype=float) if n > 0})
     shown: list[float] = []
     for n in counts:
         if not shown or n > APART * shown[-1]:

@@ -5,13 +5,14 @@ Functions of this package take line widths and sizes of markers from matplotlib'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refdiff import files
-from refdiff.arguments import one_of, real_scalar
+from refdiff.arguments import one_of, real_scalar, whole_number
 from refdiff.plotting.colours import PALETTE
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ DASHES: tuple[Any, ...] = (
     (0, (3, 1.5, 1, 1.5, 1, 1.5)),
     (0, (2, 2)),
 )
+FEW, MANY = 16, 64  # lines that are as thick as one, and half as thick
 STROKES = (("major", 0.4), ("minor", 0.3))  # of ticks, in widths of lines
+# What is written, and on what, also where another style (a dark one) is in force.
+INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "patch.edgecolor")
+PAPER = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
 # Text stays text in files, and files of the same picture are the same.
 TEXT: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "refdiff", "pdf.fonttype": 42, "ps.fonttype": 42}
 UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -71,11 +76,16 @@ def use_style(medium: str = "screen") -> None:
     matplotlib.rcParams.update(_settings(medium))
 
 
-def thin() -> float:
-    """The width, in points, of lines of which there are many."""
+def thin(count: float = MANY) -> float:
+    """The width, in points, of each of so many lines: of a few that of any line, of many half of it.
+
+    Args:
+        count: how many; many where left out.
+    """
     from matplotlib import rcParams
 
-    return 0.5 * float(rcParams["lines.linewidth"])
+    part = min(1.0, max(0.5, math.sqrt(FEW / count)))
+    return part * float(rcParams["lines.linewidth"])
 
 
 def dot() -> float:
@@ -108,7 +118,7 @@ def drawable(path: str | Path) -> Path:
     return target
 
 
-def save(figure: Figure, path: str | Path, *, dpi: float = 150.0) -> Path:
+def save(figure: Figure, path: str | Path, *, dpi: float = 150.0, colors: int | None = None) -> Path:
     """The figure as a file, of the kind that its ending says: all of it, or what was there before.
 
     Text stays text in .svg and .pdf, and one picture is one sequence of bytes: no date is written.
@@ -117,20 +127,36 @@ def save(figure: Figure, path: str | Path, *, dpi: float = 150.0) -> Path:
         figure: what is written.
         path: its name, .png, .svg, .pdf or another of matplotlib's.
         dpi: dots an inch, of .png and of dense images in the others.
+        colors: of a .png, at most 256, those that suit it best: some third of the bytes. All where left out.
 
     Returns:
         The path.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: an ending that matplotlib does not write, or dpi that are not above 0.
+        ValueError: an ending that matplotlib does not write, dpi that are not above 0, or colors that are not in
+            1..256 or of another kind of file.
     """
     target, dots = drawable(path), real_scalar("dpi", dpi, low=0.0, open_low=True)
+    kind = target.suffix.lower()
+    if colors is not None and whole_number("colors", colors, low=1, high=256) and kind != ".png":
+        raise ValueError(f"colors must be left out where path does not end in .png, got {colors} for {str(path)!r}")
     import matplotlib
 
     with matplotlib.rc_context(TEXT), files.written(target) as temporary:
-        figure.savefig(temporary, dpi=dots, metadata=UNDATED.get(target.suffix.lower()))
+        figure.savefig(temporary, dpi=dots, metadata=UNDATED.get(kind))
+        if colors is not None:
+            _quantize(temporary, colors)
     return target
+
+
+def _quantize(path: Path, colors: int) -> None:
+    """A .png with the colours that suit it best, in its place."""
+    from PIL import Image
+
+    with Image.open(path) as whole:
+        few = whole.convert("RGB").quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(path, "PNG", optimize=True)
 
 
 def _settings(medium: str) -> dict[Any, Any]:
@@ -148,6 +174,8 @@ def _settings(medium: str) -> dict[Any, Any]:
         **TEXT,
         **small,
         **ticks,
+        **dict.fromkeys(INK, "black"),
+        **dict.fromkeys(PAPER, "white"),
         "axes.prop_cycle": cycle,
         "axes.linewidth": 0.4 * line,
         "axes.spines.top": False,
@@ -155,13 +183,13 @@ def _settings(medium: str) -> dict[Any, Any]:
         "axes.titlesize": 1.1 * font,
         "axes.labelsize": font,
         "axes.grid": False,
+        "lines.color": "C0",
+        "grid.color": "#b0b0b0",
         "grid.linewidth": 0.4 * line,
         "grid.alpha": 0.25,
         "figure.figsize": chosen["size"],
         "figure.dpi": chosen["dpi"],
         "figure.constrained_layout.use": True,
-        "figure.facecolor": "white",
-        "axes.facecolor": "white",
         "font.size": font,
         "legend.fontsize": 0.85 * font,
         "legend.frameon": False,
