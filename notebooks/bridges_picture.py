@@ -118,7 +118,7 @@ def main(target: Path) -> None:
         straightened(axes[2])
         for one, title in zip(axes[0], ("flow matching", "optimal transport", "Schroedinger bridge"), strict=True):
             one.set_title(title)
-        save(figure, target, dpi=100)
+        save(figure, target, dpi=100, colors=256 if target.suffix == ".png" else None)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main(target: Path) -> None:
         flow(left)
         outcomes = list(run_all(registry().values(), "quick"))
         scores(right, outcomes).set_title(f"{len(outcomes)} identities, each with a negative control")
-        save(figure, target, dpi=120)
+        save(figure, target, dpi=120, colors=256 if target.suffix == ".png" else None)
 
 
 if __name__ == "__main__":
