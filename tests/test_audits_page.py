@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import audited
 import pytest
@@ -135,6 +136,18 @@ def test_the_verdict_comes_first_and_is_bad_where_the_audit_fails(found, said, b
     (lead,) = re.findall(r'<p class="(lead[^"]*)">([^<]*)</p>', html)
     assert said in lead[1]
     assert lead[0] == ("lead bad" if bad else "lead")
+
+
+def test_the_page_says_of_what_it_is_and_how_many_names_have_something_wrong():
+    found = page.page(run())
+    assert "lib 1.2, audited against the exact model</h1>" in found
+    assert "<title>refdiff audit of lib: 3 wrong</title>" in found
+    assert "Something is wrong in 1 of the 2 names." in found
+    known_too = page.page(run(baseline=known(some()[1].findings[0])))
+    assert "<title>refdiff audit of lib: 3 wrong, 2 new</title>" in known_too
+    assert "Something is wrong in" not in page.page(run(some()[:1]))
+    own = replace(some()[1], library="", version="")
+    assert "An audit against the exact model</h1>" in page.page(run((own,)))
 
 
 def test_numbers_are_told_in_units_of_their_bound():

@@ -112,6 +112,17 @@ def test_cells_say_the_weights_and_where_they_differ():
     assert sampler.rows[1][1][1].text == "\N{MINUS SIGN}0.25"
 
 
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [(157.41, "157"), (-129.6, "−130"), (-99999.4, "−99999"), (123456.0, "1e5"), (99.996, "100"), (-93.28, "−93.28"),
+     (0.0049, "5e-3"), (-2e-12, "−2e-12")],
+)  # fmt: skip
+def test_a_cell_says_as_much_of_a_weight_as_it_has_room_for(weight, said):
+    one = {**WEIGHTS, "found": [[weight, 0.0, 0.0], [0.0, 0.0, 0.0]], "claimed": [[0.0] * 3] * 2}
+    sampler, *_ = pictures.weights(finding("A", "q", W, weights=one))["panels"]
+    assert sampler.rows[0][1][0].text == said
+
+
 def test_the_page_draws_all_of_them():
     html = page.page(run())
     assert html.count('<polyline class="curve') == 5  # at length; in the overview of two sets, the method of one

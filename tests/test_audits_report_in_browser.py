@@ -138,6 +138,21 @@ def test_a_symbol_of_the_matrix_leads_to_its_place_also_where_it_is_filtered_out
     assert shown.is_visible("#a-law")
 
 
+@pytest.mark.parametrize("width", [1280, 800, 360])  # filters in one row, in two, and left behind
+def test_what_a_symbol_leads_to_has_its_name_above_it(visits, width):
+    several = result("A()", *(finding("A()", f"question {n}", W, place="2 steps") for n in range(40)))
+    shown = visits.open(page.page(run((several, *some()))), width=width, height=700)
+    tops = """(id) => ["form.bar", "#a h2", id].map((one) => document.querySelector(one).getBoundingClientRect())"""
+    for n in (3, 20, 36):
+        shown.click(f"[href='#a-question-{n}']")
+        bar, name, line = shown.evaluate(tops, f"#a-question-{n} > summary")
+        assert name["top"] >= (bar["bottom"] if width > 640 else 0) - 1
+        assert name["bottom"] <= line["top"] + 1
+        assert line["bottom"] < 700
+    shown.add_style_tag(content=".member > h2 { position: static !important; }")
+    assert shown.evaluate(tops, "#a-question-36 > summary")[1]["bottom"] < 0  # as it was: the name is out of sight
+
+
 def test_a_program_goes_to_the_clipboard_or_is_selected(visits):
     script = "print('a')  # <b> & \"c\"\nprint(2)\n"
     found = finding("A()", "order", W, "wrong")

@@ -109,6 +109,7 @@ def page(run: Run) -> str:
         V=Verdict,
         symbols=SYMBOLS,
         members=told,
+        amiss=sum(one.verdict in ("wrong", "known") for one in told),
         matrix=matrix(run),
         questions=asked,
         ids=anchors([*(one.name for one in told), *sorted(pairs), *(f"method {name}" for name in known)], IDS),

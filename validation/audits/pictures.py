@@ -207,6 +207,7 @@ def weights(finding: Finding) -> dict[str, Any] | None:
             _panel("difference", told["rows"], off, other, DECADES_OFF, numbered),
         ],
         "left_out": told["left_out"],
+        "blank": (10**-DECADES, 10**-DECADES_OFF),
     }
 
 
@@ -239,8 +240,13 @@ def level(weight: float, most: float, decades: float) -> int:
 
 
 def _brief(weight: float) -> str:
-    """A number of at most six characters."""
-    text = f"{weight:.2f}" if 0.01 <= abs(weight) < 100 else f"{weight:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    """A number of at most six characters: two decimals, of large ones none, and a power of ten at last."""
+    if 0.01 <= abs(weight) < 99.995:
+        text = f"{weight:.2f}"
+    elif 1 < abs(weight) < 99999.5:
+        text = f"{weight:.0f}"
+    else:
+        text = f"{weight:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return text.replace("-", "\N{MINUS SIGN}", 1) if weight < 0 else text
 
 

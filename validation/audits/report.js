@@ -16,3 +16,12 @@ for (const button of document.querySelectorAll("button.copy")) {
     }
   });
 }
+
+// What sticks below the filters has to know how tall they are; a phone lets them go.
+const bar = document.querySelector("form.bar");
+const measure = () => {
+  const sticks = getComputedStyle(bar).position === "sticky";
+  document.documentElement.style.setProperty("--bar", `${sticks ? bar.offsetHeight : 0}px`);
+};
+new ResizeObserver(measure).observe(bar);
+measure();
