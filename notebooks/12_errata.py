@@ -134,7 +134,7 @@ def landed(mean, swapped, std=0.5):
 
 means = np.linspace(-2, 2, 9)
 reached = np.array([[landed(m, swapped) for swapped in (True, False)] for m in means])
-told("PODB-49", "mean of reflow's first flow to N(2, 1/4)", 2.0, reached[-1, 1], reached[-1, 0], within=1e-8)  # RK4, 200 steps
+told("PODB-49", "mean of reflow's first flow to N(2, 1/4)", 2.0, reached[-1, 1], reached[-1, 0], within=1e-8)  # RK4
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3), layout="constrained")
 drawn(left, amounts, *found.T, "variance at the data's end", "$\\lambda$", np.full(16, noised(0.01)), yscale="log")
 drawn(right, means, *reached.T, "mean that reflow leads to", "mean of the target", means)
