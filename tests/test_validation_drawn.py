@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from reported import EVERY_KIND, GOOD, IDLE, Page, everything, outcome
+from reported import BROKEN, EVERY_KIND, GOOD, IDLE, Page, everything, outcome
 
 from refdiff.validation import drawn
 
@@ -41,6 +41,15 @@ def test_every_identity_that_ran_is_in_the_picture():
 
 def test_scores_that_are_no_numbers_do_not_stop_it():
     assert drawn.summary([*EVERY_KIND, outcome("none", error=np.nan, control=np.nan)]) is not None
+
+
+def test_a_check_that_broke_is_a_row_of_the_picture_too():
+    assert drawn.summary([GOOD, BROKEN]) not in (None, drawn.summary([GOOD]))
+
+
+def test_few_identities_make_a_low_picture():
+    low, high = (float(Page(str(drawn.summary([GOOD] * n))).tags[0][1]["viewbox"].split()[3]) for n in (1, 100))
+    assert low < high / 2
 
 
 def test_nothing_to_draw_or_nothing_to_draw_with_is_no_picture(monkeypatch):

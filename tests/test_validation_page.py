@@ -1,7 +1,9 @@
 """The page of a run: every outcome is on it, escaped and well-formed, and it fetches nothing."""
 
 import ast
+import dataclasses
 import math
+import re
 from collections import Counter
 from email.message import Message
 from itertools import pairwise
@@ -12,7 +14,7 @@ import pytest
 from house import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from reported import EVERY_KIND, GOOD, NASTY, Page, everything, outcome, run
+from reported import EVERY_KIND, FAILED, GOOD, IDLE, NASTY, Page, everything, outcome, run
 
 from refdiff.validation import ledger, page
 from refdiff.validation.runner import registry
@@ -87,6 +89,31 @@ def test_failures_come_first_with_what_was_expected(shown):
     good = " ".join(Page(page.page(run(GOOD))).words)
     assert "What fails" in text
     assert "What fails" not in good
+
+
+def test_the_page_of_some_says_of_how_many_and_counts_the_items_of_these():
+    text = re.sub(r"\s+", " ", " ".join(Page(page.page(run(GOOD))).words))
+    assert f"1 of its {len(registry())} identities" in text
+    assert f"2 of {len(ledger.rows())} items checked" in text
+    assert "1 refutes a printed formula" in text
+    failing = re.sub(r"\s+", " ", " ".join(Page(page.page(run(FAILED))).words))
+    assert "a printed formula" not in failing.partition("Each identity")[0]  # what fails refutes nothing
+
+
+def test_a_run_of_nothing_counts_nothing():
+    text = " ".join(Page(page.page(run(IDLE))).words)
+    assert not {"nan", "None", "inf"} & set(text.split())
+    assert "Nearest" not in text
+
+
+def test_items_name_all_their_identities_and_link_those_of_the_run():
+    name = "Tweedie, first order"
+    held = dataclasses.replace(GOOD, identity=registry()[name])
+    item = next(row for row in ledger.rows() if {name} < set(row.by.split("; ")))  # others speak of it too
+    (row,) = re.findall(f'<tr id="{item.id}".*?</tr>', page.page(run(held)), flags=re.DOTALL)
+    assert f'href="#tweedie-first-order">{name}</a>' in row
+    assert row.count("href") == 1
+    assert all(one in " ".join(Page(row).words) for one in item.by.split("; "))
 
 
 def test_the_page_counts_the_ledger(shown):

@@ -16,7 +16,9 @@ from refdiff.validation.runner import Outcome
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-SIZE = (9.4, 4.0)  # inches, at 72 to the inch: as wide as the page's column, so that letters keep their size
+# Inches, at 72 to the inch: as wide as the page's column, so that letters keep their size; rows of one pixel and more
+# stand apart up to some hundreds, and a few rows need no more than the axis and its legend.
+WIDTH, LEAST, MOST, ROW = 9.4, 1.7, 4.0, 0.06
 # what matplotlib writes, and what stands for it on the page; greys by how light they are
 COLOURS = {"#0072b2": "var(--blue)", "#d55e00": "var(--orange)"}
 DARK, LIGHT = 0x40, 0xC8
@@ -24,7 +26,7 @@ DARK, LIGHT = 0x40, 0xC8
 
 def summary(outcomes: Sequence[Outcome]) -> Markup | None:
     """The errors, tolerances and controls of the outcomes that ran; None without matplotlib or without any."""
-    ran = [one for one in outcomes if one.verdict != "n/a" and math.isfinite(one.error) and not math.isnan(one.control)]
+    ran = [one for one in outcomes if one.verdict != "n/a" and not math.isnan(one.error + one.control)]
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -37,7 +39,7 @@ def summary(outcomes: Sequence[Outcome]) -> Markup | None:
 
     written = io.StringIO()
     with style("screen"):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=(WIDTH, min(LEAST + ROW * len(ran), MOST)), layout="constrained")
         scores(figure.add_subplot(), ran)
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_fitted(written.getvalue()))

@@ -18,7 +18,8 @@ from refdiff.validation import ledger, tallies
 from refdiff.validation.drawn import summary
 from refdiff.validation.identity import REJECTION, Check
 from refdiff.validation.pages import anchors, formula, rendered
-from refdiff.validation.report import Run, remark
+from refdiff.validation.report import Run, counted, remark
+from refdiff.validation.runner import registry
 
 OWN = ("main", "axis", "identities", "identities-none", "items", "items-none", "ledger")  # ids of the page itself
 
@@ -28,20 +29,30 @@ def page(run: Run) -> str:
     rows = ledger.rows()
     topics = tallies.ordered(run)
     shown = [one for outcomes in topics.values() for one in outcomes]
+    texts = tallies.texts(shown, rows)
     ids = anchors([*(f"topic {topic}" for topic in topics), *(one.identity.name for one in shown)], OWN)
     return rendered(
         "report.html",
         [],
-        {"formula": formula, "place": place, "remark": remark, "states": tallies.states_of, "code": code},
+        {
+            "formula": formula,
+            "place": place,
+            "remark": remark,
+            "states": tallies.states_of,
+            "code": code,
+            "counted": counted,
+        },
         run=run,
         topics=topics,
         ids=ids,
         verdicts=Counter(one.verdict for one in shown),
-        refuting=sum(bool(one.identity.refutes) for one in shown),
+        refuting=sum("refutes" in tallies.states_of(one) for one in shown),
+        known=len(registry()),
         sources_of=tallies.sources_of,
         found_and_expected=tallies.found_and_expected,
         kinds=tallies.kinds(shown),
-        texts=tallies.texts(shown, rows),
+        texts=texts,
+        here=sum(text.here.total() for text in texts),
         nearest=tallies.nearest(shown),
         fields=tallies.fields(shown),
         picture=summary(shown),
@@ -50,7 +61,7 @@ def page(run: Run) -> str:
         width=WIDTH,
         rows=rows,
         item_fields=tallies.item_fields(rows),
-        checks=tallies.checks(shown),
+        checks=tallies.checks({**registry(), **{one.identity.name: one.identity for one in shown}}.values()),
         looks=tallies.DRAWN,
         totals=Counter(row.state for row in rows),
     )

@@ -87,9 +87,9 @@
         else if (!this.chosen && group.opened) element.open = group.opened = false;
       }
       const [shown, all] = [sum(visible(this.rows)), sum(this.rows)];
-      if (this.none) this.none.hidden = shown > 0;
+      if (this.none) this.none.hidden = shown > 0 || !this.chosen;
       const output = this.form.querySelector("[data-count]");
-      output.textContent = `${shown === all ? all : `${shown} of ${all}`} ${output.dataset.count}`;
+      output.textContent = `${shown === all && all !== 1 ? all : `${shown} of ${all}`} ${output.dataset.count}`;
       this.form.classList.toggle("chosen", this.chosen);
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refdiff.validation import ledger
-from refdiff.validation.identity import REJECTION, Evidence
+from refdiff.validation.identity import REJECTION, Evidence, Identity
 from refdiff.validation.report import Run, brief
 from refdiff.validation.runner import Outcome
 
@@ -43,8 +43,8 @@ def sources_of(one: Outcome) -> list[str]:
 
 
 def states_of(one: Outcome) -> list[str]:
-    """The state of an outcome, one, and whether it refutes what is printed: keys of WORDS."""
-    return [STATES[one.verdict], *["refutes"] * bool(one.identity.refutes)]
+    """The state of an outcome, one, and whether it holds and so refutes what is printed: keys of WORDS."""
+    return [STATES[one.verdict], *["refutes"] * bool(one.verdict == "ok" and one.identity.refutes)]
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,27 @@ class Kind:
     Attributes:
         evidence: the kind.
         count, failed: how many identities, and how many of them fail.
-        error: the worst error, in tolerances.
-        control: the weakest negative control, in tolerances.
+        error: the worst error, in tolerances; None where nothing ran.
+        control: the weakest negative control, in tolerances; None where nothing ran.
     """
 
     evidence: Evidence
     count: int
     failed: int
-    error: float
-    control: float
+    error: float | None
+    control: float | None
 
 
 def kinds(outcomes: Sequence[Outcome]) -> list[Kind]:
-    """A row for each kind of evidence of these outcomes, the strictest first; not a number where nothing ran."""
+    """A row for each kind of evidence of these outcomes, the strictest first."""
     found: dict[Evidence, list[Outcome]] = {}
     for one in outcomes:
         found.setdefault(one.identity.evidence, []).append(one)
 
     def row(evidence: Evidence, those: list[Outcome]) -> Kind:
         ran = [one for one in those if one.verdict != "n/a"]
-        error = max((one.error / one.identity.tolerance for one in ran), default=math.nan)
-        control = min((one.control for one in ran), default=math.nan)
+        error = max((one.error / one.identity.tolerance for one in ran), default=None)
+        control = min((one.control for one in ran), default=None)
         return Kind(evidence, len(those), sum(not one.passed for one in those), error, control)
 
     return [row(evidence, found[evidence]) for evidence in sorted(found, key=lambda kind: kind.tolerance)]
@@ -88,12 +88,14 @@ class Text:
         name: a key of `ledger.SOURCES`.
         count, failed: how many identities of the run speak of it, and how many of them fail.
         items: how many of its items are in which state.
+        here: how many of its items this run checks, and how many it refutes.
     """
 
     name: str
     count: int
     failed: int
     items: Counter[str]
+    here: Counter[str]
 
     @property
     def total(self) -> int:
@@ -113,13 +115,17 @@ class Text:
 
 def texts(outcomes: Sequence[Outcome], rows: Iterable[ledger.Row]) -> list[Text]:
     """A row for each source text, from outcomes and rows of the ledger."""
-    items = {name: Counter[str]() for name in ledger.SOURCES}
+    items, here = ({name: Counter[str]() for name in ledger.SOURCES} for _ in range(2))
+    refuted = {item for one in outcomes if one.verdict == "ok" for item in one.identity.refutes}
+    ran = checks(one.identity for one in outcomes if one.verdict != "n/a")
     for row in rows:
         items[row.source][row.state] += 1
+        if row.id in ran:
+            here[row.source]["refuted" if row.id in refuted else "checked"] += 1
 
     def of(name: str) -> Text:
         those = [one for one in outcomes if name in sources_of(one)]
-        return Text(name, len(those), sum(not one.passed for one in those), items[name])
+        return Text(name, len(those), sum(not one.passed for one in those), items[name], here[name])
 
     return [of(name) for name in ledger.SOURCES]
 
@@ -131,12 +137,12 @@ def nearest(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
     return tight[:NEAREST], sorted(held, key=lambda one: one.control)[:NEAREST]
 
 
-def checks(outcomes: Iterable[Outcome]) -> dict[str, list[tuple[str, bool]]]:
-    """By item, the names of the identities of these outcomes that cover it, and whether they refute its print."""
+def checks(identities: Iterable[Identity]) -> dict[str, list[tuple[str, bool]]]:
+    """By item, the names of these identities that cover it, and whether they refute its print."""
     found: dict[str, list[tuple[str, bool]]] = {}
-    for one in outcomes:
-        for item in dict.fromkeys(one.identity.refutes + one.identity.covers):
-            found.setdefault(item, []).append((one.identity.name, item in one.identity.refutes))
+    for one in identities:
+        for item in dict.fromkeys(one.refutes + one.covers):
+            found.setdefault(item, []).append((one.name, item in one.refutes))
     return found
 
 
