@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import re
@@ -10,7 +11,7 @@ from inspect import cleandoc, getsource
 from pathlib import Path
 from typing import Any
 
-from contents import ROOT, home, modules, page, pages
+from contents import ROOT, home, modules, order, pages, within
 
 # where README and others point to, and the page that it becomes
 BECOMES = {"validation/audits/FINDINGS.md": "findings.md", "validation/audits/ADAPTERS.md": "adapters.md"}
@@ -45,10 +46,12 @@ def pictures(text: str) -> list[str]:
 
 
 def reference(name: str) -> str:
-    """The page of a package: its docstring, then its modules with their formulas and names."""
-    one = page(name)
+    """The page of a package: its docstring, the list of what has a page in it, then its modules and their names."""
+    one = pages()[name]
     alone = not modules()[name].is_package
     out = [f"# `{name}`", "", *_directive(name, level=1, heading=False)]
+    if within(name):
+        out += [_contents(name)]
     for section in one.sections:
         out += [] if section.module == name else _module(section.module)
         out += [text for path in section.names for text in _directive(path, level=2 if alone else 3)]
@@ -80,16 +83,29 @@ def _directive(path: str, level: int, heading: bool = True) -> list[str]:
 
 
 def package_list() -> str:
-    """The list of all pages of the reference, with the first lines of their docstrings."""
-    import ast
+    """The list of README's packages, with the first lines of their docstrings."""
+    head = "# Reference\n\nEvery package and module, in the order of README's table.\n\n"
+    rows = [(name, str(sum(len(pages()[one].names) for one in (name, *within(name))))) for name in order()]
+    return head + "| module | what it is | names |\n|---|---|---:|\n" + _table(rows)
 
+
+def _contents(package: str) -> str:
+    """What has a page of its own in a package, with links to all names."""
     rows = []
-    for name in pages():
+    for one in within(package):
+        names = [f"[`{name.rpartition('.')[2]}`][{name}]" for name in pages()[one].names]
+        rows.append((one, ", ".join(names)))
+    return "| module | what it is | names |\n|---|---|---|\n" + _table(rows)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    """Modules, the first sentences of their docstrings, and what else is said of them."""
+    out = []
+    for name, more in rows:
         doc = ast.get_docstring(ast.parse(modules()[name].path.read_text(encoding="utf-8"))) or ""
         summary = re.split(r"(?<=[.])\s|\n\n|:\n", doc)[0].replace("\n", " ").replace("|", "\\|")
-        rows.append(f"| [`{name}`]({name}.md) | {len(pages()[name].names)} | {summary} |")
-    head = "# Reference\n\nEvery package and module, in the order of README's table.\n\n"
-    return head + "| module | names | what it is |\n|---|---:|---|\n" + "\n".join(rows) + "\n"
+        out.append(f"| [`{name}`]({name}.md) | {summary} | {more} |\n")
+    return "".join(out)
 
 
 # ---------------------------------------------------------------------- identities

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"refdiff": "refdiff", "kernels": "refdiff.kernels", "validation": "refdiff.validation"}
 # whose checks have a page of their own, and files that are data
 APART = ("refdiff.validation.identities.",)
+LARGE = 60  # names; a package of more has a page for each of its modules
 
 
 @dataclass(frozen=True)
@@ -162,14 +163,28 @@ def _exported() -> frozenset[str]:
 
 @cache
 def pages() -> dict[str, Page]:
-    """The pages by the names of their packages: README's, and after each the packages inside it."""
+    """The pages by the names of their packages: README's, and after each the packages and, if large, modules in it."""
     found: dict[str, Page] = {}
     for name in order():
         inner = [one.name for one in modules().values() if one.is_package and one.name.startswith(name + ".")]
         for one in [name, *inner]:
             if not one.startswith(APART) and one + "." not in APART:
-                found[one] = page(one)
+                found |= {part.name: part for part in _parts(page(one))}
     return found
+
+
+def _parts(whole: Page) -> list[Page]:
+    """A page, or that of a large package and those of its modules, public ones first."""
+    sections = [*whole.sections, *whole.further]
+    if len(whole.names) <= LARGE or len(sections) == 1:
+        return [whole]
+    own = tuple(one for one in sections if not one.module.startswith(whole.name + "."))  # and what comes from elsewhere
+    return [Page(whole.name, own), *(Page(one.module, (one,)) for one in sections if one not in own)]
+
+
+def within(name: str) -> list[str]:
+    """The pages of what is in a package."""
+    return [one for one in pages() if one.startswith(name + ".")]
 
 
 @cache

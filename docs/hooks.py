@@ -38,12 +38,8 @@ def navigation() -> list[Any]:
     """Home, notebooks, reference, identities, command line, audits."""
     reference: list[Any] = ["reference/index.md"]
     for name in contents.order():
-        inner = [one for one in contents.pages() if one.startswith(name + ".")]
-        if inner:
-            within = [{one.removeprefix(name + "."): f"reference/{one}.md"} for one in inner]
-            reference.append({name: [{name: f"reference/{name}.md"}, *within]})
-        else:
-            reference.append({name: f"reference/{name}.md"})
+        inner = [{one.removeprefix(name + "."): f"reference/{one}.md"} for one in contents.within(name)]
+        reference.append({name: [f"reference/{name}.md", *inner] if inner else f"reference/{name}.md"})
     topics = [{topic: f"identities/{chapters.slug(topic)}.md"} for topic in chapters.topics()]
     found: list[Any] = [{"Home": "index.md"}]
     if chapters.notebooks():

@@ -14,15 +14,22 @@ CODE = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.For, ast.With, ast.Retu
 GREEK = "|".join(sorted(typeset.GREEK, key=len, reverse=True))
 GROUP = r"\{[^{}\n]*\}|\((?:[^()\n]|\([^()\n]*\))*\)"
 SHIFTS = rf"(?:[_^](?:{GROUP}|[+-]?[A-Za-z0-9]+|[+*-](?!\w)))+"
+# a letter that stands alone, as no word of English does but the article
+LETTER = (
+    r"(?<!['\"])(?<!--)(?:[b-zB-Z]|[Aa](?=')|[Aa](?= [=+~<>*/-] )|(?<=[=+~<>*/-] )[Aa]|(?<=\()[Aa](?=,))"
+    r"(?:'+|(?!['.-]\w|/|\+\+))(?!\w)"
+)
 FORMULA = re.compile(
     r"(?<![\w`.*/])(?<!\w-)(?:"
     rf"(?:[A-Za-z]|int|sum|prod|[a-z]+(?=\^)|{GREEK}){SHIFTS}'*(?!\.?\w)"
     rf"|(?:[A-Za-z]|{GREEK})\*(?=[\s,.;:)\]=]|$)"
     rf"|(?:{GREEK})(?:'+|\b)(?![_\w])"
+    rf"|{LETTER}|{typeset.DIFFERENTIAL}(?:/{typeset.DIFFERENTIAL})?(?![\w'-])"
     rf"|sqrt(?=\()|grad(?=\s)|(?:int|sum)(?=\s(?:[A-Za-z]|{GREEK})[_^(]))"
     rf"|(?<=[)\]|])\^(?:{GROUP}|[+-]?[A-Za-z0-9]+)"
     r"|(?<=\()\*[a-z]\w*"
-    r"|(?<=\s)(?:->|<-|<=|>=|!=|-)(?=\s)"
+    r"|(?<=\s)(?:->|<-|<=|>=|!=|-)(?=\s)|(?<=[\s(])-(?=[\w(|])"
+    r"|(?<=[)\]])'+(?!\w)"
 )
 
 
@@ -30,7 +37,7 @@ def amid_prose(text: str) -> str:
     """A match of FORMULA as HTML; a power of what stands in brackets is raised, and (*cells, d) is no product."""
     if text.startswith("*"):
         return text
-    return typeset.line(")" + text)[1:] if text.startswith("^") else typeset.line(text)
+    return typeset.line(")" + text)[1:] if text.startswith(("^", "'")) else typeset.line(text)
 
 
 def is_program(text: str) -> bool:
@@ -56,8 +63,10 @@ def in_columns(text: str) -> bool:
     return bool(set.intersection(*begins))
 
 
-SECTION = re.compile(r"(?:Args|Attributes|Raises):\s*$")
-ENTRY = re.compile(r"    (?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*): ")
+SECTION = re.compile(r"^(?:Args|Attributes|Raises):[ ]*\n(?:    .*\n?|\n)*", re.MULTILINE)
+NAMES = r"\*{0,2}\w+(?:, \*{0,2}\w+)*"
+ENTRY = re.compile(rf"^    ({NAMES}): (.*(?:\n     .*)*)", re.MULTILINE)
+FIRST = re.compile(rf"^    {NAMES}: .*", re.MULTILINE)
 SECOND = re.compile(r"(?<=\S)   +(?=\w+(?:, \w+)*: )")
 
 
@@ -67,33 +76,12 @@ def rows(docstring: str) -> str:
     left, right: arrays.                 becomes    left: arrays.    right: arrays.
     name: in words.   topic: a heading.             the same in two lines
     """
-    out: list[str] = []
-    inside = False
-    for line in docstring.split("\n"):
-        inside = bool(SECTION.match(line)) or (inside and (not line or line.startswith("    ")))
-        if inside and ENTRY.match(line):
-            first, *others = SECOND.split(line)
-            out += [first, *("    " + other for other in others)]
-        else:
-            out.append(line)
-    return "\n".join(_apart(out))
+    return SECTION.sub(lambda section: ENTRY.sub(_apart, FIRST.sub(_lines, section[0])), docstring)
 
 
-def _apart(lines: list[str]) -> list[str]:
-    out: list[str] = []
-    inside, i = False, 0
-    while i < len(lines):
-        line = lines[i]
-        inside = bool(SECTION.match(line)) or (inside and (not line or line.startswith("    ")))
-        found = ENTRY.match(line) if inside else None
-        i += 1
-        if found is None:
-            out.append(line)
-            continue
-        rest = []
-        while i < len(lines) and lines[i].startswith("     "):
-            rest.append(lines[i])
-            i += 1
-        for name in found["names"].split(", "):
-            out += [f"    {name}: {line[found.end() :]}", *rest]
-    return out
+def _lines(line: re.Match[str]) -> str:
+    return SECOND.sub("\n    ", line[0])
+
+
+def _apart(entry: re.Match[str]) -> str:
+    return "\n".join(f"    {name}: {entry[2]}" for name in entry[1].split(", "))

@@ -60,7 +60,7 @@ TOKEN = re.compile(
 NEAR = 60  # characters on each side that say what a sign is: longer than words are
 SHIFTED, UNDER = re.compile(ATOM), re.compile(r"_[A-Za-z0-9]+")
 HATTED = rf"({'|'.join(GREEK)}|[xyz](?=hat|bar))(hat|bar)?"
-DIFFERENTIAL = rf"d([A-Zac-hj-np-z]|{'|'.join(GREEK)})"  # dx, dtheta; no do, di, db
+DIFFERENTIAL = rf"d(?:[A-Zac-hj-np-z]|{'|'.join(GREEK)})"  # dx, dtheta; no do, di, db
 SHORT = 2  # letters of a subscript that is indices, and no word: x_ij, but x_end
 
 
@@ -168,7 +168,7 @@ def _word(token: str, before: str, after: str) -> str:
         return token if article or (_ends_in_word(before) and after[:1] != "_" and token in "s") else f"<i>{token}</i>"
     differential = re.fullmatch(DIFFERENTIAL, token)
     if differential:
-        return f"<i>d</i>{_word(differential[1], 'd', '')}"
+        return f"<i>d</i>{_word(token[1:], 'd', '')}"
     return token
 
 

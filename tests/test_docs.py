@@ -113,11 +113,14 @@ def test_columns_stand_under_each_other():
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("from p_t to sigma, at x_0 = x", ["p_t", "sigma", "x_0"]),
-        ("(a / b)^2 - e^(-h) and eps* -> x*", ["^2", "-", "e^(-h)", "eps*", "->", "x*"]),
-        ("a well-known name_of_it, two_moons, W2, *said* or (n, d)", []),
+        ("from p_t to sigma, at x_0 = x", ["p_t", "sigma", "x_0", "x"]),
+        ("(a / b)^2 - e^(-h) and eps* -> x*", ["a", "b", "^2", "-", "e^(-h)", "eps*", "->", "x*"]),
+        ("a well-known name_of_it, two_moons, W2, *said* or C++", []),
+        ("with noise -R' s and A' D, (sigma^2)'", ["-", "R'", "s", "A'", "D", "sigma^2", "'"]),
+        ("an e.g. of x's, --n and k-diffusion: a 'b' of dt-steps do", []),
+        ("dx/dt = A x + b, a + dw", ["dx/dt", "A", "x", "b", "a", "dw"]),
         ("-P^-1 int g^2 (a)^((1 + k)/2), self-x_t", ["P^-1", "int", "g^2", "^((1 + k)/2)"]),
-        ("shape (*cells, d) or (*cells)", ["*cells", "*cells"]),
+        ("shape (*cells, d) or (*cells)", ["*cells", "d", "*cells"]),
         ("`x_t`, alphas, beta_table.linear", []),
     ],
 )
@@ -128,6 +131,7 @@ def test_formulas_are_found_amid_prose_and_names_of_programs_are_none(text, foun
 def test_a_power_of_a_bracket_and_an_unpacked_tuple_are_set_as_what_they_are():
     assert recognise.amid_prose("^2") == "<sup>2</sup>"
     assert recognise.amid_prose("*cells") == "*cells"
+    assert [recognise.amid_prose(sign) for sign in ("'", "-")] == ["′", "−"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,8 @@ def test_every_command_and_option_is_on_the_page_of_commands():
 
 def test_every_public_name_is_on_a_page():
     shown = {contents.home(name) for page in contents.pages().values() for name in page.names}
-    for package in contents.pages():
+    packages = [name for name in contents.pages() if contents.modules()[name].is_package or name in contents.order()]
+    for package in packages:
         module = contents.modules()[package]
         for name in module.listed or module.defined:
             found = contents.home(f"{package}.{name}")
@@ -228,6 +233,16 @@ def test_packages_are_in_the_order_of_the_table_in_readme_and_none_is_left_out()
     top = {name for name in contents.modules() if name.count(".") == 1 and contents.modules()[name].is_package}
     assert top - set(order) == {"refdiff.cli"}  # which has a page of its own
     assert [name for name in contents.pages() if name in order] == order
+
+
+def test_pages_are_of_a_size_to_be_read_and_a_package_lists_what_has_a_page_in_it():
+    sizes = {name: len(page.names) for name, page in contents.pages().items()}
+    assert {name: size for name, size in sizes.items() if size > contents.LARGE} == {}
+    text = chapters.reference("refdiff.samplers")
+    inside = contents.within("refdiff.samplers")
+    assert "refdiff.samplers.tableau" in inside
+    assert all(f"({name}.md)" in text for name in inside)
+    assert all(f"[{name}]" in text for module in inside for name in contents.pages()[module].names)
 
 
 def test_names_resolve_where_they_are_written():
