@@ -32,7 +32,7 @@ def test_a_wrong_weight_is_named_with_the_number_of_steps():
     found = only(coefficients(subject("ddim", mutate=changed), True))
     assert found.verdict is Verdict.WRONG
     assert found.place == "5 steps"
-    assert "5 steps: 1 of 6 stages are off; step 3" in found.text
+    assert "5 steps: 1 of 6 stages is off; step 3" in found.text
     assert "half of it" in found.text
 
 

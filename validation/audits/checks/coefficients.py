@@ -88,7 +88,7 @@ def _said(comparison: Comparison) -> str:
     wrong = comparison.wrong
     if not wrong:
         return f"all {len(comparison.steps)} stages are right"
-    return f"{len(wrong)} of {len(comparison.steps)} stages are off; {wrong[0]}"
+    return f"{len(wrong)} of {len(comparison.steps)} stages {'is' if len(wrong) == 1 else 'are'} off; {wrong[0]}"
 
 
 # ---------------------------------------------------------------------- what a network is told

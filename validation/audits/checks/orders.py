@@ -72,7 +72,7 @@ def _ends(name: str, found: Read, law: GaussianMixture, place: str) -> Finding:
     size = float(np.sqrt(np.mean(mine**2)))
     off = float(np.abs(theirs - mine).max()) / size
     bound = run.rounding() / size
-    text = f"ends within {off:.3g} of the method, relative to the points"
+    text = f"ends {off:.3g} from where the method does, relative to the points"
     details: dict[str, Any] = {}
     if not found.table.stochastic:
         right = run.exact
