@@ -95,16 +95,16 @@ def _contents(package: str) -> str:
     for one in within(package):
         names = [f"[`{name.rpartition('.')[2]}`][{name}]" for name in pages()[one].names]
         rows.append((one, ", ".join(names)))
-    return "| module | what it is | names |\n|---|---|---|\n" + _table(rows)
+    return "| module | what it is | names |\n|---|---|---|\n" + _table(rows, inside=package + ".")
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
+def _table(rows: list[tuple[str, str]], inside: str = "") -> str:
     """Modules, the first sentences of their docstrings, and what else is said of them."""
     out = []
     for name, more in rows:
         doc = ast.get_docstring(ast.parse(modules()[name].path.read_text(encoding="utf-8"))) or ""
         summary = re.split(r"(?<=[.])\s|\n\n|:\n", doc)[0].replace("\n", " ").replace("|", "\\|")
-        out.append(f"| [`{name}`]({name}.md) | {summary} | {more} |\n")
+        out.append(f"| [`{name.removeprefix(inside)}`]({name}.md) | {summary} | {more} |\n")
     return "".join(out)
 
 
