@@ -49,7 +49,7 @@ def reference(name: str) -> str:
     """The page of a package: its docstring, the list of what has a page in it, then its modules and their names."""
     one = pages()[name]
     alone = not modules()[name].is_package
-    out = [f"# `{name}`", "", *_directive(name, level=1, heading=False)]
+    out = [f"# `{name}` {{ #{name} }}", "", *_directive(name, level=1, heading=False)]
     if within(name):
         out += [_contents(name)]
     for section in one.sections:

@@ -241,6 +241,7 @@ def test_pages_are_of_a_size_to_be_read_and_a_package_lists_what_has_a_page_in_i
     text = chapters.reference("refdiff.samplers")
     inside = contents.within("refdiff.samplers")
     assert "refdiff.samplers.tableau" in inside
+    assert text.startswith("# `refdiff.samplers` { #refdiff.samplers }\n")  # what `resolve` points to
     assert all(f"({name}.md)" in text for name in inside)
     assert all(f"[{name}]" in text for module in inside for name in contents.pages()[module].names)
 
