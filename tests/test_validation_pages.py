@@ -75,6 +75,12 @@ def test_no_script_or_fraction_has_parts_that_are_not_drawn():
         ("x = -4", '<mo>=</mo><mo form="prefix">−</mo><mn>4</mn>'),
         ("(x) - |y| - 4", '<mo stretchy="false">)</mo><mo>−</mo>'),
         (r"|x|-4", "<mo>−</mo>"),
+        ("= -|x|^2", '<mo form="prefix">−</mo><mo stretchy="false" lspace="0" rspace="0">|</mo><mi>x</mi>'),
+        (r"L \to \infty - 4", "<mo>→</mo><mi>∞</mi><mo>−</mo>"),
+        (r"x \sim y; a \pm b", "<mo>∼</mo><mi>y</mi><mo>;</mo><mi>a</mi><mo>±</mo>"),
+        (r"a \iff b \succeq c", "<mo>⟺</mo><mi>b</mi><mo>⪰</mo>"),
+        (r"\mathrm{I} + A^{\mathsf T} x", "<mtext>I</mtext>"),
+        (r"A^{\mathsf T} x", "\N{MATHEMATICAL SANS-SERIF CAPITAL T}"),
         (r"\|x\|", '<mi mathvariant="normal">‖</mi><mi>x</mi><mi mathvariant="normal">‖</mi>'),
     ],
 )

@@ -17,7 +17,16 @@ from xml.etree import ElementTree
 from refdiff.validation.report import brief, environment
 
 # Commands that the converter does not know, and what says the same.
-UNKNOWN = {r"\\[bB]igg?[lr]?(?=\\\|)": "", r"\\arg(?![a-z])": r"\\operatorname{arg}"}
+UNKNOWN = {
+    r"\\[bB]igg?[lr]?(?=\\\|)": "",
+    r"\\arg(?![a-z])": r"\\operatorname{arg}",
+    r"\\math(sf|bf) (\w)": r"\\math\1{\2}",
+    r"\\mathrm\{(\w)\}": r"\\text{\1}",  # one letter would be slanted
+}
+# Relations and the like that the converter takes for letters, without room around them.
+RELATIONS = {one: one for one in ";\N{PLUS-MINUS SIGN}\N{LONG LEFT RIGHT DOUBLE ARROW}\u27c2\u2ab0"} | {
+    "~": "\N{TILDE OPERATOR}"
+}
 # Elements whose first child carries the others.
 SCRIPTS = ("msub", "msup", "msubsup", "munder", "mover", "munderover")
 OPEN, CLOSE, SIGNS = ("(", "["), (")", "]", "|", "}", "!"), ("+", "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}")
@@ -102,6 +111,12 @@ def formula(latex: str, *, inline: bool = False) -> Any:
         for before, child, after in zip([None, *row], row, [*row[1:], None], strict=False):
             if row.tag not in SCRIPTS:  # of which the row outside has seen the base
                 _set_function(child, after)
+            if child.tag == "mi" and child.text in RELATIONS:
+                child.tag, child.text = "mo", RELATIONS[child.text]
+            elif child.text == "\N{INFINITY}":
+                child.tag = "mi"
+            elif child.text == "|" and child.get("stretchy") == "false":  # open or close, which only TeX's room suits
+                child.attrib.update(lspace="0", rspace="0")
             if child.text in SIGNS and before is not None and before.tag == "mo" and before.text not in CLOSE:
                 child.set("form", "prefix")  # x = -4, which is no difference
             if (
