@@ -72,9 +72,7 @@ def test_regions_in_the_plane_hold_their_masses(mass):
     assert abs(inside.mean() - (mass - 0.05)) > error
 
 
-@pytest.mark.parametrize(
-    "covariance", [[[1e-4, 0.0], [0.0, 1e-4]], [[1.0, 0.9], [0.9, 1.0]]], ids=["small", "oblique"]
-)
+@pytest.mark.parametrize("covariance", [[[1e-4, 0.0], [0.0, 1e-4]], [[1.0, 0.9], [0.9, 1.0]]], ids=["small", "oblique"])
 def test_narrow_components_in_the_plane_are_not_missed(covariance):
     law = GaussianMixture.full([[-20.03, 0.0], [10.0, 1.02]], [covariance, covariance])
     drawn = density(axes(), law, masses=MASSES, filled=False).collections[0]
