@@ -137,6 +137,18 @@ def test_an_error_that_stagnates_is_said_to():
     assert "stagnates at" in found.text
 
 
+def test_a_fall_that_a_fit_only_foresees_is_none(monkeypatch):
+    """Errors of a released scheduler, fitted with 2.2 up to 32 steps and its method with 2.4; they fall with 1.2."""
+    method = (0.4543, 0.03596, 0.004453, 0.0007221)
+    for errors, verdict in (((0.1056, 0.09799, 0.04361, 0.01844), Verdict.WRONG), (method, Verdict.OK)):
+        pairs = iter(zip(errors, method, strict=True))
+        measured = lambda found, pairs=pairs: orders.Measured(orders.Errors(*next(pairs)), lambda: 1e-4)  # noqa: E731
+        monkeypatch.setattr(orders, "_measured", measured)
+        (found,) = order(with_grids("dpmpp-2m"), False)
+        assert found.verdict is verdict
+        assert ("at the last numbers of steps with 1.17, the method's with 3.01" in found.text) == (errors != method)
+
+
 def test_an_order_needs_several_numbers_of_steps():
     one = Subject("few", lambda steps: of_family("ddim", steps=steps), steps=(4, 8))
     (found,) = order(one, False)
