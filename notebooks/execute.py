@@ -27,9 +27,9 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from PIL import Image
 
 from refdiff import files
+from refdiff.plotting.styles import quantize
 
 HERE = Path(__file__).parent
 WRONG = "attempt = lambda *arguments, **options: 0.125"
@@ -94,9 +94,9 @@ def executed(source: Path) -> nbformat.NotebookNode:
 
 
 def lighter(png: str) -> str:
-    """A picture in base64 with the 256 colours that suit it best: a third of the bytes, and hardly to be told apart."""
-    picture, small = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    """A picture in base64 with the 256 colours that suit it best."""
+    small = io.BytesIO()
+    quantize(io.BytesIO(base64.b64decode(png)), small, 256)
     return base64.b64encode(small.getvalue()).decode()
 
 

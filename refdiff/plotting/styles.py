@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from refdiff import files
 from refdiff.arguments import one_of, real_scalar, whole_number
@@ -146,17 +146,23 @@ def save(figure: Figure, path: str | Path, *, dpi: float = 150.0, colors: int | 
     with matplotlib.rc_context(TEXT), files.written(target) as temporary:
         figure.savefig(temporary, dpi=dots, metadata=UNDATED.get(kind))
         if colors is not None:
-            _quantize(temporary, colors)
+            quantize(temporary, temporary, colors)
     return target
 
 
-def _quantize(path: Path, colors: int) -> None:
-    """A .png with the colours that suit it best, in its place."""
+def quantize(source: Path | BinaryIO, target: Path | BinaryIO, colors: int) -> None:
+    """Write a .png with the colours that suit it best: some third of the bytes, and hardly to be told apart.
+
+    Args:
+        source: the picture.
+        target: what is written; the same file, where it is to take its place.
+        colors: how many at most, in 1..256.
+    """
     from PIL import Image
 
-    with Image.open(path) as whole:
+    with Image.open(source) as whole:
         few = whole.convert("RGB").quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(path, "PNG", optimize=True)
+    few.save(target, "PNG", optimize=True)
 
 
 def _settings(medium: str) -> dict[Any, Any]:
