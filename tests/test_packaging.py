@@ -7,8 +7,6 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 import refdiff
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,11 +72,3 @@ def test_importing_refdiff_is_silent_and_loads_no_optional_dependency():
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
-
-
-def test_without_hypothesis_the_testing_tools_say_what_to_install(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("refdiff.testing")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(ImportError, match=r"refdiff\[test\]"):
-        import_module("refdiff.testing")
