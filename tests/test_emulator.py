@@ -1,12 +1,16 @@
 """The emulator runs kernels that are right, and finds each kind of defect in others that are wrong."""
 
+import ctypes
 import faulthandler
+import mmap
 from pathlib import Path
 
 import numpy as np
 import pytest
+from emulator import building
 from emulator.building import COMPILER, patterns
 from emulator.cupy import standing_in
+from emulator.memory import protect
 
 from refdiff.kernels.cuda import device
 
@@ -176,9 +180,17 @@ def test_what_was_not_set_is_not_taken_for_nothing(cp, toy):
         assert (abs(out.get()) > 1e100).all()
 
 
-def test_what_does_not_fit_in_a_threads_stack_is_found(cp, toy):
+def test_what_does_not_fit_in_a_threads_stack_is_found_and_nothing_beneath_it_is_touched(cp, monkeypatch):
+    pool = mmap.mmap(-1, 5 * building.STACK)  # zeros; one stack, and more beneath it than the frame is long
+    building._kept.append(pool)
+    own = ctypes.addressof(ctypes.c_char.from_buffer(pool)) + 4 * building.STACK
+    protect(own)
+    monkeypatch.setattr(building, "stacks", lambda: own)
+    code = device.source("philox").split("struct Words")[0] + TOYS.read_text()
+    module = cp.RawModule(code=code, options=(*device.options(np.float64), "-DONE_STACK"))  # a library of its own
     with pytest.raises(RuntimeError, match="memory that is no argument's is touched"):
-        toy("too_much_of_its_own", cp.zeros(64), np.int32(10**5), cp.empty(64), block=1)
+        module.get_function("too_much_of_its_own")((1,), (1,), (cp.zeros(64), np.int32(10**5), cp.empty(64)))
+    assert not any(pool[: 4 * building.STACK])
 
 
 @pytest.mark.parametrize(

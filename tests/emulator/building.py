@@ -21,6 +21,7 @@ THREADS, STACK = 1024, 256 * 1024  # as of fibers.h
 _kept: list[mmap.mmap] = []
 FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
 FLAGS += ("-U_FORTIFY_SOURCE",)  # its longjmp does not leave a stack
+FLAGS += ("-fstack-clash-protection",)  # a frame that does not fit meets its stack's first page, not what lies beneath
 TELL = "-fsanitize=thread"  # of each access to memory, as a sanitizer is told
 PATTERN = "-ftrivial-auto-var-init=pattern"  # what is not set is huge, not what was there: GCC has it from 12 on
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
