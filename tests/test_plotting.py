@@ -94,9 +94,11 @@ def test_dense_images_are_what_bounds_sizes(tmp_path):
 def test_pictures_are_drawn_beside_a_constrained_layout_and_in_parts_of_figures(name):
     with style("projector"):
         figure = Figure()
-        left, _ = figure.subfigures(1, 2)
+        left, right = figure.subfigures(1, 2)
         DRAWN[name](left.subplots())
         figure.draw_without_rendering()
+    assert {one.figure for one in figure.axes} == {left}  # colour bars too
+    assert not right.axes
 
 
 def test_matplotlib_is_imported_by_what_draws_alone():
