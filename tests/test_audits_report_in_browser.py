@@ -137,6 +137,16 @@ def test_a_symbol_of_the_matrix_leads_to_its_place_also_where_it_is_filtered_out
     assert shown.is_visible("#a-law")
 
 
+def test_a_symbol_leads_to_its_place_every_time_it_is_followed(visits):
+    shown = visits.open(page.page(run()))
+    shown.evaluate("addEventListener('hashchange', (event) => event.stopImmediatePropagation(), true)")  # nor later
+    for _ in range(2):  # the address changes the first time only
+        shown.click("[href='#a-coefficients']")
+        assert shown.is_visible("#a-coefficients .said")
+        shown.click("#a-coefficients > summary")
+        assert not shown.is_visible("#a-coefficients .said")
+
+
 @pytest.mark.parametrize("width", [1280, 800, 360])  # filters in one row, in two, and left behind
 def test_what_a_symbol_leads_to_has_its_name_above_it(visits, width):
     several = result("A()", *(finding("A()", f"question {n}", W, place="2 steps") for n in range(40)))

@@ -150,8 +150,8 @@
     for (let one = target; one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
     target.scrollIntoView();
   };
-  const follow = () => {
-    const hash = location.hash.slice(1);
+  const follow = (address = location.hash) => {
+    const hash = address.slice(1);
     if (hash.includes("=")) {
       const said = new URLSearchParams(hash);
       lists.forEach((list) => { list.read(said); list.apply(); });
@@ -196,7 +196,12 @@
         changed();
       }
     });
-    addEventListener("hashchange", follow);
+    // at the click, not only when the address has changed: a link that was followed before leads to its place again
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest("a[href^='#']");
+      if (link && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)) follow(link.hash);
+    });
+    addEventListener("hashchange", () => follow());
     follow();
   });
   addEventListener("beforeprint", () => {
