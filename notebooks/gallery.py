@@ -100,15 +100,15 @@ def plans() -> Figure:
 def errors() -> Figure:
     """The distance of DDIM's end from the exact flow's, for every start in the plane."""
     model = ExactModel(ring(5, 2.0, 0.2), VPLinear())
-    x, y = np.linspace(-2.0, 2.0, 81), np.linspace(-3.2, 3.2, 129)
+    x, y = np.linspace(-2.6, 2.6, 105), np.linspace(-3.2, 3.2, 129)
     starts = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     figure, several = plt.subplots(1, 2, figsize=SIZE, sharey=True, layout="constrained")
     grid = times.uniform_log_snr(model.process, 10, start=1.0, end=0.02)
     exact = flow(model, starts, 1.0, 0.02, rtol=1e-8).x
-    for axes, name in zip(several, ("ddim", "dpmpp-3m"), strict=True):
+    for axes, name, bar in zip(several, ("ddim", "dpmpp-3m"), (None, "distance at the end"), strict=True):
         ended = run(families()[name](model.process, grid), model, starts)
         off = np.linalg.norm(ended - exact, axis=1).reshape(len(y), len(x))
-        plotting.error_map(axes, off, x, y, floor=1e-3, ceiling=1.0, label="distance at the end")
+        plotting.error_map(axes, off, x, y, floor=1e-3, ceiling=1.0, label=bar)
         axes.set(title=f"{name}, 10 steps", xlabel="start at T", aspect="equal")
     return figure
 

@@ -205,6 +205,17 @@ def test_colour_bars_name_powers_of_ten():
     assert words == [rf"$10^{{{round(power)}}}$" for power in bar.get_ticks()]
 
 
+def test_maps_side_by_side_share_a_colour_bar():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    for several, label in ((left, None), (right, "error")):
+        error_map(several, ERRORS, X, Y, floor=1e-3, ceiling=1.0, label=label)
+    assert [image(several).colorbar is None for several in (left, right)] == [True, False]
+    assert len(figure.axes) == 3
+    assert image(left).get_clim() == image(right).get_clim()
+    assert (image(left).get_array() == image(right).get_array()).all()
+
+
 def test_colour_bars_of_less_than_two_decades_name_numbers():
     drawn = error_map(axes(), np.linspace(2e-3, 5e-3, 63).reshape(7, 9), X, Y)
     drawn.figure.draw_without_rendering()

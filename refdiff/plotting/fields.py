@@ -85,7 +85,7 @@ def error_map(
     *,
     floor: float = 1e-16,
     ceiling: float | None = None,
-    label: str = "error",
+    label: str | None = "error",
 ) -> Axes:
     """log10 |error| as an image with a colour bar, the darker the larger.
 
@@ -98,7 +98,7 @@ def error_map(
         x, y: increasing places (m,) and (k,).
         floor: what errors below it, as 0 is, are drawn as.
         ceiling: what errors above it, as inf is, are drawn as.
-        label: of the colour bar.
+        label: of the colour bar; None draws none, as beside a map of the same floor and ceiling that has one.
 
     Raises:
         ValueError: shapes that do not fit, an error that is no number, or infinite where there is no ceiling; a floor
@@ -128,8 +128,9 @@ def error_map(
         vmax=float(max(most, least + 1e-9)),  # errors that are all the same have a colour too
         rasterized=True,
     )
-    beyond = ("neither", "min", "max", "both")[int((found < low).any()) + 2 * int((found > high).any())]
-    _decades(axes.figure.colorbar(image, ax=axes, label=label, extend=beyond), float(least), float(most))
+    if label is not None:
+        beyond = ("neither", "min", "max", "both")[int((found < low).any()) + 2 * int((found > high).any())]
+        _decades(axes.figure.colorbar(image, ax=axes, label=label, extend=beyond), float(least), float(most))
     return axes
 
 
