@@ -263,7 +263,7 @@ def test_what_is_not_the_librarys_own_is_not_audited_as_if_it_were(library: str)
         """Named like one of a library's solvers."""
 
     Heun.__name__ = OWN[library]
-    with pytest.raises(ValueError, match=r"--protocol velocity") as told:
+    with pytest.raises(ValueError, match="the protocol velocity") as told:
         protocols()[library].wrap(Heun, Request())
     assert "velocity" in protocols(), told
 

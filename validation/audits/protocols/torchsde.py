@@ -171,7 +171,7 @@ def wrap(target: Any, request: Request) -> Subject:
     import torchsde
 
     if target is not torchsde.sdeint:
-        raise ValueError("it must be torchsde.sdeint itself; a solver of your own goes by --protocol velocity")
+        raise ValueError("it must be torchsde.sdeint itself; a solver of your own goes by the protocol velocity")
     method = str(callables.settings(request, ("method",)).get("method", "euler"))
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

@@ -154,7 +154,7 @@ def wrap(target: Any, request: Request) -> Subject:
     name = getattr(target, "__name__", str(target))
     if target is not getattr(diffrax, name, None):
         raise ValueError(
-            f"{name} must be the class of diffrax itself; a solver of your own goes by --protocol velocity"
+            f"{name} must be the class of diffrax itself; a solver of your own goes by the protocol velocity"
         )
     equation = callables.settings(request, ("equation",)).get("equation", "flow" if name in ODE else "reverse")
     if equation not in ("flow", "reverse"):

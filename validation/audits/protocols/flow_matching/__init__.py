@@ -137,7 +137,7 @@ def wrap(target: Any, request: Request) -> Subject:
 
     kind = getattr(target, "__name__", str(target))
     if target is not getattr(solver, kind, None):
-        raise ValueError(f"{kind} must be flow_matching's own; a solver of yours goes by --protocol velocity")
+        raise ValueError(f"{kind} must be flow_matching's own; a solver of yours goes by the protocol velocity")
     if kind not in SOLVERS:
         raise ValueError(f"{kind} must be one of {', '.join(SOLVERS)}: discrete flows are jump processes, not tables")
     options = callables.settings(request, OPTIONS)

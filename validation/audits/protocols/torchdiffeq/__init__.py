@@ -97,7 +97,7 @@ def wrap(target: Any, request: Request) -> Subject:
     import torchdiffeq
 
     if target is not torchdiffeq.odeint:
-        raise ValueError("it must be torchdiffeq.odeint itself; a solver of your own goes by --protocol velocity")
+        raise ValueError("it must be torchdiffeq.odeint itself; a solver of your own goes by the protocol velocity")
     method = request.options.get("method", "dopri5")
     if method not in OPTIONS:
         raise ValueError(f"method must be one of {', '.join(OPTIONS)}, got {method!r}")
