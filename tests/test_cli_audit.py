@@ -94,7 +94,7 @@ BAD = {
     "no such library": (["tou"], "'tou' is no library that can be audited .* did you mean toy"),
     "no such member": (["toy:rihgt"], "toy has no 'rihgt'; did you mean right"),
     "not installed": (["gone"], "no_such_library is not installed: pip install no-such-library"),
-    "no protocol": ([f"{FILE}:right"], "how is right called.*protocol must be one of toy, gone, bare"),
+    "no protocol": ([f"{FILE}:right"], "how is right called.*protocol= or --protocol must be one of toy, gone, bare"),
     "no such protocol": ([f"{FILE}:right", "--protocol", "bear"], "got 'bear'; did you mean bare"),
     "no such file": (["none.py:f", "--protocol", "bare"], "none.py is not there"),
     "no such module": (["no.module:f", "--protocol", "bare"], "no.module cannot be imported: ModuleNotFoundError"),

@@ -121,10 +121,10 @@ def find(
         known = [one.name for one in protocols().values() if one.members]
         raise BadTarget(
             f"{text!r} is no library that can be audited ({', '.join(known)}){near(text, known)}; "
-            "a callable of your own is MODULE:NAME or FILE.py:NAME, with the protocol it is called by"
+            "a callable of your own is MODULE:NAME or FILE.py:NAME, with protocol= or --protocol"
         )
     if protocol is None:
-        raise BadTarget(f"how is {name} called? protocol must be one of {', '.join(protocols())}")
+        raise BadTarget(f"how is {name} called? protocol= or --protocol must be one of {', '.join(protocols())}")
     target = Target(
         protocol, name, head, family, tuple((options or {}).items()), tuple((claimed or {}).items()), dtype, quick
     )
