@@ -50,6 +50,18 @@ def test_a_triangle_has_the_slope_it_states_whatever_the_errors(order):
     assert slope(triangle) != pytest.approx(order + 0.01)
 
 
+@pytest.mark.parametrize("order", [0.68, 2.25])
+def test_what_is_written_beside_a_triangle_stays_within_the_frame(order):
+    def beside(drawn):
+        drawn.figure.draw_without_rendering()
+        return drawn.texts[0].get_window_extent().x1 < drawn.get_window_extent().x1
+
+    drawn = convergence(axes(), STEPS, STEPS**-order, order=order)
+    assert beside(drawn)
+    drawn.margins(x=0.05)
+    assert not beside(drawn)  # matplotlib's own margins are too narrow
+
+
 @pytest.mark.parametrize("order", [2, -1])
 def test_sides_of_a_triangle_are_marked_in_their_middles(order):
     drawn = convergence(axes(), STEPS, STEPS ** -float(order), order=order)

@@ -23,6 +23,7 @@ ROUNDING = 1e-12  # what `measure_order` takes for rounding
 FITTED = 4  # over so many numbers of steps, as by `measure_order`
 WIDE = 1.4  # a slope triangle spans at least this ratio of steps
 APART = 1.15  # ratio of neighbours whose ticks do not run into each other
+BESIDE = 0.1  # room for the order beside a triangle, in widths of what is drawn
 ABOVE = 2.0  # where a triangle ends, in errors beneath it
 
 
@@ -96,6 +97,7 @@ def convergence(
         raise ValueError(f"steps must be above 0, got {counts[0]}")
     slope, said = _slope(counts[found < np.inf], found[found < np.inf], order, real_scalar("floor", floor, low=0.0))
     (line,) = axes.loglog(counts[seen], found[seen], label=label or None, **_look(len(axes.lines), color))
+    axes.margins(x=BESIDE)
     if slope is not None:
         _triangle(axes, counts[seen], found[seen], slope, said, line.get_color(), floor)
     _finish(axes, "steps", "error")
