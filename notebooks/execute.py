@@ -76,7 +76,12 @@ def executed(source: Path) -> nbformat.NotebookNode:
     book = jupytext.read(source)
     quiet = ["--log-level=40"]  # the kernel's own warning that its port on this machine is not encrypted
     client = Client(
-        book, timeout=TIMEOUT, kernel_name="python3", extra_arguments=quiet, resources={"metadata": {"path": str(HERE)}}
+        book,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        extra_arguments=quiet,
+        coalesce_streams=True,  # one text, however the kernel has cut it
+        resources={"metadata": {"path": str(HERE)}},
     )
     client.execute()
     book.metadata = nbformat.from_dict(
