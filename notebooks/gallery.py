@@ -5,7 +5,7 @@ score       the score of a mixture and where it leads (03)
 tables      samplers as tables of weights (06)
 orders      their exact errors, with the triangles of their orders (06)
 plans       entropic plans, from spread out to the monotone map (08)
-errors      where in the plane ten steps of DDIM leave the exact flow (05, 06)
+errors      where in the plane ten steps of two samplers leave the exact flow (05, 06)
 
 python notebooks/gallery.py [FOLDER]
 """
@@ -98,7 +98,7 @@ def plans() -> Figure:
 
 
 def errors() -> Figure:
-    """The distance of DDIM's end from the exact flow's, for every start in the plane."""
+    """The distance of two samplers' ends from the exact flow's, for every start in the plane."""
     model = ExactModel(ring(5, 2.0, 0.2), VPLinear())
     x, y = np.linspace(-2.6, 2.6, 105), np.linspace(-3.2, 3.2, 129)
     starts = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
